@@ -1,0 +1,85 @@
+"""Every configuration key, its default and its meaning; the other files of this folder change some of them.
+
+A key is overridden on the command line by its path, `--config.optim.learning_rate=1e-4`. A run keeps its
+configuration in every checkpoint, so sampling never asks for it again.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    """The base configuration: Ho et al. 2020's network and training for 32x32 images."""
+    config = ConfigDict()
+    config.name = "base"  # names the default work directory, runs/NAME
+    config.seed = 0  # root of all randomness: initialisation, data order, times, noise, dropout
+
+    config.data = data = ConfigDict()
+    data.source = "folder"  # digits: built in | folder: a folder of images | tfds: a prepared tensorflow-datasets set
+    data.path = ""  # folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)
+    data.name = ""  # tfds: name of the data set, such as "cifar10" or "lsun/church"
+    data.split = "train"  # digits: train | test | all; tfds: any split, such as "train" or "train[:90%]"
+    data.image_size = 32  # side in pixels of the square images that the network sees
+    data.channels = 3  # 3 for colour, 1 for grey
+    data.crop = ()  # (left, top, right, bottom) box cut out before resizing; () for the largest centred square
+    data.random_flip = True  # mirror images left to right at random while training
+    data.skip_unreadable = False  # folder: pass over files that cannot be read, naming each, instead of stopping
+    data.num_workers = 0  # processes that decode images; 0 decodes in a thread of the trainer
+
+    config.diffusion = diffusion = ConfigDict()
+    diffusion.schedule = "linear"  # linear | cosine | quadratic | sigmoid
+    diffusion.num_timesteps = 1000  # T
+    diffusion.beta_start = 1e-4  # beta_1 (not for cosine)
+    diffusion.beta_end = 0.02  # beta_T (not for cosine)
+    diffusion.target = "eps"  # what the network outputs: eps | x_0 | v
+
+    config.model = model = ConfigDict()  # keys of ddpm_jax.models.Architecture
+    model.channels = 128  # base width
+    model.channel_mult = (1, 2, 2, 2)  # width of each level over the base; each level halves the image
+    model.num_res_blocks = 2  # residual blocks a level
+    model.attention_resolutions = (16,)  # image heights in pixels with self-attention
+    model.num_heads = 1  # attention heads, where head_channels is 0
+    model.head_channels = 0  # channels an attention head; 0 takes num_heads
+    model.dropout = 0.1  # rate inside the residual blocks
+    model.scale_shift_norm = False  # ADM: the time embedding scales and shifts the norm
+    model.resample_in_block = False  # ADM: resampling inside residual blocks
+    model.padding = "same"  # of stride-2 convolutions: same (Ho) | symmetric (ADM)
+    model.time_embedding = "sin_cos"  # sin_cos (Ho) | cos_sin (ADM)
+    model.norm_groups = 32  # groups of each GroupNorm
+    model.norm_epsilon = 1e-6  # 1e-6 (Ho) | 1e-5 (ADM)
+    model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters, norms and softmax stay float32
+    model.remat = False  # recompute activations on the way back: less memory, about a third more time
+
+    config.loss = loss = ConfigDict()
+    loss.weight = "eps"  # which plain squared error is minimised: eps (L_simple) | x_0 | v
+    loss.times = "uniform"  # how training times are drawn: uniform | antithetic
+
+    config.optim = optim = ConfigDict()
+    optim.learning_rate = 2e-4  # Adam's, constant after the warm-up
+    optim.warmup_steps = 5000  # steps of linear warm-up from 0
+    optim.grad_clip = 1.0  # global norm to which gradients are clipped; 0 for none
+    optim.beta_1 = 0.9  # Adam's first-moment decay
+    optim.beta_2 = 0.999  # Adam's second-moment decay
+    optim.epsilon = 1e-8  # Adam's epsilon
+    optim.ema_decay = 0.9999  # of the moving average of the parameters, min(decay, (1 + n) / (10 + n)) at step n
+
+    config.train = train = ConfigDict()
+    train.batch_size = 128  # images a step, over all devices and hosts
+    train.num_steps = 800_000  # optimiser steps in all
+    train.accumulation = 1  # parts into which a batch is cut, one after the other, to fit memory
+
+    config.sample = sample = ConfigDict()
+    sample.variance = "large"  # of the reverse step: large (beta) | small (beta_tilde)
+    sample.num_steps = 0  # steps of the reverse chain, evenly spaced over T; 0 for all T
+    sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]
+
+    config.checkpoint = checkpoint = ConfigDict()
+    checkpoint.every = 10_000  # steps between checkpoints
+    checkpoint.keep = 3  # latest checkpoints kept
+    checkpoint.keep_every = 100_000  # and one for every so many steps, for good; 0 for none
+
+    config.log = log = ConfigDict()
+    log.every = 100  # steps between lines of the log
+    log.preview_every = 10_000  # steps between grids of samples, raw and EMA; 0 for none
+    log.preview_images = 64  # images in a grid
+    log.preview_steps = 100  # steps of the chain that draws them
+    return config.lock()

@@ -1,0 +1,42 @@
+"""Array vocabulary shared by everything: broadcasting of per-image scalars, noise by per-image keys, named streams.
+
+Randomness in this project is stateless. One root key is folded with a step number and the name of a stream
+(`stream`), and noise is drawn with one key an image (`noise_like`), so that what an image sees does not depend on
+which batch, device or host it is in. Read next: `schedule.py`.
+"""
+
+import zlib
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def expand_like(a, x):
+    """Appends axes of size one to a `[]` or `[B]` until it broadcasts against x `[B, ...]`."""
+    a = jnp.asarray(a)
+    return a.reshape(a.shape + (1,) * (jnp.ndim(x) - a.ndim)) if a.ndim else a
+
+
+def stream(key, name):
+    """The key of the named random stream below `key`: the same name gives the same key, whatever was drawn before."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def image_keys(key, indices):
+    """One key per image, `fold_in(key, index)`: `[B]` keys for integer indices `[B]`."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(indices))
+
+
+def noise_like(keys, x):
+    """Standard normal noise of x's shape and dtype.
+
+    Args:
+      keys: `[B]` keys, one an image (noise of image i depends on `keys[i]` alone), or one key `[]` for the whole array.
+      x: `[B, ...]`.
+    """
+    if keys.ndim == 0:
+        return jax.random.normal(keys, x.shape, x.dtype)
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

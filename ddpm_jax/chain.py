@@ -1,0 +1,108 @@
+"""A reverse chain compiled for all devices, and images drawn with it one batch after another.
+
+Image i is drawn from `fold_in(seed, i)` and nothing else, so it is the same whatever the batch size or the number of
+devices, up to the rounding of another compiled program. The chain is one scan (`samplers/driver.py`), taken in pieces
+from the host so that a progress bar can move and frames can be kept without holding every step. Read next:
+`sampling.py`.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax.arrays import image_keys, noise_like, stream
+from ddpm_jax.images import to_uint8
+from ddpm_jax.parallel import replicated, split
+from ddpm_jax.progress import progress_bar
+from ddpm_jax.samplers import advance
+
+_MAX_PIECE = 50  # moves of the chain between two looks of the progress bar
+
+
+class Chain:
+    """A reverse chain compiled for a mesh: `chain(params, key, indices=...)` draws images.
+
+    Args:
+      sampler: `Sampler`.
+      denoiser: function from parameters to a `Denoiser`.
+      transitions: the chain's N moves.
+      shape: `(H, W, C)`.
+      mesh: the devices; a batch is cut evenly over them.
+    """
+
+    def __init__(self, sampler, denoiser, *, transitions, shape, mesh):
+        self.num_moves, self._mesh = len(transitions.beta), mesh
+        self._moves = (
+            np.arange(self.num_moves),
+            jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
+        )
+        whole, cut = replicated(mesh), split(mesh)
+
+        def start(key, indices):
+            keys = image_keys(key, indices)
+            x_T = noise_like(jax.vmap(lambda key: stream(key, "x_T"))(keys), jnp.zeros((len(indices), *shape)))
+            return jax.vmap(lambda key: stream(key, "chain"))(keys), sampler.init(x_T)
+
+        def take(params, keys, state, moves):
+            return advance(sampler, denoiser(params), keys, state=state, moves=moves)[0]
+
+        self._start = jax.jit(start, in_shardings=(whole, cut), out_shardings=cut)
+        self._take = jax.jit(take, in_shardings=(whole, cut, cut, whole), out_shardings=cut, donate_argnums=2)
+
+    def __call__(self, params, key, *, indices, num_frames=1, progress=None):
+        """Draws the images of the given indices.
+
+        Args:
+          params: parameters, on the mesh.
+          key: the root key of the seed.
+          indices: `[B]` integers; any B, filled up to a multiple of the number of devices.
+          num_frames: keep at least so many frames of the chain (1: only the end).
+          progress: function called with the number of moves taken since its last call.
+
+        Returns:
+          `[F, B, H, W, C]` float32 on the host, evenly spaced along the chain, the last being the images.
+        """
+        indices = np.asarray(indices)
+        keys, state = self._start(key, np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge"))
+        piece = _piece(self.num_moves, min(_MAX_PIECE, math.ceil(self.num_moves / num_frames)))
+        frames = [np.asarray(state.x)] if num_frames > 1 else []
+        for begin in range(0, self.num_moves, piece):
+            moves = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + piece], self._moves)
+            state = jax.block_until_ready(self._take(params, keys, state, moves))
+            if num_frames > 1 or begin + piece == self.num_moves:
+                frames.append(np.asarray(state.x))
+            if progress:
+                progress(piece)
+        return np.stack(frames)[:, : len(indices)]
+
+
+def draw(chain, params, *, seed, indices, batch_size, sink=None):
+    """Draws images batch by batch under a progress bar.
+
+    Args:
+      chain: `Chain`.
+      params: parameters on its mesh.
+      seed: integer; image i depends on it and on i alone.
+      indices: which images.
+      batch_size: images at a time; the last batch is filled up, so that one size is compiled.
+      sink: function of (indices, uint8 images), called after each batch.
+
+    Returns:
+      `[N, H, W, C]` uint8, or None with a sink.
+    """
+    indices, kept, key = np.asarray(indices), [], jax.random.key(seed)
+    batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    with progress_bar(len(batches) * chain.num_moves, "sampling", unit="move") as bar:
+        for batch in batches:
+            padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
+            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[-1][: len(batch)])
+            kept.append(images) if sink is None else sink(batch, images)
+    return np.concatenate(kept) if sink is None else None
+
+
+def _piece(num_moves, at_most):
+    """The largest divisor of the chain's length that is at most `at_most`: pieces of one length compile once."""
+    return max(d for d in range(1, min(at_most, num_moves) + 1) if num_moves % d == 0)

@@ -1,0 +1,60 @@
+"""Configurations as they are stored with a run: to and from JSON, and compared when a run is resumed.
+
+The keys themselves, with a comment each, are in `configs/base.py`.
+"""
+
+import json
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.errors import UserError
+
+# What a checkpoint's meaning depends on. The rest (learning rate, number of steps, logging) may change between two
+# starts; where the data lies and how it is read may too.
+_FIXED = ("seed", "data", "diffusion", "model")
+_FREE = ("data.path", "data.num_workers", "data.skip_unreadable")
+
+
+def to_json(config):
+    """The configuration as plain JSON types (tuples become lists)."""
+    return json.loads(config.to_json())
+
+
+def from_json(stored):
+    """The locked configuration of `to_json`'s result."""
+
+    def restore(value):
+        if isinstance(value, dict):
+            return {key: restore(item) for key, item in value.items()}
+        return tuple(restore(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(stored)).lock()
+
+
+def flatten(config, prefix=""):
+    """A nested dict or ConfigDict as `{"model.channels": 128, ...}`."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict | ConfigDict)
+        flat.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
+    return flat
+
+
+def changes(stored, config):
+    """Keys whose values differ between a stored configuration (JSON) and a current one: `{key: (stored, current)}`."""
+    old, new = flatten(stored), flatten(to_json(config))
+    return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
+
+
+def check_resumable(stored, config, *, workdir):
+    """Returns the harmless differences between a run's configuration and the one asked for.
+
+    Raises:
+      UserError: the work directory holds another model or other data; the message names the keys.
+    """
+    differing = changes(stored, config)
+    clashes = {k: v for k, v in differing.items() if k.split(".")[0] in _FIXED and k not in _FREE}
+    if clashes:
+        keys = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in clashes.items())
+        raise UserError(f"{workdir} holds another run: {keys}; choose another --workdir or the same values")
+    return differing

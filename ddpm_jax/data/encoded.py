@@ -1,0 +1,108 @@
+"""What the sources of encoded images share: decoding on access, and what becomes of an unreadable image.
+
+Read next: `folder.py` and `tfds.py`, which add only where the bytes come from.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from absl import logging
+
+from ddpm_jax.data.source import Example
+from ddpm_jax.data.transforms import UnreadableImageError, crop_and_resize, decode
+from ddpm_jax.errors import UserError
+
+
+class EncodedImages(ABC):
+    """A `Source` whose images are decoded, cropped and resized when they are asked for.
+
+    A subclass says where the bytes are: it sets `num_classes` and `class_names`, and defines `__len__`,
+    `_read` and `_name`.
+
+    Attributes:
+      num_classes: number of labels, 0 for a source without labels.
+      class_names: the labels' names.
+      num_skipped: number of unreadable images met so far by this copy of the source; worker processes count
+        in copies of their own.
+    """
+
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, *, size, channels=3, crop=None, skip_unreadable=False):
+        """Sets what every image becomes.
+
+        Args:
+          size: side of the images in pixels.
+          channels: 1 for grey, 3 for RGB.
+          crop: the square (left, top, right, bottom) of the original to use, in pixels, right and bottom
+            exclusive; None for the largest in the centre. CelebA's aligned crop, 128x128 around x = 89, y =
+            121, is (25, 57, 153, 185).
+          skip_unreadable: put the next readable image in the place of one that cannot be used, instead of
+            raising.
+
+        Raises:
+          UserError: an impossible size, number of channels or crop.
+        """
+        if size < 1:
+            raise UserError(f"the image size must be at least 1 pixel, not {size}")
+        if channels not in (1, 3):
+            raise UserError(f"images have 1 channel (grey) or 3 (RGB), not {channels}")
+        self._form = {"size": size, "channels": channels, "crop": None if crop is None else _square(crop)}
+        self._skip_unreadable = skip_unreadable
+        self._unreadable: set[int] = set()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images, readable or not."""
+
+    @abstractmethod
+    def _read(self, index) -> tuple[bytes, int]:
+        """The encoded image and its label; raises `UnreadableImageError` where it cannot."""
+
+    @abstractmethod
+    def _name(self, index) -> str:
+        """What a message calls the image."""
+
+    @property
+    def num_skipped(self) -> int:
+        """The number of unreadable images met so far."""
+        return len(self._unreadable)
+
+    def __getitem__(self, index: int) -> Example:
+        """Image `index`, or with `skip_unreadable` the next readable one; the first follows the last.
+
+        Raises:
+          UserError: the image cannot be read; with `skip_unreadable`, none can.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        for offset in range(len(self) if self._skip_unreadable else 1):
+            candidate = (index + offset) % len(self)
+            if candidate in self._unreadable:
+                continue
+            try:
+                data, label = self._read(candidate)
+                image = crop_and_resize(decode(data), **self._form)
+            except UnreadableImageError as error:
+                self._pass_over(candidate, error)
+            else:
+                return {"image": image, "label": np.int32(label)}
+        raise UserError(f"none of the {len(self)} images can be read, {self._name(index)} among them")
+
+    def _pass_over(self, index, error):
+        """Remembers an unreadable image and warns of it, or ends the run."""
+        if not self._skip_unreadable:
+            raise UserError(
+                f"cannot use {self._name(index)}: {error}; remove it, or let the next image take its place "
+                "with --config.data.skip_unreadable=True"
+            ) from error
+        self._unreadable.add(index)
+        logging.warning("skipping %s: %s", self._name(index), error)
+
+
+def _square(crop):
+    left, top, right, bottom = crop if len(crop) == 4 else (0, 0, 0, 0)
+    if left < 0 or top < 0 or right <= left or right - left != bottom - top:
+        raise UserError(f"crop must be a square (left, top, right, bottom) in pixels, not {tuple(crop)}")
+    return left, top, right, bottom

@@ -1,0 +1,107 @@
+"""Prepares a data set of TensorFlow Datasets: `python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR`.
+
+This step, and only this one, needs TensorFlow: `pip install 'ddpm_jax[prepare]'`. It may run on another
+machine and DIR be copied. The report that follows (images, size on the disk, a sheet of 64 of them) needs
+none; where the data set is already prepared, the report is all that happens.
+
+Read next: `tfds.py`, which reads what this writes.
+"""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.data.tfds import TfdsImages, data_folder, find_builder
+from ddpm_jax.errors import UserError
+from ddpm_jax.images import grid, save_png
+
+_SHEET_IMAGES, _SHEET_SIZE = 64, 64
+
+
+def prepare(name, data_dir):
+    """Downloads a data set and writes it as array_record.
+
+    Args:
+      name: "mnist", or "lsun/bedroom" with a configuration.
+      data_dir: the folder of all data sets; the downloads stay in its sub-folder `downloads`.
+
+    Raises:
+      UserError: TensorFlow is missing, the configuration or version does not exist, or the download fails.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"preparing {name} needs TensorFlow, unlike training: run `pip install 'ddpm_jax[prepare]'` first"
+        )
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        builder.download_and_prepare(download_dir=f"{data_dir}/downloads")
+    except (
+        tfds.download.DownloadError,
+        NonMatchingChecksumError,
+        OSError,
+        ValueError,
+        AssertionError,  # the archives have to be fetched by hand
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"cannot prepare {name}: {reason} (archives fetched by hand go into {data_dir}/downloads/manual)"
+        ) from error
+
+
+def report(name, data_dir):
+    """Describes a prepared data set and draws a sheet of its first images.
+
+    Args:
+      name: as in `prepare`.
+      data_dir: as in `prepare`.
+
+    Returns:
+      The description, some lines of text, and the path of the sheet, a PNG in `data_dir`.
+    """
+    builder = find_builder(name, data_dir)
+    folder, splits = Path(builder.data_dir), builder.info.splits
+    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    lines = [f"{builder.info.full_name} in {folder}: {num_bytes / 1e6:,.1f} MB"]
+    lines += [f"  {split}: {info.num_examples:,} images" for split, info in splits.items()]
+
+    split = "train" if "train" in splits else next(iter(splits))
+    source = TfdsImages(name, split, data_dir=data_dir, size=_SHEET_SIZE, skip_unreadable=True)
+    sheet = Path(data_dir) / f"{builder.info.full_name.replace('/', '-')}.png"
+    save_png(sheet, grid(np.stack([source[i]["image"] for i in range(min(_SHEET_IMAGES, len(source)))])))
+    return "\n".join(lines), sheet
+
+
+def main(argv=None):
+    """Prepares the data set named on the command line, reports on it and returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ddpm_jax.data.prepare",
+        description="Downloads a data set of TensorFlow Datasets and prepares it for training, once.",
+        epilog="Example: python -m ddpm_jax.data.prepare celeb_a --data_dir=data. Where a server refuses "
+        "(Google Drive has a quota on CelebA), fetch the archives by hand into DIR/downloads/manual and run "
+        "this again.",
+    )
+    parser.add_argument("name", help="celeb_a, lsun/bedroom, ...: see tensorflow.org/datasets/catalog")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="all data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    )
+    arguments = parser.parse_args(argv)
+    data_dir = data_folder(arguments.data_dir)
+    try:
+        if find_builder(arguments.name, data_dir) is None:
+            prepare(arguments.name, data_dir)
+        text, sheet = report(arguments.name, data_dir)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{text}\nwrote {sheet}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

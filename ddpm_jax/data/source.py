@@ -1,0 +1,35 @@
+"""What the project asks of a data set: `Source`, a protocol to satisfy and not a class to inherit.
+
+Read next: `digits.py`, the smallest one.
+"""
+
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict):
+    """One image, or a batch of them when both have a leading axis."""
+
+    image: np.ndarray  # uint8 [H, W, C]
+    label: np.ndarray  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
+
+
+class Source(Protocol):
+    """Random access to images of one shape; it must pickle, for worker processes get copies of it.
+
+    Attributes:
+      num_classes: number of labels, 0 for a source without labels.
+      class_names: the labels' names, `num_classes` of them, or () where they have none.
+    """
+
+    num_classes: int
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def __getitem__(self, index: int) -> Example:
+        """Image `index` in 0..len - 1, the same whenever it is asked for."""
+        ...

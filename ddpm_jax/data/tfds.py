@@ -1,0 +1,191 @@
+"""Any image data set of TensorFlow Datasets (TFDS) as a source, read without TensorFlow.
+
+A data set is prepared once, as array_record files, by `python -m ddpm_jax.data.prepare NAME`; array_record
+gives the random access that the usual tfrecord lacks. Only the image and the label are parsed (the 40
+attributes of celeb_a take longer than its pixels), and the image stays encoded until `transforms.decode`, so
+that every source decodes alike.
+
+Read next: `encoded.py` for what happens to an image, `prepare.py` for how the files come to be.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.data.encoded import EncodedImages
+from ddpm_jax.errors import UserError
+
+_DEFAULT_LABEL = "label"
+
+
+class TfdsImages(EncodedImages):
+    """One split of a prepared data set."""
+
+    def __init__(self, name, split, *, data_dir=None, label_key=_DEFAULT_LABEL, **form):
+        """Opens the files; nothing is decoded yet and nothing is ever downloaded.
+
+        Args:
+          name: "mnist"; "lsun/bedroom" with a configuration; "celeb_a:2.1.0" with a version.
+          split: "train", "train[:90%]" for a slice, "train+test" for a sum, "all".
+          data_dir: where the data set was prepared; None for TFDS's own place, $TFDS_DATA_DIR or
+            ~/tensorflow_datasets.
+          label_key: the feature to use as the label, "attributes/Smiling" for one inside another: a class
+            label, or true and false as two classes. A data set without a "label" has no labels; any other key
+            must exist.
+          **form: `size`, `channels`, `crop` and `skip_unreadable` of `EncodedImages`.
+
+        Raises:
+          UserError: no such data set, split, image or label; not prepared, or not as array_record.
+        """
+        super().__init__(**form)
+        import tensorflow_datasets as tfds
+
+        info = _prepared_builder(name, data_dir).info
+        self._title = f"{info.full_name} {split}"
+        self._records = _records(info, split)
+        self._image_key = _image_key(info)
+        self._label_path = ()
+        features = {self._image_key: info.features[self._image_key]}
+        labels = _label_features(info.features)
+        if label_key in labels:
+            self._label_path = tuple(label_key.split("/"))
+            self.class_names = _class_names(labels[label_key], self._label_path[-1])
+            self.num_classes = len(self.class_names)
+            features |= _nested(self._label_path, labels[label_key])
+        elif label_key != _DEFAULT_LABEL:
+            raise UserError(f"{info.full_name} has no label {label_key!r}{_did_you_mean(label_key, labels)}")
+        self._features = tfds.features.FeaturesDict(features)
+        self._decoders = {self._image_key: tfds.decode.SkipDecoding()}
+
+    def __len__(self) -> int:
+        """The number of images in the split."""
+        return len(self._records)
+
+    def _read(self, index):
+        example = self._features.deserialize_example_np(self._records[index], decoders=self._decoders)
+        label = example if self._label_path else 0
+        for key in self._label_path:
+            label = label[key]
+        if self._label_path and not 0 <= label < self.num_classes:
+            raise UserError(f"{self._name(index)} has the label {label}, unknown: use a labelled split")
+        return example[self._image_key], label
+
+    def _name(self, index):
+        return f"image {index} of {self._title}"
+
+
+def find_builder(name, data_dir=None):
+    """Looks for a data set on the disk, by its files alone, for the code that made it may need TensorFlow.
+
+    Args:
+      name: as in `TfdsImages`.
+      data_dir: as in `TfdsImages`.
+
+    Returns:
+      A `tfds.core.DatasetBuilder` of a data set prepared as array_record, or None where nothing is prepared.
+
+    Raises:
+      UserError: there is no data set of that name, or it is prepared in another format.
+    """
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    data_dir = data_folder(data_dir)
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
+    except ValueError as error:  # DatasetNotFoundError is one, a name that cannot be parsed another
+        known = {*_prepared_names(data_dir), *tfds.list_builders(with_community_datasets=False)}
+        if (bare_name := re.split("[/:]", name)[0]) not in known:
+            raise UserError(f"there is no data set {name!r}{_did_you_mean(bare_name, known)}") from error
+        return None
+    if (file_format := builder.info.file_format.value) != "array_record":
+        raise UserError(
+            f"{builder.data_dir} is prepared as {file_format}, which has no random access: "
+            f"run `python -m ddpm_jax.data.prepare {name} --data_dir=DIR` with another folder"
+        )
+    return builder
+
+
+def data_folder(data_dir=None):
+    """The folder of prepared data sets: the one that is given, else TFDS's own."""
+    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+
+
+def _prepared_builder(name, data_dir):
+    builder = find_builder(name, data_dir)
+    if builder is None:
+        data_dir = data_folder(data_dir)
+        raise UserError(
+            f"the data set {name} is not prepared in {data_dir}, which holds "
+            f"{', '.join(_prepared_names(data_dir)) or 'none'}: correct the folder, or run "
+            f"`python -m ddpm_jax.data.prepare {name} --data_dir={data_dir}`"
+        )
+    return builder
+
+
+def _prepared_names(data_dir):
+    """The data sets in a folder, which holds name/version/dataset_info.json or name/config/version/..."""
+    root = Path(data_dir)
+    files = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
+    return sorted({file.parent.parent.relative_to(root).as_posix() for file in files})
+
+
+def _records(info, split):
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    try:
+        return ArrayRecordDataSource(info.splits[split].file_instructions)
+    except ValueError as error:  # a misspelt split, or an empty slice of one
+        raise UserError(
+            f"no images under the split {split!r} of {info.full_name}; its splits: {', '.join(info.splits)}"
+        ) from error
+
+
+def _image_key(info):
+    """The feature "image", or the only image where it has another name."""
+    from tensorflow_datasets.core.features import Image
+
+    keys = [key for key, feature in info.features.items() if isinstance(feature, Image)]
+    keys = ["image"] if "image" in keys else keys
+    if len(keys) != 1:
+        features = ", ".join(sorted(info.features))
+        raise UserError(f"{info.full_name} is no data set of single images; its features are {features}")
+    if (dtype := info.features[keys[0]].np_dtype) not in (np.uint8, np.uint16):
+        raise UserError(f"{info.full_name} stores its images as {np.dtype(dtype)}, not with 8 or 16 bits")
+    return keys[0]
+
+
+def _label_features(features, prefix=""):
+    """The features that can serve as a label, by their path: class labels and truth values."""
+    from tensorflow_datasets.core.features import ClassLabel, FeaturesDict
+
+    labels = {}
+    for key, feature in features.items():
+        if isinstance(feature, FeaturesDict):
+            labels |= _label_features(feature, f"{prefix}{key}/")
+        elif isinstance(feature, ClassLabel) or (feature.shape == () and feature.np_dtype == np.bool_):
+            labels[prefix + key] = feature
+    return labels
+
+
+def _class_names(feature, key):
+    names = getattr(feature, "names", None)
+    return tuple(names) if names else (f"not {key}", key)
+
+
+def _nested(path, leaf):
+    for key in reversed(path):
+        leaf = {key: leaf}
+    return leaf
+
+
+def _did_you_mean(word, known):
+    """The end of a message about an unknown `word`: the names that end in it or resemble it, else a few."""
+    known = sorted(known)
+    ends_in_it = [name for name in known if name.endswith(f"/{word}")]
+    if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there are {', '.join(known[:8])}, ..."

@@ -1,0 +1,71 @@
+"""Pictures: from arrays in [-1, 1] to 8 bits, grids, PNG and GIF files that are whole or absent."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ddpm_jax.errors import UserError
+
+
+def to_uint8(x):
+    """Images in [-1, 1] to 8 bits, rounded; the inverse of `u / 127.5 - 1` on whole numbers."""
+    return np.clip(np.round((np.asarray(x, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def grid(images, *, columns=None, gap=1):
+    """Tiles images `[N, H, W, C]` uint8 row by row on white, nearly square unless `columns` says otherwise.
+
+    Small images are enlarged by whole factors until a tile is at least 32 pixels high.
+
+    Returns:
+      `[H', W', C]` uint8.
+    """
+    num, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows, zoom = math.ceil(num / columns), max(1, math.ceil(32 / height))
+    height, width, gap = height * zoom, width * zoom, gap * zoom
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(images.repeat(zoom, 1).repeat(zoom, 2)):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def write_whole(path, write):
+    """Makes a file by `write(temporary path)` and renames it, so that it is never seen half written.
+
+    Raises:
+      UserError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
+        ) from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def save_png(path, image):
+    """Writes one image `[H, W, C]` uint8, C = 1 or 3."""
+    write_whole(path, Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save)
+
+
+def save_gif(path, frames, *, seconds=4.0, hold=1.5):
+    """Writes frames `[N, H, W, C]` uint8 as a GIF that runs for `seconds` and then holds the last frame for `hold`."""
+    pictures = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame) for frame in frames]
+    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [round(1000 * hold)]
+    write_whole(
+        path,
+        lambda temporary: pictures[0].save(
+            temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        ),
+    )

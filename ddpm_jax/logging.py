@@ -1,0 +1,161 @@
+"""The log of a run: a progress bar, a JSONL file, TensorBoard, and grids of samples.
+
+`WORKDIR/log.jsonl` has one line of JSON every so many steps and is the record; TensorBoard shows the same. When a run
+is resumed, what was logged after its checkpoint is dropped, so that every step stands there once.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.images import save_png
+from ddpm_jax.progress import progress_bar
+
+
+class RunLog:
+    """Collects the metrics of every step and writes their means; a context manager.
+
+    Args:
+      workdir: the run's directory.
+      start_step: steps already taken.
+      num_steps: steps in all.
+      batch_size: images a step, for images/s.
+      learning_rate: function from a step to its learning rate.
+    """
+
+    def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate):
+        self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
+        self._path = self._workdir / "log.jsonl"
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        _drop_after(self._path, start_step)
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+        self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
+        self._on_terminal, self._num_steps = sys.stderr.isatty(), num_steps
+        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step)
+
+    def __enter__(self):
+        """Returns self."""
+        return self
+
+    def __exit__(self, *error):
+        """Closes the bar and the files."""
+        self._bar.close()
+        self._board.close()
+
+    def add(self, step, metrics):
+        """Takes a step's metrics, device arrays and all; waits for the step before, so that only one is in flight."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1])
+        self._pending.append((step, metrics))
+        self._bar.update(step - self._bar.n)
+
+    def flush(self):
+        """Writes the means since the last flush.
+
+        Raises:
+          UserError: a loss or gradient was not finite; the message names the step.
+        """
+        if not self._pending:
+            return
+        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
+        for step, values in zip(steps, metrics, strict=True):
+            if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+                raise UserError(
+                    f"the loss became {values['loss']:g} (gradient norm {values['grad_norm']:g}) at step {step}; "
+                    "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use "
+                    "--config.model.dtype=float32, and start again from the last checkpoint with the same command"
+                )
+        line = self._means(steps, metrics)
+        self._pending = []
+        self._write(line)
+        self._show(line)
+
+    def picture(self, name, image, *, step):
+        """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
+        path = self._workdir / "previews" / f"{name}_{step:07d}.png"
+        save_png(path, image)
+        self._board.add_image(name, image, step, dataformats="HWC")
+        return path
+
+    def restart_clock(self):
+        """Leaves the time since the last flush out of the speeds (previews, compilation)."""
+        self._last_time = time.perf_counter()
+
+    def say(self, text):
+        """Prints a line above the progress bar."""
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+    def _means(self, steps, metrics):
+        """One line of the log: means over the steps, loss by quarter of t, speeds."""
+        now = time.perf_counter()
+        per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = steps[-1], now
+        mean = {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0] if np.ndim(metrics[0][key]) == 0}
+        counts = np.sum([m["loss_quarter_count"] for m in metrics], axis=0)
+        sums = np.sum([m["loss_quarter_sum"] for m in metrics], axis=0)
+        quarters = {f"loss_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+        return {
+            "step": steps[-1],
+            **mean,
+            **quarters,
+            "learning_rate": float(self._learning_rate(steps[-1] - 1)),
+            "steps_per_s": per_second,
+            "images_per_s": per_second * self._batch_size,
+        }
+
+    def _write(self, line):
+        """Appends to the JSONL file and to TensorBoard."""
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for name, value in line.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, line["step"])
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}; free some space and start again") from error
+
+    def _show(self, line):
+        """Shows the line in the bar, or prints it where there is no terminal."""
+        speed, loss = f"{line['images_per_s']:,.0f} images/s", f"loss {line['loss']:.4f}"
+        quarters = " ".join(f"{line.get(f'loss_t{i}', math.nan):.3f}" for i in range(1, 5))
+        self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
+        if not self._on_terminal:
+            left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)
+            eta = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
+            progress = f"step {line['step']:,}/{self._num_steps:,}"
+            print(
+                f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
+                flush=True,
+            )
+
+
+def read(workdir):
+    """The lines of a run's log as a list of dicts, oldest first."""
+    path = Path(workdir) / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _drop_after(path, step):
+    """Keeps only the whole lines up to a step: a killed run may have logged more than it saved, or half a line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)

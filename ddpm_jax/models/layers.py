@@ -1,0 +1,218 @@
+"""The parts of the U-Net: time embedding, residual block, self-attention, resampling; they know nothing of diffusion.
+
+Two published families differ in details that a weight file depends on: Ho et al. 2020 (and DDIM), and ADM (Dhariwal &
+Nichol 2021). `Architecture` names every such detail. Computation may be bfloat16; parameters, norms and softmax stay
+float32. Read next: `unet.py`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+zero_init = nn.initializers.zeros_init()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Everything about a network's shape that its denoiser and its classifier form share.
+
+    Attributes:
+      channels: base width, the width of the first level.
+      channel_mult: width of each level over `channels`; each level halves the image.
+      num_res_blocks: residual blocks a level on the way down (one more on the way up).
+      attention_resolutions: image heights in pixels at which every residual block is followed by self-attention.
+      num_heads: attention heads, where `head_channels` is 0.
+      head_channels: channels a head; 0 takes `num_heads` instead.
+      dropout: rate inside the residual blocks.
+      scale_shift_norm: the embedding scales and shifts the block's second norm (ADM) instead of being added before it
+        (Ho).
+      resample_in_block: resampling happens inside a residual block (ADM's larger models) instead of by a convolution.
+      padding: of the stride-2 convolution: "same" pads (0, 1) as Ho, "symmetric" pads (1, 1) as ADM.
+      time_embedding: "sin_cos" as Ho, "cos_sin" as ADM (their frequencies differ too).
+      norm_groups: groups of each GroupNorm.
+      norm_epsilon: 1e-6 for Ho's weights, 1e-5 for those born in PyTorch.
+      dtype: of the computation, "float32" or "bfloat16".
+      remat: recompute each block's activations on the way back, to save memory.
+    """
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    num_heads: int = 1
+    head_channels: int = 0
+    dropout: float = 0.0
+    scale_shift_norm: bool = False
+    resample_in_block: bool = False
+    padding: str = "same"
+    time_embedding: str = "sin_cos"
+    norm_groups: int = 32
+    norm_epsilon: float = 1e-6
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.padding not in ("same", "symmetric"):
+            raise ValueError(f"padding is 'same' or 'symmetric', got {self.padding!r}")
+        if self.time_embedding not in ("sin_cos", "cos_sin"):
+            raise ValueError(f"time_embedding is 'sin_cos' or 'cos_sin', got {self.time_embedding!r}")
+
+
+def timestep_embedding(index, num_channels, order="sin_cos"):
+    """The Fourier features of time (Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020 and by ADM).
+
+    Args:
+      index: `[B]` 0-based time indices, integers or floats between them.
+      num_channels: even width of the embedding.
+      order: "sin_cos": sines first, frequencies `10000**(-i / (half - 1))`; "cos_sin": cosines first, `10000**(-i /
+        half)`.
+
+    Returns:
+      `[B, num_channels]`, float32.
+    """
+    half = num_channels // 2
+    steps = half - 1 if order == "sin_cos" else half
+    frequencies = jnp.exp(-math.log(10000) / steps * jnp.arange(half, dtype=jnp.float32))
+    angles = index.astype(jnp.float32)[:, None] * frequencies[None, :]
+    waves = (jnp.sin(angles), jnp.cos(angles)) if order == "sin_cos" else (jnp.cos(angles), jnp.sin(angles))
+    return jnp.concatenate(waves, axis=-1)
+
+
+def upsample_nearest(x):
+    """`[B, H, W, C]` to `[B, 2H, 2W, C]`, each pixel four times."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def downsample_mean(x):
+    """`[B, H, W, C]` to `[B, H/2, W/2, C]`, the mean of each 2x2 square."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def conv3x3(channels, arch, name, **options):
+    """A 3x3 convolution with the family's initialisation."""
+    return nn.Conv(channels, (3, 3), **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
+
+
+def dense(channels, arch, name, **options):
+    """A linear map of the last axis, with the family's initialisation."""
+    return nn.Dense(channels, **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
+
+
+class Norm(nn.Module):
+    """GroupNorm computed in float32, whatever comes in; the result has the architecture's dtype."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x):
+        """Normalises x `[B, ..., C]` over each group of channels and all pixels."""
+        groups, epsilon = self.arch.norm_groups, self.arch.norm_epsilon
+        norm = nn.GroupNorm(groups, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        return norm(x.astype(jnp.float32)).astype(self.arch.dtype)
+
+
+class Embedding(nn.Module):
+    """Time, and the class if there are classes, as one vector of four times the base width.
+
+    Attributes:
+      arch: `Architecture`.
+      num_classes: rows of the class table; 0 for none.
+    """
+
+    arch: Architecture
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, index, label=None):
+        """Embeds time indices `[B]` and integer labels `[B]` (None without classes) as `[B, 4 channels]`."""
+        width = 4 * self.arch.channels
+        emb = timestep_embedding(index, self.arch.channels, self.arch.time_embedding)
+        emb = dense(width, self.arch, "dense_0")(emb)
+        emb = dense(width, self.arch, "dense_1")(nn.silu(emb))
+        if self.num_classes:
+            table = nn.Embed(self.num_classes, width, embedding_init=nn.initializers.normal(1.0), name="label")
+            emb = emb + table(label).astype(self.arch.dtype)
+        return emb
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with the embedding between them, around a shortcut; may halve or double the image inside.
+
+    Attributes:
+      arch: `Architecture`.
+      out_channels: width of the result.
+      resample: `upsample_nearest`, `downsample_mean`, or None.
+    """
+
+    arch: Architecture
+    out_channels: int
+    resample: Any = None
+
+    @nn.compact
+    def __call__(self, x, emb, train):
+        """Maps x `[B, H, W, C]` and emb `[B, E]` to `[B, H', W', out_channels]`; dropout only when `train`."""
+        arch, width = self.arch, self.out_channels
+        h = nn.silu(Norm(arch, name="norm_0")(x))
+        if self.resample:
+            h, x = self.resample(h), self.resample(x)
+        h = conv3x3(width, arch, "conv_0")(h)
+        emb = dense(2 * width if arch.scale_shift_norm else width, arch, "emb")(nn.silu(emb))[:, None, None, :]
+        norm = Norm(arch, name="norm_1")
+        if arch.scale_shift_norm:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + emb)
+        h = nn.Dropout(arch.dropout, deterministic=not train)(nn.silu(h))
+        h = conv3x3(width, arch, "conv_1", kernel_init=zero_init)(h)
+        if x.shape[-1] != width:
+            x = dense(width, arch, "shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Self-attention of every pixel to every pixel, around a shortcut; the softmax is float32."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps x `[B, H, W, C]` to the same shape."""
+        arch, (batch, height, width, channels) = self.arch, x.shape
+        num_heads = channels // arch.head_channels if arch.head_channels else arch.num_heads
+        h = Norm(arch, name="norm")(x).reshape(batch, height * width, channels)
+        heads = (batch, height * width, num_heads, channels // num_heads)
+        query, key, value = (dense(channels, arch, name)(h).reshape(heads) for name in ("query", "key", "value"))
+        h = jax.nn.dot_product_attention(query, key, value)
+        h = dense(channels, arch, "out", kernel_init=zero_init)(h.reshape(x.shape))
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Halves the image by a stride-2 convolution."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps x `[B, H, W, C]`, H and W even, to `[B, H/2, W/2, C]`."""
+        padding = "SAME" if self.arch.padding == "same" else ((1, 1), (1, 1))
+        return conv3x3(x.shape[-1], self.arch, "conv", strides=(2, 2), padding=padding)(x)
+
+
+class Upsample(nn.Module):
+    """Doubles the image, then convolves."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps x `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
+        return conv3x3(x.shape[-1], self.arch, "conv")(upsample_nearest(x))

@@ -1,0 +1,58 @@
+"""Ancestral sampling: draw x_s from p(x_s | x_t), the posterior q(x_s | x_t, x_0) with the network's x_0 in it.
+
+This is algorithm 2 of Ho et al. 2020, for any pair of times s < t.
+"""
+
+import enum
+
+import jax.numpy as jnp
+
+from ddpm_jax.arrays import expand_like, noise_like
+from ddpm_jax.gaussian import q_posterior
+from ddpm_jax.samplers.driver import Sampler, SamplerState
+
+
+class Variance(enum.Enum):
+    """Variance of the reverse step: `beta_tilde` (right for data at a point) or `beta` (right for data N(0, I))."""
+
+    SMALL = "small"
+    LARGE = "large"
+
+
+def p_mean_log_var(prediction, x_t, transition, variance):
+    """Mean and log variance of p(x_s | x_t) (Ho et al. 2020, section 3.2).
+
+    With x_0 in terms of eps the mean is `(x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta)`, eq. 11; written
+    through x_0 it also holds when x_0 was clipped.
+
+    Returns:
+      mean `[B, ...]` and log variance, broadcastable against it.
+    """
+    mean, log_var = q_posterior(prediction.x_0, x_t, transition)
+    if variance is Variance.LARGE:
+        log_var = expand_like(transition.log_var_large, x_t)
+    return mean, log_var
+
+
+def p_sample(denoise, keys, *, x_t, transition, variance):
+    """One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step (Ho et al. 2020, algorithm 2).
+
+    Args:
+      denoise: `Denoiser`.
+      keys: `[B]` keys, one an image.
+      x_t: `[B, ...]`.
+      transition: the move t -> s.
+      variance: `Variance`.
+    """
+    mean, log_var = p_mean_log_var(denoise(x_t, transition.now), x_t, transition, variance)
+    noise_scale = jnp.where(expand_like(transition.next.t, x_t) > 0, jnp.exp(0.5 * log_var), 0)
+    return mean + noise_scale * noise_like(keys, x_t)
+
+
+def ancestral(variance):
+    """The ancestral sampler with the given `Variance`."""
+
+    def step(denoise, keys, state, transition):
+        return SamplerState(p_sample(denoise, keys, x_t=state.x, transition=transition, variance=variance))
+
+    return Sampler(SamplerState, step)

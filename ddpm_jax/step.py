@@ -1,0 +1,136 @@
+"""The train step: a pure function from (state, batch) to (state, metrics) (Ho et al. 2020, algorithm 1).
+
+In order: images to [-1, 1] and flips, times, noise and loss, gradient (over several parts of the batch if
+accumulating), optimiser, moving average. Its randomness is `fold_in(root key, step)`, split by name, with one key an
+image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddpm_jax.arrays import Array, expand_like, image_keys, stream
+from ddpm_jax.schedule import Transition
+from ddpm_jax.state import ema_update
+
+
+class Examples(NamedTuple):
+    """What a loss is taken on; every leaf starts with the batch axis.
+
+    Attributes:
+      x_0: `[B, H, W, C]` in [-1, 1].
+      label: `[B]` integers.
+      keys: `[B]`, the noise of each image.
+      transition: `Transition` with leaves `[B]`, each image's time.
+    """
+
+    x_0: Array
+    label: Array
+    keys: Array
+    transition: Transition
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a train step needs besides state and batch.
+
+    Attributes:
+      objective: `(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; key is for dropout.
+      draw_times: `(key, batch size, T) -> [B]` integer times in 1..T.
+      transitions: all T moves of the schedule, leaves `[T]`, in decreasing time.
+      optimizer: optax gradient transformation.
+      ema_decay: of the moving average of the parameters.
+      accumulation: parts into which the batch is cut, one after the other, to save memory.
+      random_flip: mirror each image with probability one half.
+    """
+
+    objective: Callable[[Any, Examples, Array], dict[str, Array]]
+    draw_times: Callable[[Array, int, int], Array]
+    transitions: Transition
+    optimizer: optax.GradientTransformation
+    ema_decay: float = 0.9999
+    accumulation: int = 1
+    random_flip: bool = False
+
+
+def augment(images, keys, *, random_flip):
+    """uint8 images `[B, H, W, C]` to float32 in [-1, 1], each mirrored left to right by its own coin if asked."""
+    x_0 = images.astype(jnp.float32) / 127.5 - 1
+    if not random_flip:
+        return x_0
+    heads = jax.vmap(lambda key: jax.random.bernoulli(stream(key, "flip")))(keys)
+    return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
+
+
+def draw_examples(recipe, batch, key):
+    """Everything random of a step but dropout: flips, times and noise keys, for a batch of uint8 images and labels."""
+    batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
+    keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
+    times = recipe.draw_times(stream(key, "times"), batch_size, num_timesteps)
+    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
+    return Examples(augment(batch["image"], keys, random_flip=recipe.random_flip), batch["label"], keys, transition)
+
+
+def mean_gradient(recipe, params, examples, key):
+    """Gradient of the mean loss and the terms `{name: [B]}`, computed in `recipe.accumulation` parts."""
+
+    def mean_loss(params, part, key):
+        terms = recipe.objective(params, part, key)
+        return jnp.mean(terms["loss"]), terms
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+    parts = recipe.accumulation
+    if parts == 1:
+        return gradient(params, examples, key)
+
+    def add_part(total, indexed):
+        index, part = indexed
+        grads, terms = gradient(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, grads), terms
+
+    # Part i takes images i, i + parts, ...: each device then cuts what it holds and nothing moves between devices.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
+    # XLA's CPU backend runs the gradient of a convolution inside a loop some thirty times slower than outside.
+    unroll = jax.default_backend() == "cpu"
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    total, terms = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut), unroll=unroll)
+    terms = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), terms)
+    return jax.tree.map(lambda x: x / parts, total), terms
+
+
+def summarise(terms, grads, transition, num_timesteps):
+    """Metrics of a step: the mean of each term, gradient norm, and sums and counts of the loss by quarter of t."""
+    quarter = jnp.minimum((4 * (transition.now.t - 1)) // num_timesteps, 3)
+    member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
+    return {
+        **{name: jnp.mean(term) for name, term in terms.items()},
+        "grad_norm": optax.global_norm(grads),
+        "loss_quarter_sum": terms["loss"] @ member,
+        "loss_quarter_count": jnp.sum(member, axis=0),
+    }
+
+
+def train_step(recipe, state, batch):
+    """Takes one step.
+
+    Args:
+      recipe: `Recipe`; static.
+      state: `TrainState`.
+      batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
+
+    Returns:
+      The new state and the metrics of `summarise`.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    examples = draw_examples(recipe, batch, key)
+    grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
+    metrics = summarise(terms, grads, examples.transition, len(recipe.transitions.beta))
+    return state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state), metrics

@@ -1,0 +1,162 @@
+"""The training job: data in, steps, log, previews and checkpoints out, until the last step or an interruption.
+
+The same command starts a run and resumes it, bit for bit: the state holds the step and the root key, and the batch
+and the randomness of a step are functions of the two. Read next: `step.py`, `checkpoint.py`.
+"""
+
+import contextlib
+import signal
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ddpm_jax import build
+from ddpm_jax.checkpoint import Checkpoints, stored_config
+from ddpm_jax.config import check_resumable
+from ddpm_jax.data.pipeline import batches
+from ddpm_jax.images import grid, to_uint8
+from ddpm_jax.logging import RunLog
+from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, split
+from ddpm_jax.sampling import chain_of
+from ddpm_jax.state import initial_state
+from ddpm_jax.step import train_step
+
+_PREVIEW_SEED = 0
+
+
+def train(config, workdir):
+    """Trains, or goes on training, the run of a configuration in a work directory.
+
+    Args:
+      config: locked configuration, see `configs/base.py`.
+      workdir: where checkpoints, log and previews go; made if absent.
+
+    Returns:
+      The final `TrainState`, or that of the interruption.
+
+    Raises:
+      UserError: anything a person can mend; nothing is left half written.
+    """
+    workdir, mesh = Path(workdir), device_mesh()
+    check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
+    model = build.network(config)
+    recipe = build.recipe(config, model)
+    source = build.source(config)
+    _check_same_run(config, workdir)
+    step_fn = compiled_step(recipe, mesh)
+    with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
+        state = _restored_or_new(config, model, recipe, checkpoints=checkpoints, mesh=mesh)
+        start = int(state.step)
+        log = RunLog(
+            workdir,
+            start_step=start,
+            num_steps=config.train.num_steps,
+            batch_size=config.train.batch_size,
+            learning_rate=build.learning_rate(config),
+        )
+        preview = Previews(config, model, log, mesh)
+        stream = batches(
+            source,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            start_step=start,
+            num_workers=config.data.num_workers,
+        )
+        with log, contextlib.closing(stream), _interruption() as interrupted:
+            for step in range(start + 1, config.train.num_steps + 1):
+                state, metrics = step_fn(state, global_batch(mesh, next(stream)))
+                log.add(step, metrics)
+                last = step == config.train.num_steps or interrupted
+                if last or _due(step, config.log.every) or _due(step, config.checkpoint.every):
+                    log.flush()
+                if last or _due(step, config.checkpoint.every):
+                    checkpoints.save(state, config)
+                if interrupted:
+                    log.say(f"interrupted: step {step} is saved; the same command goes on from there")
+                    break
+                if _due(step, config.log.preview_every):
+                    preview(state)
+        checkpoints.wait()
+    return state
+
+
+def compiled_step(recipe, mesh):
+    """The train step jit-compiled for a mesh: state replicated and donated, batch cut along it."""
+    whole = replicated(mesh)
+    return jax.jit(
+        partial(train_step, recipe), in_shardings=(whole, split(mesh)), out_shardings=whole, donate_argnums=0
+    )
+
+
+class Previews:
+    """Grids of samples while a run trains: from the trained parameters and from their average, by a short chain."""
+
+    def __init__(self, config, model, log, mesh):
+        self._log, self._indices = log, np.arange(config.log.preview_images)
+        steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
+        self._chain = chain_of(config, model, num_steps=steps, mesh=mesh) if config.log.preview_every else None
+
+    def __call__(self, state):
+        """Draws and writes both grids for the state's step."""
+        for name, params in (("raw", state.params), ("ema", state.ema_params)):
+            images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
+            self._log.picture(name, grid(to_uint8(images)), step=int(state.step))
+        self._log.restart_clock()
+
+
+def _check_same_run(config, workdir):
+    """Refuses a directory that holds another run; says which harmless keys have changed."""
+    stored = stored_config(workdir)
+    if stored is None:
+        return
+    for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
+        print(f"note: {key} was {old!r} in this run so far and is {new!r} from here on", flush=True)
+
+
+def _restored_or_new(config, model, recipe, *, checkpoints, mesh):
+    """The state to go on from, on the mesh: that of the newest checkpoint, or a new one."""
+    init = partial(initial_state, init_params=build.initial_params(config, model), optimizer=recipe.optimizer)
+    key, whole = jax.random.key(config.seed), replicated(mesh)
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init, key))
+    restored = checkpoints.restore(target)
+    if restored is not None:
+        print(f"resuming from step {int(restored.step):,}", flush=True)
+        return restored
+    return jax.jit(init, out_shardings=whole)(key)
+
+
+def _due(step, every):
+    """Whether something done every so many steps is done at this one; never where `every` is 0."""
+    return bool(every) and step % every == 0
+
+
+class _Flag:
+    """True once a signal has come."""
+
+    raised = False
+
+    def __bool__(self):
+        return self.raised
+
+
+@contextlib.contextmanager
+def _interruption():
+    """Turns the first SIGINT or SIGTERM into a flag, so that the step can be finished and saved; a second one kills."""
+    flag, previous = _Flag(), {}
+
+    def handler(number, frame):
+        flag.raised = True
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
+            break
+    try:
+        yield flag
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)

@@ -1,0 +1,171 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from data.pictures import encoded, gradient, png
+from PIL import Image
+
+from ddpm_jax.data.transforms import UnreadableImageError, crop_and_resize, decode
+
+NOISE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def pixels(data):
+    return np.asarray(decode(data))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_lossless_files_decode_to_their_pixels(file_format):
+    grey = NOISE[..., 0]
+    np.testing.assert_array_equal(np.asarray(decode(encoded(grey, file_format)).convert("L")), grey)
+
+
+def test_colour_files_decode_to_their_pixels():
+    for data in (encoded(NOISE), encoded(NOISE, "WEBP", lossless=True)):
+        np.testing.assert_array_equal(pixels(data), NOISE)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(file_format):
+    samples = np.array([[0, 128, 129, 257, 32768, 65406, 65407, 65535]], np.uint16)
+    expected = [[0, 0, 1, 1, 128, 254, 255, 255]]  # round(255 v / 65535)
+    np.testing.assert_array_equal(pixels(encoded(samples, file_format)), expected)
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes():
+    row = struct.pack(">6H", 0, 256, 65535, 32768, 512, 4096)
+    data = png(2, 1, depth=16, colour=2, rows=[row])
+    np.testing.assert_array_equal(pixels(data), [[[0, 1, 255], [128, 2, 16]]])
+
+
+def test_samples_without_a_range_are_refused():
+    for array in (
+        np.full((2, 2), 70000, np.int32),
+        np.full((2, 2), -1, np.int32),
+        np.ones((2, 2), np.float32),
+    ):
+        with pytest.raises(UnreadableImageError, match="no agreed range"):
+            decode(encoded(array, "TIFF"))
+
+
+def test_one_bit_images_are_black_and_white():
+    image = Image.fromarray(np.array([[0, 255, 0]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(pixels(encoded(image)), [[0, 255, 0]])
+
+
+def test_palette_is_looked_up():
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([2, 0, 1])
+    expected = [[[70, 80, 90], [10, 20, 30], [40, 50, 60]]]
+    np.testing.assert_array_equal(pixels(encoded(image)), expected)
+    # One entry transparent: it shows the white ground.
+    np.testing.assert_array_equal(pixels(encoded(image, transparency=0)), [[[70, 80, 90], [255] * 3, [40, 50, 60]]])
+
+
+def test_transparency_shows_white():
+    rgba = np.array([[[200, 100, 0, 255], [200, 100, 0, 0], [200, 100, 0, 51]]], np.uint8)
+    # 51 / 255 = 0.2 of the colour and 0.8 of white
+    np.testing.assert_array_equal(pixels(encoded(rgba)), [[[200, 100, 0], [255, 255, 255], [244, 224, 204]]])
+    grey_alpha = Image.fromarray(np.array([[[100, 255], [100, 0]]], np.uint8), "LA")
+    np.testing.assert_array_equal(np.asarray(decode(encoded(grey_alpha)).convert("L")), [[100, 255]])
+
+
+def test_cmyk_becomes_rgb():
+    cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow ink: red
+    np.testing.assert_allclose(pixels(encoded(cmyk, "JPEG"))[4, 4], [255, 0, 0], atol=3)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP"])
+def test_first_frame_of_an_animation(file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    with Image.open(io.BytesIO(data)) as animation:
+        assert animation.n_frames == 3
+    np.testing.assert_array_equal(pixels(data), np.broadcast_to([255, 0, 0], (8, 8, 3)))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize(("orientation", "upright"), [(1, NOISE), (3, NOISE[::-1, ::-1]), (6, np.rot90(NOISE, -1))])
+def test_exif_orientation_is_applied(orientation, upright, file_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    np.testing.assert_array_equal(pixels(encoded(NOISE, file_format, exif=exif, **options)), upright)
+
+
+def test_damaged_files_are_unreadable_and_say_why():
+    jpeg = encoded(NOISE, "JPEG")
+    for data, reason in (
+        (b"", "the file is empty"),
+        (b"This is no picture.", "not an image in a known format"),
+        (jpeg[: len(jpeg) // 2], "truncated"),
+        (encoded(NOISE)[:-30], "truncated"),
+    ):
+        with pytest.raises(UnreadableImageError, match=rf"(?i){reason}") as caught:
+            decode(data)
+        assert "BytesIO" not in str(caught.value)
+
+
+def test_decompression_bomb_is_unreadable_before_it_is_unpacked():
+    bomb = png(60_000, 60_000, depth=8, colour=2, rows=[])
+    with pytest.raises(UnreadableImageError, match="3600000000 pixels"):
+        decode(bomb)
+
+
+def test_crop_takes_exactly_the_box():
+    image = Image.fromarray(gradient(60, 50))
+    cut = crop_and_resize(image, size=16, channels=3, crop=(5, 30, 21, 46))
+    np.testing.assert_array_equal(cut, gradient(60, 50)[30:46, 5:21])
+
+
+@pytest.mark.parametrize(("height", "width", "top", "left"), [(9, 20, 0, 5), (20, 8, 6, 0), (8, 8, 0, 0)])
+def test_default_crop_is_the_centre_square(height, width, top, left):
+    side = min(height, width)
+    array = gradient(height, width)
+    cut = crop_and_resize(Image.fromarray(array), size=side, channels=3)
+    np.testing.assert_array_equal(cut, array[top : top + side, left : left + side])
+
+
+def test_box_beyond_the_image_is_unreadable():
+    with pytest.raises(UnreadableImageError, match=r"50x60 pixels do not hold the crop \(40, 0, 56, 16\)"):
+        crop_and_resize(Image.fromarray(gradient(60, 50)), size=8, channels=3, crop=(40, 0, 56, 16))
+    with pytest.raises(UnreadableImageError, match="do not hold"):
+        crop_and_resize(Image.fromarray(gradient(60, 50)), size=8, channels=3, crop=(0, 45, 16, 61))
+
+
+def test_resize_is_a_triangle_filter_as_wide_as_the_reduction():
+    rng = np.random.default_rng(1)
+    array = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    factor = 4
+    # Output j lies at factor (j + 1/2); input i at i + 1/2; weight 1 - |distance| / factor, normalised.
+    distance = np.abs((np.arange(32) + 0.5)[None, :] - factor * (np.arange(8) + 0.5)[:, None])
+    weights = np.maximum(0, 1 - distance / factor)
+    weights /= weights.sum(1, keepdims=True)
+    expected = weights @ array @ weights.T
+    small = crop_and_resize(Image.fromarray(array), size=8, channels=1)
+    np.testing.assert_allclose(small[..., 0], expected, atol=1.01)  # it rounds to 8 bits after each axis
+
+
+def test_resize_does_not_see_beyond_the_crop():
+    array = np.full((40, 40), 255, np.uint8)
+    array[8:24, 8:24] = 100
+    small = crop_and_resize(Image.fromarray(array), size=4, channels=1, crop=(8, 8, 24, 24))
+    np.testing.assert_array_equal(small, np.full((4, 4, 1), 100))
+
+
+def test_resize_enlarges_too():
+    array = np.array([[0, 100]] * 2, np.uint8)
+    large = crop_and_resize(Image.fromarray(array), size=4, channels=1)
+    np.testing.assert_array_equal(large[..., 0], [[0, 25, 75, 100]] * 4)
+
+
+def test_channels_convert_both_ways():
+    grey = np.array([[3, 200], [90, 255]], np.uint8)
+    rgb = crop_and_resize(Image.fromarray(grey), size=2, channels=3)
+    np.testing.assert_array_equal(rgb, np.repeat(grey[..., None], 3, -1))
+    back = crop_and_resize(Image.fromarray(rgb), size=2, channels=1)
+    np.testing.assert_array_equal(back[..., 0], grey)
+    red = Image.new("RGB", (2, 2), (255, 0, 0))
+    np.testing.assert_array_equal(crop_and_resize(red, size=1, channels=1), [[[76]]])  # 0.299 * 255

@@ -1,0 +1,75 @@
+"""What the tests are held to: exact distributions, and the lists of all schedules, targets and samplers.
+
+A new schedule, target or sampler is tested by being listed here: the tests run over the lists with `each`.
+"""
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from ddpm_jax import schedule
+from ddpm_jax.arrays import image_keys
+from ddpm_jax.oracles import FiniteData, Gaussian, GaussianMixture
+from ddpm_jax.prediction import Target
+from ddpm_jax.samplers import Variance, ancestral
+
+# Schedules of any length: `T -> NoiseSchedule`.
+ALL_SCHEDULES = {
+    "linear": schedule.linear,
+    "quadratic": schedule.quadratic,
+    "sigmoid": schedule.sigmoid,
+    "cosine": schedule.cosine,
+    "from_betas": lambda num_timesteps: schedule.from_betas(np.geomspace(1e-4, 0.05, num_timesteps)),
+}
+
+ALL_TARGETS = {target.value: target for target in Target}
+
+ALL_SAMPLERS = {
+    "ancestral-small": ancestral(Variance.SMALL),
+    "ancestral-large": ancestral(Variance.LARGE),
+}
+
+GAUSSIAN = Gaussian([0.3, -0.4], [[0.5, 0.2], [0.2, 0.3]])
+
+MIXTURE = GaussianMixture(
+    weights=[0.2, 0.5, 0.3],
+    means=[[-0.8, 0.6], [0.5, 0.7], [0.1, -0.8]],
+    covariances=[[[0.04, 0.02], [0.02, 0.03]], [[0.01, 0.0], [0.0, 0.09]], [[0.09, -0.02], [-0.02, 0.02]]],
+)
+
+# 0, 1 and 7 as pictures [4, 4, 1] of -1 and 1.
+_DIGITS = ("####/#..#/#..#/####", "..#./.##./..#./..#.", "####/..#./.#../#...")
+IMAGES = FiniteData([[[[1 - 2 * (pixel == ".")] for pixel in row] for row in d.split("/")] for d in _DIGITS])
+
+ALL_ORACLES = {"gaussian": GAUSSIAN, "mixture": MIXTURE, "images": IMAGES}
+
+
+# Few examples, always the same ones; the fixture `x64` may stay set up between them.
+PROPERTY = settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def each(name, table):
+    """Runs a test once for every entry of a table, under the entry's name."""
+    return pytest.mark.parametrize(name, list(table.values()), ids=list(table))
+
+
+def keys(n, seed=0):
+    """`[n]` keys, one an image."""
+    return image_keys(jax.random.key(seed), np.arange(n))
+
+
+def pick(tree, index):
+    """Slices or gathers every leaf of a `Transition` or `NoiseLevel`."""
+    return jax.tree.map(lambda a: a[index], tree)
+
+
+def normal(*shape, seed=0):
+    """Standard normal numbers in float64, on the host."""
+    return np.random.default_rng(seed).standard_normal(shape)

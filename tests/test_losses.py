@@ -1,0 +1,93 @@
+"""One weighted noise error is every regression loss, and its minimum is known; times are drawn as they should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import ALL_TARGETS, GAUSSIAN, each, keys, normal, pick
+from scipy.stats import chisquare
+
+from ddpm_jax.arrays import noise_like
+from ddpm_jax.losses import antithetic_times, eps_weight, l_simple, uniform_times, v_weight, x_0_weight
+from ddpm_jax.prediction import Prediction, as_denoiser
+from ddpm_jax.schedule import linear
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SCHEDULE = linear(1000)
+WEIGHTS = {"eps": eps_weight, "x_0": x_0_weight, "v": v_weight}
+TIMES = np.array([1, 30, 500, 1000])
+TRANSITION = pick(SCHEDULE.transitions(), 1000 - TIMES)
+X_0 = np.tanh(normal(4, 3, 3, 2))
+NETWORK_WEIGHT = normal(2, 2, seed=5)
+
+
+def network(variables, x_t, index, label):
+    """Some function of the noisy image and its time."""
+    return jnp.sin(x_t @ variables) + 0.001 * index[:, None, None, None]
+
+
+@each("target", ALL_TARGETS)
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_make_the_noise_error_that_of_any_target(target, name):
+    """Whatever the network outputs, weight `name` gives the plain mean square of `name`'s error."""
+    denoise = as_denoiser(network, NETWORK_WEIGHT, target)
+    terms = l_simple(WEIGHTS[name])(denoise, X_0, keys(4), TRANSITION)
+    level, eps = TRANSITION.now, noise_like(keys(4), X_0)
+    signal, sigma = (a[:, None, None, None] for a in (level.signal, level.sigma))
+    said = denoise(signal * X_0 + sigma * eps, level)
+    measured = ALL_TARGETS[name]
+    error = measured.of(said.x_0, said.eps, level) - measured.of(X_0, eps, level)
+    np.testing.assert_allclose(terms["loss"], np.mean(error**2, axis=(1, 2, 3)), rtol=1e-8)
+    np.testing.assert_allclose(terms["eps_mse"], np.mean((said.eps - eps) ** 2, axis=(1, 2, 3)), rtol=1e-8)
+
+
+def test_l_simple_is_the_mean_square_of_the_noise_left_over():
+    """Ho et al. 2020, eq. 14, for a network that answers with x_t itself."""
+    eps = np.asarray(noise_like(keys(4), X_0))
+    alpha_bar = SCHEDULE.alpha_bar[TIMES][:, None, None, None]
+    x_t = np.sqrt(alpha_bar) * X_0 + np.sqrt(1 - alpha_bar) * eps
+    loss = l_simple()(lambda x, level: Prediction(x_0=None, eps=x), X_0, keys(4), TRANSITION)["loss"]
+    np.testing.assert_allclose(loss, [np.mean((x_t[i] - eps[i]) ** 2) for i in range(4)], rtol=1e-10)
+
+
+def test_the_loss_of_an_image_depends_on_its_own_key_and_time():
+    denoise = as_denoiser(network, NETWORK_WEIGHT, ALL_TARGETS["v"])
+    some = np.array([2, 0])
+    batch = l_simple(v_weight)(denoise, X_0, keys(4), TRANSITION)["loss"]
+    part = l_simple(v_weight)(denoise, X_0[some], keys(4)[some], pick(TRANSITION, some))["loss"]
+    np.testing.assert_allclose(part, batch[some], rtol=1e-10)
+
+
+@pytest.mark.parametrize("t", [10, 300, 1000])
+def test_the_exact_denoiser_attains_the_least_loss(t):
+    """`E (eps - E[eps | x_t])**2` has the mean eigenvalue of `I - sigma**2 Cov(x_t)^-1`, the posterior covariance."""
+    num = 20000
+    transition = pick(SCHEDULE.transitions([t, t - 1]), np.zeros(num, int))
+    level = SCHEDULE.level(t)
+    cov_t = level.signal**2 * GAUSSIAN.covariance + level.sigma**2 * np.eye(2)
+    least = np.trace(np.eye(2) - level.sigma**2 * np.linalg.inv(cov_t)) / 2
+    x_0 = GAUSSIAN.sample(jax.random.key(1), num)
+    loss = l_simple()(GAUSSIAN.denoiser, x_0, keys(num), transition)["loss"]
+    np.testing.assert_allclose(np.mean(loss), least, atol=5 * np.std(loss) / np.sqrt(num))
+
+
+@pytest.mark.parametrize("times", [uniform_times, antithetic_times])
+def test_times_are_uniform_on_one_to_the_last(times):
+    for num_timesteps in (1, 20):
+        t = times(jax.random.key(0), 20001, num_timesteps)
+        assert t.shape == (20001,)
+        assert jnp.issubdtype(t.dtype, jnp.integer)
+        counts = np.bincount(t, minlength=num_timesteps + 1)
+        assert len(counts) == num_timesteps + 1
+        assert counts[0] == 0
+        assert num_timesteps == 1 or chisquare(counts[1:]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 8])
+def test_antithetic_times_come_in_pairs_of_constant_sum(batch_size):
+    t = np.asarray(antithetic_times(jax.random.key(3), batch_size, 1000))
+    half = (batch_size + 1) // 2
+    assert t.shape == (batch_size,)
+    np.testing.assert_array_equal(t[half:] + t[: batch_size - half], 1001)
+    np.testing.assert_array_equal(t[:half], uniform_times(jax.random.key(3), half, 1000))

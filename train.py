@@ -1,0 +1,49 @@
+"""Trains a diffusion model, or goes on training one.
+
+  python train.py                                    trains on handwritten digits: minutes on a laptop
+  python train.py --config=configs/cifar10.py        any experiment of configs/; its docstring says what it needs
+  python train.py --config=configs/celeba.py --workdir=DIR --config.optim.learning_rate=1e-4
+
+The same command resumes an interrupted run, bit for bit. configs/base.py lists every key with its meaning.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from ddpm_jax import program
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.py"
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment to train (default: configs/digits.py).", lock_config=True
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, log and previews go (default: runs/NAME of the experiment)."
+)
+
+
+def main():
+    """Trains, draws a grid and says where everything is."""
+    from ddpm_jax.sampling import Run, sample_run
+    from ddpm_jax.training import train
+
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or f"runs/{config.name}")
+    begin = time.perf_counter()
+    state = train(config, workdir)
+    if state.step < config.train.num_steps:
+        return
+    picture = sample_run(Run(workdir), workdir / "samples.png", num_images=config.log.preview_images, seed=0)
+    minutes = (time.perf_counter() - begin) / 60
+    print(f"done: step {int(state.step):,} after {minutes:.1f} minutes; samples in {picture}, ", end="")
+    print(f"checkpoint in {workdir}/checkpoints/{int(state.step)}; draw more with:")
+    print(f"  python sample.py --workdir={workdir} --num_images=64 --seed=1")
+
+
+if __name__ == "__main__":
+    if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
+        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
+    program.run(main)
