@@ -2,30 +2,23 @@
 
   python benchmarks/digits_quality.py --workdir=runs/digits
 
-Draws 500 images with the run's own sampler and measures k = 3 precision and recall (Kynkaanniemi et al. 2019) against
-500 digits of the training split. Two rows of real digits say what the figures can be: 500 others of the training
-split (the same writers) and the 500 of the test split (other writers).
+Draws 500 images with the run's own sampler; k = 3 precision and recall (Kynkaanniemi et al. 2019) against 500
+digits of the training split. Two rows of real digits say what the figures can be: 500 others of the training split (the
+same writers) and the 500 of the test split (other writers).
 """
 
+import _root  # noqa: F401
 import numpy as np
 from absl import flags
+from digits_features import NUM, quality, real, reference
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw
-from ddpm_jax.data.digits import Digits
-from ddpm_jax.metrics.precision_recall import precision_recall
 from ddpm_jax.sampling import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Steps of the chain (default: what the run's configuration says).")
-
-NUM = 500
-
-
-def pixels(images):
-    """Images `[N, H, W, C]` as features `[N, D]`."""
-    return np.asarray(images, np.float32).reshape(len(images), -1)
+NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Moves of the chain (default: what the run's configuration says).")
 
 
 def main():
@@ -33,20 +26,15 @@ def main():
     run = Run(WORKDIR.value)
     chain = run.chain(NUM_STEPS.value)
     samples = draw(chain, run.params, seed=SEED.value, indices=np.arange(NUM), batch_size=100)
-    train, test = (
-        np.stack([split[i]["image"] for i in range(len(split))]) for split in (Digits("train"), Digits("test"))
-    )
-    order = np.random.default_rng(0).permutation(len(train))
-    reference, others = train[order[:NUM]], train[order[NUM : 2 * NUM]]
     print(f"{NUM} images against {NUM} training digits, pixels, k = 3; step {run.step:,}, {chain.num_moves} moves")
     print(f"{'':<44}precision  recall")
     for name, images in (
         ("samples of the run", samples),
-        ("other digits of the training split", others),
-        ("digits of the test split (other writers)", test[:NUM]),
+        ("other digits of the training split", reference()[1]),
+        ("digits of the test split (other writers)", real("test")[:NUM]),
     ):
-        value = precision_recall(pixels(reference), pixels(images))
-        print(f"{name:<44}{value.precision:9.3f}  {value.recall:6.3f}")
+        precision, recall = quality(images)
+        print(f"{name:<44}{precision:9.3f}  {recall:6.3f}")
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ def get_config():
     data.path = ""  # folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)
     data.name = ""  # tfds: name of the data set, such as "cifar10" or "lsun/church"
     data.split = "train"  # digits: train | test | all; tfds: any split, such as "train" or "train[:90%]"
+    data.label = "label"  # tfds: feature that holds the class, such as "attributes/Smiling" of celeb_a
     data.image_size = 32  # side in pixels of the square images that the network sees
     data.channels = 3  # 3 for colour, 1 for grey
     data.crop = ()  # (left, top, right, bottom) box cut out before resizing; () for the largest centred square
     data.random_flip = True  # mirror images left to right at random while training
-    data.skip_unreadable = False  # folder: pass over files that cannot be read, naming each, instead of stopping
+    data.skip_unreadable = False  # pass over files that cannot be read, naming each, instead of stopping
     data.num_workers = 0  # processes that decode images; 0 decodes in a thread of the trainer
 
     config.diffusion = diffusion = ConfigDict()
@@ -31,6 +32,7 @@ def get_config():
     diffusion.beta_start = 1e-4  # beta_1 (not for cosine)
     diffusion.beta_end = 0.02  # beta_T (not for cosine)
     diffusion.target = "eps"  # what the network outputs: eps | x_0 | v
+    diffusion.learned_variance = False  # a second output head says where the variance lies between its two extremes
 
     config.model = model = ConfigDict()  # keys of ddpm_jax.models.Architecture
     model.channels = 128  # base width
@@ -50,8 +52,10 @@ def get_config():
     model.remat = False  # recompute activations on the way back: less memory, about a third more time
 
     config.loss = loss = ConfigDict()
-    loss.weight = "eps"  # which plain squared error is minimised: eps (L_simple) | x_0 | v
-    loss.times = "uniform"  # how training times are drawn: uniform | antithetic
+    loss.kind = "simple"  # simple | hybrid (with the bound, for a learned variance) | vlb (the bound alone)
+    loss.weight = "eps"  # of the squared error: eps (L_simple) | x_0 | v | min_snr (gamma 5) | p2 (gamma 1)
+    loss.vlb_weight = 0.001  # of the bound in the hybrid loss
+    loss.times = "uniform"  # how training times are drawn: uniform | antithetic | importance (of the loss, for vlb)
 
     config.optim = optim = ConfigDict()
     optim.learning_rate = 2e-4  # Adam's, constant after the warm-up
@@ -68,8 +72,13 @@ def get_config():
     train.accumulation = 1  # parts into which a batch is cut, one after the other, to fit memory
 
     config.sample = sample = ConfigDict()
-    sample.variance = "large"  # of the reverse step: large (beta) | small (beta_tilde)
-    sample.num_steps = 0  # steps of the reverse chain, evenly spaced over T; 0 for all T
+    sample.sampler = "ancestral"  # ancestral | ddim | heun | dpm_solver_pp_2m | euler_maruyama | langevin
+    sample.variance = "large"  # of the ancestral step: large (beta) | small (beta_tilde) | learned
+    sample.eta = 0.0  # share of noise in DDIM: 0 (deterministic) to 1 (ancestral)
+    sample.corrector_steps = 0  # Langevin steps after each move of any sampler
+    sample.corrector_snr = 0.16  # their signal-to-noise ratio
+    sample.num_steps = 0  # moves of the reverse chain; 0 for all T
+    sample.grid = "uniform"  # spacing of its times: uniform | trailing | quadratic | log_snr | karras
     sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -6,11 +6,31 @@ network), `step.py` (the train step). The jobs are `training.py` and `sampling.p
 configuration.
 """
 
+from ddpm_jax import grids, oracles, times
 from ddpm_jax.arrays import image_keys, noise_like, stream
 from ddpm_jax.errors import UserError
-from ddpm_jax.gaussian import q_posterior, q_sample, q_step
+from ddpm_jax.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
 from ddpm_jax.guidance import clip_x_0
-from ddpm_jax.losses import antithetic_times, eps_weight, l_simple, uniform_times, v_weight, x_0_weight
+from ddpm_jax.likelihood import (
+    bits_per_dim,
+    bound_term,
+    bound_terms,
+    density_to_bits_per_dim,
+    exact_trace,
+    hutchinson_trace,
+    ode_log_prob_nats,
+    prior_term_nats,
+)
+from ddpm_jax.losses import (
+    eps_weight,
+    l_hybrid,
+    l_simple,
+    l_vlb,
+    min_snr_weight,
+    p2_weight,
+    v_weight,
+    x_0_weight,
+)
 from ddpm_jax.models import Architecture, UNet
 from ddpm_jax.prediction import (
     Denoiser,
@@ -20,9 +40,26 @@ from ddpm_jax.prediction import (
     eps_from_score,
     eps_from_x_0,
     score,
+    velocity,
     x_0_from_eps,
 )
-from ddpm_jax.samplers import Sampler, SamplerState, Variance, advance, ancestral, p_mean_log_var, p_sample, sample
+from ddpm_jax.samplers import (
+    Sampler,
+    SamplerState,
+    Variance,
+    advance,
+    ancestral,
+    annealed_langevin,
+    ddim,
+    dpm_solver_pp_2m,
+    euler_maruyama,
+    heun,
+    langevin_corrector,
+    langevin_step,
+    p_mean_log_var,
+    p_sample,
+    sample,
+)
 from ddpm_jax.schedule import (
     NoiseLevel,
     NoiseSchedule,
@@ -32,5 +69,5 @@ from ddpm_jax.schedule import (
     linear,
     quadratic,
     sigmoid,
-    uniform_timesteps,
 )
+from ddpm_jax.spectrum import band_power, forward_power, settling_time

@@ -9,12 +9,21 @@ from functools import partial
 import jax.numpy as jnp
 import optax
 
-from ddpm_jax import losses, schedule
+from ddpm_jax import grids, losses, schedule, times
 from ddpm_jax.errors import UserError
 from ddpm_jax.guidance import clip_x_0
 from ddpm_jax.models import Architecture, UNet
 from ddpm_jax.prediction import Target, as_denoiser
-from ddpm_jax.samplers import Variance, ancestral
+from ddpm_jax.samplers import (
+    Variance,
+    ancestral,
+    annealed_langevin,
+    ddim,
+    dpm_solver_pp_2m,
+    euler_maruyama,
+    heun,
+    langevin_corrector,
+)
 from ddpm_jax.step import Recipe
 
 _BETAS = ("beta_start", "beta_end")
@@ -26,8 +35,36 @@ SCHEDULES = {
 }
 TARGETS = {target.value: target for target in Target}
 VARIANCES = {variance.value: variance for variance in Variance}
-WEIGHTS = {"eps": losses.eps_weight, "x_0": losses.x_0_weight, "v": losses.v_weight}
-TIMES = {"uniform": losses.uniform_times, "antithetic": losses.antithetic_times}
+WEIGHTS = {
+    "eps": losses.eps_weight,
+    "x_0": losses.x_0_weight,
+    "v": losses.v_weight,
+    "min_snr": losses.min_snr_weight(),
+    "p2": losses.p2_weight(),
+}
+LOSSES = {
+    "simple": lambda num_timesteps, weight, vlb_weight: losses.l_simple(weight),
+    "hybrid": lambda num_timesteps, weight, vlb_weight: losses.l_hybrid(
+        num_timesteps, weight=weight, vlb_weight=vlb_weight
+    ),
+    "vlb": lambda num_timesteps, weight, vlb_weight: losses.l_vlb(num_timesteps),
+}
+TIMES = {"uniform": times.uniform, "antithetic": times.antithetic, "importance": times.importance}
+SAMPLERS = {  # of the configuration and the chain's settings, numbers that may change without compiling anew
+    "ancestral": lambda config, settings: ancestral(variance(config)),
+    "ddim": lambda config, settings: ddim(settings["eta"]),
+    "heun": lambda config, settings: heun(),
+    "dpm_solver_pp_2m": lambda config, settings: dpm_solver_pp_2m(),
+    "euler_maruyama": lambda config, settings: euler_maruyama(),
+    "langevin": lambda config, settings: annealed_langevin(),
+}
+GRIDS = {
+    "uniform": grids.uniform,
+    "trailing": grids.trailing,
+    "quadratic": grids.quadratic,
+    "log_snr": grids.log_snr,
+    "karras": grids.karras,
+}
 
 
 def noise_schedule(config):
@@ -60,7 +97,8 @@ def network(config):
         architecture = Architecture(**{key: _plain(value) for key, value in config.model.items()})
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
-    return UNet(architecture, out_channels=config.data.channels)
+    heads = 2 if config.diffusion.learned_variance else 1
+    return UNet(architecture, out_channels=heads * config.data.channels)
 
 
 def initial_params(config, model):
@@ -73,28 +111,42 @@ def initial_params(config, model):
     return init
 
 
-def denoiser(config, model):
-    """A function from parameters (and labels) to the `Denoiser` that samplers use."""
-    target = _named(TARGETS, config.diffusion.target, "diffusion.target")
+def denoiser(config, model, *, clip=None):
+    """A function from parameters (and labels) to a `Denoiser`, clipped as `clip` or the configuration says."""
+    as_network_says = _denoiser_of(config)
+    clip = config.sample.clip_x_0 if clip is None else clip
 
     def with_params(params, label=None):
-        denoise = as_denoiser(model.apply, {"params": params}, target, label=label)
-        return clip_x_0(denoise) if config.sample.clip_x_0 else denoise
+        denoise = as_network_says(model.apply, {"params": params}, label=label)
+        return clip_x_0(denoise) if clip else denoise
 
     return with_params
 
 
 def objective(config, model):
     """The training objective `(params, examples, key) -> {name: [B]}` of a `Recipe`."""
-    target = _named(TARGETS, config.diffusion.target, "diffusion.target")
-    loss = losses.l_simple(_named(WEIGHTS, config.loss.weight, "loss.weight"))
+    as_network_says = _denoiser_of(config)
+    make = _named(LOSSES, config.loss.kind, "loss.kind")
+    if config.diffusion.learned_variance != (config.loss.kind != "simple"):
+        raise UserError(
+            "a learned variance is trained by the bound: set config.diffusion.learned_variance=True together with "
+            "config.loss.kind=hybrid or vlb, and False with simple"
+        )
+    weight = _named(WEIGHTS, config.loss.weight, "loss.weight")
+    loss = make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
 
     def terms(params, examples, key):
         apply = partial(model.apply, train=True, rngs={"dropout": key})
-        denoise = as_denoiser(apply, {"params": params}, target)
+        denoise = as_network_says(apply, {"params": params})
         return loss(denoise, examples.x_0, examples.keys, examples.transition)
 
     return terms
+
+
+def _denoiser_of(config):
+    """`as_denoiser` for the configured target and variance."""
+    target = _named(TARGETS, config.diffusion.target, "diffusion.target")
+    return partial(as_denoiser, target=target, learned_variance=config.diffusion.learned_variance)
 
 
 def learning_rate(config):
@@ -116,7 +168,7 @@ def recipe(config, model):
     """What the train step needs besides state and batch."""
     return Recipe(
         objective=objective(config, model),
-        draw_times=_named(TIMES, config.loss.times, "loss.times"),
+        times=_named(TIMES, config.loss.times, "loss.times")(config.diffusion.num_timesteps),
         transitions=noise_schedule(config).transitions(),
         optimizer=optimizer(config),
         ema_decay=config.optim.ema_decay,
@@ -125,19 +177,42 @@ def recipe(config, model):
     )
 
 
+def variance(config):
+    """The `Variance` of the reverse step."""
+    chosen = _named(VARIANCES, config.sample.variance, "sample.variance")
+    if chosen is Variance.LEARNED and not config.diffusion.learned_variance:
+        raise UserError("this model has no learned variance; use sample.variance=small or large")
+    return chosen
+
+
 def sampler(config):
-    """The `Sampler` of `config.sample`."""
-    return ancestral(_named(VARIANCES, config.sample.variance, "sample.variance"))
+    """A function from `sampler_settings` to the `Sampler` of `config.sample`."""
+    make = _named(SAMPLERS, config.sample.sampler, "sample.sampler")
+
+    def with_settings(settings):
+        chosen = make(config, settings)
+        if not config.sample.corrector_steps:
+            return chosen
+        return langevin_corrector(chosen, snr=settings["corrector_snr"], num_steps=config.sample.corrector_steps)
+
+    return with_settings
+
+
+def sampler_settings(config):
+    """The numbers of `config.sample` that a compiled chain takes as inputs."""
+    if not 0 <= config.sample.eta <= 1:
+        raise UserError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
+    return {"eta": config.sample.eta, "corrector_snr": config.sample.corrector_snr}
 
 
 def sampling_transitions(config, num_steps):
-    """The moves of a reverse chain of `num_steps`; 0 for all T."""
+    """The moves of a reverse chain of `num_steps` on the configured grid; 0 for all T."""
     noise = noise_schedule(config)
+    grid = _named(GRIDS, config.sample.grid, "sample.grid")
     try:
-        steps = schedule.uniform_timesteps(noise.num_timesteps, num_steps or noise.num_timesteps)
+        return noise.transitions(grid(noise, num_steps or noise.num_timesteps))
     except ValueError as error:
-        raise UserError(str(error)) from error
-    return noise.transitions(steps)
+        raise UserError(f"no chain of {num_steps} steps: {error}") from error
 
 
 def source(config):
@@ -169,7 +244,8 @@ def _tfds(data, shape):
     """A prepared data set of tensorflow-datasets."""
     from ddpm_jax.data.tfds import TfdsImages
 
-    return TfdsImages(data.name, data.split, data_dir=data.path or None, **shape)
+    form = {**shape, "skip_unreadable": data.skip_unreadable}
+    return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
 
 
 SOURCES = {"digits": _digits, "folder": _folder, "tfds": _tfds}

@@ -26,31 +26,33 @@ class Chain:
     """A reverse chain compiled for a mesh: `chain(params, key, indices=...)` draws images.
 
     Args:
-      sampler: `Sampler`.
+      sampler: function from settings to a `Sampler`.
+      settings: `{name: number}`, inputs of the compiled chain: changing them compiles nothing.
       denoiser: function from parameters to a `Denoiser`.
       transitions: the chain's N moves.
       shape: `(H, W, C)`.
       mesh: the devices; a batch is cut evenly over them.
     """
 
-    def __init__(self, sampler, denoiser, *, transitions, shape, mesh):
-        self.num_moves, self._mesh = len(transitions.beta), mesh
+    def __init__(self, sampler, denoiser, *, settings, transitions, shape, mesh):
+        self.num_moves, self._mesh, self.settings = len(transitions.beta), mesh, settings
+        self._times = np.append(transitions.now.t, transitions.next.t[-1])
         self._moves = (
             np.arange(self.num_moves),
             jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
         )
         whole, cut = replicated(mesh), split(mesh)
 
-        def start(key, indices):
+        def start(key, indices, settings):
             keys = image_keys(key, indices)
             x_T = noise_like(jax.vmap(lambda key: stream(key, "x_T"))(keys), jnp.zeros((len(indices), *shape)))
-            return jax.vmap(lambda key: stream(key, "chain"))(keys), sampler.init(x_T)
+            return jax.vmap(lambda key: stream(key, "chain"))(keys), sampler(settings).init(x_T)
 
-        def take(params, keys, state, moves):
-            return advance(sampler, denoiser(params), keys, state=state, moves=moves)[0]
+        def take(params, keys, state, moves, settings):
+            return advance(sampler(settings), denoiser(params), keys, state=state, moves=moves)[0]
 
-        self._start = jax.jit(start, in_shardings=(whole, cut), out_shardings=cut)
-        self._take = jax.jit(take, in_shardings=(whole, cut, cut, whole), out_shardings=cut, donate_argnums=2)
+        self._start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
+        self._take = jax.jit(take, in_shardings=(whole, cut, cut, whole, whole), out_shardings=cut, donate_argnums=2)
 
     def __call__(self, params, key, *, indices, num_frames=1, progress=None):
         """Draws the images of the given indices.
@@ -66,17 +68,22 @@ class Chain:
           `[F, B, H, W, C]` float32 on the host, evenly spaced along the chain, the last being the images.
         """
         indices = np.asarray(indices)
-        keys, state = self._start(key, np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge"))
+        padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
+        keys, state = self._start(key, padded, self.settings)
         piece = _piece(self.num_moves, min(_MAX_PIECE, math.ceil(self.num_moves / num_frames)))
         frames = [np.asarray(state.x)] if num_frames > 1 else []
         for begin in range(0, self.num_moves, piece):
             moves = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + piece], self._moves)
-            state = jax.block_until_ready(self._take(params, keys, state, moves))
+            state = jax.block_until_ready(self._take(params, keys, state, moves, self.settings))
             if num_frames > 1 or begin + piece == self.num_moves:
                 frames.append(np.asarray(state.x))
             if progress:
                 progress(piece)
         return np.stack(frames)[:, : len(indices)]
+
+    def frame_times(self, num_frames):
+        """The times of `num_frames` frames as a call returns them, `[num_frames]`, falling."""
+        return self._times[:: self.num_moves // max(1, num_frames - 1)]
 
 
 def draw(chain, params, *, seed, indices, batch_size, sink=None):

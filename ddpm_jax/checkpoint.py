@@ -79,7 +79,8 @@ class Checkpoints:
         """
 
         def read(step):
-            return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))
+            items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            return jax.block_until_ready(self._manager.restore(step, args=items)["state"])
 
         step, restored = _newest_readable(self.folder, read)
         if restored is None:
@@ -89,7 +90,7 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             (self.folder / str(damaged)).rename(aside / str(damaged))
         self._manager.reload()
-        return restored["state"]
+        return restored
 
     def _guard(self, action):
         """Runs a save and turns what the disk says into one line."""
@@ -138,7 +139,7 @@ def restore_params(workdir, params, *, name):
     def read(step):
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        return handler.restore(folder / str(step) / "state", args=options)
+        return jax.block_until_ready(handler.restore(folder / str(step) / "state", args=options))
 
     step, restored = _newest_readable(folder, read)
     if restored is None:
@@ -151,7 +152,7 @@ def _newest_readable(folder, read):
     steps = saved_steps(folder)
     for step in steps:
         try:
-            return step, jax.block_until_ready(read(step))
+            return step, read(step)
         except Exception as error:
             print(
                 f"warning: checkpoint {folder / str(step)} cannot be read ({_first_line(error)}); trying the one before"

@@ -5,6 +5,7 @@ once the clean image is known (`q_posterior`, by Bayes). Training needs the firs
 network's guess in place of x_0. Read next: `prediction.py`.
 """
 
+import jax
 import jax.numpy as jnp
 
 from ddpm_jax.arrays import expand_like
@@ -49,3 +50,30 @@ def q_posterior(x_0, x_t, transition):
         + expand_like(now.signal / next.signal * next.sigma**2 / var_now, x_t) * x_t
     )
     return mean, expand_like(transition.log_var_small, x_t)
+
+
+def normal_kl_nats(mean_1, log_var_1, mean_2, log_var_2):
+    """`KL(N(mean_1, var_1), N(mean_2, var_2))` of each component, in nats; arguments broadcast."""
+    ratio = jnp.exp(log_var_1 - log_var_2)
+    return 0.5 * (log_var_2 - log_var_1 + ratio + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
+
+
+def discretized_log_prob_nats(x_0, mean, log_var):
+    """Log probability of each 8-bit value under a Gaussian, the decoder of the bound (Ho et al. 2020, eq. 13).
+
+    The Gaussian is integrated over the value's bin, `x_0 - 1/255` to `x_0 + 1/255`; the first and the last bin are
+    open. Probabilities are floored at 1e-12.
+
+    Args:
+      x_0: `[B, ...]`, 8-bit values scaled to [-1, 1].
+      mean, log_var: of the Gaussian, broadcastable against x_0.
+    """
+    inverse_std = jnp.exp(-0.5 * log_var)
+    upper, lower = ((x_0 - mean + side / 255) * inverse_std for side in (1, -1))
+    # Of the two tails that hold a bin, the thinner one is the more exact to subtract in.
+    flip = lower > 0
+    upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
+    below, above = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255
+    first, last = jnp.where(flip, above, below), jnp.where(flip, below, above)
+    top = jnp.where(last, 1.0, jax.scipy.stats.norm.cdf(upper))
+    return jnp.log(jnp.maximum(top - jnp.where(first, 0.0, jax.scipy.stats.norm.cdf(lower)), 1e-12))

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import save_png
-from ddpm_jax.progress import progress_bar
+from ddpm_jax.progress import on_terminal, progress_bar
 
 
 class RunLog:
@@ -39,8 +39,8 @@ class RunLog:
         _drop_after(self._path, start_step)
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
         self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
-        self._on_terminal, self._num_steps = sys.stderr.isatty(), num_steps
-        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step)
+        self._on_terminal, self._num_steps = on_terminal(), num_steps
+        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not on_terminal())
 
     def __enter__(self):
         """Returns self."""
@@ -56,7 +56,7 @@ class RunLog:
         if self._pending:
             jax.block_until_ready(self._pending[-1][1])
         self._pending.append((step, metrics))
-        self._bar.update(step - self._bar.n)
+        self._bar.update(1)
 
     def flush(self):
         """Writes the means since the last flush.

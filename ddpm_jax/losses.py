@@ -1,8 +1,9 @@
-"""Training losses: one squared error of the noise, times a weight that is a function of log-SNR.
+"""Training losses: one squared error of the noise, times a weight that is a function of log-SNR, and the bound itself.
 
 The bound's KL terms are weighted noise errors; Ho et al. 2020 drop the weight (eq. 14, L_simple). Because x_t ties
 noise, data and velocity together, regressing x_0 or v is the same error under another weight, so a loss never asks
-what the network outputs: `l_simple(weight)` is the whole family. The times t at which it is taken are drawn here too.
+what the network outputs: `l_simple(weight)` is the whole family. A variance cannot be learned from a squared error;
+`l_hybrid` adds the bound for it. The times at which a loss is taken are drawn in `times.py`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 
 from ddpm_jax.arrays import Array, noise_like
 from ddpm_jax.gaussian import q_sample
+from ddpm_jax.likelihood import bits_per_dim, term_nats
+from ddpm_jax.samplers.ancestral import Variance
 
 Loss = Callable[
     ..., dict[str, Array]
@@ -33,6 +36,16 @@ def v_weight(log_snr):
     return 1 + jnp.exp(-log_snr)
 
 
+def min_snr_weight(gamma=5.0):
+    """Weight `min(SNR, gamma) / SNR`: the error of x_0 weighted by the SNR up to gamma (Hang et al. 2023, eq. 8)."""
+    return lambda log_snr: jnp.minimum(1.0, gamma * jnp.exp(-log_snr))
+
+
+def p2_weight(gamma=1.0, k=1.0):
+    """Weight `1 / (k + SNR)**gamma`: less for the steps that only clean up (Choi et al. 2022, eq. 8)."""
+    return lambda log_snr: (k + jnp.exp(log_snr)) ** -gamma
+
+
 def l_simple(weight=eps_weight):
     """The weighted noise error `w(log_snr_t) mean((eps - eps_theta(x_t, t))**2)` (Ho et al. 2020, eq. 14).
 
@@ -41,25 +54,68 @@ def l_simple(weight=eps_weight):
 
     Returns:
       A `Loss`: `(denoise, x_0, keys, transition) -> {"loss", "eps_mse"}`, each `[B]`, means over the pixels. x_0
-      `[B, H, W, C]` in [-1, 1]; one key an image; the transition's `now` leaves `[B]`.
+      `[B, H, W, C]` in [-1, 1]; one key an image; leaves of the transition `[B]`.
     """
 
     def loss(denoise, x_0, keys, transition):
-        level = transition.now
-        eps = noise_like(keys, x_0)
-        error = denoise(q_sample(x_0, eps, level), level).eps - eps
-        eps_mse = jnp.mean(error**2, axis=range(1, x_0.ndim))
-        return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}
+        return _noise_error(denoise, x_0, keys, transition, weight)[0]
 
     return loss
 
 
-def uniform_times(key, batch_size, num_timesteps):
-    """Independent integer times `[B]`, uniform on 1..T (Ho et al. 2020, algorithm 1)."""
-    return jax.random.randint(key, (batch_size,), 1, num_timesteps + 1)
+def l_hybrid(num_timesteps, *, weight=eps_weight, vlb_weight=0.001):
+    """`L_simple + lambda L_vlb`, in which the bound moves the variance alone (Nichol & Dhariwal 2021, eq. 16).
+
+    The bound's gradient is stopped at the mean. `L_vlb` is T times a term at a random time, in bits per dimension, as
+    in
+    their code: lambda = 0.001 there is a weight of T / 1000 on the term.
+
+    Args:
+      num_timesteps: T.
+      weight: of the noise error, as for `l_simple`.
+      vlb_weight: lambda.
+
+    Returns:
+      A `Loss` with the terms "loss", "eps_mse" and "vlb" (L_vlb, bits per dimension).
+    """
+
+    def loss(denoise, x_0, keys, transition):
+        terms, prediction, x_t = _noise_error(denoise, x_0, keys, transition, weight)
+        frozen = prediction._replace(
+            x_0=jax.lax.stop_gradient(prediction.x_0), eps=jax.lax.stop_gradient(prediction.eps)
+        )
+        vlb = _vlb(frozen, x_0, x_t, transition, num_timesteps)
+        return {**terms, "loss": terms["loss"] + vlb_weight * vlb, "vlb": vlb}
+
+    return loss
 
 
-def antithetic_times(key, batch_size, num_timesteps):
-    """Times `[B]` in pairs t and T + 1 - t, each uniform on 1..T (Song et al. 2020's code for DDIM)."""
-    half = uniform_times(key, (batch_size + 1) // 2, num_timesteps)
-    return jnp.concatenate([half, num_timesteps + 1 - half])[:batch_size]
+def l_vlb(num_timesteps):
+    """The bound alone, L_vlb; best with importance-sampled times (Nichol & Dhariwal 2021, section 3.3).
+
+    Returns:
+      A `Loss` with the terms "loss" and "vlb" (the same, T times the term, bits per dimension) and "eps_mse".
+    """
+
+    def loss(denoise, x_0, keys, transition):
+        terms, prediction, x_t = _noise_error(denoise, x_0, keys, transition, eps_weight)
+        vlb = _vlb(prediction, x_0, x_t, transition, num_timesteps)
+        return {"loss": vlb, "vlb": vlb, "eps_mse": terms["eps_mse"]}
+
+    return loss
+
+
+def _noise_error(denoise, x_0, keys, transition, weight):
+    """The terms of `l_simple`, and the prediction and x_t that they were made of."""
+    level = transition.now
+    eps = noise_like(keys, x_0)
+    x_t = q_sample(x_0, eps, level)
+    prediction = denoise(x_t, level)
+    eps_mse = jnp.mean((prediction.eps - eps) ** 2, axis=range(1, x_0.ndim))
+    return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}, prediction, x_t
+
+
+def _vlb(prediction, x_0, x_t, transition, num_timesteps):
+    """T times each image's term, bits per dimension: its mean over uniform times is the bound but for L_T."""
+    nats = term_nats(prediction, x_0, x_t, transition=transition, variance=Variance.LEARNED)
+    return num_timesteps * bits_per_dim(nats, x_0.shape[1:])

@@ -47,7 +47,7 @@ class Target(enum.Enum):
             return eps
         if self is Target.X_0:
             return x_0
-        return expand_like(level.signal, eps) * eps - expand_like(level.sigma, x_0) * x_0
+        return velocity(x_0, eps, level)
 
     def prediction(self, output, x_t, level):
         """The `Prediction` that a network's output `[B, ...]` means at x_t."""
@@ -67,6 +67,11 @@ def x_0_from_eps(eps, x_t, level):
 def eps_from_x_0(x_0, x_t, level):
     """`eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)`, for t > 0."""
     return (x_t - expand_like(level.signal, x_t) * x_0) / expand_like(level.sigma, x_t)
+
+
+def velocity(x_0, eps, level):
+    """`v = signal eps - sigma x_0`, the derivative of x_t by `arctan(sigma / signal)` (Salimans & Ho 2022)."""
+    return expand_like(level.signal, eps) * eps - expand_like(level.sigma, x_0) * x_0
 
 
 def score(prediction, level):

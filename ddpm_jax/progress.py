@@ -5,15 +5,12 @@ import sys
 from tqdm import tqdm
 
 
-def progress_bar(total, name, *, unit, initial=0):
+def on_terminal():
+    """Whether a person is looking at stderr."""
+    return sys.stderr.isatty()
+
+
+def progress_bar(total, name, *, unit, **options):
     """A tqdm bar on stderr; without a terminal it writes every half minute only."""
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=total,
-        desc=name,
-        unit=unit,
-        initial=initial,
-        dynamic_ncols=True,
-        mininterval=interval,
-        smoothing=0.05,
-    )
+    interval = 0.1 if on_terminal() else 30.0
+    return tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True, mininterval=interval, smoothing=0.05, **options)

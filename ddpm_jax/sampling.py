@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpm_jax import build, checkpoint
 from ddpm_jax.chain import Chain, draw
-from ddpm_jax.config import from_json
+from ddpm_jax.config import from_json, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.parallel import device_mesh, replicated
@@ -36,12 +36,24 @@ class Run:
         stored = checkpoint.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-        self.config, self.mesh, self.params_name = from_json(stored), device_mesh(), params
+        self.workdir, self.config, self.params_name = workdir, from_json(stored), params
+        self.mesh, data = device_mesh(), self.config.data
+        self.shape = (data.image_size, data.image_size, data.channels)
         self.model = build.network(self.config)
         shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+
+    def configure(self, **settings):
+        """Changes keys of `config.sample`, leaving out those that are None; returns the run."""
+        chosen = {key: value for key, value in settings.items() if value is not None}
+        self.config.sample.update(chosen)
+        return self
+
+    def denoiser(self, *, clip=None):
+        """A function from parameters to the run's `Denoiser`; clipped as configured, or as `clip` says."""
+        return build.denoiser(self.config, self.model, clip=clip)
 
     def chain(self, num_steps=0):
         """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says."""
@@ -49,11 +61,12 @@ class Run:
 
 
 def chain_of(config, model, *, num_steps, mesh):
-    """The `Chain` that a configuration describes, with the given number of steps (0 for all T)."""
+    """The `Chain` that a configuration describes, with the given number of moves (0 for all T)."""
     data = config.data
     return Chain(
         build.sampler(config),
         build.denoiser(config, model),
+        settings=build.sampler_settings(config),
         transitions=build.sampling_transitions(config, num_steps),
         shape=(data.image_size, data.image_size, data.channels),
         mesh=mesh,
@@ -85,6 +98,7 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
         if out.suffix:
             raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
         settings = {"seed": seed, "step": run.step, "num_steps": chain.num_moves, "params": run.params_name}
+        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
         missing = _open_folder(out, settings, indices)
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out

@@ -105,6 +105,10 @@ class NoiseSchedule:
         log_snr = np.where(t == 0, np.inf, log_snr)
         return NoiseLevel(t, np.sqrt(_sigmoid(log_snr)), np.sqrt(_sigmoid(-log_snr)))
 
+    def time(self, log_snr):
+        """The time at which the log-SNR has a value: the inverse of `level(t).log_snr`, a float in [1, T]."""
+        return np.interp(-np.asarray(log_snr, np.float64), -self.log_snr, np.arange(1, self.num_timesteps + 1))
+
     def transitions(self, timesteps=None):
         """The moves along a decreasing sequence of times; any subset of T..0 is a respaced chain.
 
@@ -132,6 +136,23 @@ class NoiseSchedule:
             log_var_small[-1] = log_var_large[-1] = log_var_small[-2] if len(beta) > 1 else log_beta[-1]
         return Transition(now, next, beta, log_var_small, log_var_large)
 
+    def encoding(self, timesteps):
+        """The moves of `transitions` upwards, from less noise to more, for deterministic samplers.
+
+        The first move must not start at t = 0, where an image has no noise to read: encode from t = 1, of which an
+        image is a draw up to noise of standard deviation `sigma_1` (0.01 for the linear schedule).
+
+        Args:
+          timesteps: falling times as for `transitions`, ending above 0.
+
+        Raises:
+          ValueError: the times do not fall, or end in 0.
+        """
+        if np.asarray(timesteps)[-1] == 0:
+            raise ValueError("encode from t = 1 or later: at t = 0 there is no noise to read")
+        down = jax.tree.map(lambda leaf: leaf[::-1], self.transitions(timesteps))
+        return down._replace(now=down.next, next=down.now)
+
 
 def from_betas(betas):
     """The schedule of given betas `[T]`, each strictly between 0 and 1."""
@@ -158,18 +179,6 @@ def cosine(num_timesteps=1000, *, offset=0.008, max_beta=0.999):
     angle = (np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
-
-
-def uniform_timesteps(num_timesteps, num_steps):
-    """`num_steps` evenly spaced times from T down to 1, then 0: the respacing of Nichol & Dhariwal 2021, section 4.
-
-    Raises:
-      ValueError: `num_steps` is not in 1..T.
-    """
-    if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"num_steps lies in 1..{num_timesteps}, got {num_steps}")
-    last = 1 if num_steps > 1 else num_timesteps
-    return np.append(np.round(np.linspace(num_timesteps, last, num_steps)), 0).astype(np.int64)
 
 
 def _sigmoid(x):

@@ -17,6 +17,7 @@ class TrainState(flax.struct.PyTreeNode):
       params: the parameters that are trained.
       ema_params: their exponential moving average, what one samples with.
       opt_state: the optimiser's.
+      times: what the draw of training times remembers, see `times.py`.
       key: the root key; never advanced, `fold_in(key, step)` makes the randomness of a step.
     """
 
@@ -24,16 +25,18 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     ema_params: Any
     opt_state: Any
+    times: Any
     key: jax.Array
 
 
-def initial_state(key, init_params, optimizer):
+def initial_state(key, init_params, *, optimizer, times):
     """The state at step 0.
 
     Args:
       key: root key of the run.
       init_params: function from a key to parameters.
       optimizer: optax gradient transformation.
+      times: `TimeSampler`.
     """
     params = init_params(stream(key, "params"))
     return TrainState(
@@ -41,6 +44,7 @@ def initial_state(key, init_params, optimizer):
         params=params,
         ema_params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
+        times=times.init(),
         key=stream(key, "train"),
     )
 

@@ -16,6 +16,7 @@ import optax
 from ddpm_jax.arrays import Array, expand_like, image_keys, stream
 from ddpm_jax.schedule import Transition
 from ddpm_jax.state import ema_update
+from ddpm_jax.times import TimeSampler
 
 
 class Examples(NamedTuple):
@@ -26,12 +27,14 @@ class Examples(NamedTuple):
       label: `[B]` integers.
       keys: `[B]`, the noise of each image.
       transition: `Transition` with leaves `[B]`, each image's time.
+      weight: `[B]`, of each image's loss, from the way in which times are drawn.
     """
 
     x_0: Array
     label: Array
     keys: Array
     transition: Transition
+    weight: Array
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Recipe:
 
     Attributes:
       objective: `(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; key is for dropout.
-      draw_times: `(key, batch size, T) -> [B]` integer times in 1..T.
+      times: `TimeSampler`, how training times are drawn.
       transitions: all T moves of the schedule, leaves `[T]`, in decreasing time.
       optimizer: optax gradient transformation.
       ema_decay: of the moving average of the parameters.
@@ -49,7 +52,7 @@ class Recipe:
     """
 
     objective: Callable[[Any, Examples, Array], dict[str, Array]]
-    draw_times: Callable[[Array, int, int], Array]
+    times: TimeSampler
     transitions: Transition
     optimizer: optax.GradientTransformation
     ema_decay: float = 0.9999
@@ -66,13 +69,14 @@ def augment(images, keys, *, random_flip):
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(recipe, batch, key):
+def draw_examples(recipe, batch, key, *, times_state):
     """Everything random of a step but dropout: flips, times and noise keys, for a batch of uint8 images and labels."""
     batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
-    times = recipe.draw_times(stream(key, "times"), batch_size, num_timesteps)
+    times, weight = recipe.times.draw(times_state, stream(key, "times"), batch_size)
     transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
-    return Examples(augment(batch["image"], keys, random_flip=recipe.random_flip), batch["label"], keys, transition)
+    x_0 = augment(batch["image"], keys, random_flip=recipe.random_flip)
+    return Examples(x_0, batch["label"], keys, transition, weight)
 
 
 def mean_gradient(recipe, params, examples, key):
@@ -80,7 +84,7 @@ def mean_gradient(recipe, params, examples, key):
 
     def mean_loss(params, part, key):
         terms = recipe.objective(params, part, key)
-        return jnp.mean(terms["loss"]), terms
+        return jnp.mean(part.weight * terms["loss"]), terms
 
     gradient = jax.grad(mean_loss, has_aux=True)
     parts = recipe.accumulation
@@ -102,12 +106,12 @@ def mean_gradient(recipe, params, examples, key):
     return jax.tree.map(lambda x: x / parts, total), terms
 
 
-def summarise(terms, grads, transition, num_timesteps):
-    """Metrics of a step: the mean of each term, gradient norm, and sums and counts of the loss by quarter of t."""
-    quarter = jnp.minimum((4 * (transition.now.t - 1)) // num_timesteps, 3)
+def summarise(terms, grads, examples, *, num_timesteps):
+    """Metrics of a step: the weighted mean of each term, gradient norm, sums and counts of the loss by quarter of t."""
+    quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
     member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
     return {
-        **{name: jnp.mean(term) for name, term in terms.items()},
+        **{name: jnp.mean(examples.weight * term) for name, term in terms.items()},
         "grad_norm": optax.global_norm(grads),
         "loss_quarter_sum": terms["loss"] @ member,
         "loss_quarter_count": jnp.sum(member, axis=0),
@@ -126,11 +130,13 @@ def train_step(recipe, state, batch):
       The new state and the metrics of `summarise`.
     """
     key = jax.random.fold_in(state.key, state.step)
-    examples = draw_examples(recipe, batch, key)
+    examples = draw_examples(recipe, batch, key, times_state=state.times)
     grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
-    metrics = summarise(terms, grads, examples.transition, len(recipe.transitions.beta))
-    return state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state), metrics
+    times = recipe.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
+    metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
+    state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
+    return state, metrics

@@ -63,6 +63,8 @@ def train(config, workdir):
             seed=config.seed,
             start_step=start,
             num_workers=config.data.num_workers,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
         with log, contextlib.closing(stream), _interruption() as interrupted:
             for step in range(start + 1, config.train.num_steps + 1):
@@ -117,7 +119,8 @@ def _check_same_run(config, workdir):
 
 def _restored_or_new(config, model, recipe, *, checkpoints, mesh):
     """The state to go on from, on the mesh: that of the newest checkpoint, or a new one."""
-    init = partial(initial_state, init_params=build.initial_params(config, model), optimizer=recipe.optimizer)
+    params = build.initial_params(config, model)
+    init = partial(initial_state, init_params=params, optimizer=recipe.optimizer, times=recipe.times)
     key, whole = jax.random.key(config.seed), replicated(mesh)
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init, key))
     restored = checkpoints.restore(target)

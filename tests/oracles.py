@@ -1,6 +1,6 @@
-"""What the tests are held to: exact distributions, and the lists of all schedules, targets and samplers.
+"""What the tests are held to: exact distributions, and the lists of all schedules, grids, targets and samplers.
 
-A new schedule, target or sampler is tested by being listed here: the tests run over the lists with `each`.
+A new one is tested by being listed here: the tests run over the lists with `each`.
 """
 
 import jax
@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ddpm_jax import schedule
+from ddpm_jax import grids, schedule
 from ddpm_jax.arrays import image_keys
 from ddpm_jax.oracles import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.prediction import Target
-from ddpm_jax.samplers import Variance, ancestral
+from ddpm_jax.samplers import (
+    Variance,
+    ancestral,
+    annealed_langevin,
+    ddim,
+    dpm_solver_pp_2m,
+    euler_maruyama,
+    heun,
+    langevin_corrector,
+)
 
 # Schedules of any length: `T -> NoiseSchedule`.
 ALL_SCHEDULES = {
@@ -23,14 +32,30 @@ ALL_SCHEDULES = {
     "from_betas": lambda num_timesteps: schedule.from_betas(np.geomspace(1e-4, 0.05, num_timesteps)),
 }
 
+# Grids of times: `(schedule, N) -> [N + 1]`.
+ALL_GRIDS = {
+    "uniform": grids.uniform,
+    "trailing": grids.trailing,
+    "quadratic": grids.quadratic,
+    "log_snr": grids.log_snr,
+    "karras": grids.karras,
+}
+
 ALL_TARGETS = {target.value: target for target in Target}
 
 ALL_SAMPLERS = {
     "ancestral-small": ancestral(Variance.SMALL),
     "ancestral-large": ancestral(Variance.LARGE),
+    "ddim": ddim(),
+    "ddim-half": ddim(eta=0.5),
+    "heun": heun(),
+    "dpm_solver_pp_2m": dpm_solver_pp_2m(),
+    "euler_maruyama": euler_maruyama(),
+    "langevin_corrector": langevin_corrector(ancestral(Variance.SMALL)),
+    "annealed_langevin": annealed_langevin(step_size=0.5, num_steps=5),
 }
 
-GAUSSIAN = Gaussian([0.3, -0.4], [[0.5, 0.2], [0.2, 0.3]])
+GAUSSIAN = Gaussian([0.3, -0.4, 0.1], [[0.5, 0.2, -0.1], [0.2, 0.3, 0.1], [-0.1, 0.1, 0.4]])
 
 MIXTURE = GaussianMixture(
     weights=[0.2, 0.5, 0.3],

@@ -7,8 +7,9 @@ import pytest
 from oracles import ALL_TARGETS, GAUSSIAN, each, keys, normal, pick
 from scipy.stats import chisquare
 
+from ddpm_jax import times
 from ddpm_jax.arrays import noise_like
-from ddpm_jax.losses import antithetic_times, eps_weight, l_simple, uniform_times, v_weight, x_0_weight
+from ddpm_jax.losses import eps_weight, l_simple, min_snr_weight, p2_weight, v_weight, x_0_weight
 from ddpm_jax.prediction import Prediction, as_denoiser
 from ddpm_jax.schedule import linear
 
@@ -65,29 +66,58 @@ def test_the_exact_denoiser_attains_the_least_loss(t):
     num = 20000
     transition = pick(SCHEDULE.transitions([t, t - 1]), np.zeros(num, int))
     level = SCHEDULE.level(t)
-    cov_t = level.signal**2 * GAUSSIAN.covariance + level.sigma**2 * np.eye(2)
-    least = np.trace(np.eye(2) - level.sigma**2 * np.linalg.inv(cov_t)) / 2
+    cov_t = level.signal**2 * GAUSSIAN.covariance + level.sigma**2 * np.eye(3)
+    least = np.trace(np.eye(3) - level.sigma**2 * np.linalg.inv(cov_t)) / 3
     x_0 = GAUSSIAN.sample(jax.random.key(1), num)
     loss = l_simple()(GAUSSIAN.denoiser, x_0, keys(num), transition)["loss"]
     np.testing.assert_allclose(np.mean(loss), least, atol=5 * np.std(loss) / np.sqrt(num))
 
 
-@pytest.mark.parametrize("times", [uniform_times, antithetic_times])
-def test_times_are_uniform_on_one_to_the_last(times):
-    for num_timesteps in (1, 20):
-        t = times(jax.random.key(0), 20001, num_timesteps)
-        assert t.shape == (20001,)
-        assert jnp.issubdtype(t.dtype, jnp.integer)
-        counts = np.bincount(t, minlength=num_timesteps + 1)
-        assert len(counts) == num_timesteps + 1
-        assert counts[0] == 0
-        assert num_timesteps == 1 or chisquare(counts[1:]).pvalue > 1e-3
+def test_weights_of_the_papers_that_balance_the_levels():
+    """`min(SNR, gamma) / SNR` (Hang et al. 2023) and `1 / (k + SNR)**gamma` (Choi et al. 2022)."""
+    snr = np.array([1e-4, 0.5, 5.0, 20.0, 1e4])
+    np.testing.assert_allclose(min_snr_weight(5.0)(np.log(snr)), np.minimum(snr, 5) / snr, rtol=1e-12)
+    np.testing.assert_allclose(p2_weight(0.5, 2.0)(np.log(snr)), 1 / np.sqrt(2 + snr), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [times.uniform, times.antithetic])
+@pytest.mark.parametrize("num_timesteps", [1, 20])
+def test_times_are_uniform_on_one_to_the_last(sampler, num_timesteps):
+    sampler = sampler(num_timesteps)
+    t, weight = sampler.draw(sampler.init(), jax.random.key(0), 20001)
+    np.testing.assert_array_equal(weight, np.ones(20001))
+    assert t.shape == (20001,)
+    assert jnp.issubdtype(t.dtype, jnp.integer)
+    counts = np.bincount(t, minlength=num_timesteps + 1)
+    assert len(counts) == num_timesteps + 1
+    assert counts[0] == 0
+    assert num_timesteps == 1 or chisquare(counts[1:]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 8])
 def test_antithetic_times_come_in_pairs_of_constant_sum(batch_size):
-    t = np.asarray(antithetic_times(jax.random.key(3), batch_size, 1000))
+    t, _ = times.antithetic(1000).draw((), jax.random.key(3), batch_size)
     half = (batch_size + 1) // 2
     assert t.shape == (batch_size,)
     np.testing.assert_array_equal(t[half:] + t[: batch_size - half], 1001)
-    np.testing.assert_array_equal(t[:half], uniform_times(jax.random.key(3), half, 1000))
+    assert len(np.unique(t[:half])) == half
+
+
+def test_importance_sampled_times_follow_the_root_mean_square_loss_and_keep_the_mean():
+    """Probability as `sqrt(E L_t**2)`, weights that undo it, uniform until then (Nichol & Dhariwal 2021, eq. 18)."""
+    num, losses = 20000, jnp.array([4.0, 1.0, 2.0, 1.0])
+    sampler = times.importance(4, history=2)
+    draw, update = jax.jit(sampler.draw, static_argnums=2), jax.jit(sampler.update)
+    state = sampler.init()
+    for t in ([1, 2, 3, 4], [1, 2, 3, 3], [4, 4, 4, 4]):
+        np.testing.assert_allclose(draw(state, jax.random.key(0), num)[1], 1, rtol=1e-6)
+        state = update(state, jnp.array(t), losses[jnp.array(t) - 1])
+    t, weight = draw(state, jax.random.key(1), num)
+    probability = 0.999 * losses / losses.sum() + 0.001 / 4
+    assert chisquare(np.bincount(t, minlength=5)[1:], num * probability).pvalue > 1e-3
+    np.testing.assert_allclose(weight, 1 / (4 * probability[t - 1]), rtol=1e-6)
+    np.testing.assert_allclose(jnp.mean(weight * losses[t - 1]), losses.mean(), rtol=0.01)
+    state = update(state, jnp.ones(4, int), jnp.array([9.0, 9.0, 3.0, 1.0]))
+    root = jnp.array([np.sqrt(5), 1.0, 2.0, 1.0])
+    weight = draw(state, jax.random.key(1), num)[1].max()
+    np.testing.assert_allclose(weight, 1 / (4 * (0.999 * 1 / root.sum() + 0.001 / 4)), rtol=1e-6)

@@ -1,9 +1,9 @@
 """The exact answers themselves, held to SciPy's densities and to integrals over the clean image."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import random
 from oracles import ALL_ORACLES, GAUSSIAN, IMAGES, MIXTURE, each, normal, pick
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -20,7 +20,7 @@ TIMES = [1, 30, 300, 1000]
 
 def noisy(oracle, level, n=6):
     """Some noisy images of the oracle, and the level."""
-    x_0 = oracle.sample(random.key(0), n)
+    x_0 = oracle.sample(jax.random.key(0), n)
     eps = normal(*x_0.shape)
     return expand_like(level.signal, x_0) * x_0 + expand_like(level.sigma, x_0) * eps
 
@@ -34,10 +34,11 @@ def noised_log_pdf(x_t, mean, covariance, level):
 @pytest.mark.parametrize("t", [0, *TIMES])
 def test_densities_of_gaussian_and_mixture_are_scipys(t):
     level = SCHEDULE.level(t)
-    x = normal(5, 2)
+    x = normal(5, 3)
     expected = noised_log_pdf(x, GAUSSIAN.mean, GAUSSIAN.covariance, level)
     np.testing.assert_allclose(GAUSSIAN.log_prob(x, level), expected, rtol=1e-10)
 
+    x = normal(5, 2)
     parts = zip(MIXTURE.weights, MIXTURE.means, MIXTURE.covariances, strict=True)
     joint = np.stack([np.log(w) + noised_log_pdf(x, m, c, level) for w, m, c in parts], axis=-1)
     log_prob = logsumexp(joint, axis=-1)
@@ -56,7 +57,7 @@ def test_density_of_finite_data_is_a_mean_of_normal_densities(t):
 
 @pytest.mark.parametrize("oracle", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_density_without_a_level_is_that_of_clean_images(oracle):
-    x = normal(5, 2)
+    x = normal(5, oracle.mean.size)
     np.testing.assert_array_equal(oracle.log_prob(x), oracle.log_prob(x, SCHEDULE.level(0)))
 
 
@@ -70,7 +71,7 @@ def test_denoiser_is_the_posterior_mean_by_integration(t):
     log_joint = mixture.log_prob(x_0)[:, None] - 0.5 * ((x_t.T - level.signal * x_0) / level.sigma) ** 2
     weight = np.exp(log_joint - np.max(log_joint, axis=0))
     weight = weight / weight.sum(axis=0)
-    prediction = mixture.denoiser(x_t, level)
+    prediction = jax.jit(mixture.denoiser)(x_t, level)
     np.testing.assert_allclose(prediction.x_0[:, 0], np.sum(weight * x_0, axis=0), rtol=1e-8)
     eps = (x_t.T - level.signal * x_0) / level.sigma
     np.testing.assert_allclose(prediction.eps[:, 0], np.sum(weight * eps, axis=0), rtol=1e-6)
@@ -80,15 +81,16 @@ def test_denoiser_is_the_posterior_mean_by_integration(t):
 def test_predictions_explain_the_noisy_image_and_batch_levels(oracle):
     level = SCHEDULE.level(TIMES)
     x_t = noisy(oracle, level, n=4)
-    x_0, eps, var_frac = oracle.denoiser(x_t, level)
+    denoise, density = jax.jit(oracle.denoiser), jax.jit(oracle.log_prob)
+    x_0, eps, var_frac = denoise(x_t, level)
     explained = expand_like(level.signal, x_t) * x_0 + expand_like(level.sigma, x_t) * eps
     np.testing.assert_allclose(explained, x_t, rtol=1e-10)
     assert var_frac is None
-    log_prob = oracle.log_prob(x_t, level)
+    log_prob = density(x_t, level)
     for i in range(4):
         one = x_t[i : i + 1], pick(level, i)
-        np.testing.assert_allclose(oracle.denoiser(*one).x_0[0], x_0[i], rtol=1e-10)
-        np.testing.assert_allclose(oracle.log_prob(*one)[0], log_prob[i], rtol=1e-10)
+        np.testing.assert_allclose(denoise(*one).x_0[0], x_0[i], rtol=1e-10)
+        np.testing.assert_allclose(density(*one)[0], log_prob[i], rtol=1e-10)
 
 
 @pytest.mark.parametrize("t", TIMES)
@@ -123,19 +125,32 @@ def test_images_may_have_any_shape():
     flat, square = Gaussian(np.arange(4.0), covariance), Gaussian(np.arange(4.0).reshape(2, 2, 1), covariance)
     x_t = noisy(square, level)
     assert x_t.shape == (6, 2, 2, 1)
-    np.testing.assert_allclose(square.sample(random.key(0), 6).reshape(6, 4), flat.sample(random.key(0), 6))
+    np.testing.assert_allclose(square.sample(jax.random.key(0), 6).reshape(6, 4), flat.sample(jax.random.key(0), 6))
     np.testing.assert_allclose(
         square.denoiser(x_t, level).x_0.reshape(6, 4), flat.denoiser(x_t.reshape(6, 4), level).x_0
     )
     mixture = GaussianMixture([0.5, 0.5], [square.mean, -square.mean], [covariance, covariance])
-    assert mixture.denoiser(x_t, level).eps.shape == mixture.sample(random.key(0), 6).shape == x_t.shape
+    assert mixture.denoiser(x_t, level).eps.shape == mixture.sample(jax.random.key(0), 6).shape == x_t.shape
     assert mixture.mean.shape == (2, 2, 1)
+
+
+@each("oracle", ALL_ORACLES)
+def test_without_float64_the_answers_are_float32(oracle):
+    level = SCHEDULE.level(300)
+    x_t = np.float32(noisy(oracle, level))
+    exact = oracle.denoiser(jnp.float64(x_t), level)
+    with jax.enable_x64(False):
+        prediction = jax.jit(oracle.denoiser)(x_t, level)
+        log_prob = jax.jit(oracle.log_prob)(x_t, level)
+        assert prediction.x_0.dtype == prediction.eps.dtype == log_prob.dtype == jnp.float32
+        np.testing.assert_allclose(prediction.x_0, exact.x_0, atol=1e-5)
+        np.testing.assert_allclose(prediction.eps, exact.eps, atol=1e-5)
 
 
 @pytest.mark.parametrize("oracle", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
 def test_samples_have_the_exact_mean_and_covariance(oracle):
     num = 40000
-    x = oracle.sample(random.key(1), num)
+    x = oracle.sample(jax.random.key(1), num)
     var = np.diag(oracle.covariance)
     assert np.all(np.abs(np.mean(x, axis=0) - oracle.mean) < 5 * np.sqrt(var / num))
     # The variance of a sample covariance's entry is at most that of a Gaussian's, 2 var**2 / num, here.
@@ -143,12 +158,13 @@ def test_samples_have_the_exact_mean_and_covariance(oracle):
 
 
 def test_samples_of_classes_and_points_are_as_frequent_as_they_should_be():
-    num = 9000
-    label = jnp.argmax(MIXTURE.log_prob_label(MIXTURE.sample(random.key(2), num)), axis=-1)
-    expected = np.exp(MIXTURE.log_prob_label(MIXTURE.sample(random.key(3), num))).mean(axis=0)
+    num = 40000
+    x = MIXTURE.sample(jax.random.key(1), num)
+    label = jnp.argmax(MIXTURE.log_prob_label(x), axis=-1)
+    expected = np.exp(MIXTURE.log_prob_label(x)).mean(axis=0)
     np.testing.assert_allclose(expected, MIXTURE.weights, atol=5 * np.sqrt(0.25 / num))
     np.testing.assert_allclose(np.bincount(label) / num, MIXTURE.weights, atol=5 * np.sqrt(0.25 / num))
-    which = jnp.all(IMAGES.sample(random.key(4), num)[:, None] == IMAGES.points, axis=(2, 3, 4))
+    which = jnp.all(IMAGES.sample(jax.random.key(4), num)[:, None] == IMAGES.points, axis=(2, 3, 4))
     np.testing.assert_array_equal(which.sum(axis=1), 1)
     np.testing.assert_allclose(which.mean(axis=0), 1 / 3, atol=5 * np.sqrt(0.25 / num))
 

@@ -9,7 +9,7 @@ import pytest
 from oracles import ALL_ORACLES, ALL_TARGETS, GAUSSIAN, MIXTURE, each, normal, pick
 
 from ddpm_jax.gaussian import q_posterior, q_sample
-from ddpm_jax.oracles import FiniteData, Gaussian, GaussianMixture
+from ddpm_jax.oracles import FiniteData, GaussianMixture
 from ddpm_jax.prediction import (
     Prediction,
     Target,
@@ -77,8 +77,8 @@ def test_the_best_denoiser_is_the_score_of_the_noisy_density(oracle, t):
     level = SCHEDULE.level(t)
     x_0 = oracle.sample(jax.random.key(0), 5)
     x_t = q_sample(x_0, normal(*x_0.shape), level)
-    gradient = jax.grad(lambda x: jnp.sum(oracle.log_prob(x, level)))(x_t)
-    np.testing.assert_allclose(score(oracle.denoiser(x_t, level), level), gradient, rtol=1e-8, atol=1e-8)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(oracle.log_prob(x, level))))(x_t)
+    np.testing.assert_allclose(score(jax.jit(oracle.denoiser)(x_t, level), level), gradient, rtol=1e-8, atol=1e-8)
 
 
 def test_the_noise_that_was_added_is_the_score_of_its_kernel():
@@ -124,7 +124,7 @@ def test_any_change_of_the_posterior_mean_costs_its_square(oracle, change, t):
     level = SCHEDULE.level(t)
     x_0, eps, weight = joint_quadrature(oracle)
     x_t = q_sample(x_0, eps, level)
-    best, d = oracle.denoiser(x_t, level).eps, change(x_t)
+    best, d = jax.jit(oracle.denoiser)(x_t, level).eps, change(x_t)
 
     def mean_square(x):
         return np.sum(weight * np.asarray(x)[:, 0] ** 2)
@@ -176,8 +176,8 @@ def test_a_variance_head_is_the_second_half_of_the_channels(target):
 def test_oracles_are_networks_of_every_target():
     """A network that outputs the exact value of its target is the exact denoiser."""
     level = SCHEDULE.level(300)
-    x_t = normal(5, 2)
-    for oracle, target in itertools.product((GAUSSIAN, MIXTURE, Gaussian([0, 0], np.eye(2))), Target):
+    for oracle, target in itertools.product((GAUSSIAN, MIXTURE), Target):
+        x_t = normal(5, oracle.mean.size)
         exact = oracle.denoiser(x_t, level)
         network = lambda variables, x, index, label, o=exact, y=target: y.of(o.x_0, o.eps, level)
         prediction = as_denoiser(network, {}, target)(x_t, level)

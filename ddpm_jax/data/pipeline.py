@@ -8,11 +8,8 @@ and there is no iterator state to store.
 Read next: `digits.py`.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from ddpm_jax.data.source import Example
 from ddpm_jax.errors import UserError
 
 
@@ -31,8 +28,8 @@ def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_in
       process_count: P, the number of hosts.
 
     Returns:
-      An iterator of dicts of numpy arrays, image uint8 `[B / P, H, W, C]` and label int32 `[B / P]`, with a
-      `close` method that ends the workers; `contextlib.closing` calls it.
+      A Grain iterator of `Example`: numpy arrays, image uint8 `[B / P, H, W, C]` and label int32 `[B / P]`.
+      Its `close` ends the workers; `contextlib.closing` calls it.
 
     Raises:
       UserError: no images, B not a positive multiple of P, or a negative seed. An image that cannot be read
@@ -50,7 +47,7 @@ def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_in
         _parse_flags()
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options)
-    return _closing(iter(dataset))
+    return iter(dataset)
 
 
 def batch_indices(num_examples, *, batch_size, seed, step) -> np.ndarray:
@@ -78,14 +75,6 @@ def _endless_sequence(examples, seed):
     if seed < 0:
         raise UserError(f"the seed must not be negative, as {seed} is")
     return examples.seed(seed).shuffle().repeat()
-
-
-def _closing(iterator) -> Iterator[Example]:
-    """A generator over a Grain iterator: closing it, or dropping it, ends the workers."""
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
 
 
 def _parse_flags():

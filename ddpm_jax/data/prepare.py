@@ -9,12 +9,13 @@ Read next: `tfds.py`, which reads what this writes.
 
 import argparse
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.data.tfds import TfdsImages, data_folder, find_builder
+from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, save_png
 
@@ -25,7 +26,7 @@ def prepare(name, data_dir):
     """Downloads a data set and writes it as array_record.
 
     Args:
-      name: "mnist", or "lsun/bedroom" with a configuration.
+      name: "mnist", or "lsun/bedroom" with a configuration where there are several.
       data_dir: the folder of all data sets; the downloads stay in its sub-folder `downloads`.
 
     Raises:
@@ -38,6 +39,7 @@ def prepare(name, data_dir):
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+    _check_configuration(name, tfds.builder_cls(re.split("[/:]", name)[0]).builder_configs)
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare(download_dir=f"{data_dir}/downloads")
@@ -52,6 +54,16 @@ def prepare(name, data_dir):
         raise UserError(
             f"cannot prepare {name}: {reason} (archives fetched by hand go into {data_dir}/downloads/manual)"
         ) from error
+
+
+def _check_configuration(name, configurations):
+    """Refuses a missing or misspelt configuration; TFDS would take its first one for a missing one."""
+    bare_name, _, chosen = name.partition(":")[0].partition("/")
+    if chosen not in configurations and len(configurations) > 1:
+        raise UserError(
+            f"{bare_name} comes in {len(configurations)} configurations, {bare_name}/{chosen} is none of them"
+            + did_you_mean(chosen, configurations)
+        )
 
 
 def report(name, data_dir):

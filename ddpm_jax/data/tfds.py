@@ -56,7 +56,7 @@ class TfdsImages(EncodedImages):
             self.num_classes = len(self.class_names)
             features |= _nested(self._label_path, labels[label_key])
         elif label_key != _DEFAULT_LABEL:
-            raise UserError(f"{info.full_name} has no label {label_key!r}{_did_you_mean(label_key, labels)}")
+            raise UserError(f"{info.full_name} has no label {label_key!r}{did_you_mean(label_key, labels)}")
         self._features = tfds.features.FeaturesDict(features)
         self._decoders = {self._image_key: tfds.decode.SkipDecoding()}
 
@@ -65,7 +65,11 @@ class TfdsImages(EncodedImages):
         return len(self._records)
 
     def _read(self, index):
-        example = self._features.deserialize_example_np(self._records[index], decoders=self._decoders)
+        try:
+            record = self._records[index]
+        except RuntimeError as error:  # a file is missing or cut short
+            raise UserError(f"cannot read {self._name(index)}: {error}; prepare the data set again") from error
+        example = self._features.deserialize_example_np(record, decoders=self._decoders)
         label = example if self._label_path else 0
         for key in self._label_path:
             label = label[key]
@@ -99,7 +103,7 @@ def find_builder(name, data_dir=None):
     except ValueError as error:  # DatasetNotFoundError is one, a name that cannot be parsed another
         known = {*_prepared_names(data_dir), *tfds.list_builders(with_community_datasets=False)}
         if (bare_name := re.split("[/:]", name)[0]) not in known:
-            raise UserError(f"there is no data set {name!r}{_did_you_mean(bare_name, known)}") from error
+            raise UserError(f"there is no data set {name!r}{did_you_mean(bare_name, known)}") from error
         return None
     if (file_format := builder.info.file_format.value) != "array_record":
         raise UserError(
@@ -112,6 +116,15 @@ def find_builder(name, data_dir=None):
 def data_folder(data_dir=None):
     """The folder of prepared data sets: the one that is given, else TFDS's own."""
     return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+
+
+def did_you_mean(word, known):
+    """The end of a message about an unknown `word`: the names that end in it or resemble it, else a few."""
+    known = sorted(known)
+    ends_in_it = [name for name in known if name.endswith(f"/{word}")]
+    if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; there are {', '.join(known[:8])}, ..."
 
 
 def _prepared_builder(name, data_dir):
@@ -180,12 +193,3 @@ def _nested(path, leaf):
     for key in reversed(path):
         leaf = {key: leaf}
     return leaf
-
-
-def _did_you_mean(word, known):
-    """The end of a message about an unknown `word`: the names that end in it or resemble it, else a few."""
-    known = sorted(known)
-    ends_in_it = [name for name in known if name.endswith(f"/{word}")]
-    if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; there are {', '.join(known[:8])}, ..."

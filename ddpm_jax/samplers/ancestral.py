@@ -13,10 +13,14 @@ from ddpm_jax.samplers.driver import Sampler, SamplerState
 
 
 class Variance(enum.Enum):
-    """Variance of the reverse step: `beta_tilde` (right for data at a point) or `beta` (right for data N(0, I))."""
+    """Variance of the reverse step: `beta_tilde` (right for data at a point), `beta` (for data N(0, I)), or learned.
+
+    The learned one lies between the two, `exp(v log beta + (1 - v) log beta_tilde)` (Nichol & Dhariwal 2021, eq. 15).
+    """
 
     SMALL = "small"
     LARGE = "large"
+    LEARNED = "learned"
 
 
 def p_mean_log_var(prediction, x_t, transition, variance):
@@ -27,11 +31,19 @@ def p_mean_log_var(prediction, x_t, transition, variance):
 
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
+
+    Raises:
+      ValueError: the variance is learned and the network has no head for it.
     """
-    mean, log_var = q_posterior(prediction.x_0, x_t, transition)
+    mean, small = q_posterior(prediction.x_0, x_t, transition)
+    large = expand_like(transition.log_var_large, x_t)
+    if variance is Variance.SMALL:
+        return mean, small
     if variance is Variance.LARGE:
-        log_var = expand_like(transition.log_var_large, x_t)
-    return mean, log_var
+        return mean, large
+    if prediction.var_frac is None:
+        raise ValueError("a learned variance needs a network with a variance head")
+    return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
 
 
 def p_sample(denoise, keys, *, x_t, transition, variance):

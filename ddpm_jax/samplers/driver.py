@@ -15,7 +15,7 @@ from ddpm_jax.arrays import Array
 
 
 class SamplerState(NamedTuple):
-    """Where a chain is: the images x `[B, ...]` and whatever the sampler remembers of earlier moves."""
+    """Where a chain is: the images x, and what the sampler remembers of earlier moves; every leaf `[B, ...]`."""
 
     x: Array
     memory: Any = ()

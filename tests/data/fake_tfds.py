@@ -51,6 +51,8 @@ def _value(rng, feature):
         return Image.fromarray(array[..., 0] if channels == 1 else array)
     if isinstance(feature, tfds.features.ClassLabel):
         return int(rng.integers(feature.num_classes))
+    if isinstance(feature, tfds.features.BBoxFeature):
+        return tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
     if feature.np_dtype == np.bool_:
         return bool(rng.integers(2))
     if feature.np_dtype == np.object_:

@@ -96,10 +96,17 @@ def test_links_are_followed_each_folder_once(tmp_path):
     (root / "self").symlink_to(root / "self")  # a link to itself
     (root / "cats" / "alias").symlink_to(root / "dogs")  # must not make cats of the dogs
     (root / "owls").symlink_to(elsewhere)
-    (root / "owls too").symlink_to(elsewhere)
+    for i in range(8):
+        (root / f"owls {7 - i}").symlink_to(elsewhere)  # the first name has it
     source = ImageFolder(root, size=4, channels=1)
     assert source.paths == ["cats/1.png", "dogs/2.png", "owls/3.png"]
     assert levels(source) == [1, 2, 3]
+
+
+def test_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fill(tmp_path / "pictures", {"1.png": flat(1)})
+    assert levels(ImageFolder("~/pictures", size=4, channels=1)) == [1]
 
 
 def test_images_are_cropped_and_resized(tmp_path):
@@ -185,6 +192,7 @@ def test_folder_without_one_readable_image_ends(tmp_path):
         ({"size": 4, "crop": (0, 0, 8, 9)}, "crop must be a square"),
         ({"size": 4, "crop": (8, 8, 0, 0)}, "crop must be a square"),
         ({"size": 4, "crop": (-1, 0, 7, 8)}, "crop must be a square"),
+        ({"size": 4, "crop": (0, -1, 8, 7)}, "crop must be a square"),
         ({"size": 4, "crop": (8, 8)}, "crop must be a square"),
     ],
 )

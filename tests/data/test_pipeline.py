@@ -1,5 +1,6 @@
 import contextlib
 import itertools
+import multiprocessing
 import time
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_worker_process_gives_the_same_batches():
     ):
         np.testing.assert_array_equal(worked["image"], alone["image"])
         np.testing.assert_array_equal(worked["label"], alone["label"])
+    assert not multiprocessing.active_children()
 
 
 def test_mistake_of_the_user_passes_through_unchanged():

@@ -46,7 +46,7 @@ def test_preparation_writes_array_records_that_the_source_reads(tmp_path, monkey
 
     def builder(name, *, data_dir, file_format):
         asked.append((name, file_format))
-        return fake_builder(name, data_dir, sizes={"train": 70})
+        return fake_builder(name, data_dir, sizes={"calibration": 2, "train": 70})
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(tfds, "builder", builder)
@@ -55,8 +55,14 @@ def test_preparation_writes_array_records_that_the_source_reads(tmp_path, monkey
         assert "  train: 70 images\n" in capsys.readouterr().out
     assert asked == [("mnist", "array_record")]
     source = TfdsImages("mnist", "train", data_dir=tmp_path, size=28, channels=1)
-    expected = originals(find_builder("mnist", tmp_path), "train")[69]["image"]
-    np.testing.assert_array_equal(source[69]["image"], expected)
+    expected = originals(find_builder("mnist", tmp_path), "train")
+    np.testing.assert_array_equal(source[69]["image"], expected[69]["image"])
+    with Image.open(tmp_path / "mnist-3.0.1.png") as sheet:
+        tiles = np.asarray(sheet)
+    large = TfdsImages("mnist", "train", data_dir=tmp_path, size=64)
+    assert tiles.shape == (8 * 65 + 1, 8 * 65 + 1, 3)
+    np.testing.assert_array_equal(tiles[1:65, 66:130], large[1]["image"])
+    np.testing.assert_array_equal(tiles[-65:-1, -65:-1], large[63]["image"])
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,18 @@ def test_failed_download_is_one_line_that_tells_of_the_way_by_hand(tmp_path, mon
     assert error.startswith("error: cannot prepare celeb_a: no network ")
     assert f"{tmp_path}/downloads/manual" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("lsun", "lsun/ is none of them; there are airplane, bedroom,"), ("lsun/twer", "did you mean tower")],
+)
+def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hint):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert main([name, f"--data_dir={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: lsun comes in 30 configurations")
+    assert hint in error
 
 
 def test_unknown_data_set_is_an_error(prepared, capsys):

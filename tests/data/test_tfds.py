@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data.fake_tfds import CIFAR10_NAMES, UNSIZED, fake_builder, originals
 from PIL import Image
 
@@ -110,6 +111,22 @@ def test_data_set_prepared_as_tfrecord_is_told_apart(prepared, tmp_path):
         TfdsImages("mnist", "train", data_dir=tmp_path, size=28)
 
 
+def test_missing_file_of_a_data_set_is_named(prepared, tmp_path):
+    shutil.copytree(prepared / "mnist", tmp_path / "mnist")
+    (record_file,) = (tmp_path / "mnist").rglob("mnist-train.array_record*")
+    record_file.unlink()
+    source = TfdsImages("mnist", "train", data_dir=tmp_path, size=28, skip_unreadable=True)
+    with pytest.raises(UserError, match=r"cannot read image 0 .*mnist-train.array_record.*; prepare .* again"):
+        source[0]
+
+
+def test_unknown_label_is_refused(prepared, monkeypatch):
+    source = TfdsImages("cifar10", "train", data_dir=prepared, size=32)
+    monkeypatch.setattr(source, "num_classes", int(source[0]["label"]))
+    with pytest.raises(UserError, match=r"image 0 of cifar10/3.0.2 train has the label"):
+        source[0]
+
+
 def test_unknown_names_suggest_near_ones(prepared):
     with pytest.raises(UserError, match="no data set 'celb_a'; did you mean celeb_a"):
         TfdsImages("celb_a", "train", data_dir=prepared, size=8)
@@ -121,8 +138,24 @@ def test_unknown_names_suggest_near_ones(prepared):
 
 def test_data_set_without_images_is_refused(tmp_path):
     fake_builder("ag_news_subset", tmp_path, sizes={"train": 1}).download_and_prepare()
-    with pytest.raises(UserError, match="single images; its features are description, label, title"):
+    with pytest.raises(UserError, match=r"single images; its features are description, label, title"):
         TfdsImages("ag_news_subset", "train", data_dir=tmp_path, size=8)
+
+
+def test_image_is_preferred_to_other_pictures(tmp_path):
+    builder = fake_builder("oxford_iiit_pet", tmp_path, sizes={"train": 2})
+    builder.download_and_prepare()
+    assert {"image", "segmentation_mask"} <= set(builder.info.features)
+    source = TfdsImages("oxford_iiit_pet", "train", data_dir=tmp_path, size=48)
+    margin = (UNSIZED[1] - UNSIZED[0]) // 2
+    expected = originals(builder, "train")[0]["image"][:, margin:-margin]
+    np.testing.assert_array_equal(source[0]["image"], expected)
+
+
+def test_floating_point_images_are_refused(prepared, monkeypatch):
+    monkeypatch.setattr(tfds.features.Image, "np_dtype", np.float32)
+    with pytest.raises(UserError, match=r"cifar10/3.0.2 stores its images as float32"):
+        TfdsImages("cifar10", "train", data_dir=prepared, size=32)
 
 
 def test_unreadable_image_is_named_or_skipped(prepared, monkeypatch, caplog):

@@ -1,0 +1,32 @@
+"""Short chains with learned, small and large variance on the same weights: precision and recall side by side.
+
+python benchmarks/learned_variance.py --workdir=runs/digits_improved
+"""
+
+import _root  # noqa: F401
+import numpy as np
+from absl import flags
+from digits_features import NUM, quality
+
+from ddpm_jax import program
+from ddpm_jax.chain import draw
+from ddpm_jax.sampling import Run
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "A run with a learned variance.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "Moves of the chain.")
+
+
+def main():
+    """Prints the table."""
+    run = Run(WORKDIR.value)
+    print(f"{NUM} digits, pixels, k = 3, {NUM_STEPS.value} ancestral moves, step {run.step:,}")
+    print("variance  precision  recall")
+    for variance in ("learned", "small", "large"):
+        chain = run.configure(variance=variance).chain(NUM_STEPS.value)
+        samples = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
+        precision, recall = quality(samples)
+        print(f"{variance:<9}{precision:10.3f}{recall:8.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,66 @@
+"""Cost of the reverse chain over what its network evaluations cost: how much the scan and the sampler add.
+
+  python benchmarks/sample_chain.py         the digits configuration, 1,000 moves
+  python benchmarks/sample_chain.py --config_name=cifar10 --batch_size=8 --num_steps=50
+
+Times the chain and, in turn, as many calls of the same jit-compiled network one after another; prints the ratio pair by
+pair.
+"""
+
+import importlib
+import time
+
+import _root  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ddpm_jax import build, program
+from ddpm_jax.parallel import device_mesh, replicated, split
+from ddpm_jax.sampling import chain_of
+
+CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "Name in configs/.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images.", lower_bound=1)
+NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "Moves of the chain.", lower_bound=1)
+PAIRS = flags.DEFINE_integer("pairs", 3, "Pairs of timings.", lower_bound=1)
+
+
+def timed(function):
+    """Seconds of one call that waits for its result."""
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - begin
+
+
+def main():
+    """Prints a line for each pair and the median ratio."""
+    config = importlib.import_module(f"configs.{CONFIG_NAME.value}").get_config()
+    mesh, model = device_mesh(), build.network(config)
+    params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
+    chain = chain_of(config, model, num_steps=NUM_STEPS.value, mesh=mesh)
+    key, indices = jax.random.key(0), np.arange(BATCH_SIZE.value)
+    forward = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
+    shape = (BATCH_SIZE.value, config.data.image_size, config.data.image_size, config.data.channels)
+    x, t = (jax.device_put(a, split(mesh)) for a in (jnp.zeros(shape), jnp.zeros(shape[0])))
+
+    def forwards():
+        for _ in range(NUM_STEPS.value):
+            result = jax.block_until_ready(forward(params, x, t))
+        return result
+
+    chain(params, key, indices=indices)
+    forward(params, x, t)
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    print(f"{CONFIG_NAME.value}, batch {BATCH_SIZE.value}, {NUM_STEPS.value} moves on {device}")
+    print("chain s  network calls s  ratio")
+    ratios = []
+    for _ in range(PAIRS.value):
+        whole, calls = timed(lambda: chain(params, key, indices=indices)), timed(forwards)
+        ratios.append(whole / calls)
+        print(f"{whole:7.2f}  {calls:15.2f}  {ratios[-1]:.3f}", flush=True)
+    print(f"median ratio {np.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,61 @@
+"""Samplers against steps on a digits run: precision, recall, network evaluations an image, seconds.
+
+  python benchmarks/samplers.py --workdir=runs/digits
+
+The first row is the run's own chain of all T moves. Seconds are those of 500 images after compilation, on this machine.
+"""
+
+import time
+
+import _root  # noqa: F401
+import jax
+import numpy as np
+from absl import flags
+from digits_features import NUM, quality
+
+from ddpm_jax import program
+from ddpm_jax.chain import draw
+from ddpm_jax.sampling import Run
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
+STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")
+
+ROWS = {
+    "ancestral, large": {"sampler": "ancestral", "variance": "large", "grid": "uniform"},
+    "ancestral, small": {"sampler": "ancestral", "variance": "small", "grid": "uniform"},
+    "DDIM, eta 0": {"sampler": "ddim", "eta": 0.0, "grid": "quadratic"},
+    "Heun": {"sampler": "heun", "grid": "karras"},
+    "DPM-Solver++(2M)": {"sampler": "dpm_solver_pp_2m", "grid": "log_snr"},
+    "Euler-Maruyama": {"sampler": "euler_maruyama", "grid": "karras"},
+}
+
+
+def measure(run, num_steps):
+    """Precision, recall and seconds of one setting."""
+    chain = run.chain(num_steps)
+    chain(run.params, jax.random.key(0), indices=np.arange(100))
+    begin = time.perf_counter()
+    samples = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
+    return *quality(samples), time.perf_counter() - begin
+
+
+def main():
+    """Prints the table."""
+    run = Run(WORKDIR.value)
+    print(f"{NUM} digits, pixels, k = 3, {jax.device_count()} x {jax.devices()[0].device_kind}")
+    print(f"{'sampler':<22}{'grid':<11}{'steps':>6}{'evaluations':>13}{'precision':>11}{'recall':>8}{'seconds':>9}")
+    rows = [("of the run", {}, 0)]
+    rows += [(name, settings, int(steps)) for name, settings in ROWS.items() for steps in STEPS.value]
+    for name, settings, steps in rows:
+        precision, recall, seconds = measure(run.configure(**settings), steps)
+        moves = steps or run.config.diffusion.num_timesteps
+        evaluations = 2 * moves - 1 if settings.get("sampler") == "heun" else moves
+        grid = settings.get("grid", run.config.sample.grid)
+        print(
+            f"{name:<22}{grid:<11}{moves:>6}{evaluations:>13}{precision:>11.3f}{recall:>8.3f}{seconds:>9.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,98 @@
+"""Time of a train step.
+
+  python benchmarks/train_step.py                          the digits and CIFAR-10 configurations, on these devices
+  python benchmarks/train_step.py --configs=celeba --batch_size=32
+
+Prints the median of several timed windows of whole steps after compilation, on random images, with the data pipeline
+left out. Batches are the configurations' own; on a CPU they are cut to 8,192 pixels, 8 images of CIFAR-10.
+"""
+
+import importlib
+import time
+from functools import partial
+
+import _root  # noqa: F401
+import jax
+import numpy as np
+from absl import flags
+
+from ddpm_jax import build, program
+from ddpm_jax.parallel import device_mesh, global_batch, replicated
+from ddpm_jax.state import initial_state
+from ddpm_jax.training import compiled_step
+
+CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "Names of configs/ to time.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images a step (0: the configuration's).", lower_bound=0)
+DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation (default: the configuration's).")
+SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of each of the 5 windows, at least 2 steps.")
+
+
+def default_batch_size(config):
+    """The configuration's batch, or on a CPU as much of it as does not take all day."""
+    pixels = config.data.image_size**2
+    return config.train.batch_size if jax.default_backend() != "cpu" else min(config.train.batch_size, 8192 // pixels)
+
+
+def windows(step):
+    """Medians need several windows: yields seconds a step for each of 5."""
+    begin = time.perf_counter()
+    step()
+    count = max(2, round(SECONDS.value / max(time.perf_counter() - begin, 1e-6)))
+    for _ in range(5):
+        begin = time.perf_counter()
+        for _ in range(count):
+            step()
+        yield (time.perf_counter() - begin) / count
+
+
+def measure(name):
+    """Prints the row of one configuration."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
+    config.model.dtype = DTYPE.value or config.model.dtype
+    mesh, model = device_mesh(), build.network(config)
+    recipe = build.recipe(config, model)
+    init = jax.jit(
+        partial(
+            initial_state,
+            init_params=build.initial_params(config, model),
+            optimizer=recipe.optimizer,
+            times=recipe.times,
+        ),
+        out_shardings=replicated(mesh),
+    )
+    state, train_step = init(jax.random.key(0)), compiled_step(recipe, mesh)
+    shape = (config.train.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),
+        "label": np.zeros(shape[0], np.int32),
+    }
+    batch, parameters = global_batch(mesh, batch), sum(x.size for x in jax.tree.leaves(state.params))
+
+    def step():
+        nonlocal state
+        state, _ = jax.block_until_ready(train_step(state, batch))
+
+    begin = time.perf_counter()
+    step()
+    compile_seconds = time.perf_counter() - begin
+    seconds = sorted(windows(step))
+    low, middle, high = seconds[0], seconds[2], seconds[4]
+    print(
+        f"{name:<12}{parameters:>12,}{shape[0]:>7}{config.model.dtype:>10}{1000 * middle:>10.1f}"
+        f"{1000 * low:>8.1f} -{1000 * high:>8.1f}{shape[0] / middle:>11,.0f}{compile_seconds:>11.1f}",
+        flush=True,
+    )
+
+
+def main():
+    """Prints the table."""
+    devices = jax.devices()
+    print(f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}")
+    print("config        parameters  batch     dtype   ms/step      min - max   images/s  compile s")
+    for name in CONFIGS.value:
+        measure(name)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,48 @@
+"""Measures a trained run.
+
+  python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=500   bits/dim: the bound and the likelihood
+  python evaluate.py --workdir=runs/digits --metrics=spectrum                   which frequencies settle when
+
+Prints a table; writes JSON and plots to WORKDIR/evaluation.
+"""
+
+from absl import flags
+
+from ddpm_jax import program
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run to measure.", required=True)
+METRICS = flags.DEFINE_list("metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum.")
+NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many images of the split.", lower_bound=1)
+SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
+DATA_PATH = flags.DEFINE_string("data_path", None, "Another folder or data_dir than the run was trained on.")
+PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", 0, "Steps of the chain or solver (default: each metric's).", lower_bound=0
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes memory and speed only.", lower_bound=1)
+
+
+def main():
+    """Opens the run and its images, measures, prints."""
+    from ddpm_jax import build
+    from ddpm_jax.evaluation import evaluate, table
+    from ddpm_jax.sampling import Run
+
+    run = Run(WORKDIR.value, params=PARAMS.value)
+    run.config.data.update({"split": SPLIT.value, **({"path": DATA_PATH.value} if DATA_PATH.value else {})})
+    source = build.source(run.config)
+    results = evaluate(
+        run,
+        METRICS.value,
+        source=source,
+        num_images=NUM_IMAGES.value,
+        num_steps=NUM_STEPS.value,
+        batch_size=BATCH_SIZE.value,
+    )
+    print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters, {min(NUM_IMAGES.value, len(source))} images")
+    print("\n".join(table(results)))
+    print(f"written to {WORKDIR.value}/evaluation")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,200 @@
+"""The experiments: each loads, builds and says how it is run, and the published ones have the published numbers."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import base
+from ddpm_jax import build
+from ddpm_jax.config import flatten
+from ddpm_jax.models import Architecture
+
+FOLDER = Path(base.__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
+
+# What the papers and their code trained with. Every experiment: width 128, one head, linear betas 1e-4 to 0.02.
+CIFAR10 = {
+    "data.image_size": 32,
+    "data.random_flip": True,
+    "diffusion.schedule": "linear",
+    "diffusion.num_timesteps": 1000,
+    "diffusion.beta_start": 1e-4,
+    "diffusion.beta_end": 0.02,
+    "diffusion.target": "eps",
+    "diffusion.learned_variance": False,
+    "model.channels": 128,
+    "model.channel_mult": (1, 2, 2, 2),
+    "model.num_res_blocks": 2,
+    "model.attention_resolutions": (16,),
+    "model.num_heads": 1,
+    "model.dropout": 0.1,
+    "model.norm_groups": 32,
+    "model.norm_epsilon": 1e-6,
+    "model.padding": "same",
+    "model.time_embedding": "sin_cos",
+    "loss.kind": "simple",
+    "loss.weight": "eps",
+    "loss.times": "uniform",
+    "optim.learning_rate": 2e-4,
+    "optim.warmup_steps": 5000,
+    "optim.grad_clip": 1.0,
+    "optim.beta_1": 0.9,
+    "optim.beta_2": 0.999,
+    "optim.epsilon": 1e-8,
+    "optim.ema_decay": 0.9999,
+    "train.batch_size": 128,
+    "train.num_steps": 800_000,
+    "sample.sampler": "ancestral",
+    "sample.variance": "large",
+    "sample.num_steps": 0,
+    "sample.clip_x_0": True,
+}
+CELEBA = {
+    **CIFAR10,
+    "data.image_size": 64,
+    "model.channel_mult": (1, 2, 2, 2, 4),
+    "loss.times": "antithetic",
+    "optim.warmup_steps": 0,
+}
+LARGE = {
+    **CIFAR10,
+    "data.image_size": 256,
+    "model.channel_mult": (1, 1, 2, 2, 4, 4),
+    "model.dropout": 0.0,
+    "optim.learning_rate": 2e-5,
+    "train.batch_size": 64,
+    "sample.variance": "small",
+}
+IMPROVED = {
+    **CIFAR10,
+    "data.random_flip": False,
+    "diffusion.schedule": "cosine",
+    "diffusion.num_timesteps": 4000,
+    "diffusion.learned_variance": True,
+    "model.num_res_blocks": 3,
+    "model.attention_resolutions": (16, 8),
+    "model.num_heads": 4,
+    "model.dropout": 0.3,
+    "model.scale_shift_norm": True,
+    "model.norm_epsilon": 1e-5,
+    "model.padding": "symmetric",
+    "model.time_embedding": "cos_sin",
+    "loss.kind": "hybrid",
+    "loss.vlb_weight": 0.001,
+    "optim.learning_rate": 1e-4,
+    "optim.warmup_steps": 0,
+    "optim.grad_clip": 0.0,
+    "train.num_steps": 500_000,
+    "sample.variance": "learned",
+}
+PUBLISHED = {
+    "cifar10": CIFAR10,
+    "celeba": CELEBA,
+    "celebahq256": {**LARGE, "train.num_steps": 500_000},
+    "lsun_church": {**LARGE, "train.num_steps": 1_200_000},
+    "lsun_bedroom": {**LARGE, "train.num_steps": 2_400_000},
+    "cifar10_improved": IMPROVED,
+    "imagenet64": {
+        **IMPROVED,
+        "data.image_size": 64,
+        "model.channel_mult": (1, 2, 3, 4),
+        "model.dropout": 0.0,
+        "train.num_steps": 1_500_000,
+    },
+}
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_experiments_have_the_published_numbers(name):
+    ours = flatten(load(name).get_config())
+    assert {key: ours[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+
+
+def test_celeba_is_cropped_to_128_pixels_around_the_published_centre():
+    left, top, right, bottom = load("celeba").get_config().data.crop
+    assert (right - left, bottom - top) == (128, 128)
+    assert ((left + right) / 2, (top + bottom) / 2) == (89, 121)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_locked_named_as_its_file_and_complete(name):
+    config = load(name).get_config()
+    assert config.is_locked
+    assert config.name == name
+    assert flatten(config).keys() == flatten(base.get_config()).keys()
+    with pytest.raises(AttributeError):
+        config.train.batchsize = 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_says_how_it_is_run_on_what_and_what_it_reaches(name):
+    said = dict(re.findall(r"^(\w+): (.+)$", load(name).__doc__, re.MULTILINE))
+    assert said.keys() >= {"Command", "Hardware", "Reproduces"}
+    default = "python train.py" if name == "digits" else f"python train.py --config=configs/{name}.py"
+    assert re.match(re.escape(default) + r"( |,|$)", said["Command"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_builds(name):
+    config = load(name).get_config()
+    model = build.network(config)
+    jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
+    recipe = build.recipe(config, model)
+    assert len(recipe.transitions.beta) == config.diffusion.num_timesteps
+    assert not config.train.batch_size % (8 * config.train.accumulation)
+    build.denoiser(config, model)
+    build.sampler(config)(build.sampler_settings(config))
+    for steps in (config.sample.num_steps, config.log.preview_steps):
+        assert len(build.sampling_transitions(config, steps).beta) == (steps or config.diffusion.num_timesteps)
+
+
+def test_the_keys_of_the_model_are_the_fields_of_the_architecture():
+    """With equal defaults, but for the dropout of Ho et al.'s CIFAR-10."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Architecture)}
+    ours = base.get_config().model.to_dict()
+    assert ours.keys() == defaults.keys()
+    assert {key: value for key, value in ours.items() if value != defaults[key]} == {"dropout": 0.1}
+
+
+SOURCE = (FOLDER / "base.py").read_text().splitlines()
+
+
+def comment_of(path):
+    """The comment on the line of base.py that sets a key, written `section.key`."""
+    section, _, key = path.rpartition(".")
+    (line,) = [line for line in SOURCE if line.startswith(f"    {section or 'config'}.{key} = ")]
+    return line.partition("  # ")[2]
+
+
+@pytest.mark.parametrize("path", flatten(base.get_config()))
+def test_every_key_has_a_comment_on_its_line(path):
+    assert re.match(r"\S", comment_of(path))
+
+
+TABLES = {
+    "diffusion.schedule": build.SCHEDULES,
+    "diffusion.target": build.TARGETS,
+    "loss.kind": build.LOSSES,
+    "loss.weight": build.WEIGHTS,
+    "loss.times": build.TIMES,
+    "sample.sampler": build.SAMPLERS,
+    "sample.variance": build.VARIANCES,
+    "sample.grid": build.GRIDS,
+    "data.source": build.SOURCES,
+}
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_the_comment_of_a_name_lists_every_choice(path):
+    """Between bars: `linear | cosine (...) | ...`."""
+    comment = comment_of(path)
+    assert set(re.findall(r"\w+", comment)) >= set(TABLES[path])
+    assert comment.count("|") == len(TABLES[path]) - 1
