@@ -20,6 +20,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.py"
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment to train (default: configs/digits.py).", lock_config=True
 )
+flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, log and previews go (default: runs/NAME of the experiment)."
 )

@@ -78,7 +78,7 @@ def get_config():
     sample.corrector_steps = 0  # Langevin steps after each move of any sampler
     sample.corrector_snr = 0.16  # their signal-to-noise ratio
     sample.num_steps = 0  # moves of the reverse chain; 0 for all T
-    sample.grid = "uniform"  # spacing of its times: uniform | trailing | quadratic | log_snr | karras
+    sample.grid = "trailing"  # spacing of its times: trailing | uniform | quadratic | log_snr | karras
     sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]
 
     config.checkpoint = checkpoint = ConfigDict()

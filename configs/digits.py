@@ -20,6 +20,7 @@ def get_config():
     config.model.num_res_blocks = 1
     config.model.attention_resolutions = (4,)
     config.model.dropout = 0.0
+    config.model.norm_groups = 8
     config.loss.times = "antithetic"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 100

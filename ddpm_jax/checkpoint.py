@@ -5,6 +5,11 @@ whole, so an interrupted save is never taken for a checkpoint. A checkpoint that
 one before.
 """
 
+import asyncio
+import contextlib
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -46,11 +51,10 @@ class Checkpoints:
         """Finishes the save that is under way; an error that is already on its way is not covered by another."""
         try:
             self.wait()
+            self._guard(self._manager.close)
         except UserError:
             if error_type is None:
                 raise
-        finally:
-            self._manager.close()
 
     def save(self, state, config):
         """Starts to save the state under its step; returns at once, while the writing goes on.
@@ -86,9 +90,10 @@ class Checkpoints:
         if restored is None:
             return None
         for damaged in [s for s in saved_steps(self.folder) if s > step]:
-            aside = self.folder.parent / "damaged_checkpoints"
-            aside.mkdir(exist_ok=True)
-            (self.folder / str(damaged)).rename(aside / str(damaged))
+            aside = self.folder.parent / "damaged_checkpoints" / str(damaged)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.folder / str(damaged)).rename(aside)
         self._manager.reload()
         return restored
 
@@ -100,7 +105,7 @@ class Checkpoints:
             steps = saved_steps(self.folder)
             kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
             raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {_first_line(error)}; {kept}; "
+                f"cannot save a checkpoint in {self.folder}: {_reason(error)}; {kept}; "
                 "free some space and start again"
             ) from error
 
@@ -152,11 +157,11 @@ def _newest_readable(folder, read):
     steps = saved_steps(folder)
     for step in steps:
         try:
-            return step, read(step)
+            with _patient_event_loops():
+                return step, read(step)
         except Exception as error:
-            print(
-                f"warning: checkpoint {folder / str(step)} cannot be read ({_first_line(error)}); trying the one before"
-            )
+            path = folder / str(step)
+            print(f"warning: cannot read checkpoint {path} ({_reason(error)}); trying the one before", file=sys.stderr)
     if steps:
         raise UserError(
             f"none of the {len(steps)} checkpoints in {folder} can be read; move the folder away to start anew"
@@ -164,7 +169,28 @@ def _newest_readable(folder, read):
     return None, None
 
 
-def _first_line(error):
-    """The first line of an exception's text, cut to a readable length."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:200]
+class _PatientEventLoop(asyncio.SelectorEventLoop):
+    """An event loop that ends what is under way before it closes."""
+
+    def close(self):
+        """Waits for the tasks that are left; what they raise is of no interest any more."""
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+@contextlib.contextmanager
+def _patient_event_loops():
+    """Orbax closes its loop at the first array that cannot be read; every other read would print a traceback then."""
+    original, asyncio.new_event_loop = asyncio.new_event_loop, _PatientEventLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = original
+
+
+def _reason(error):
+    """The first line of an exception's text; of TensorStore's long ones the end, where the cause stands."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = re.split(r" \[\w+=", lines[0])[0]
+    return line if len(line) <= 160 else line.rpartition(": ")[2]

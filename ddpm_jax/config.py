@@ -11,7 +11,7 @@ from ddpm_jax.errors import UserError
 
 # What a checkpoint's meaning depends on. The rest (learning rate, number of steps, logging) may change between two
 # starts; where the data lies and how it is read may too.
-_FIXED = ("seed", "data", "diffusion", "model")
+_FIXED = ("seed", "data", "diffusion", "model", "loss.times")
 _FREE = ("data.path", "data.num_workers", "data.skip_unreadable")
 
 
@@ -53,7 +53,7 @@ def check_resumable(stored, config, *, workdir):
       UserError: the work directory holds another model or other data; the message names the keys.
     """
     differing = changes(stored, config)
-    clashes = {k: v for k, v in differing.items() if k.split(".")[0] in _FIXED and k not in _FREE}
+    clashes = {k: v for k, v in differing.items() if {k, k.split(".")[0]} & set(_FIXED) and k not in _FREE}
     if clashes:
         keys = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in clashes.items())
         raise UserError(f"{workdir} holds another run: {keys}; choose another --workdir or the same values")

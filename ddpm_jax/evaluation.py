@@ -106,8 +106,11 @@ def bound(run, images, *, num_steps):
 def exact_likelihood(run, images, *, num_steps):
     """Bits per dimension by the probability-flow ODE of uniformly dequantised images; 0 takes 200 steps."""
     schedule = build.noise_schedule(run.config)
-    transitions = schedule.encoding(grids.log_snr(schedule, num_steps or min(200, schedule.num_timesteps))[:-1])
-    transitions = jax.tree.map(partial(np.asarray, dtype=np.float32), transitions)
+    try:
+        times = grids.log_snr(schedule, 1 + (num_steps or min(200, schedule.num_timesteps - 1)))[:-1]
+        transitions = jax.tree.map(partial(np.asarray, dtype=np.float32), schedule.encoding(times))
+    except ValueError as error:
+        raise UserError(f"no ODE of {num_steps} steps between t = 1 and T: {error}") from error
     exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser(clip=False)
 
     def log_prob(params, x_0, keys):

@@ -23,7 +23,8 @@ def quadratic(schedule, num_steps):
     """Square roots evenly spaced, denser at low noise (after Song et al. 2020, appendix D.2), then 0; float times."""
     num_timesteps = _checked(schedule, num_steps)
     last = 1 if num_steps > 1 else num_timesteps
-    return np.append(_fractions(num_timesteps**0.5, last**0.5, num_steps) ** 2, 0)
+    times = _fractions(num_timesteps**0.5, last**0.5, num_steps) ** 2
+    return np.append(np.minimum(times, num_timesteps), 0)  # the square of a rounded root may lie above T
 
 
 def log_snr(schedule, num_steps):

@@ -4,6 +4,7 @@
 is resumed, what was logged after its checkpoint is dropped, so that every step stands there once.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
 from ddpm_jax.errors import UserError
@@ -30,14 +34,20 @@ class RunLog:
       num_steps: steps in all.
       batch_size: images a step, for images/s.
       learning_rate: function from a step to its learning rate.
+
+    Raises:
+      UserError: the directory cannot be written.
     """
 
     def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate):
         self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
         self._path = self._workdir / "log.jsonl"
-        self._workdir.mkdir(parents=True, exist_ok=True)
-        _drop_after(self._path, start_step)
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=start_step + 1)
+        with self._writing():
+            (self._workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, start_step)
+            # Not `SummaryWriter`: in its thread a full disk ends in tracebacks.
+            self._board = EventsWriter(str(self._workdir / "tensorboard" / "events"))
+            self._to_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is dropped
         self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
         self._on_terminal, self._num_steps = on_terminal(), num_steps
         self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not on_terminal())
@@ -49,7 +59,8 @@ class RunLog:
     def __exit__(self, *error):
         """Closes the bar and the files."""
         self._bar.close()
-        self._board.close()
+        with contextlib.suppress(OSError):  # nothing is left to write but what failed before
+            self._board.close()
 
     def add(self, step, metrics):
         """Takes a step's metrics, device arrays and all; waits for the step before, so that only one is in flight."""
@@ -83,7 +94,8 @@ class RunLog:
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
         path = self._workdir / "previews" / f"{name}_{step:07d}.png"
         save_png(path, image)
-        self._board.add_image(name, image, step, dataformats="HWC")
+        with self._writing():
+            self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
         return path
 
     def restart_clock(self):
@@ -115,14 +127,26 @@ class RunLog:
 
     def _write(self, line):
         """Appends to the JSONL file and to TensorBoard."""
-        try:
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        with self._writing():
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            for name, value in line.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, line["step"])
+            self._to_board(line["step"], summary=Summary(value=scalars))
+
+    def _to_board(self, step, **content):
+        """Writes an event to TensorBoard's file."""
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        """Turns what the disk says into one line."""
+        try:
+            yield
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}; free some space and start again") from error
+            raise UserError(
+                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space and start again"
+            ) from error
 
     def _show(self, line):
         """Shows the line in the bar, or prints it where there is no terminal."""

@@ -18,12 +18,14 @@ def run(main):
     def guarded(argv):
         del argv
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
+            _quieten_libraries()
         _use_compilation_cache()
         try:
             main()
         except UserError as error:
             _fail(error)
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
 
     app.run(guarded, flags_parser=_parse)
 
@@ -32,6 +34,12 @@ def _fail(message):
     """Prints the error line and exits."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
+
+
+def _quieten_libraries():
+    """Leaves out what libraries report of their insides: tracebacks of Orbax, where one line of ours says it all."""
+    logging.set_verbosity(logging.WARNING)
+    logging.get_absl_handler().addFilter(lambda record: record.name != "asyncio" and "orbax" not in record.pathname)
 
 
 def _use_compilation_cache():
@@ -43,6 +51,9 @@ def _use_compilation_cache():
 
 def _parse(argv):
     """Parses flags; every way to mistype one is a line of its own."""
+    if "--help" in argv:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     missing = _missing_config_file(argv)
     if missing:
         _fail(missing)

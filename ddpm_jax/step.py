@@ -112,7 +112,7 @@ def summarise(terms, grads, examples, *, num_timesteps):
     member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
     return {
         **{name: jnp.mean(examples.weight * term) for name, term in terms.items()},
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "loss_quarter_sum": terms["loss"] @ member,
         "loss_quarter_count": jnp.sum(member, axis=0),
     }

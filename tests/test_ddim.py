@@ -1,6 +1,7 @@
 """DDIM between its two ends: ancestral sampling at eta = 1, Euler's method on the probability-flow ODE at eta = 0."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +31,11 @@ def test_ddim_eta_one_is_ancestral():
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_equation_12_of_its_paper(eta):
-    """`sqrt(a_s) x_0 + sqrt(1 - a_s - var) eps + sqrt(var) z`, `var = eta**2 (1-a_s)/(1-a_t) (1 - a_t/a_s)`, in NumPy."""
+    """`sqrt(a_s) x_0 + sqrt(1 - a_s - var) eps + sqrt(var) z`, `var = eta**2 (1-a_s)/(1-a_t) (1 - a_t/a_s)`."""
     times, image_keys = [900, 500, 120, 7, 0], keys(5)
     x_T = x = normal(5, 2)
     a = SCHEDULE.alpha_bar
-    for index, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(times)):
         eps = np.asarray(MIXTURE.denoiser(jnp.asarray(x), SCHEDULE.level(t)).eps)
         x_0 = (x - np.sqrt(1 - a[t]) * eps) / np.sqrt(a[t])
         var = eta**2 * (1 - a[s]) / (1 - a[t]) * (1 - a[t] / a[s])
@@ -90,10 +91,12 @@ def test_the_noise_of_a_step_has_eta_squared_times_the_posterior_variance():
         np.testing.assert_allclose(difference / z, eta * np.exp(transition.log_var_small / 2), rtol=1e-9)
 
 
+WALK = jax.jit(partial(sample, ddim(), GAUSSIAN.denoiser))
+
+
 def decoded_error(num_steps, grid):
     """Relative error of a Gaussian's images at t = 1 that DDIM encoded to t = T and decoded again."""
-    times = grid(SCHEDULE, num_steps + 1)[:-1]
-    walk = jax.jit(partial(sample, ddim(), GAUSSIAN.denoiser, keys(50)))
+    times, walk = grid(SCHEDULE, num_steps + 1)[:-1], partial(WALK, keys(50))
     x_1 = GAUSSIAN.sample(jax.random.key(0), 50)
     x_T = walk(x_T=x_1, transitions=SCHEDULE.encoding(times))
     assert len(SCHEDULE.encoding(times).beta) == num_steps

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import FAMILIES, LABEL, adm, equations, flat, ho, inputs, random_params, shapes, small_unet
+from networks import FAMILIES, LABEL, equations, flat, ho, inputs, random_params, shapes, small_unet
 from oracles import each
 
 from configs import celeba, celebahq256, cifar10, lsun_bedroom, lsun_church
@@ -63,10 +63,9 @@ def test_foreign_weights_give_the_foreign_output(name):
     assert relative_error(out, arrays["out"]) < 1e-5
 
 
-@each("family", FAMILIES)
-def test_the_output_is_zero_before_training(family):
+def test_the_output_is_zero_before_training():
     x, index = inputs()
-    model = UNet(family(channel_mult=(1,)))
+    model = UNet(ho(channel_mult=(1,), attention_resolutions=()))
     out, _ = jax.jit(lambda key: model.init_with_output(key, x, index))(jax.random.key(0, impl="rbg"))
     np.testing.assert_array_equal(out, np.zeros_like(x))
 
@@ -130,11 +129,10 @@ def test_class_and_time_change_the_output_of_their_own_image_only(family):
         assert relative_error(other[1], out[1]) > 1e-3
 
 
-@each("family", FAMILIES)
-def test_height_and_width_are_treated_alike(family):
+def test_height_and_width_are_treated_alike():
     """Turning the image and every kernel over the diagonal turns the output; attention is counted by height."""
     x, index = inputs(height=8, width=16)
-    wide, high = UNet(family(attention_resolutions=(4,))), UNet(family(attention_resolutions=(8,)))
+    wide, high = UNet(ho(attention_resolutions=(4,))), UNet(ho(attention_resolutions=(8,)))
     params = random_params(wide, x, index)
     turned = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1) if leaf.ndim == 4 else leaf, params)
     out = jax.jit(wide.apply)({"params": params}, x, index)
@@ -163,12 +161,13 @@ def test_bfloat16_computes_the_body_and_float32_the_rest(family):
     assert types["conv_general_dilated"][-1] == ("float32", "float32")
     assert set(types["conv_general_dilated"][:-1]) == {("bfloat16", "bfloat16")}
     assert set(types["dot_general"]) == {("bfloat16", "bfloat16")}
+    assert set(types["logistic"]) == {("bfloat16",)}
     # Norms, softmax and the frequencies.
     for name in ("rsqrt", "exp", "reduce_sum", "reduce_max", "sin", "cos"):
         assert set(types[name]) == {("float32",)}, name
 
 
-_CHECKED = ("conv_general_dilated", "dot_general", "rsqrt", "exp", "reduce_sum", "reduce_max", "sin", "cos")
+_CHECKED = ("conv_general_dilated", "dot_general", "logistic", "rsqrt", "exp", "reduce_sum", "reduce_max", "sin", "cos")
 
 
 def _types(op):
@@ -188,19 +187,16 @@ def test_remat_recomputes_every_block_and_attention(family):
     model, plain = UNet(family(remat=True)), UNet(family())
     params = shapes(plain, *inputs())
     assert shapes(model, *inputs()) == params
-    count = lambda model: [op.primitive.name for op in equations(model.apply, {"params": params}, *inputs())].count
+    ops = lambda model: equations(model.apply, {"params": params}, *inputs())
+    remat = lambda model: [op for op in ops(model) if op.primitive.name == "remat2"]
     # Every block and every attention starts with a norm; the network's last norm belongs to neither.
     units = {path.split(".norm")[0] for path in flat(params) if ".norm" in path} - {"norm_out"}
-    assert count(model)("remat2") == len(units)
-    assert count(plain)("remat2") == 0
+    assert len(remat(model)) == len(units)
+    assert all(op.params["policy"] is None for op in remat(model))
+    assert not remat(plain)
 
 
-def test_remat_changes_no_output():
-    args = (*inputs(), LABEL)
-    np.testing.assert_allclose(*(small_unet(adm(remat=remat))[0](*args) for remat in (True, False)), rtol=1e-5)
-
-
-def test_remat_changes_no_gradient():
+def test_remat_changes_no_output_and_no_gradient():
     x, emb = np.random.default_rng(0).standard_normal((2, 4, 4, 32)), np.ones((2, 128))
     plain, remat = Middle(ho(dropout=0.3)), Middle(ho(dropout=0.3, remat=True))
     params = random_params(plain, x, emb, False)
@@ -208,9 +204,10 @@ def test_remat_changes_no_gradient():
     def gradient(module):
         rngs = {"dropout": jax.random.key(1)}
         loss = lambda params, x: jnp.sum(module.apply({"params": params}, x, emb, True, rngs=rngs) ** 2)
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))(params, x)
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
 
-    (grads, dx), (expected, expected_dx) = gradient(remat), gradient(plain)
+    (out, (grads, dx)), (expected_out, (expected, expected_dx)) = gradient(remat), gradient(plain)
+    np.testing.assert_allclose(out, expected_out, rtol=1e-5)
     np.testing.assert_allclose(dx, expected_dx, rtol=1e-4, atol=1e-4)
     for path, leaf in flat(expected).items():
         np.testing.assert_allclose(flat(grads)[path], leaf, rtol=1e-3, atol=1e-4 * np.abs(leaf).max(), err_msg=path)

@@ -72,10 +72,9 @@ def test_noise_image_and_score_convert_there_and_back(level):
 
 
 @each("oracle", ALL_ORACLES)
-@pytest.mark.parametrize("t", [1, 100, 700, 1000])
-def test_the_best_denoiser_is_the_score_of_the_noisy_density(oracle, t):
-    level = SCHEDULE.level(t)
-    x_0 = oracle.sample(jax.random.key(0), 5)
+def test_the_best_denoiser_is_the_score_of_the_noisy_density(oracle):
+    level = SCHEDULE.level(np.repeat([1, 100, 700, 1000], 3))
+    x_0 = oracle.sample(jax.random.key(0), 12)
     x_t = q_sample(x_0, normal(*x_0.shape), level)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(oracle.log_prob(x, level))))(x_t)
     np.testing.assert_allclose(score(jax.jit(oracle.denoiser)(x_t, level), level), gradient, rtol=1e-8, atol=1e-8)
@@ -86,7 +85,7 @@ def test_the_noise_that_was_added_is_the_score_of_its_kernel():
     level, x_0 = SCHEDULE.level(200), X_0[0].ravel()
     x_t = q_sample(np.tile(x_0, (4, 1)), EPS.reshape(4, -1), level)
     kernel = FiniteData([x_0])
-    gradient = jax.grad(lambda x: jnp.sum(kernel.log_prob(x, level)))(x_t)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(kernel.log_prob(x, level))))(x_t)
     np.testing.assert_allclose(gradient, -EPS.reshape(4, -1) / level.sigma, rtol=1e-10)
 
 
@@ -109,27 +108,25 @@ ON_A_LINE = {
     "mixture": GaussianMixture([0.3, 0.7], [[-0.6], [0.5]], [[[0.04]], [[0.09]]]),
     "points": FiniteData([[-1.0], [0.1], [0.8]]),
 }
-CHANGES = {
-    "a shift": lambda x_t: 0.3 + 0 * x_t,
-    "a scale": lambda x_t: -0.2 * x_t,
-    "a wave": lambda x_t: np.sin(2 * x_t),
-}
+CHANGES = (lambda x_t: 0.3 + 0 * x_t, lambda x_t: -0.2 * x_t, lambda x_t: np.sin(2 * x_t))
 
 
 @each("oracle", ON_A_LINE)
-@each("change", CHANGES)
 @pytest.mark.parametrize("t", [300, 700])
-def test_any_change_of_the_posterior_mean_costs_its_square(oracle, change, t):
+def test_any_change_of_the_posterior_mean_costs_its_square(oracle, t):
     """The error has its minimum there: `E (eps - (eps* + d))**2 = E (eps - eps*)**2 + E d**2`, by quadrature."""
     level = SCHEDULE.level(t)
     x_0, eps, weight = joint_quadrature(oracle)
-    x_t = q_sample(x_0, eps, level)
-    best, d = jax.jit(oracle.denoiser)(x_t, level).eps, change(x_t)
+    x_t = level.signal * x_0 + level.sigma * eps
+    best = np.asarray(jax.jit(oracle.denoiser)(x_t, level).eps)
 
     def mean_square(x):
-        return np.sum(weight * np.asarray(x)[:, 0] ** 2)
+        return np.sum(weight * x[:, 0] ** 2)
 
-    np.testing.assert_allclose(mean_square(eps - (best + d)), mean_square(eps - best) + mean_square(d), rtol=1e-6)
+    for change in CHANGES:
+        d = change(x_t)
+        sum_of_squares = mean_square(eps - best) + mean_square(d)
+        np.testing.assert_allclose(mean_square(eps - (best + d)), sum_of_squares, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("t", "s"), [(1, 0), (2, 1), (400, 399), (1000, 250), (700, 0)])

@@ -14,6 +14,7 @@ from oracles import ALL_SAMPLERS, ALL_SCHEDULES, GAUSSIAN, IMAGES, MIXTURE, each
 from ddpm_jax import grids
 from ddpm_jax.arrays import noise_like
 from ddpm_jax.oracles import Gaussian
+from ddpm_jax.prediction import Target
 from ddpm_jax.samplers import Variance, advance, ancestral, p_mean_log_var, p_sample, sample
 from ddpm_jax.schedule import cosine, linear
 
@@ -155,10 +156,15 @@ def test_a_learned_variance_needs_a_variance_head():
         p_mean_log_var(MIXTURE.denoiser(normal(3, 2), pick(FEW.now, 0)), normal(3, 2), pick(FEW, 0), Variance.LEARNED)
 
 
+def some_denoiser(x_t, level):
+    """Cheap to compile, and linear in nothing."""
+    return Target.V.prediction(jnp.tanh(2 * x_t[:, ::-1]) - jnp.sin(level.t), x_t, level)
+
+
 @cache
 def compiled(sampler):
-    """`(keys, x_T) -> [9, B, 2]`, the trajectory of eight moves to the mixture."""
-    draw = partial(sample, sampler, MIXTURE.denoiser, transitions=FEW, trajectory=True)
+    """`(keys, x_T) -> [9, B, 2]`, the trajectory of eight moves."""
+    draw = partial(sample, sampler, some_denoiser, transitions=FEW, trajectory=True)
     return jax.jit(lambda image_keys, x_T: draw(image_keys, x_T=x_T))
 
 
@@ -168,7 +174,7 @@ X_T = normal(5, 2)
 @each("sampler", ALL_SAMPLERS)
 def test_the_scan_is_a_python_loop(sampler):
     trajectory = compiled(sampler)(keys(5), X_T)
-    step = jax.jit(partial(sampler.step, MIXTURE.denoiser))
+    step = jax.jit(partial(sampler.step, some_denoiser))
     state = sampler.init(jnp.asarray(X_T))
     for i in range(8):
         move_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys(5))
@@ -178,7 +184,7 @@ def test_the_scan_is_a_python_loop(sampler):
 
 @each("sampler", ALL_SAMPLERS)
 def test_a_chain_in_pieces_is_the_chain_bit_for_bit(sampler):
-    piece = jax.jit(partial(advance, sampler, MIXTURE.denoiser))
+    piece = jax.jit(partial(advance, sampler, some_denoiser))
     state, moves = sampler.init(jnp.asarray(X_T)), (jnp.arange(8), FEW)
     for part in (slice(0, 4), slice(4, 8)):
         state, frames = piece(keys(5), state=state, moves=pick(moves, part))
@@ -188,9 +194,12 @@ def test_a_chain_in_pieces_is_the_chain_bit_for_bit(sampler):
 
 @each("sampler", ALL_SAMPLERS)
 def test_an_image_does_not_depend_on_its_batch(sampler):
-    some = np.array([3, 1])
-    alone = compiled(sampler)(keys(5)[some], X_T[some])
-    np.testing.assert_allclose(alone, compiled(sampler)(keys(5), X_T)[:, some], rtol=1e-9)
+    """Two images, among other ones and in other places."""
+    here, there = np.array([3, 1]), np.array([0, 3])
+    other_keys, other_x_T = keys(5, seed=1).at[there].set(keys(5)[here]), normal(5, 2, seed=1)
+    other_x_T[there] = X_T[here]
+    moved = compiled(sampler)(other_keys, other_x_T)[:, there]
+    np.testing.assert_allclose(moved, compiled(sampler)(keys(5), X_T)[:, here], rtol=1e-12)
 
 
 def test_a_trajectory_leads_from_the_noise_to_the_sample():
@@ -202,29 +211,26 @@ def test_a_trajectory_leads_from_the_noise_to_the_sample():
     np.testing.assert_allclose(trajectory[-1], draw(), rtol=1e-12)
 
 
-# The corrector's step size takes for granted that a score's length hardly varies, as in many dimensions; not in two.
-IN_TWO_DIMENSIONS = {name: sampler for name, sampler in ALL_SAMPLERS.items() if name != "langevin_corrector"}
-
-
-@each("sampler", IN_TWO_DIMENSIONS)
+@each("sampler", ALL_SAMPLERS)
 def test_a_long_chain_draws_from_the_mixture(sampler):
-    num = 4000
+    num = 2000
     draw = jax.jit(partial(sample, sampler, MIXTURE.denoiser))
-    x = draw(keys(num), x_T=normal(num, 2, seed=1), transitions=SCHEDULE.transitions())
+    transitions = SCHEDULE.transitions(grids.uniform(SCHEDULE, 500))
+    x = draw(keys(num), x_T=normal(num, 2, seed=1), transitions=transitions)
     deviation = np.sqrt(np.diag(MIXTURE.covariance))
     np.testing.assert_allclose(np.mean(x, axis=0), MIXTURE.mean, atol=5 * deviation.max() / np.sqrt(num))
     np.testing.assert_allclose(np.cov(x.T), MIXTURE.covariance, atol=0.02 + 5 * deviation.max() ** 2 / np.sqrt(num))
     weights = jnp.exp(MIXTURE.log_prob_label(x)).mean(axis=0)
     np.testing.assert_allclose(weights, MIXTURE.weights, atol=0.01 + 5 * np.sqrt(0.25 / num))
     log_prob = MIXTURE.log_prob(MIXTURE.sample(jax.random.key(0), num)).mean()
-    np.testing.assert_allclose(MIXTURE.log_prob(x).mean(), log_prob, atol=0.15)
+    np.testing.assert_allclose(MIXTURE.log_prob(x).mean(), log_prob, atol=0.2)
 
 
 @each("sampler", ALL_SAMPLERS)
 def test_with_finite_data_a_respaced_chain_ends_at_the_data(sampler):
-    num, schedule = 600, cosine(200)
+    num, schedule = 300, cosine(200)
     draw = jax.jit(partial(sample, sampler, IMAGES.denoiser))
-    transitions = schedule.transitions(grids.uniform(schedule, 100))
+    transitions = schedule.transitions(grids.uniform(schedule, 60))
     x = draw(keys(num), x_T=normal(num, 4, 4, 1), transitions=transitions)
     distance = np.max(np.abs(np.asarray(x)[:, None] - IMAGES.points), axis=(2, 3, 4))
     assert np.all(distance.min(axis=1) < 1e-3)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ALL_GRIDS, ALL_SCHEDULES, PROPERTY, each, pick
+from oracles import ALL_SCHEDULES, PROPERTY, each, pick
 
-from ddpm_jax import grids
 from ddpm_jax.schedule import NoiseSchedule, cosine, from_betas, linear, quadratic, sigmoid
 
 T = 1000
@@ -196,56 +195,3 @@ def test_encoding_is_the_chain_upwards():
     np.testing.assert_array_equal(up.beta, down.beta[::-1])
     with pytest.raises(ValueError, match="t = 1"):
         linear(40).encoding([40, 1, 0])
-
-
-@each("schedule", ALL_SCHEDULES)
-def test_the_time_of_a_log_snr_is_the_inverse_of_the_level(x64, schedule):
-    schedule = schedule(40)
-    t = np.array([1, 1.5, 7, 12.25, 40])
-    np.testing.assert_allclose(schedule.time(schedule.level(t).log_snr), t, rtol=1e-9)
-
-
-@each("grid", ALL_GRIDS)
-@pytest.mark.parametrize("num_timesteps", [1, 2, 37])
-def test_a_grid_falls_from_the_last_time_to_zero_in_so_many_moves(grid, num_timesteps):
-    for num_steps in range(1, num_timesteps + 1):
-        timesteps = grid(linear(num_timesteps), num_steps)
-        assert len(timesteps) == num_steps + 1
-        assert timesteps[0] == pytest.approx(num_timesteps, rel=1e-12)
-        assert timesteps[-1] == 0
-        assert linear(num_timesteps).transitions(timesteps).beta.shape == (num_steps,)
-
-
-@pytest.mark.parametrize("num_timesteps", [2, 37])
-def test_a_uniform_grid_passes_one_in_even_integer_steps(num_timesteps):
-    for num_steps in range(2, num_timesteps + 1):
-        timesteps = grids.uniform(linear(num_timesteps), num_steps)
-        gaps = -np.diff(timesteps[:-1])
-        assert timesteps[-2] == 1
-        assert np.all(timesteps == np.round(timesteps))
-        assert gaps.max() - gaps.min() <= 1
-
-
-@pytest.mark.parametrize("grid", [grids.uniform, grids.trailing])
-def test_a_uniform_grid_of_as_many_moves_as_times_takes_all_of_them(grid):
-    np.testing.assert_array_equal(grid(linear(T), T), np.arange(T, -1, -1))
-
-
-def test_float_grids_are_even_in_what_they_are_named_for(x64):
-    schedule = linear(T)
-    ratio = np.exp(-schedule.level(grids.karras(schedule, 9)[:-1]).log_snr / 2)
-    for even in (
-        np.sqrt(grids.quadratic(schedule, 9)[:-1]),
-        schedule.level(grids.log_snr(schedule, 9)[:-1]).log_snr,
-        ratio ** (1 / 7),
-    ):
-        np.testing.assert_allclose(np.diff(even), (even[-1] - even[0]) / 8, rtol=1e-6)
-    for grid in (grids.quadratic, grids.log_snr, grids.karras):
-        assert grid(schedule, 9)[-2] == pytest.approx(1, rel=1e-12)
-
-
-@each("grid", ALL_GRIDS)
-@pytest.mark.parametrize("num_steps", [0, -1, 11])
-def test_a_grid_has_no_more_moves_than_there_are_times(grid, num_steps):
-    with pytest.raises(ValueError, match=r"1\.\.10"):
-        grid(linear(10), num_steps)

@@ -1,0 +1,186 @@
+"""The evaluation of a run: files, table, sums, and numbers that depend on neither batch size nor devices."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from networks import random_params
+from PIL import Image
+from tiny import tiny_config
+
+from ddpm_jax import build
+from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import METRICS, Images, evaluate, standard_error, table
+from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.sampling import Run
+from ddpm_jax.state import TrainState
+
+T = 12
+NUM_IMAGES = 11
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run at step 3 with random parameters, the averaged ones others than the trained."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = tiny_config(
+        diffusion__num_timesteps=T,
+        diffusion__beta_end=0.5,
+        diffusion__learned_variance=True,
+        loss__kind="hybrid",
+        sample__variance="learned",
+        sample__grid="uniform",
+    )
+    model, inputs = build.network(config), (np.zeros((1, 8, 8, 1)), np.zeros(1), None)
+    raw, ema = (random_params(model, *inputs, seed=seed) for seed in (0, 1))
+    state = TrainState(np.int32(3), raw, ema, opt_state=(), times=(), key=jax.random.key(0))
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state, config)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def measured(workdir):
+    """The run, its images, and what the evaluation says of eleven of them."""
+    run = Run(workdir)
+    source = build.source(run.config)
+    results = evaluate(run, list(METRICS), source=source, num_images=NUM_IMAGES, batch_size=100)
+    return SimpleNamespace(run=run, source=source, results=results)
+
+
+def test_results_are_written_as_json_and_plots(measured, workdir):
+    folder = workdir / "evaluation"
+    for name, result in measured.results.items():
+        assert json.loads((folder / f"{name}.json").read_text()) == result
+        assert (result["step"], result["params"], result["num_images"]) == (3, "ema", NUM_IMAGES)
+    for name in ("bpd", "spectrum"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert min(image.size) > 200
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bpd.json",
+        "bpd.png",
+        "nll.json",
+        "spectrum.json",
+        "spectrum.png",
+    ]
+
+
+def test_the_parts_of_the_bound_sum_up(measured):
+    result = measured.results["bpd"]
+    parts = result["L_T"] + result["L_between"] + result["L_0"]
+    np.testing.assert_allclose(result["bits_per_dim"], parts, rtol=1e-6)
+    np.testing.assert_allclose(sum(result["terms"]), result["L_between"] + result["L_0"], rtol=1e-6)
+    np.testing.assert_allclose(result["terms"][-1], result["L_0"], rtol=1e-6)
+    assert result["times"] == [float(t) for t in range(T, 0, -1)]
+    assert len(result["eps_mse"]) == T
+    assert result["variance"] == "learned"
+    assert result["standard_error"] > 0
+
+
+def test_l_t_is_that_of_the_images(measured):
+    """`KL(N(sqrt(a) x_0, 1 - a), N(0, 1))`, bits per dimension, of the images themselves."""
+    a = build.noise_schedule(measured.run.config).alpha_bar[-1]
+    x_0 = np.stack([measured.source[i]["image"] for i in range(NUM_IMAGES)]) / 127.5 - 1
+    expected = np.mean(0.5 * (a * x_0**2 - a - np.log1p(-a))) / np.log(2)
+    np.testing.assert_allclose(measured.results["bpd"]["L_T"], expected, rtol=1e-4)
+
+
+def test_the_table_says_what_was_measured(measured):
+    lines = table(measured.results)
+    bpd, nll = measured.results["bpd"], measured.results["nll"]
+    text = "\n".join(lines)
+    assert len(lines) == 6
+    for number in (bpd["bits_per_dim"], bpd["L_between"], bpd["L_0"], nll["bits_per_dim"]):
+        assert f"{number:.4f}" in text
+    assert f"({T - 1} terms)" in text
+    assert f"(exact trace, {T - 1} steps)" in text
+    assert "4: " in lines[-1]
+
+
+def test_the_spectrum_has_a_row_for_every_frame(measured):
+    result = measured.results["spectrum"]
+    assert result["times"] == [float(t) for t in range(T, -1, -1)]
+    for name in ("forward", "reverse", "estimate_of_x_0"):
+        assert np.shape(result[name]) == (T + 1, 5)
+    np.testing.assert_allclose(result["forward"][-1], result["data"], rtol=1e-6)
+    assert len(result["settling_time"]) == 5
+
+
+def assert_same(results, others):
+    for name, result in results.items():
+        for key, value in result.items():
+            if isinstance(value, float | list) and key != "settling_time":
+                np.testing.assert_allclose(others[name][key], value, rtol=2e-4, atol=2e-5, err_msg=f"{name}: {key}")
+
+
+def test_neither_batches_nor_devices_matter(measured, workdir):
+    """Eleven images at once on eight devices, and in three batches, the last filled up, on one."""
+    assert measured.run.mesh.size == 8
+    run = Run(workdir)
+    run.mesh = device_mesh(jax.devices()[:1])
+    run.params = jax.device_put(jax.device_get(run.params), replicated(run.mesh))
+    again = evaluate(run, list(METRICS), source=measured.source, num_images=NUM_IMAGES, batch_size=4)
+    assert_same(measured.results, again)
+
+
+def test_other_parameters_and_a_shorter_chain_give_other_numbers(measured, workdir):
+    run = Run(workdir, params="raw")
+    raw = evaluate(run, ["bpd"], source=measured.source, num_images=NUM_IMAGES, num_steps=3)["bpd"]
+    assert (raw["params"], raw["times"]) == ("raw", [12.0, 6.0, 1.0])
+    assert raw["bits_per_dim"] != measured.results["bpd"]["bits_per_dim"]
+
+
+class Few:
+    """A source of five images, each of one grey."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"image": np.full((8, 8, 1), 10 * range(5)[index], np.uint8)}
+
+
+def test_images_fewer_than_asked_are_counted_once_each():
+    images = Images(Few(), num_images=100, batch_size=64, mesh=device_mesh())
+    (batch,) = list(images)
+    x_0, image_keys, count = batch
+    assert (len(images), images.num_images, count, x_0.shape) == (1, 5, 5, (8, 8, 8, 1))
+    np.testing.assert_allclose(x_0[:5, 0, 0, 0], np.arange(5) * 10 / 127.5 - 1, rtol=1e-6)
+    assert len(np.unique(jax.random.key_data(image_keys), axis=0)) == 8
+
+
+def test_every_image_comes_once_with_its_own_key_in_any_batches():
+    whole = {}
+    for batch_size in (64, 2):
+        images = Images(Few(), num_images=4, batch_size=batch_size, mesh=device_mesh(jax.devices()[:2]))
+        seen = [
+            (float(x_0[i, 0, 0, 0]), tuple(jax.random.key_data(image_keys[i]).tolist()))
+            for x_0, image_keys, count in images
+            for i in range(count)
+        ]
+        assert len(images) == {64: 1, 2: 2}[batch_size]
+        whole[batch_size] = seen
+    assert whole[64] == whole[2]
+    assert len(set(whole[2])) == 4
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_measured(measured, workdir):
+    before = (workdir / "evaluation" / "nll.json").stat().st_mtime_ns
+    with pytest.raises(UserError, match="'fido'; choose from bpd, nll, spectrum"):
+        evaluate(measured.run, ["nll", "fido"], source=Few(), num_images=5)
+    assert (workdir / "evaluation" / "nll.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_too_many_steps_are_a_users_mistake(measured, metric):
+    with pytest.raises(UserError, match=r"no (chain|ODE) of 99 steps"):
+        evaluate(measured.run, [metric], source=Few(), num_images=5, num_steps=99)
+
+
+def test_a_standard_error_is_the_deviation_over_the_root_of_the_number():
+    values = np.array([1.0, 2.0, 4.0, 7.0])
+    assert standard_error(values) == pytest.approx(np.sqrt(np.sum((values - 3.5) ** 2) / 3 / 4))
+    assert standard_error(values[:1]) == 0

@@ -1,0 +1,84 @@
+"""Each time grid against its formula, recomputed from alpha_bar."""
+
+import numpy as np
+import pytest
+from oracles import ALL_GRIDS, ALL_SCHEDULES, each
+
+from ddpm_jax import grids
+from ddpm_jax.schedule import cosine, linear
+
+
+def sigma_over_signal(schedule, times):
+    """At float times, log-SNR being linear between integers."""
+    a = schedule.alpha_bar[1:]
+    log_snr = np.interp(times, np.arange(1, len(a) + 1), np.log(a / (1 - a)))
+    return np.exp(-log_snr / 2)
+
+
+@each("grid", ALL_GRIDS)
+@each("schedule", ALL_SCHEDULES)
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 50])
+def test_a_grid_starts_at_the_last_time_falls_and_ends_at_zero(grid, schedule, num_steps):
+    schedule = schedule(50)
+    times = grid(schedule, num_steps)
+    assert times.shape == (num_steps + 1,)
+    assert times[0] == pytest.approx(50, rel=1e-12)
+    assert times[-1] == 0
+    assert np.all(np.diff(times) < 0)
+    assert np.all(schedule.transitions(times).beta > 0)
+
+
+@pytest.mark.parametrize("grid", [grids.uniform, grids.trailing])
+def test_as_many_steps_as_times_are_all_times(grid):
+    np.testing.assert_array_equal(grid(linear(20), 20), np.arange(20, -1, -1))
+
+
+def test_uniform_and_trailing_are_rounded_even_strides():
+    np.testing.assert_array_equal(grids.uniform(linear(1000), 5), [1000, 750, 500, 251, 1, 0])
+    np.testing.assert_array_equal(grids.trailing(linear(1000), 5), [1000, 800, 600, 400, 200, 0])
+    np.testing.assert_array_equal(grids.trailing(linear(10), 3), [10, 7, 3, 0])
+
+
+@pytest.mark.parametrize("num_steps", [2, 9])
+def test_quadratic_is_even_in_the_root_of_time(num_steps):
+    i = np.arange(num_steps)
+    expected = (10 + i / (num_steps - 1) * (1 - 10)) ** 2
+    np.testing.assert_allclose(grids.quadratic(linear(100), num_steps), [*expected, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [linear(100), cosine(100)])
+@pytest.mark.parametrize("num_steps", [2, 9])
+def test_log_snr_is_even_in_the_log_of_sigma_over_signal(schedule, num_steps):
+    a = schedule.alpha_bar
+    first, last = (np.log((1 - a[t]) / a[t]) for t in (100, 1))
+    i = np.arange(num_steps)
+    times = grids.log_snr(schedule, num_steps)[:-1]
+    expected = first + i / (num_steps - 1) * (last - first)
+    np.testing.assert_allclose(2 * np.log(sigma_over_signal(schedule, times)), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [linear(100), cosine(100)])
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_karras_is_equation_5_of_its_paper(schedule, rho):
+    """`sigma_i = (max**(1/rho) + i/(N-1) (min**(1/rho) - max**(1/rho)))**rho` with sigma over signal for sigma."""
+    a, i = schedule.alpha_bar, np.arange(9)
+    first, last = (np.sqrt((1 - a[t]) / a[t]) for t in (100, 1))
+    expected = (first ** (1 / rho) + i / 8 * (last ** (1 / rho) - first ** (1 / rho))) ** rho
+    times = grids.karras(schedule, 9, rho=rho)[:-1]
+    np.testing.assert_allclose(sigma_over_signal(schedule, times), expected, rtol=1e-9)
+
+
+@each("schedule", ALL_SCHEDULES)
+def test_time_is_the_inverse_of_log_snr(schedule):
+    schedule = schedule(50)
+    a = schedule.alpha_bar
+    np.testing.assert_allclose(schedule.time(np.log(a[1:] / (1 - a[1:]))), np.arange(1, 51), rtol=1e-9)
+    times = np.array([1.25, 17.5, 49.9])
+    np.testing.assert_allclose(schedule.time(-2 * np.log(sigma_over_signal(schedule, times))), times, rtol=1e-9)
+
+
+@each("grid", ALL_GRIDS)
+def test_a_grid_of_no_steps_or_of_too_many_is_refused(grid):
+    for num_steps in (0, -3, 51):
+        with pytest.raises(ValueError, match=rf"1\.\.50, got {num_steps}"):
+            grid(linear(50), num_steps)
