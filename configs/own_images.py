@@ -2,7 +2,8 @@
 
 Command: python train.py --config=configs/own_images.py --config.data.path=FOLDER --workdir=runs/mine
 Data: any folder of JPEG, PNG, WebP, ... files, cut to their largest centred square and resized. Sub-folders are
-classes. Hardware: one modern GPU. Out of memory? --config.train.accumulation=4, --config.model.dtype=bfloat16,
+  classes.
+Hardware: one modern GPU. Out of memory? --config.train.accumulation=4, --config.model.dtype=bfloat16,
   --config.model.remat=True, or smaller images.
 Reproduces: nothing published.
 """

@@ -80,6 +80,8 @@ def noise_schedule(config):
 def network(config):
     """The U-Net of `config.model` for the images of `config.data`."""
     size, levels = config.data.image_size, len(config.model.channel_mult)
+    if not levels:
+        raise UserError("config.model.channel_mult needs one number for each level, such as (1, 2, 2)")
     if size % 2 ** (levels - 1):
         raise UserError(
             f"config.data.image_size={size} cannot be halved {levels - 1} times, as the {levels} levels of "

@@ -7,7 +7,6 @@ one before.
 
 import asyncio
 import contextlib
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -105,8 +104,7 @@ class Checkpoints:
             steps = saved_steps(self.folder)
             kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
             raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {_reason(error)}; {kept}; "
-                "free some space and start again"
+                f"cannot save a checkpoint in {self.folder}: {_reason(error)}; {kept}; free some space and start again"
             ) from error
 
 
@@ -190,7 +188,9 @@ def _patient_event_loops():
 
 
 def _reason(error):
-    """The first line of an exception's text; of TensorStore's long ones the end, where the cause stands."""
+    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
+    while error.__cause__:
+        error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = re.split(r" \[\w+=", lines[0])[0]
+    line = lines[0].partition(" [tensorstore_spec")[0]
     return line if len(line) <= 160 else line.rpartition(": ")[2]

@@ -17,7 +17,7 @@ def to_uint8(x):
 def grid(images, *, columns=None, gap=1):
     """Tiles images `[N, H, W, C]` uint8 row by row on white, nearly square unless `columns` says otherwise.
 
-    Small images are enlarged by whole factors until a tile is at least 32 pixels high.
+    Small images, and the gap, are enlarged by a whole factor until a tile is at least 32 pixels high.
 
     Returns:
       `[H', W', C]` uint8.

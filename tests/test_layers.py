@@ -208,24 +208,31 @@ def test_the_embedding_is_two_dense_layers_and_a_row_of_the_class_table(order):
     np.testing.assert_allclose(out, expected, **CLOSE)
 
 
-def init_params(module, *args_and_key):
+def initialise(module, *args_and_key):
+    """The output and the parameters of a module as initialised."""
     *args, key = args_and_key
-    return module.init(key, *args)["params"]
+    return module.init_with_output(key, *args)
 
 
 @pytest.fixture(scope="module")
-def initial():
-    """Every kind of layer as initialised, by path: a network of one level, and what resamples."""
-    arch, key = ho(channels=64, channel_mult=(1,), attention_resolutions=(8,)), jax.random.key(0, impl="rbg")
-    x, index = inputs()
-    wide = jnp.zeros((1, 8, 8, 128))
+def network():
+    """Output and parameters of a network of one level as initialised."""
+    model = UNet(ho(channels=64, channel_mult=(1,), attention_resolutions=(8,)), num_classes=50)
+    args = (*inputs(), np.array([0, 1]))
+    return jax.jit(partial(initialise, model, *args))(jax.random.key(0, impl="rbg"))
+
+
+@pytest.fixture(scope="module")
+def initial(network):
+    """Every kind of layer as initialised, by path: that network, and what resamples."""
+    arch, key, wide = ho(channels=64), jax.random.key(0, impl="rbg"), jnp.zeros((1, 8, 8, 128))
     modules = {
-        UNet(arch, num_classes=50, name="unet"): (x, index, jnp.zeros(2, jnp.int32)),
         Downsample(arch, name="down"): (wide,),
         Upsample(arch, name="up"): (wide,),
         ResBlock(arch, 64, downsample_mean, name="block"): (wide, jnp.zeros((1, 256)), False),
     }
-    params = {module.name: jax.jit(partial(init_params, module, *args))(key) for module, args in modules.items()}
+    params = {m.name: jax.jit(partial(initialise, m, *args))(key)[1]["params"] for m, args in modules.items()}
+    params["unet"] = network[1]["params"]
     return {path: np.asarray(leaf) for path, leaf in flat(params).items()}
 
 
@@ -251,6 +258,10 @@ def test_every_branch_starts_at_zero(initial):
     # One block down, two across, two up, one alone; attention down, across and twice up; the output.
     assert len(zeros) == 6 + 4 + 1
     assert all(np.all(initial[path] == 0) for path in zeros)
+
+
+def test_the_network_says_zero_before_training(network):
+    np.testing.assert_array_equal(network[0], np.zeros((2, 8, 8, 3)))
 
 
 def test_biases_start_at_zero_and_scales_at_one(initial):

@@ -266,6 +266,16 @@ def test_the_ode_gives_the_exact_likelihood_of_a_mixture(x64, schedule):
     assert error.max() < 0.01
 
 
+def test_the_scale_of_the_first_level_is_part_of_the_density(x64):
+    """From a late first level, where the signal is far from 1: `p(x_0) = p(signal x_0) signal**D`."""
+    schedule, x_0 = cosine(1000), GAUSSIAN.sample(jax.random.key(0), 8)
+    level, times = schedule.level(400), np.linspace(1000, 400, 201)
+    ours = ode_log_prob_nats(GAUSSIAN.denoiser, x_0, transitions=schedule.encoding(times))
+    exact = GAUSSIAN.log_prob(level.signal * x_0, level) + 3 * np.log(level.signal)
+    assert 3 * np.log(level.signal) < -0.5
+    np.testing.assert_allclose(ours, exact, atol=0.01)
+
+
 def test_the_error_of_the_ode_likelihood_is_of_second_order(x64):
     x_0, schedule, errors = GAUSSIAN.sample(jax.random.key(0), 8), cosine(1000), []
     level = schedule.level(1)

@@ -133,7 +133,9 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
         for name in metrics:
             np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=2e-5, err_msg=name)
         # Adam's first step is the gradient's sign times the rate: parameters are compared on that scale.
-        difference = jax.tree.map(lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), other.params, state.params)
+        difference = jax.tree.map(
+            lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), other.params, state.params
+        )
         assert max(jax.tree.leaves(difference)) < 1e-6
 
 

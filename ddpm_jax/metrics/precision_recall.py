@@ -29,11 +29,13 @@ def precision_recall(real, generated, *, k=3):
       k: neighbour that sets the radius of a ball, 1 or more.
 
     Raises:
-      ValueError: the sets have k points or fewer, or another number of features.
+      ValueError: k is below 1, the sets have k points or fewer, or their numbers of features differ.
     """
     real, generated = jnp.asarray(real, jnp.float32), jnp.asarray(generated, jnp.float32)
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
         raise ValueError(f"features are [N, D] and [M, D], got {real.shape} and {generated.shape}")
+    if k < 1:
+        raise ValueError(f"k is 1 or more, got {k}")
     if min(len(real), len(generated)) <= k:
         raise ValueError(f"k = {k} neighbours need more than {k} points on each side")
     return PrecisionRecall(

@@ -57,7 +57,7 @@ def langevin_corrector(predictor, *, snr=0.16, num_steps=1):
     return Sampler(predictor.init, step)
 
 
-def annealed_langevin(*, step_size=0.1, num_steps=3):
+def annealed_langevin(*, step_size=0.5, num_steps=5):
     """Langevin dynamics at every level in turn, from coarse to fine (Song & Ermon 2019, algorithm 1).
 
     Args:
