@@ -18,14 +18,15 @@ from ddpm_jax.chain import draw
 from ddpm_jax.sampling import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
+
 STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")
 
 ROWS = {
-    "ancestral, large": {"sampler": "ancestral", "variance": "large", "grid": "uniform"},
-    "ancestral, small": {"sampler": "ancestral", "variance": "small", "grid": "uniform"},
-    "DDIM, eta 0": {"sampler": "ddim", "eta": 0.0, "grid": "quadratic"},
+    "ancestral, large": {"sampler": "ancestral", "variance": "large", "grid": "trailing"},
+    "ancestral, small": {"sampler": "ancestral", "variance": "small", "grid": "trailing"},
+    "DDIM, eta 0": {"sampler": "ddim", "eta": 0.0, "grid": "trailing"},
     "Heun": {"sampler": "heun", "grid": "karras"},
-    "DPM-Solver++(2M)": {"sampler": "dpm_solver_pp_2m", "grid": "log_snr"},
+    "DPM-Solver++(2M)": {"sampler": "dpm_solver_pp_2m", "grid": "trailing"},
     "Euler-Maruyama": {"sampler": "euler_maruyama", "grid": "karras"},
 }
 
@@ -44,8 +45,8 @@ def main():
     run = Run(WORKDIR.value)
     print(f"{NUM} digits, pixels, k = 3, {jax.device_count()} x {jax.devices()[0].device_kind}")
     print(f"{'sampler':<22}{'grid':<11}{'steps':>6}{'evaluations':>13}{'precision':>11}{'recall':>8}{'seconds':>9}")
-    rows = [("of the run", {}, 0)]
-    rows += [(name, settings, int(steps)) for name, settings in ROWS.items() for steps in STEPS.value]
+
+    rows = [("of the run", {}, 0)] + [(name, ROWS[name], int(steps)) for name in ROWS for steps in STEPS.value]
     for name, settings, steps in rows:
         precision, recall, seconds = measure(run.configure(**settings), steps)
         moves = steps or run.config.diffusion.num_timesteps

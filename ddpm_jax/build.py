@@ -197,6 +197,7 @@ def sampler(config):
             return chosen
         return langevin_corrector(chosen, snr=settings["corrector_snr"], num_steps=config.sample.corrector_steps)
 
+    with_settings(sampler_settings(config))  # so that settings that do not fit are refused here
     return with_settings
 
 
@@ -246,6 +247,8 @@ def _tfds(data, shape):
     """A prepared data set of tensorflow-datasets."""
     from ddpm_jax.data.tfds import TfdsImages
 
+    if not data.name:
+        raise UserError("name the data set with --config.data.name=NAME, such as cifar10")
     form = {**shape, "skip_unreadable": data.skip_unreadable}
     return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
 

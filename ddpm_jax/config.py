@@ -1,4 +1,4 @@
-"""Configurations as they are stored with a run: to and from JSON, and compared when a run is resumed.
+"""Configurations: their numbers in range, to and from JSON as they are stored with a run, compared when it is resumed.
 
 The keys themselves, with a comment each, are in `configs/base.py`.
 """
@@ -13,6 +13,60 @@ from ddpm_jax.errors import UserError
 # starts; where the data lies and how it is read may too.
 _FIXED = ("seed", "data", "diffusion", "model", "loss.times")
 _FREE = ("data.path", "data.num_workers", "data.skip_unreadable")
+
+# At least 1.
+_COUNTS = [
+    "data.image_size",
+    "diffusion.num_timesteps",
+    "model.channels",
+    "model.num_res_blocks",
+    "model.num_heads",
+    "model.norm_groups",
+    "train.batch_size",
+    "train.num_steps",
+    "train.accumulation",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "log.every",
+    "log.preview_images",
+    "log.preview_steps",
+]
+_NOT_NEGATIVE = [
+    "seed",
+    "data.num_workers",
+    "model.head_channels",
+    "model.norm_epsilon",
+    "loss.vlb_weight",
+    "optim.learning_rate",
+    "optim.warmup_steps",
+    "optim.grad_clip",
+    "optim.epsilon",
+    "sample.num_steps",
+    "sample.corrector_steps",
+    "sample.corrector_snr",
+    "checkpoint.keep_every",
+    "log.preview_every",
+]
+# From 0 to below 1.
+_FRACTIONS = ["model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
+# Tuples of them.
+_INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
+
+
+def check_ranges(config):
+    """Raises a UserError that names the first key whose number makes no sense."""
+    flat = flatten(config)
+    rules = (
+        (_COUNTS, lambda value: value >= 1, "must be at least 1"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
+        (_FRACTIONS, lambda value: 0 <= value < 1, "must lie from 0 to below 1"),
+        (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must hold whole numbers"),
+        (["model.channel_mult"], lambda value: value and min(value) >= 1, "needs at least 1 for each level"),
+    )
+    for keys, fits, rule in rules:
+        for key in keys:
+            if not fits(flat[key]):
+                raise UserError(f"config.{key}={flat[key]!r} {rule}")
 
 
 def to_json(config):

@@ -85,7 +85,7 @@ def _missing_config_file(argv):
     """One line for a configuration file that is not there, or None where that is not the trouble."""
     for i, argument in enumerate(argv):
         if argument.startswith("--config=") or argument == "--config":
-            value = argument.partition("=")[2] or "".join(argv[i + 1 : i + 2])
+            value = argument.partition("=")[2] if "=" in argument else "".join(argv[i + 1 : i + 2])
             path = Path(value.split(":")[0])
             if not path.is_file():
                 near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").glob("*.py")], n=1)

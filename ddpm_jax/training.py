@@ -14,7 +14,7 @@ import numpy as np
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints, stored_config
-from ddpm_jax.config import check_resumable
+from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import RunLog
@@ -39,11 +39,13 @@ def train(config, workdir):
     Raises:
       UserError: anything a person can mend; nothing is left half written.
     """
+    check_ranges(config)
     workdir, mesh = Path(workdir), device_mesh()
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = build.network(config)
     recipe = build.recipe(config, model)
     source = build.source(config)
+    chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
     _check_same_run(config, workdir)
     step_fn = compiled_step(recipe, mesh)
     with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:

@@ -1,30 +1,50 @@
-"""A run that takes seconds: digits, one level of eight channels, T = 20."""
+"""Runs that take seconds: digits, one level of eight channels, T = 20, and the programs run in this process."""
 
+import contextlib
+import io
+import logging
+import runpy
+import sys
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from absl import logging as absl_logging
+
+import ddpm_jax.program  # noqa: F401  -- defines absl's own flags before any program's
 from configs import digits
+from ddpm_jax import build
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import flatten
+from ddpm_jax.state import initial_state
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "name": "tiny",
+    "model.channels": 8,
+    "model.channel_mult": (1,),
+    "model.norm_groups": 4,
+    "model.attention_resolutions": (),
+    "diffusion.num_timesteps": 20,
+    "train.batch_size": 8,
+    "train.num_steps": 8,
+    "checkpoint.every": 2,
+    "checkpoint.keep": 2,
+    "log.every": 1,
+    "log.preview_every": 0,
+    "log.preview_images": 4,
+    "log.preview_steps": 5,
+}
 
 
 def tiny_config(**overrides):
-    """The tiny configuration; overrides as `{"train.num_steps": 4}` with `__` for the dot."""
+    """The tiny configuration with changes, as in `train__num_steps=4` for `train.num_steps`."""
     config = digits.get_config()
-    settings = {
-        "name": "tiny",
-        "model.channels": 8,
-        "model.channel_mult": (1,),
-        "model.norm_groups": 4,
-        "model.attention_resolutions": (),
-        "diffusion.num_timesteps": 20,
-        "train.batch_size": 8,
-        "train.num_steps": 8,
-        "checkpoint.every": 2,
-        "checkpoint.keep": 2,
-        "log.every": 1,
-        "log.preview_every": 0,
-        "log.preview_images": 4,
-        "log.preview_steps": 5,
-        **{key.replace("__", "."): value for key, value in overrides.items()},
-    }
-    for key, value in settings.items():
+    for key, value in {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}.items():
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
     return config
@@ -33,16 +53,82 @@ def tiny_config(**overrides):
 def arguments(config):
     """The configuration as command-line arguments over the default experiment."""
     base = flatten(digits.get_config())
-    return [f"--config.{k}={v}" for k, v in flatten(config).items() if v != base[k]]
+    return [f"--config.{key}={value}" for key, value in flatten(config).items() if value != base[key]]
+
+
+def random_state(config, *, step=0):
+    """A state as if trained: every parameter is random, the averaged ones differ, and so do the optimiser's."""
+    model = build.network(config)
+    recipe = build.recipe(config, model)
+    init = partial(
+        initial_state,
+        init_params=build.initial_params(config, model),
+        optimizer=recipe.optimizer,
+        times=recipe.times,
+    )
+    rng = np.random.default_rng(step)
+
+    def noisy(leaf):
+        random = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype) if random else jnp.full(leaf.shape, step)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    state = jax.tree.map(noisy, shapes.replace(key=shapes.step))
+    return state.replace(key=jax.random.key(step))
+
+
+def save(workdir, config, *, steps=(1,)):
+    """A run that has checkpoints of random states at these steps, but was never trained; returns its directory."""
+    with Checkpoints(workdir, keep=len(steps)) as checkpoints:
+        for step in steps:
+            checkpoints.save(random_state(config, step=step), config)
+    return workdir
 
 
 def same(left, right):
     """Whether two trees of arrays are equal bit for bit."""
-    import jax
-    import numpy as np
 
     def bits(x):
-        return np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
 
-    leaves = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(bits(a), bits(b)), left, right))
-    return all(leaves) and bool(leaves)
+    equal = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(bits(a), bits(b)), left, right))
+    return all(equal) and bool(equal)
+
+
+class Outcome(NamedTuple):
+    """What a program left: its exit status and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(program, *args):
+    """Runs `train.py`, `sample.py` or `evaluate.py` with arguments as in a shell, but in this process."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with _own_flags(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        sys.argv = [program, *map(str, args)]
+        try:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _own_flags():
+    """Lets a program define its flags, take the command line and set up logging; then all is as before."""
+    argv, root, handler = sys.argv, logging.getLogger(), absl_logging.get_absl_handler()
+    handlers, filters, level = list(root.handlers), list(handler.filters), absl_logging.get_verbosity()
+    flags.FLAGS.unparse_flags()
+    try:
+        yield
+    finally:
+        by_module = flags.FLAGS.flags_by_module_dict().items()
+        own = {flag.name for module, known in by_module if module.endswith(".py") for flag in known}
+        for name in own | {name for name in flags.FLAGS if name.startswith("config.")}:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.mark_as_parsed()
+        sys.argv, root.handlers, handler.filters = argv, handlers, filters
+        absl_logging.set_verbosity(level)

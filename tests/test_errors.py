@@ -1,0 +1,116 @@
+"""Every mistake is one line on stderr, a status that is not zero, no traceback, and nothing half written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import arguments, tiny_config
+
+from ddpm_jax import training
+from ddpm_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command):
+    """A program as a person runs it."""
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train.py", "--config.train.batchsize=3"], "did you mean 'batch_size'?"),
+        (["train.py", "--config.trian.batch_size=3"], "did you mean 'train'?"),
+        (["train.py", "config.seed=1"], "write --config.seed=1"),
+        (["train.py", "--confg.x=2"], "Did you mean: config"),
+        (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc"),
+        (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
+        (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
+        (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
+        (["sample.py", "--workdir=no_such_run"], "python train.py --workdir=no_such_run"),
+        (["sample.py", "--workdir=tests", "--num_images=0"], "--num_images=0"),
+        (["evaluate.py", "--workdir=no_such_run"], "there is no run in no_such_run"),
+    ],
+)
+def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
+    workdir = [] if any("workdir" in argument for argument in command) else [f"--workdir={tmp_path / 'run'}"]
+    result = run(*command, *workdir)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert lines[-1].startswith("error: "), result.stderr
+    assert message in lines[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data__source": "folder", "data__path": "{tmp}/nothing"}, "nothing"),
+        ({"data__source": "folder", "data__path": "{tmp}"}, "image"),
+        ({"data__source": "tfds", "data__name": "cifar10", "data__path": "{tmp}"}, "ddpm_jax.data.prepare cifar10"),
+        ({"data__source": "floppy"}, "data.source='floppy' is not one of"),
+        ({"data__split": "tset"}, "data.split='tset' is not one of"),
+        ({"data__image_size": 9, "model__channel_mult": (1, 1)}, "cannot be halved"),
+        ({"train__batch_size": 12}, "does not divide over 8 devices"),
+        ({"diffusion__schedule": "lineal"}, "is not one of: linear"),
+        ({"diffusion__beta_end": 2.0}, "makes no noise schedule"),
+        ({"diffusion__target": "noise"}, "is not one of: eps"),
+        ({"loss__times": "sometimes"}, "is not one of: uniform"),
+        ({"loss__weight": "heavy"}, "is not one of: eps"),
+        ({"loss__kind": "hybrid"}, "learned_variance=True"),
+        ({"model__norm_groups": 3}, "norm_groups=3"),
+        ({"model__dtype": "float8"}, "is not one of: float32"),
+        ({"model__padding": "none"}, "padding"),
+    ],
+)
+def test_training_refuses_before_it_writes(overrides, message, tmp_path):
+    overrides = {k: v.format(tmp=tmp_path) if isinstance(v, str) else v for k, v in overrides.items()}
+    with pytest.raises(UserError) as caught:
+        training.train(tiny_config(**overrides), tmp_path / "run")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eight pictures of which one is broken."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(8):
+        Image.new("L", (8, 8), 30 * i).save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_an_unreadable_image_is_named_and_can_be_passed_over(pictures, tmp_path):
+    folder = {"data__source": "folder", "data__path": str(pictures), "train__num_steps": 2}
+    with pytest.raises(UserError, match=r"3\.png.*skip_unreadable=True"):
+        training.train(tiny_config(**folder), tmp_path / "a")
+    assert int(training.train(tiny_config(**folder, data__skip_unreadable=True), tmp_path / "b").step) == 2
+
+
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        training.train(tiny_config(), tmp_path / "file" / "run")
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """A limit on the size of files stands in for the disk: the third save does not fit into a smaller one."""
+    config = tiny_config(train__num_steps=4)
+    training.train(config, tmp_path)
+    more = arguments(tiny_config(train__num_steps=12))
+    limited = ["-c", f'ulimit -f 2; exec {sys.executable} train.py --workdir={tmp_path} "$@"', "train", *more]
+    result = subprocess.run(["bash", *limited], cwd=ROOT, env=os.environ, capture_output=True, text=True)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1, result.stderr
+    assert int(training.train(tiny_config(train__num_steps=5), tmp_path).step) == 5
