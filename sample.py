@@ -30,7 +30,9 @@ VARIANCE = flags.DEFINE_enum(
 )
 ETA = flags.DEFINE_float("eta", None, "Noise in DDIM, 0 (none) to 1 (ancestral) (default: the run's).")
 GRID = flags.DEFINE_enum("grid", None, sorted(GRIDS), "Spacing of the chain's times (default: the run's).")
-CORRECTOR_STEPS = flags.DEFINE_integer("corrector_steps", None, "Langevin steps after each move (default: the run's).")
+CORRECTOR_STEPS = flags.DEFINE_integer(
+    "corrector_steps", None, "Langevin steps after each move (default: the run's).", lower_bound=0
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes memory and speed only.", lower_bound=1)
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
 

@@ -94,10 +94,15 @@ def flatten(config, prefix=""):
     return flat
 
 
-def changes(stored, config):
-    """Keys whose values differ between a stored configuration (JSON) and a current one: `{key: (stored, current)}`."""
-    old, new = flatten(stored), flatten(to_json(config))
+def changes(stored, current):
+    """Keys whose values differ between two nested dicts of plain JSON types: `{key: (stored, current)}`."""
+    old, new = flatten(stored), flatten(current)
     return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
+
+
+def in_words(changed):
+    """What `changes` found, for a message."""
+    return ", ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed.items())
 
 
 def check_resumable(stored, config, *, workdir):
@@ -106,9 +111,10 @@ def check_resumable(stored, config, *, workdir):
     Raises:
       UserError: the work directory holds another model or other data; the message names the keys.
     """
-    differing = changes(stored, config)
+    differing = changes(stored, to_json(config))
     clashes = {k: v for k, v in differing.items() if {k, k.split(".")[0]} & set(_FIXED) and k not in _FREE}
     if clashes:
-        keys = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in clashes.items())
-        raise UserError(f"{workdir} holds another run: {keys}; choose another --workdir or the same values")
+        raise UserError(
+            f"{workdir} holds another run: {in_words(clashes)}; choose another --workdir or the same values"
+        )
     return differing

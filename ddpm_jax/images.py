@@ -1,5 +1,6 @@
 """Pictures: from arrays in [-1, 1] to 8 bits, grids, PNG and GIF files that are whole or absent."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -42,16 +43,33 @@ def write_whole(path, write):
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
+        with _writing(path):
+            write(temporary)
+            temporary.replace(path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def check_writable(path):
+    """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
+    path = Path(path)
+    with _writing(path):
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Makes the path's folder; turns what the disk says into one line."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        yield
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
         ) from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def save_png(path, image):

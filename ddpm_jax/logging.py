@@ -80,11 +80,7 @@ class RunLog:
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
         for step, values in zip(steps, metrics, strict=True):
             if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-                raise UserError(
-                    f"the loss became {values['loss']:g} (gradient norm {values['grad_norm']:g}) at step {step}; "
-                    "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use "
-                    "--config.model.dtype=float32, and start again from the last checkpoint with the same command"
-                )
+                raise diverged(f"loss became {values['loss']:g} (gradient norm {values['grad_norm']:g})", step)
         line = self._means(steps, metrics)
         self._pending = []
         self._write(line)
@@ -161,6 +157,14 @@ class RunLog:
                 f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
                 flush=True,
             )
+
+
+def diverged(what, step):
+    """The `UserError` for a run that has left the finite numbers."""
+    return UserError(
+        f"the {what} at step {step}; lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use "
+        "--config.model.dtype=float32, and start again from the last checkpoint with the same command"
+    )
 
 
 def read(workdir):

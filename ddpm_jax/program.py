@@ -71,7 +71,7 @@ def _parse(argv):
 
 def _unknown_key(argv, text):
     """One line for a configuration key that does not exist."""
-    match = re.search(r"'+\\*'?(\w+)", text)
+    match = re.search(r"lookup: .*?(\w+)$", text) or re.search(r"'+\\*'?(\w+)", text)
     wrong = match.group(1) if match else ""
     argument = next(
         (a for a in argv if a.startswith("--") and wrong in a.split("=")[0].split(".")), f"--config...{wrong}"

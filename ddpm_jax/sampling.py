@@ -12,9 +12,9 @@ import numpy as np
 
 from ddpm_jax import build, checkpoint
 from ddpm_jax.chain import Chain, draw
-from ddpm_jax.config import from_json, to_json
+from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.progress import progress_bar
 
@@ -36,7 +36,7 @@ class Run:
         stored = checkpoint.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-        self.workdir, self.config, self.params_name = workdir, from_json(stored), params
+        self.workdir, self.config, self.params_name = Path(workdir), from_json(stored), params
         self.mesh, data = device_mesh(), self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = build.network(self.config)
@@ -91,17 +91,18 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     Raises:
       UserError: the place cannot be written, or the folder holds images of other settings.
     """
-    out = Path(out)
+    is_folder, out = str(out).endswith("/") or Path(out).is_dir(), Path(out)
     chain, indices = run.chain(num_steps), np.arange(num_images)
     options = {"seed": seed, "batch_size": min(batch_size, num_images)}
-    if out.suffix not in (".png", ".npz"):
-        if out.suffix:
-            raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
-        settings = {"seed": seed, "step": run.step, "num_steps": chain.num_moves, "params": run.params_name}
+    if is_folder or not out.suffix:
+        settings = {"workdir": str(run.workdir.resolve()), "step": run.step, "params": run.params_name, "seed": seed}
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
         missing = _open_folder(out, settings, indices)
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
+    if out.suffix not in (".png", ".npz"):
+        raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
+    check_writable(out)
     images = draw(chain, run.params, indices=indices, **options)
     if out.suffix == ".png":
         save_png(out, grid(images))
@@ -112,6 +113,9 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
 
 def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60):
     """Writes the chain of the first images as a GIF of grids, from noise to pictures; returns its path."""
+    if Path(out).suffix != ".gif":
+        raise UserError(f"--trajectory={out}: end it with .gif")
+    check_writable(out)
     chain = run.chain(num_steps)
     with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
         key, indices = jax.random.key(seed), np.arange(num_images)
@@ -124,10 +128,10 @@ def _open_folder(folder, settings, indices):
     """Makes or continues a folder of samples; returns the indices that are not there yet."""
     record = folder / "sampling.json"
     if record.exists():
-        stored = json.loads(record.read_text())
-        if stored != settings:
-            raise UserError(f"{folder} holds samples with {stored}, asked for {settings}; choose another folder")
-    elif folder.exists() and any(folder.iterdir()):
+        clashes = changes(json.loads(record.read_text()), settings)
+        if clashes:
+            raise UserError(f"{folder} holds other samples: {in_words(clashes)}; choose another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} holds other files; choose an empty or new folder")
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints, stored_config
 from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.images import grid, to_uint8
-from ddpm_jax.logging import RunLog
+from ddpm_jax.logging import RunLog, diverged
 from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, split
 from ddpm_jax.sampling import chain_of
 from ddpm_jax.state import initial_state
@@ -76,6 +77,7 @@ def train(config, workdir):
                 if last or _due(step, config.log.every) or _due(step, config.checkpoint.every):
                     log.flush()
                 if last or _due(step, config.checkpoint.every):
+                    _check_finite(state)
                     checkpoints.save(state, config)
                 if interrupted:
                     log.say(f"interrupted: step {step} is saved; the same command goes on from there")
@@ -130,6 +132,12 @@ def _restored_or_new(config, model, recipe, *, checkpoints, mesh):
         print(f"resuming from step {int(restored.step):,}", flush=True)
         return restored
     return jax.jit(init, out_shardings=whole)(key)
+
+
+def _check_finite(state):
+    """Keeps parameters that are not finite from being saved; the loss would show them one step too late."""
+    if not np.isfinite(optax.tree.norm(state.params)):
+        raise diverged("parameters became infinite", int(state.step))
 
 
 def _due(step, every):

@@ -1,32 +1,40 @@
-"""Samples of a run: image i is the same however it is drawn, and files are whole."""
+"""Samples of a run: image i depends on the seed and i alone, however it is drawn, and files are whole."""
+
+import json
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import tiny_config
+from tiny import random_state, save, tiny_config
 
-from ddpm_jax import sampling, training
+from ddpm_jax import sampling
 from ddpm_jax.chain import draw
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid
+from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh
 from ddpm_jax.sampling import Run, sample_run, sample_trajectory
 
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of a few steps, far from good but not all noise."""
-    path = tmp_path_factory.mktemp("sampled") / "run"
-    training.train(tiny_config(train__num_steps=6, optim__ema_decay=0.5), path)
-    return path
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def images(workdir):
-    """Ten images of seed 0, drawn in one batch."""
-    run = Run(workdir)
-    return draw(run.chain(), run.params, seed=0, indices=np.arange(10), batch_size=10)
+def run(tmp_path_factory, quick_compilation):
+    """A run whose parameters are random, so that its images depend on every one of them."""
+    return Run(save(tmp_path_factory.mktemp("sampled") / "run", tiny_config(), steps=(3,)))
+
+
+@pytest.fixture(scope="module")
+def chain(run):
+    """Its chain of all 20 moves."""
+    return run.chain()
+
+
+@pytest.fixture(scope="module")
+def images(run, chain):
+    """Ten images of seed 0, drawn eight at a time."""
+    return draw(chain, run.params, seed=0, indices=np.arange(10), batch_size=8)
 
 
 def difference(left, right):
@@ -34,102 +42,220 @@ def difference(left, right):
     return int(np.max(np.abs(left.astype(int) - right.astype(int))))
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(3, 8), (16, 8), (4, 1)])
-def test_an_image_depends_on_the_seed_and_its_index_alone(workdir, images, monkeypatch, batch_size, devices):
+def pngs(folder):
+    """The images of a folder in the order of their names, `[N, H, W, 1]`."""
+    return np.stack([np.asarray(Image.open(path))[..., None] for path in sorted(folder.glob("*.png"))])
+
+
+def test_images_differ(images):
+    assert images.dtype == np.uint8
+    assert len(np.unique(images.reshape(10, -1), axis=0)) == 10
+    assert 10 < np.std(images) < 120
+
+
+def test_an_image_does_not_depend_on_its_company(run, chain, images):
+    """Bit for bit, for one compiled program."""
+    for indices in ([7, 2, 9, 0], [9], [4] * 3 + [8] * 9):
+        drawn = draw(chain, run.params, seed=0, indices=np.array(indices), batch_size=8)
+        np.testing.assert_array_equal(drawn, images[indices])
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 8), (3, 8), (16, 8), (8, 1), (3, 1)])
+def test_an_image_does_not_depend_on_batch_size_or_devices(run, images, monkeypatch, batch_size, devices):
+    """Within one level: another shape is another program, which rounds differently."""
     monkeypatch.setattr(sampling, "device_mesh", lambda: device_mesh(jax.devices()[:devices]))
-    run = Run(workdir)
+    other = Run(run.workdir)
+    assert other.mesh.size == devices
     indices = np.array([7, 2, 9, 0])
-    drawn = draw(run.chain(), run.params, seed=0, indices=indices, batch_size=batch_size)
-    assert difference(drawn, images[indices]) <= 1  # another compiled program rounds differently
+    drawn = draw(other.chain(), other.params, seed=0, indices=indices, batch_size=batch_size)
+    assert difference(drawn, images[indices]) <= 1
 
 
-def test_seeds_parameters_and_lengths_give_other_images(workdir, images):
-    run, raw = Run(workdir), Run(workdir, params="raw")
-    indices, size = np.arange(4), {"indices": np.arange(4), "batch_size": 4}
-    assert difference(draw(run.chain(), run.params, seed=1, **size), images[indices]) > 50
-    assert difference(draw(raw.chain(), raw.params, seed=0, **size), images[indices]) > 0
-    assert run.chain(5).num_moves == 5
-    assert difference(draw(run.chain(5), run.params, seed=0, **size), images[indices]) > 1
+def test_seeds_and_parameters_give_other_images(run, chain, images):
+    eight = {"indices": np.arange(8), "batch_size": 8}
+    assert difference(draw(chain, run.params, seed=1, **eight), images[:8]) > 20
+    raw = Run(run.workdir, params="raw")
+    assert difference(draw(chain, raw.params, seed=0, **eight), images[:8]) > 20
 
 
-def test_a_grid_and_an_array_hold_the_images(workdir, images, tmp_path):
-    run = Run(workdir)
-    sample_run(run, tmp_path / "grid.png", num_images=10, seed=0, batch_size=10)
-    sample_run(run, tmp_path / "all.npz", num_images=10, seed=0, batch_size=10)
-    with np.load(tmp_path / "all.npz") as stored:
-        assert stored["arr_0"].dtype == np.uint8
-        assert np.array_equal(stored["arr_0"], images)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), grid(images)[..., 0])
+def test_both_sets_of_parameters_are_those_of_the_newest_checkpoint(tmp_path):
+    config = tiny_config()
+    save(tmp_path, config, steps=(1, 12))
+    for name, expected in (("ema", "ema_params"), ("raw", "params")):
+        opened = Run(tmp_path, params=name)
+        assert opened.step == 12
+        jax.tree.map(np.testing.assert_array_equal, opened.params, getattr(random_state(config, step=12), expected))
 
 
-def test_a_folder_half_done_is_continued(workdir, images, tmp_path):
-    run, folder = Run(workdir), tmp_path / "folder"
-    sample_run(run, folder, num_images=4, seed=0, batch_size=4)
-    (folder / "000001.png").unlink()
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    sample_run(run, folder, num_images=6, seed=0, batch_size=4)
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    assert sorted(after) == [f"{i:06d}.png" for i in range(6)]
-    assert all(after[name] == time for name, time in before.items())
-    for i in range(6):
-        assert difference(np.asarray(Image.open(folder / f"{i:06d}.png"))[..., None], images[i]) <= 1
+def test_the_number_of_steps_respaces_the_chain(run, images):
+    short = run.chain(5)
+    assert short.num_moves == 5
+    np.testing.assert_array_equal(short.frame_times(6), [20, 16, 12, 8, 4, 0])
+    assert difference(draw(short, run.params, seed=0, indices=np.arange(8), batch_size=8), images[:8]) > 1
 
 
-def test_a_folder_of_other_samples_or_files_is_refused(workdir, tmp_path):
-    run = Run(workdir)
-    sample_run(run, tmp_path / "a", num_images=1, seed=0, batch_size=1)
-    with pytest.raises(UserError, match="choose another folder"):
-        sample_run(run, tmp_path / "a", num_images=2, seed=1, batch_size=1)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "letter.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds other files"):
-        sample_run(run, tmp_path / "b", num_images=1, seed=0, batch_size=1)
-    with pytest.raises(UserError, match=r"end it with .png"):
-        sample_run(run, tmp_path / "c.jpg", num_images=1, seed=0, batch_size=1)
-
-
-def test_a_trajectory_ends_at_the_images(workdir, images, tmp_path):
-    run = Run(workdir)
-    frames = run.chain()(run.params, jax.random.key(0), indices=np.arange(4), num_frames=10)
-    assert len(frames) == 11
-    assert difference(np.round((frames[-1].clip(-1, 1) + 1) * 127.5), images[:4]) <= 1
-    sample_trajectory(run, tmp_path / "chain.gif", num_images=4, seed=0, num_frames=10)
-    with Image.open(tmp_path / "chain.gif") as picture:
-        assert picture.n_frames == 11
-
-
-def test_frames_stand_at_the_times_of_the_chain(workdir):
-    chain = Run(workdir).chain()
+def test_frames_stand_at_the_times_of_the_chain(chain):
     np.testing.assert_array_equal(chain.frame_times(11), np.arange(20, -1, -2))
     np.testing.assert_array_equal(chain.frame_times(21), np.arange(20, -1, -1))
 
 
+def test_settings_that_are_given_replace_the_runs(run, images):
+    other = Run(run.workdir).configure(sampler="ddim", eta=None, variance=None, grid="uniform")
+    before, after = run.config.sample, other.config.sample
+    assert (after.sampler, after.grid) == ("ddim", "uniform")
+    assert {key for key in before if before[key] != after[key]} == {"sampler", "grid"}
+    drawn = draw(other.chain(), other.params, seed=0, indices=np.arange(8), batch_size=8)
+    assert difference(drawn, images[:8]) > 1
+
+
+def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path):
+    ten = {"num_images": 10, "seed": 0, "batch_size": 8}
+    assert sample_run(run, tmp_path / "a" / "grid.png", **ten) == tmp_path / "a" / "grid.png"
+    sample_run(run, tmp_path / "a" / "all.npz", **ten)
+    sample_run(run, tmp_path / "folder", **ten)
+    with np.load(tmp_path / "a" / "all.npz") as stored:
+        assert stored.files == ["arr_0"]
+        assert (stored["arr_0"].dtype, stored["arr_0"].shape) == (np.uint8, (10, 8, 8, 1))
+        np.testing.assert_array_equal(stored["arr_0"], images)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "grid.png")), grid(images)[..., 0])
+    np.testing.assert_array_equal(pngs(tmp_path / "folder"), images)
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
+        *(f"{i:06d}.png" for i in range(10)),
+        "sampling.json",
+    ]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["all.npz", "grid.png"]
+
+
+def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_path, monkeypatch):
+    """Killed between two images, one file removed by hand, more images asked for: only the missing are drawn."""
+    saved = []
+
+    def save_some(path, image):
+        if len(saved) == 5:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save_png(path, image)
+
+    save_png = sampling.save_png
+    monkeypatch.setattr(sampling, "save_png", save_some)
+    with pytest.raises(KeyboardInterrupt):
+        sample_run(run, tmp_path / "folder", num_images=8, seed=0, batch_size=8)
+    saved[1].unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
+    assert len(before) == 4
+    saved.clear()
+    monkeypatch.setattr(sampling, "save_png", lambda path, image: (saved.append(path.name), save_png(path, image)))
+    sample_run(run, tmp_path / "folder", num_images=10, seed=0, batch_size=8)
+    assert saved == [f"{i:06d}.png" for i in (1, 5, 6, 7, 8, 9)]
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
+    assert before.items() <= after.items()
+    np.testing.assert_array_equal(pngs(tmp_path / "folder"), images)
+    saved.clear()
+    sample_run(run, tmp_path / "folder", num_images=10, seed=0)
+    assert saved == []
+
+
+@pytest.mark.parametrize("name", ["grid.png", "all.npz"])
+def test_an_interrupted_file_is_absent(run, tmp_path, monkeypatch, name):
+    def interrupt(path, *args, **kwargs):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupt)
+    monkeypatch.setattr(Image.Image, "save", lambda image, path: interrupt(path))
+    with pytest.raises(KeyboardInterrupt):
+        sample_run(run, tmp_path / name, num_images=8, seed=0, batch_size=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_samples_is_refused_by_what_differs(run, tmp_path):
+    draw_into = lambda run, **options: sample_run(run, tmp_path / "f", **{"num_images": 1, "seed": 0, **options})
+    draw_into(run)
+    record = (tmp_path / "f" / "sampling.json").read_text()
+    elsewhere = Run(save(tmp_path / "other", tiny_config(), steps=(4,)))
+    for other, options, told in [
+        (run, {"seed": 1}, "seed is 0 there and 1 here; choose another folder"),
+        (run, {"num_steps": 5}, "sample.num_steps is 20 there and 5 here;"),
+        (Run(run.workdir, params="raw"), {}, "params is 'ema' there and 'raw' here;"),
+        (Run(run.workdir).configure(sampler="ddim"), {}, "sample.sampler is 'ancestral' there and 'ddim' here;"),
+        (elsewhere, {}, "step is 3 there and 4 here, workdir is "),
+    ]:
+        with pytest.raises(UserError) as caught:
+            draw_into(other, **options)
+        assert str(caught.value).startswith(f"{tmp_path / 'f'} holds other samples: ")
+        assert told in str(caught.value)
+    assert sorted(path.name for path in (tmp_path / "f").iterdir()) == ["000000.png", "sampling.json"]
+    assert (tmp_path / "f" / "sampling.json").read_text() == record
+    assert json.loads(record)["sample"]["num_steps"] == 20
+
+
+def test_a_folder_with_other_files_is_refused(run, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds other files; choose an empty or new folder$"):
+        sample_run(run, tmp_path, num_images=1, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_folder_may_have_a_dot_in_its_name(run, tmp_path):
+    sample_run(run, f"{tmp_path}/v1.0/", num_images=1, seed=0)
+    sample_run(run, tmp_path / "v1.0", num_images=1, seed=0)
+    assert (tmp_path / "v1.0" / "000000.png").exists()
+
+
+def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "draw", None)
+    (tmp_path / "file").write_text("")
+    for out in ("file/grid.png", "file/all.npz", "file/folder", "file"):
+        with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/[^;]*; free the disk or choose another"):
+            sample_run(run, tmp_path / out, num_images=1, seed=0)
+    with pytest.raises(UserError, match=r"^--out=picture.jpg: end it with .png \(a grid\), .npz \(an array\) or / "):
+        sample_run(run, "picture.jpg", num_images=1, seed=0)
+    monkeypatch.setattr(Run, "chain", None)
+    with pytest.raises(UserError, match=r"^cannot write .*chain.gif: "):
+        sample_trajectory(run, tmp_path / "file" / "chain.gif", num_images=1, seed=0)
+    with pytest.raises(UserError, match=r"^--trajectory=chain.mp4: end it with .gif$"):
+        sample_trajectory(run, "chain.mp4", num_images=1, seed=0)
+
+
+def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_path):
+    frames = chain(run.params, jax.random.key(0), indices=np.arange(8), num_frames=10)
+    assert len(frames) == 11
+    assert 0.9 < np.std(frames[0]) < 1.1
+    np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
+    steps = np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3, 4))
+    assert np.all(steps > 0)
+    sample_trajectory(run, tmp_path / "chain.gif", num_images=8, seed=0, num_frames=10)
+    with Image.open(tmp_path / "chain.gif") as picture:
+        assert picture.n_frames == 11
+        for index in (0, 10):
+            picture.seek(index)
+            shown = np.asarray(picture.convert("L"))
+            np.testing.assert_array_equal(shown, grid(to_uint8(frames[index]))[..., 0])
+
+
+def test_progress_counts_every_move(run, chain):
+    moves = []
+    chain(run.params, jax.random.key(0), indices=np.arange(8), progress=moves.append)
+    assert sum(moves) == chain.num_moves == 20
+
+
 def test_sampling_before_there_is_anything_to_sample_from_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"there is no run in .*; train one with"):
+    with pytest.raises(UserError, match=r"^there is no run in .*nothing; train one with: python train.py --workdir="):
         Run(tmp_path / "nothing")
-    with pytest.raises(UserError, match="has no checkpoint yet"):
+    with pytest.raises(UserError, match=r" has no checkpoint yet; train first, or wait for the first save$"):
         Run(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_name(workdir, tmp_path, capsys):
-    import shutil
-
-    from ddpm_jax.checkpoint import saved_steps
-
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    newest, before = saved_steps(copy / "checkpoints")[:2]
-    for path in (copy / "checkpoints" / str(newest) / "state").rglob("*"):
+def test_a_run_whose_newest_checkpoint_is_damaged_opens_the_one_before(tmp_path, capsys):
+    config = tiny_config()
+    save(tmp_path, config, steps=(1, 2))
+    for path in (tmp_path / "checkpoints" / "2").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    assert Run(copy).step == before
-    printed = capsys.readouterr()
-    assert f"checkpoints/{newest}" in printed.out + printed.err
-    state = training.train(tiny_config(train__num_steps=6, optim__ema_decay=0.5), copy)
-    assert int(state.step) == 6
-    assert (copy / "damaged_checkpoints" / str(newest)).is_dir()
-    assert Run(copy).step == newest
-    for step in saved_steps(copy / "checkpoints"):
-        shutil.rmtree(copy / "checkpoints" / str(step) / "state")
-    with pytest.raises(UserError, match="can be read"):
-        Run(copy)
+    opened = Run(tmp_path)
+    assert opened.step == 1
+    jax.tree.map(np.testing.assert_array_equal, opened.params, random_state(config, step=1).ema_params)
+    assert f"warning: cannot read checkpoint {tmp_path / 'checkpoints' / '2'} (" in capsys.readouterr().err
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(random_state(config, step=3), config)
+    assert Run(tmp_path).step == 3

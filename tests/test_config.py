@@ -1,0 +1,134 @@
+"""Configurations keep every value through JSON, their numbers are checked, and a run is not mixed with another."""
+
+import json
+
+import pytest
+from tiny import tiny_config
+
+from configs import base
+from ddpm_jax.config import changes, check_ranges, check_resumable, flatten, from_json, in_words, to_json
+from ddpm_jax.errors import UserError
+
+
+def test_a_configuration_comes_back_from_json_with_its_types():
+    config = tiny_config(data__crop=(1, 2, 3, 4), optim__learning_rate=3e-4)
+    back = from_json(json.loads(json.dumps(to_json(config))))
+    assert flatten(back) == flatten(config)
+    assert all(type(value) is type(flatten(config)[key]) for key, value in flatten(back).items())
+    assert back.is_locked
+
+
+def test_keys_are_flattened_to_paths():
+    assert flatten({"a": 1, "b": {"c": (2,), "d": {"e": "x"}}}) == {"a": 1, "b.c": (2,), "b.d.e": "x"}
+
+
+def test_changes_are_found_in_every_group():
+    old, new = {"a": 1, "b": {"c": [2], "d": 3}}, {"a": 1, "b": {"c": [2, 2], "e": 4}}
+    found = changes(old, new)
+    assert found == {"b.c": ([2], [2, 2]), "b.d": (3, None), "b.e": (None, 4)}
+    assert in_words({"b.c": (2, "x")}) == "b.c is 2 there and 'x' here"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("data.split", "all"),
+        ("data.random_flip", True),
+        ("diffusion.schedule", "cosine"),
+        ("model.channels", 16),
+        ("model.dropout", 0.5),
+        ("loss.times", "importance"),
+    ],
+)
+def test_what_makes_another_run_is_refused_by_name(key, value):
+    stored = to_json(tiny_config())
+    with pytest.raises(UserError) as caught:
+        check_resumable(stored, tiny_config(**{key.replace(".", "__"): value}), workdir="runs/mine")
+    old = flatten(stored)[key]
+    expected = f"runs/mine holds another run: {key} is {old!r} there and {value!r} here; choose another --workdir or "
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.path", "elsewhere"),
+        ("data.num_workers", 4),
+        ("data.skip_unreadable", True),
+        ("optim.learning_rate", 0.5),
+        ("train.num_steps", 99),
+        ("loss.weight", "v"),
+        ("name", "other"),
+        ("sample.eta", 1.0),
+    ],
+)
+def test_what_may_change_within_a_run_is_told(key, value):
+    stored = to_json(tiny_config())
+    changed = check_resumable(stored, tiny_config(**{key.replace(".", "__"): value}), workdir="w")
+    assert changed == {key: (flatten(stored)[key], value)}
+    assert check_resumable(stored, tiny_config(), workdir="w") == {}
+
+
+OUT_OF_RANGE = {
+    "data.image_size": 0,
+    "data.num_workers": -1,
+    "data.crop": (0, 0, "a", 4),
+    "diffusion.num_timesteps": 0,
+    "model.channels": 0,
+    "model.channel_mult": (1, 0),
+    "model.attention_resolutions": ("16",),
+    "model.num_res_blocks": -1,
+    "model.num_heads": 0,
+    "model.head_channels": -4,
+    "model.norm_groups": 0,
+    "model.norm_epsilon": -1e-6,
+    "model.dropout": 1.0,
+    "loss.vlb_weight": -0.1,
+    "optim.learning_rate": float("nan"),
+    "optim.warmup_steps": -1,
+    "optim.grad_clip": -1.0,
+    "optim.beta_1": 1.0,
+    "optim.beta_2": -0.1,
+    "optim.epsilon": -1.0,
+    "optim.ema_decay": 1.5,
+    "train.batch_size": 0,
+    "train.num_steps": 0,
+    "train.accumulation": 0,
+    "sample.corrector_steps": -1,
+    "sample.corrector_snr": -1.0,
+    "sample.num_steps": -1,
+    "checkpoint.every": 0,
+    "checkpoint.keep": 0,
+    "checkpoint.keep_every": -1,
+    "log.every": 0,
+    "log.preview_every": -1,
+    "log.preview_images": 0,
+    "log.preview_steps": 0,
+    "seed": -1,
+}
+
+
+@pytest.mark.parametrize("key", OUT_OF_RANGE)
+def test_a_number_out_of_range_is_named(key):
+    with pytest.raises(UserError, match=rf"^config\.{key}=.* (must|needs) [^\n]*$"):
+        check_ranges(tiny_config(**{key.replace(".", "__"): OUT_OF_RANGE[key]}))
+
+
+def test_every_number_of_the_base_configuration_is_checked():
+    """Save for those that a table, the schedule, the digits or the sampler's own check bounds."""
+    numbers = {key for key, value in flatten(base.get_config()).items() if type(value) in (int, float, tuple)}
+    elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
+    assert numbers - elsewhere == set(OUT_OF_RANGE)
+
+
+def test_a_network_has_levels():
+    with pytest.raises(UserError, match=r"^config.model.channel_mult=\(\) needs at least 1 for each level$"):
+        check_ranges(tiny_config(model__channel_mult=()))
+
+
+def test_the_least_values_are_in_range():
+    zeros = ["seed", "optim.grad_clip", "optim.warmup_steps", "optim.beta_1", "log.preview_every"]
+    ones = ["train.batch_size", "train.num_steps", "checkpoint.every", "checkpoint.keep", "model.channels"]
+    least = {**dict.fromkeys(zeros, 0), **dict.fromkeys(ones, 1)}
+    check_ranges(tiny_config(**{key.replace(".", "__"): value for key, value in least.items()}))

@@ -1,0 +1,178 @@
+"""The log has the means of every step once, TensorBoard shows the same, and a run that diverges is stopped."""
+
+import io
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from ddpm_jax import logging
+from ddpm_jax.errors import UserError
+from ddpm_jax.logging import RunLog, read
+
+
+def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
+    """What a train step reports."""
+    quarters = {"loss_quarter_sum": np.array(sums), "loss_quarter_count": np.array(counts, float)}
+    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters}
+
+
+def run_log(workdir, start_step=0):
+    """A log of up to 10 steps of 4 images; the learning rate of step s is s / 100."""
+    rate = lambda step: step / 100
+    return RunLog(workdir, start_step=start_step, num_steps=10, batch_size=4, learning_rate=rate)
+
+
+def write(workdir, steps, start_step=0):
+    with run_log(workdir, start_step) as log:
+        for step in steps:
+            log.add(step, metrics(step))
+            log.flush()
+
+
+def events(workdir):
+    """The events of TensorBoard's files, oldest first: length, checksum, event, checksum, and so on."""
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def scalars(workdir):
+    """`{(step, name): value}` of TensorBoard's files."""
+    values = [(event.step, value) for event in events(workdir) for value in event.summary.value]
+    return {(step, value.tag): value.simple_value for step, value in values if value.HasField("simple_value")}
+
+
+def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
+    with run_log(tmp_path) as log:
+        log.add(1, metrics(3, 5, counts=(2, 0, 1, 0), sums=(6.0, 0.0, 1.0, 0.0), bound_nats=np.float32(7)))
+        log.add(2, metrics(4, 6, counts=(0, 0, 3, 0), sums=(0.0, 0.0, 3.0, 0.0), bound_nats=np.float32(8)))
+        now[0] = 104.0
+        log.flush()
+        log.restart_clock()
+        now[0] = 105.0
+        log.flush()  # nothing new
+        log.add(3, metrics(1))
+        log.flush()
+    first, second = read(tmp_path)
+    assert first == {
+        "step": 2,
+        "loss": 3.5,
+        "grad_norm": 5.5,
+        "bound_nats": 7.5,
+        "loss_t1": 3.0,
+        "loss_t3": 1.0,
+        "learning_rate": 0.01,
+        "steps_per_s": 0.5,
+        "images_per_s": 2.0,
+    }
+    quarters = {f"loss_t{i}": float(i) for i in range(1, 5)}
+    rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0}
+    assert second == {"step": 3, "loss": 1.0, "grad_norm": 1.0, **quarters, **rest}
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "step 2/10  loss 3.5000  (3.000 nan 1.000 nan)  0.50 steps/s  2 images/s  00:00:16 left"
+
+
+def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
+    with run_log(tmp_path) as log:
+        now[0] = 50.0
+        log.restart_clock()
+        log.add(1, metrics(1))
+        now[0] = 52.0
+        log.flush()
+    assert read(tmp_path)[0]["steps_per_s"] == 0.5
+
+
+def test_tensorboard_shows_the_lines(tmp_path):
+    write(tmp_path, [1, 2])
+    shown = scalars(tmp_path)
+    lines = read(tmp_path)
+    assert len(shown) == sum(len(line) - 1 for line in lines)
+    for line in lines:
+        for name in line.keys() - {"step"}:
+            assert shown[line["step"], name] == pytest.approx(line[name], rel=1e-6)
+
+
+def test_a_picture_is_a_file_and_in_tensorboard(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (6, 9, 1)).astype(np.uint8)
+    with run_log(tmp_path) as log:
+        path = log.picture("ema", image, step=30)
+    assert path == tmp_path / "previews" / "ema_0000030.png"
+    assert np.array_equal(np.asarray(Image.open(path)), image[..., 0])
+    (event,) = [event for event in events(tmp_path) if event.summary.value]
+    assert (event.step, event.summary.value[0].tag) == (30, "ema")
+    shown = np.asarray(Image.open(io.BytesIO(event.summary.value[0].image.encoded_image_string)).convert("L"))
+    assert np.array_equal(shown, image[..., 0])
+
+
+def test_what_was_logged_after_the_checkpoint_is_dropped_on_resuming(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1e9)  # names of files in their order
+    write(tmp_path, [1, 2, 3, 4])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')  # the process was killed here
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 2e9)
+    write(tmp_path, [3, 4, 5], start_step=2)
+    assert [line["step"] for line in read(tmp_path)] == [1, 2, 3, 4, 5]
+    starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
+    assert starts == [1, 3]  # TensorBoard hides what lies at or after this step in older files
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "tensorboard"]
+
+
+def test_without_a_log_there_are_no_lines(tmp_path):
+    assert read(tmp_path) == []
+
+
+@pytest.mark.parametrize("bad", [{"loss": np.nan}, {"loss": np.inf}, {"loss": 1, "grad_norm": np.nan}])
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_path, bad):
+    with run_log(tmp_path) as log:
+        log.add(1, metrics(1))
+        log.flush()
+        log.add(2, metrics(1))
+        log.add(3, metrics(**bad))
+        with pytest.raises(UserError, match=r"^the loss became .* at step 3; lower --config\.optim\.learning_rate, "):
+            log.flush()
+    assert [line["step"] for line in read(tmp_path)] == [1]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    message = rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; free some space and start again$"
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(UserError, match=message):
+        run_log(tmp_path)
+    (tmp_path / "log.jsonl").rmdir()
+    with run_log(tmp_path) as log:
+        (tmp_path / "log.jsonl").mkdir()
+        log.add(1, metrics(1))
+        with pytest.raises(UserError, match=message):
+            log.flush()
+
+
+def test_a_full_disk_stops_the_log_in_one_line_and_closing_it_is_silent(tmp_path, capfd):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with run_log(tmp_path) as log:
+        log._board.flush = full
+        log.add(1, metrics(1))
+        with pytest.raises(UserError, match="No space left on device; free some space"):
+            log.flush()
+    assert "Error" not in capfd.readouterr().err
+    del log._board.flush
+    log._board.close()
+
+
+def test_lines_are_plain_json(tmp_path):
+    write(tmp_path, [1])
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 1
