@@ -25,6 +25,7 @@ from ddpm_jax.state import initial_state
 from ddpm_jax.step import train_step
 
 _PREVIEW_SEED = 0
+_norm = jax.jit(optax.tree.norm)
 
 
 def train(config, workdir):
@@ -136,7 +137,7 @@ def _restored_or_new(config, model, recipe, *, checkpoints, mesh):
 
 def _check_finite(state):
     """Keeps parameters that are not finite from being saved; the loss would show them one step too late."""
-    if not np.isfinite(optax.tree.norm(state.params)):
+    if not np.isfinite(_norm(state.params)):
         raise diverged("parameters became infinite", int(state.step))
 
 

@@ -1,39 +1,79 @@
 """The real loop: resumed, killed, interrupted, on one device and on eight, it is the same run."""
 
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from tiny import arguments, same, tiny_config
+from PIL import Image
+from tiny import ROOT, arguments, random_state, same, tiny_config
 
 from ddpm_jax import build, logging, training
 from ddpm_jax.checkpoint import saved_steps
 from ddpm_jax.errors import UserError
+from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.state import initial_state
+from ddpm_jax.sampling import chain_of
 from ddpm_jax.step import train_step
 
-ROOT = Path(__file__).parents[1]
-BUSY = {"model__dropout": 0.1, "data__random_flip": True, "train__accumulation": 2, "train__batch_size": 16}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Everything that is random or remembered is at work: dropout, flips, parts of a batch, times drawn by their losses.
+BUSY = {
+    "model__dropout": 0.1,
+    "data__random_flip": True,
+    "train__accumulation": 2,
+    "train__batch_size": 16,
+    "loss__times": "importance",
+    "diffusion__num_timesteps": 4,
+    "optim__warmup_steps": 2,
+    "checkpoint__every": 4,
+}
 
 
-def deterministic(line):
-    """A line of the log without its speeds."""
-    return {key: value for key, value in line.items() if not key.endswith("per_s")}
+def deterministic(workdir):
+    """The lines of a log without their speeds."""
+    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read(workdir)]
+
+
+TRACES = []
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    """An uninterrupted run of eight steps with dropout, flips and accumulation: its directory and final state."""
+def whole_run(tmp_path_factory, quick_compilation):
+    """An uninterrupted run of eight steps: its directory and final state."""
+
+    @functools.wraps(train_step)
+    def counted(*args):
+        TRACES.append(args)
+        return train_step(*args)
+
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, training.train(tiny_config(**BUSY), workdir)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(training, "train_step", counted)
+        return workdir, training.train(tiny_config(**BUSY), workdir)
+
+
+def test_a_run_traces_its_step_once(whole_run):
+    assert len(TRACES) == 1
+
+
+def test_a_run_remembers_and_logs_every_step(whole_run):
+    workdir, state = whole_run
+    lines = deterministic(workdir)
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert len({line["loss"] for line in lines}) == 8
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], [0, 5e-4, *[1e-3] * 6], rtol=1e-6)
+    assert not same(state.params, state.ema_params)
+    assert np.all(state.times.count == 10)  # times are drawn by their losses by now
+    assert saved_steps(workdir / "checkpoints") == [8, 4]
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path, capsys):
@@ -42,141 +82,210 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path,
     resumed = training.train(tiny_config(**BUSY), tmp_path)
     assert same(resumed, state)
     assert "resuming from step 5" in capsys.readouterr().out
-    lines, expected = logging.read(tmp_path), logging.read(workdir)
-    assert [deterministic(line) for line in lines] == [deterministic(line) for line in expected]
-    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert deterministic(tmp_path) == deterministic(workdir)
 
 
-def test_importance_sampled_times_are_resumed_too(tmp_path):
-    config = {"loss__times": "importance", "diffusion__num_timesteps": 4, "train__num_steps": 8}
-    state = training.train(tiny_config(**config), tmp_path / "a")
-    training.train(tiny_config(**{**config, "train__num_steps": 3}), tmp_path / "b")
-    assert same(training.train(tiny_config(**config), tmp_path / "b"), state)
-
-
-def test_a_finished_run_is_not_trained_again(whole_run):
+def test_a_finished_run_is_not_trained_again(whole_run, monkeypatch):
     workdir, state = whole_run
     before = (workdir / "log.jsonl").read_text()
-    again = training.train(tiny_config(**BUSY), workdir)
-    assert same(again, state)
+    monkeypatch.setattr(training, "train_step", lambda *args: pytest.fail("a step was taken"))
+    assert same(training.train(tiny_config(**BUSY), workdir), state)
     assert (workdir / "log.jsonl").read_text() == before
 
 
 def start(workdir, config):
     """The training program as a process of its own, with the tests' devices."""
     command = [sys.executable, "train.py", f"--workdir={workdir}", *arguments(config)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(Path(workdir).parent / "compiled")}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_step(process, workdir, step):
-    """Waits until the log has the step."""
-    deadline = time.monotonic() + 240
-    while not any(line["step"] >= step for line in read_whole_lines(workdir)):
-        assert process.poll() is None, process.stdout.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def read_whole_lines(workdir):
-    """The log of a run that is being written."""
-    path = Path(workdir) / "log.jsonl"
+def logged(workdir):
+    """The last step that is in the log of a run that is being written."""
+    path = workdir / "log.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def between_saves(workdir):
+    """Whether steps were taken that no checkpoint has, and none is being saved."""
+    folder = workdir / "checkpoints"
+    return logged(workdir) > max(saved_steps(folder), default=1000) and not list(folder.glob("*tmp*"))
+
+
+def within_a_save(workdir):
+    """Whether a checkpoint is half written, and another is there to fall back on."""
+    folder = workdir / "checkpoints"
+    return bool(saved_steps(folder)) and bool(list(folder.glob("*tmp*/state*")))
+
+
+def kill(workdir, config, when):
+    """Trains in a process until `when(workdir)` and kills it there, the process standing still meanwhile."""
+    process = start(workdir, config)
+    with process:
+        while True:
+            wait_until(lambda: when(workdir), process)
+            process.send_signal(signal.SIGSTOP)
+            if when(workdir):
+                break
+            process.send_signal(signal.SIGCONT)
+        process.kill()
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(whole_run, tmp_path):
-    workdir, state = whole_run
-    config = tiny_config(**BUSY)
-    process = start(tmp_path / "run", config)
-    wait_for_step(process, tmp_path / "run", 5)
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    assert same(training.train(config, tmp_path / "run"), state)
-    expected = [deterministic(line) for line in logging.read(workdir)]
-    assert [deterministic(line) for line in logging.read(tmp_path / "run")] == expected
+@pytest.mark.parametrize("when", [between_saves, within_a_save])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
+    kill(tmp_path / "killed", tiny_config(**BUSY, train__num_steps=100_000), when)
+    saved, begun = saved_steps(tmp_path / "killed" / "checkpoints")[0], logged(tmp_path / "killed")
+    config = tiny_config(**BUSY, train__num_steps=begun + 2)
+    resumed = training.train(config, tmp_path / "killed")
+    assert f"resuming from step {saved}\n" in capsys.readouterr().out
+    assert same(resumed, training.train(config, tmp_path / "whole"))
+    assert deterministic(tmp_path / "killed") == deterministic(tmp_path / "whole")
+    assert [line["step"] for line in logging.read(tmp_path / "killed")] == list(range(1, begun + 3))
+    assert not list((tmp_path / "killed" / "checkpoints").glob("*tmp*"))
 
 
 @pytest.mark.slow
-def test_a_terminated_process_saves_and_exits_cleanly(tmp_path):
-    config = tiny_config(train__num_steps=100_000, checkpoint__every=100_000)
+def test_a_terminated_process_saves_and_ends_well(tmp_path):
+    config = tiny_config(**{**BUSY, "checkpoint__every": 100_000}, train__num_steps=100_000)
     process = start(tmp_path / "run", config)
-    wait_for_step(process, tmp_path / "run", 2)
+    wait_until(lambda: logged(tmp_path / "run") >= 2, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0].decode()
+    output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
-    assert f"step {step} is saved" in output
+    assert step == logged(tmp_path / "run")
+    assert output.endswith(f"interrupted: step {step} is saved; the same command goes on from there\n")
     assert "Traceback" not in output
 
 
-def one_step(config, devices):
-    """State and metrics after the first step on the given devices."""
-    mesh, model = device_mesh(devices), build.network(config)
-    recipe = build.recipe(config, model)
-    params = build.initial_params(config, model)
-    key = jax.random.key(config.seed)
-    state = initial_state(key, params, optimizer=recipe.optimizer, times=recipe.times)
-    state = jax.device_put(state, replicated(mesh))
+def signal_at(step, number, monkeypatch, *, times=1):
+    """Sends this process a signal while a step is logged, in its first run."""
+    add = logging.RunLog.add
+
+    def add_and_signal(self, now, metrics):
+        add(self, now, metrics)
+        if now == step:
+            monkeypatch.setattr(logging.RunLog, "add", add)
+            for _ in range(times):
+                signal.raise_signal(number)
+
+    monkeypatch.setattr(logging.RunLog, "add", add_and_signal)
+
+
+def test_an_interrupted_run_saves_its_step_and_goes_on_bit_for_bit(whole_run, tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    signal_at(3, signal.SIGINT, monkeypatch)
+    assert training.train(tiny_config(**BUSY), tmp_path).step == 3
+    assert "interrupted: step 3 is saved; the same command goes on" in capsys.readouterr().err
+    assert saved_steps(tmp_path / "checkpoints") == [3]
+    assert signal.getsignal(signal.SIGINT) == before
+    assert same(training.train(tiny_config(**BUSY), tmp_path), whole_run[1])
+    assert deterministic(tmp_path) == deterministic(whole_run[0])
+
+
+def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
+    signal_at(5, signal.SIGINT, monkeypatch, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(tiny_config(**BUSY), tmp_path)
+    assert saved_steps(tmp_path / "checkpoints") == [4]
+
+
+def one_step(config, count, *, step=0):
+    """The state before, as it is left behind, and what the compiled step on so many devices returns."""
+    mesh, model = device_mesh(jax.devices()[:count]), build.network(config)
+    state = jax.device_put(random_state(config, step=step), replicated(mesh))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8), "label": np.zeros(16, np.int32)}
-    return training.compiled_step(recipe, mesh)(state, global_batch(mesh, batch))
+    return state, *training.compiled_step(build.recipe(config, model), mesh)(state, global_batch(mesh, batch))
 
 
 def test_devices_and_accumulation_change_nothing_but_rounding():
-    config = {"data__random_flip": True, "train__batch_size": 16, "loss__times": "antithetic"}
-    state, metrics = one_step(tiny_config(**config), jax.devices()[:1])
-    for accumulation, count in ((1, 8), (2, 1), (4, 2)):
-        other, other_metrics = one_step(tiny_config(**config, train__accumulation=accumulation), jax.devices()[:count])
+    """Of the gradient, which Adam's first moments remember: its own step is the gradient's sign."""
+    config = {"data__random_flip": True, "train__batch_size": 16, "optim__warmup_steps": 0}
+    _, state, metrics = one_step(tiny_config(**config), 1)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(state.opt_state))
+    for accumulation, count in ((1, 8), (2, 8), (4, 1)):
+        _, other, other_metrics = one_step(tiny_config(**config, train__accumulation=accumulation), count)
         for name in metrics:
             np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=2e-5, err_msg=name)
-        # Adam's first step is the gradient's sign times the rate: parameters are compared on that scale.
-        difference = jax.tree.map(
-            lambda a, b: np.max(np.abs(np.asarray(a) - np.asarray(b))), other.params, state.params
-        )
-        assert max(jax.tree.leaves(difference)) < 1e-6
+        for leaf, other_leaf in zip(*map(jax.tree.leaves, (state.opt_state, other.opt_state)), strict=True):
+            np.testing.assert_allclose(other_leaf, leaf, rtol=1e-4, atol=1e-5 * np.max(np.abs(leaf)))
 
 
-def test_a_run_traces_its_step_once(tmp_path, monkeypatch):
-    traces = []
-
-    def counted(*args):
-        traces.append(1)
-        return train_step(*args)
-
-    monkeypatch.setattr(training, "train_step", counted)
-    training.train(tiny_config(train__num_steps=4), tmp_path)
-    assert len(traces) == 1
+def test_the_state_is_donated_and_a_step_repeats():
+    config = tiny_config(**BUSY)
+    before, after, metrics = one_step(config, 8, step=5)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    _, again, same_metrics = one_step(config, 8, step=5)
+    assert same(again, after)
+    assert same(same_metrics, metrics)
+    assert after.step == 6
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step_and_saves_nothing_of_it(tmp_path):
-    config = tiny_config(optim__learning_rate=1e30, optim__grad_clip=0.0, optim__warmup_steps=0, checkpoint__every=1)
-    with pytest.raises(UserError, match=r"at step \d+; lower --config.optim.learning_rate"):
-        training.train(config, tmp_path)
-    logged = [line["step"] for line in logging.read(tmp_path)]
+@pytest.mark.parametrize(
+    ("every", "message", "saved"),
+    [(4, r"the loss became \w+ .* at step 3;", []), (1, "the parameters became infinite at step 2;", [1])],
+)
+def test_a_run_that_diverges_stops_with_the_step_and_saves_nothing_of_it(tmp_path, every, message, saved):
+    """The learning rate warms up from 0: the first step is harmless, the second is not, the third can tell."""
+    wild = {"optim__learning_rate": 1e38, "optim__grad_clip": 0.0, "checkpoint__every": every}
+    with pytest.raises(UserError, match=rf"^{message} lower --config.optim.learning_rate, [^\n]*$"):
+        training.train(tiny_config(**{**BUSY, **wild}), tmp_path)
+    assert saved_steps(tmp_path / "checkpoints") == saved
     assert all(np.isfinite(line["loss"]) for line in logging.read(tmp_path))
-    assert max(saved_steps(tmp_path / "checkpoints"), default=0) <= max(logged, default=0)
 
 
-def test_another_model_in_the_directory_is_refused_with_the_keys(whole_run):
-    with pytest.raises(UserError, match=r"model.channels is 8 there and 16 here"):
-        training.train(tiny_config(**BUSY, model__channels=16), whole_run[0])
+def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told(whole_run, capsys):
+    workdir, state = whole_run
+    with pytest.raises(UserError, match=r"holds another run: model.channels is 8 there and 16 here;"):
+        training.train(tiny_config(**BUSY, model__channels=16), workdir)
+    assert same(training.train(tiny_config(**BUSY, optim__learning_rate=3e-4), workdir), state)
+    told = "note: optim.learning_rate was 0.001 in this run so far and is 0.0003 from here on\n"
+    assert told in capsys.readouterr().out
 
 
-def test_harmless_changes_are_announced(whole_run, capsys):
-    training.train(tiny_config(**BUSY, optim__learning_rate=3e-4), whole_run[0])
-    assert "optim.learning_rate was 0.001 in this run so far and is 0.0003" in capsys.readouterr().out
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tmp_path, capsys):
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    newest = workdir / "checkpoints" / "8"
+    for path in (newest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert same(training.train(tiny_config(**BUSY), workdir), whole_run[1])
+    assert f"warning: cannot read checkpoint {newest} (" in capsys.readouterr().err
+    assert deterministic(workdir) == deterministic(whole_run[0])
+    assert saved_steps(workdir / "checkpoints") == [8, 4]
+    assert (workdir / "damaged_checkpoints" / "8").is_dir()
 
 
-def test_the_log_and_the_previews_are_written(tmp_path):
-    training.train(tiny_config(train__num_steps=4, log__every=2, log__preview_every=4), tmp_path)
-    lines = logging.read(tmp_path)
-    assert [line["step"] for line in lines] == [2, 4]
-    names = {"loss", "grad_norm", "learning_rate", "steps_per_s", "images_per_s"}
-    assert names | {"loss_t1", "loss_t4"} <= set(lines[0])
-    assert lines[0]["learning_rate"] == pytest.approx(1e-5, rel=1e-5)
-    pictures = {path.name for path in (tmp_path / "previews").iterdir()}
-    assert pictures == {"raw_0000004.png", "ema_0000004.png"}
-    assert any(path.stat().st_size > 1000 for path in (tmp_path / "tensorboard").iterdir())
+def test_previews_are_drawn_from_both_sets_of_parameters_and_change_nothing(whole_run, tmp_path):
+    config = tiny_config(**BUSY, log__preview_every=4, log__preview_steps=3)
+    state = training.train(config, tmp_path)
+    assert same(state, whole_run[1])
+    names = {f"{name}_{step:07d}.png" for name in ("raw", "ema") for step in (4, 8)}
+    assert {path.name for path in (tmp_path / "previews").iterdir()} == names
+    chain = chain_of(config, build.network(config), num_steps=3, mesh=device_mesh())
+    for name, params in (("raw", state.params), ("ema", state.ema_params)):
+        images = to_uint8(chain(params, jax.random.key(0), indices=np.arange(4))[-1])
+        preview = np.asarray(Image.open(tmp_path / "previews" / f"{name}_0000008.png"))
+        np.testing.assert_array_equal(preview, grid(images)[..., 0])
+
+
+def test_what_sampling_would_refuse_in_the_end_is_refused_in_the_beginning(tmp_path):
+    for overrides, message in [
+        ({"sample__variance": "learned"}, "this model has no learned variance"),
+        ({"sample__num_steps": 21}, "no chain of 21 steps"),
+        ({"sample__eta": 2.0}, "eta lies between 0"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            training.train(tiny_config(**overrides), tmp_path / "run")
+    assert not os.listdir(tmp_path)

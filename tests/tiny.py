@@ -70,11 +70,16 @@ def random_state(config, *, step=0):
 
     def noisy(leaf):
         random = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype) if random else jnp.full(leaf.shape, step)
+        return (
+            jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
+            if random
+            else jnp.full(leaf.shape, step, leaf.dtype)
+        )
 
     shapes = jax.eval_shape(init, jax.random.key(0))
     state = jax.tree.map(noisy, shapes.replace(key=shapes.step))
-    return state.replace(key=jax.random.key(step))
+    moments = jax.tree.map(jnp.abs, state.opt_state)  # the second ones are squares
+    return state.replace(key=jax.random.key(step), opt_state=moments)
 
 
 def save(workdir, config, *, steps=(1,)):
