@@ -113,14 +113,13 @@ def initial_params(config, model):
     return init
 
 
-def denoiser(config, model, *, clip=None):
-    """A function from parameters (and labels) to a `Denoiser`, clipped as `clip` or the configuration says."""
+def denoiser(config, model):
+    """A function from parameters (and labels) to a `Denoiser`, clipped as configured."""
     as_network_says = _denoiser_of(config)
-    clip = config.sample.clip_x_0 if clip is None else clip
 
     def with_params(params, label=None):
         denoise = as_network_says(model.apply, {"params": params}, label=label)
-        return clip_x_0(denoise) if clip else denoise
+        return clip_x_0(denoise) if config.sample.clip_x_0 else denoise
 
     return with_params
 

@@ -70,16 +70,14 @@ class Chain:
         indices = np.asarray(indices)
         padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
         keys, state = self._start(key, padded, self.settings)
-        piece = _piece(self.num_moves, min(_MAX_PIECE, math.ceil(self.num_moves / num_frames)))
         frames = [np.asarray(state.x)] if num_frames > 1 else []
-        for begin in range(0, self.num_moves, piece):
-            moves = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + piece], self._moves)
+        for moves in pieces(self._moves, at_most=math.ceil(self.num_moves / num_frames)):
             state = jax.block_until_ready(self._take(params, keys, state, moves, self.settings))
-            if num_frames > 1 or begin + piece == self.num_moves:
+            if num_frames > 1:
                 frames.append(np.asarray(state.x))
             if progress:
-                progress(piece)
-        return np.stack(frames)[:, : len(indices)]
+                progress(len(moves[0]))
+        return np.stack(frames or [np.asarray(state.x)])[:, : len(indices)]
 
     def frame_times(self, num_frames):
         """The times of `num_frames` frames as a call returns them, `[num_frames]`, falling."""
@@ -110,6 +108,12 @@ def draw(chain, params, *, seed, indices, batch_size, sink=None):
     return np.concatenate(kept) if sink is None else None
 
 
-def _piece(num_moves, at_most):
-    """The largest divisor of the chain's length that is at most `at_most`: pieces of one length compile once."""
-    return max(d for d in range(1, min(at_most, num_moves) + 1) if num_moves % d == 0)
+def pieces(moves, *, at_most=_MAX_PIECE):
+    """Cuts moves `(index [N], Transition [N])` into pieces of one length, so that a program for them compiles once.
+
+    The length is the largest divisor of N up to `at_most` and 50.
+    """
+    num_moves = len(moves[0])
+    length = max(d for d in range(1, min(at_most, _MAX_PIECE, num_moves) + 1) if num_moves % d == 0)
+    for begin in range(0, num_moves, length):
+        yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + length], moves)

@@ -30,7 +30,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, keep=3, keep_every=0):
-        self.folder = Path(workdir).resolve() / "checkpoints"
+        self.folder, self._patience = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
         preservation = [_policies.LatestN(keep)] + ([_policies.EveryNSteps(keep_every)] if keep_every else [])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
@@ -44,6 +44,7 @@ class Checkpoints:
 
     def __enter__(self):
         """Returns self."""
+        self._patience.enter_context(_patient_event_loops())
         return self
 
     def __exit__(self, error_type, error, traceback):
@@ -54,6 +55,8 @@ class Checkpoints:
         except UserError:
             if error_type is None:
                 raise
+        finally:
+            self._patience.close()
 
     def save(self, state, config):
         """Starts to save the state under its step; returns at once, while the writing goes on.
@@ -179,7 +182,7 @@ class _PatientEventLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _patient_event_loops():
-    """Orbax closes its loop at the first array that cannot be read; every other read would print a traceback then."""
+    """Orbax closes its loop at the first array that cannot be read or written; each other would print a traceback."""
     original, asyncio.new_event_loop = asyncio.new_event_loop, _PatientEventLoop
     try:
         yield

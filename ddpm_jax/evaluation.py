@@ -1,7 +1,6 @@
 """The evaluation job: numbers and plots of a trained run, over all devices, into `WORKDIR/evaluation`.
 
-Each metric is a function of an opened run and its images; it returns what goes into the JSON file and the lines of
-its table.
+Read next: `measurements.py`.
 """
 
 import json
@@ -10,27 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax import build, grids, plots, spectrum
+from ddpm_jax import plots
 from ddpm_jax.arrays import image_keys, stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import write_whole
-from ddpm_jax.likelihood import (
-    bits_per_dim,
-    bound_terms,
-    density_to_bits_per_dim,
-    exact_trace,
-    hutchinson_trace,
-    ode_log_prob_nats,
-    prior_term_nats,
-)
-from ddpm_jax.parallel import replicated, split
-from ddpm_jax.progress import progress_bar
-
-_EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
-_PIECE = 50  # moves between two looks of the progress bar
+from ddpm_jax.measurements import bound, exact_likelihood, power_spectra
+from ddpm_jax.parallel import split
 
 
 class Images:
@@ -61,104 +47,6 @@ class Images:
             keys = image_keys(self._key, indices)
             x_0, keys = jax.device_put((x_0, keys), split(self._mesh))
             yield x_0, keys, min(self._batch_size, self.num_images - begin)
-
-
-def bound(run, images, *, num_steps):
-    """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
-    transitions = build.sampling_transitions(run.config, num_steps)
-    num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), build.variance(run.config)
-    moves = (np.arange(num_moves), jax.tree.map(partial(np.asarray, dtype=np.float32), transitions))
-    whole, cut = replicated(run.mesh), split(run.mesh)
-
-    def piece_terms(params, x_0, keys, moves):
-        return bound_terms(denoiser(params), x_0, keys, moves=moves, variance=variance)
-
-    piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, whole), out_shardings=whole)
-    prior_level = build.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
-    size = max(d for d in range(1, min(_PIECE, num_moves) + 1) if num_moves % d == 0)
-    nats, mse, prior = [], [], []
-    with progress_bar(len(images) * num_moves, "bound", unit="move") as bar:
-        for x_0, keys, count in images:
-            pieces = []
-            for begin in range(0, num_moves, size):
-                piece = jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + size], moves)
-                pieces.append(jax.device_get(piece_terms(run.params, x_0, keys, piece)))
-                bar.update(size)
-            nats.append(np.concatenate([p["nats"] for p in pieces])[:, :count])
-            mse.append(np.concatenate([p["eps_mse"] for p in pieces])[:, :count])
-            prior.append(np.asarray(prior_term_nats(x_0, prior_level))[:count])
-    nats, mse, prior = np.concatenate(nats, 1).astype(np.float64), np.concatenate(mse, 1), np.concatenate(prior)
-    bpd = partial(bits_per_dim, shape=run.shape)
-    total = bpd(nats.sum(0) + prior)
-    return {
-        "bits_per_dim": float(total.mean()),
-        "standard_error": standard_error(total),
-        "L_T": float(bpd(prior.mean())),
-        "L_between": float(bpd(nats[:-1].sum(0).mean())),
-        "L_0": float(bpd(nats[-1].mean())),
-        "variance": variance.value,
-        "times": transitions.now.t.tolist(),
-        "terms": bpd(nats.mean(1)).tolist(),
-        "eps_mse": mse.mean(1).tolist(),
-    }
-
-
-def exact_likelihood(run, images, *, num_steps):
-    """Bits per dimension by the probability-flow ODE of uniformly dequantised images; 0 takes 200 steps."""
-    schedule = build.noise_schedule(run.config)
-    try:
-        times = grids.log_snr(schedule, 1 + (num_steps or min(200, schedule.num_timesteps - 1)))[:-1]
-        transitions = jax.tree.map(partial(np.asarray, dtype=np.float32), schedule.encoding(times))
-    except ValueError as error:
-        raise UserError(f"no ODE of {num_steps} steps between t = 1 and T: {error}") from error
-    exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser(clip=False)
-
-    def log_prob(params, x_0, keys):
-        noise_keys, probe_keys = (jax.vmap(partial(stream, name=name))(keys) for name in ("dequantise", "probe"))
-        x_0 = x_0 + jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise_keys) / 255
-        trace = exact_trace
-        if not exact:
-            trace = hutchinson_trace(jax.vmap(lambda k: jax.random.rademacher(k, run.shape, jnp.float32))(probe_keys))
-        return ode_log_prob_nats(denoiser(params), x_0, transitions=transitions, trace=trace)
-
-    whole, cut = replicated(run.mesh), split(run.mesh)
-    log_prob = jax.jit(log_prob, in_shardings=(whole, cut, cut), out_shardings=whole)
-    nats = []
-    with progress_bar(images.num_images, "likelihood", unit="image") as bar:
-        for x_0, keys, count in images:
-            nats.append(np.asarray(log_prob(run.params, x_0, keys))[:count])
-            bar.update(count)
-    total = density_to_bits_per_dim(np.concatenate(nats).astype(np.float64), run.shape)
-    return {
-        "bits_per_dim": float(total.mean()),
-        "standard_error": standard_error(total),
-        "trace": "exact" if exact else "hutchinson",
-        "num_steps": len(transitions.beta),
-    }
-
-
-def power_spectra(run, images, *, num_steps):
-    """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
-    chain, schedule = run.chain(num_steps), build.noise_schedule(run.config)
-    clean = np.concatenate([np.asarray(spectrum.band_power(x_0))[:count] for x_0, _, count in images]).mean(0)
-    with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
-        indices = np.arange(min(images.num_images, 256))
-        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=50, progress=bar.update)
-    times = chain.frame_times(len(frames))
-    denoiser = run.denoiser()
-    estimate = jax.jit(lambda params, x_t, level: jnp.mean(spectrum.band_power(denoiser(params)(x_t, level).x_0), 0))
-    estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
-    reverse = np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in frames])
-    estimates = np.stack([*map(np.asarray, estimates), reverse[-1]])
-    forward = spectrum.forward_power(clean[None], jax.tree.map(lambda a: a[:, None], schedule.level(times)))
-    return {
-        "times": times.tolist(),
-        "data": clean.tolist(),
-        "forward": np.asarray(forward).tolist(),
-        "reverse": reverse.tolist(),
-        "estimate_of_x_0": estimates.tolist(),
-        "settling_time": spectrum.settling_time(times, estimates).tolist(),
-    }
 
 
 METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra}
@@ -193,11 +81,6 @@ def evaluate(run, metrics, *, source, num_images, num_steps=0, batch_size=100):
     return results
 
 
-def standard_error(values):
-    """Standard error of a mean, 0 for one value."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-
-
 def table(results):
     """The lines that a person reads."""
     lines = []
@@ -210,10 +93,13 @@ def table(results):
                 f"  L_0          {result['L_0']:.4f}",
             ]
         elif name == "nll":
-            lines.append(
-                f"ODE likelihood {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim "
-                f"({result['trace']} trace, {result['num_steps']} steps)"
-            )
+            decoded, solved = result["with_decoder"], f"({result['trace']} trace, {result['num_steps']} steps)"
+            lines += [
+                f"ODE likelihood {decoded['bits_per_dim']:.4f} +- {decoded['standard_error']:.4f} bits/dim from x_1, "
+                "with the bound's L_0",
+                f"               {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim with uniform "
+                f"dequantisation {solved}",
+            ]
         else:
             settled = ", ".join(f"{k}: {t:g}" for k, t in enumerate(result["settling_time"]))
             lines.append(f"spectrum       band: time at which it settles  {settled}")

@@ -109,7 +109,8 @@ def ode_log_prob_nats(denoise, x_0, *, transitions, trace=exact_trace):
 
     Args:
       denoise: `Denoiser`.
-      x_0: `[B, ...]`, dequantised images in [-1, 1]; `signal x_0` is taken as x of the first level.
+      x_0: `[B, ...]`, dequantised images in [-1, 1]; `signal x_0` is taken as x of the first level, so this is the
+        density of `x_t / signal` there.
       transitions: upward moves, from `NoiseSchedule.encoding`.
       trace: `exact_trace` or `hutchinson_trace(probes)`.
     """
@@ -131,6 +132,30 @@ def ode_log_prob_nats(denoise, x_0, *, transitions, trace=exact_trace):
     dims = math.prod(x_0.shape[1:])
     log_normal = -0.5 * jnp.sum(x_T**2, axis=_pixels(x_0)) - dims / 2 * math.log(2 * math.pi)
     return log_normal + integral + dims * jnp.log(signal)
+
+
+def ode_bound_nats(denoise, x_0, keys, *, encoding, last, variance, trace=exact_trace):
+    """Bound on `-log P(x_0)` of 8-bit images whose chain takes its last move alone and the ODE all before, `[B]` nats.
+
+    `E_q[log q(x_1 | x_0) - log p(x_1) - log p(x_0 | x_1)]` with p(x_1) by the ODE and the decoder L_0 of the ancestral
+    chain: the bound with its terms above L_0 replaced. The noise of x_1 serves as dequantisation (Zheng et al. 2023,
+    section 4.2), as wide as the model was trained with; uniform noise of one grey value's width is not.
+
+    Args:
+      denoise: `Denoiser`.
+      x_0: `[B, ...]`, 8-bit values scaled to [-1, 1].
+      keys: `[B]` keys, one an image.
+      encoding: upward moves from the level of x_1, from `NoiseSchedule.encoding`.
+      last: the move from there to 0.
+      variance: `Variance` of the last move.
+      trace: as for `ode_log_prob_nats`.
+    """
+    eps, level = noise_like(keys, x_0), last.now
+    x_1 = q_sample(x_0, eps, level)
+    ratio = level.sigma / level.signal
+    log_q = jnp.sum(-0.5 * eps**2 - 0.5 * math.log(2 * math.pi) - jnp.log(ratio), axis=_pixels(x_0))
+    log_p = ode_log_prob_nats(denoise, x_0 + ratio * eps, transitions=encoding, trace=trace)
+    return log_q - log_p + term_nats(denoise(x_1, level), x_0, x_1, transition=last, variance=variance)
 
 
 def density_to_bits_per_dim(log_prob_nats, shape):

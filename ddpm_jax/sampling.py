@@ -51,9 +51,9 @@ class Run:
         self.config.sample.update(chosen)
         return self
 
-    def denoiser(self, *, clip=None):
-        """A function from parameters to the run's `Denoiser`; clipped as configured, or as `clip` says."""
-        return build.denoiser(self.config, self.model, clip=clip)
+    def denoiser(self):
+        """A function from parameters to the run's `Denoiser`, clipped as configured."""
+        return build.denoiser(self.config, self.model)
 
     def chain(self, num_steps=0):
         """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says."""

@@ -110,7 +110,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     limited = ["-c", f'ulimit -f 2; exec {sys.executable} train.py --workdir={tmp_path} "$@"', "train", *more]
     result = subprocess.run(["bash", *limited], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert result.returncode == 1, result.stderr
-    # Orbax's own threads may still print what happened to them; the program's word is the one line.
     error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
     assert int(training.train(tiny_config(train__num_steps=5), tmp_path).step) == 5

@@ -13,7 +13,8 @@ from tiny import tiny_config
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import METRICS, Images, evaluate, standard_error, table
+from ddpm_jax.evaluation import METRICS, Images, evaluate, table
+from ddpm_jax.measurements import standard_error
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.sampling import Run
 from ddpm_jax.state import TrainState
@@ -92,8 +93,9 @@ def test_the_table_says_what_was_measured(measured):
     lines = table(measured.results)
     bpd, nll = measured.results["bpd"], measured.results["nll"]
     text = "\n".join(lines)
-    assert len(lines) == 6
-    for number in (bpd["bits_per_dim"], bpd["L_between"], bpd["L_0"], nll["bits_per_dim"]):
+    assert len(lines) == 7
+    ode = (nll["bits_per_dim"], nll["with_decoder"]["bits_per_dim"])
+    for number in (bpd["bits_per_dim"], bpd["L_between"], bpd["L_0"], *ode):
         assert f"{number:.4f}" in text
     assert f"({T - 1} terms)" in text
     assert f"(exact trace, {T - 1} steps)" in text

@@ -28,6 +28,7 @@ ROWS = [row.split() for row in (
     "step checkpoint logging",
     "build",
     "sampling",
+    "measurements",
     "training evaluation",
 )]  # fmt: skip
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}

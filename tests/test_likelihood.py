@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import GAUSSIAN, MIXTURE, each, keys, normal, pick
+from oracles import GAUSSIAN, IMAGES, MIXTURE, each, keys, normal, pick
 from scipy.integrate import quad
 from scipy.stats import norm
 
@@ -21,6 +21,7 @@ from ddpm_jax.likelihood import (
     density_to_bits_per_dim,
     exact_trace,
     hutchinson_trace,
+    ode_bound_nats,
     ode_log_prob_nats,
     prior_term_nats,
 )
@@ -246,15 +247,14 @@ def ode_log_prob(oracle, x_0, schedule, *, num_steps=200, trace=exact_trace):
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (3,), (2, 2, 1), (2, 2, 3), (4, 4, 1), (6, 6, 1), (8, 8, 1)], ids=str)
 def test_the_ode_gives_the_exact_likelihood_of_a_gaussian(x64, shape):
-    """Within 0.01 nats of the density of its own model, noisy images at t = 1, on any number of components."""
-    dims, schedule = math.prod(shape), cosine(1000)
+    """Within 0.01 nats, of noisy images at t = 1 and of the clean ones, on any number of components."""
+    dims, schedule = math.prod(shape), cosine(4000)
     oracle = Gaussian(0.1 * normal(*shape), spread(dims))
     x_0, level = oracle.sample(jax.random.key(0), 4), schedule.level(1)
     exact = oracle.log_prob(level.signal * x_0, level) + dims * np.log(level.signal)
-    ours = ode_log_prob(oracle, x_0, schedule)
+    ours = ode_log_prob(oracle, x_0, schedule, num_steps=400)
     np.testing.assert_allclose(ours, exact, atol=0.01)
-    # The noise of t = 1 itself is next to nothing: the clean data have the same likelihood but for sigma**2 / var.
-    np.testing.assert_allclose(ours, oracle.log_prob(x_0), atol=0.01 + 0.02 * dims / 64)
+    np.testing.assert_allclose(ours, oracle.log_prob(x_0), atol=0.01)
 
 
 @pytest.mark.parametrize("schedule", [linear(1000), cosine(1000)], ids=["linear", "cosine"])
@@ -283,6 +283,28 @@ def test_the_error_of_the_ode_likelihood_is_of_second_order(x64):
     for num_steps in (40, 80):
         errors.append(np.abs(ode_log_prob(GAUSSIAN, x_0, schedule, num_steps=num_steps) - exact).max())
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.2)
+
+
+def test_the_ode_with_the_decoder_is_exact_on_images_that_noise_cannot_confuse(x64):
+    """Of three images x_1 tells which: `-log P = log 3`, and L_0 for pixels at -1 and 1, the ends of open bins."""
+    schedule, x_0 = cosine(1000), jnp.asarray(IMAGES.points)
+    encoding = schedule.encoding(grids.log_snr(schedule, 801)[:-1])
+    last = pick(schedule.transitions(), -1)
+    bound = jax.jit(partial(ode_bound_nats, IMAGES.denoiser, encoding=encoding, last=last, variance=Variance.SMALL))
+    decoder = -16 * norm.logcdf(1 / 255 / np.exp(last.log_var_small / 2))
+    np.testing.assert_allclose(bound(x_0, keys(3)), np.log(3) + decoder, atol=0.01)
+
+
+def test_the_ode_is_below_the_bound_with_the_same_last_term(x64):
+    """The terms above L_0 are a bound on what the ODE gives exactly: the same noise at x_1, the same decoder."""
+    schedule, x_0 = cosine(200), jnp.clip(MIXTURE.sample(jax.random.key(0), 256), -1, 1)
+    encoding, all_moves = schedule.encoding(grids.log_snr(schedule, 101)[:-1]), schedule.transitions()
+    last, moves = pick(all_moves, -1), (np.arange(200), all_moves)
+    bound = bound_terms(MIXTURE.denoiser, x_0, keys(256), moves=moves, variance=Variance.SMALL)["nats"]
+    prior = prior_term_nats(x_0, schedule.level(200))
+    ode = ode_bound_nats(MIXTURE.denoiser, x_0, keys(256), encoding=encoding, last=last, variance=Variance.SMALL)
+    gap = bound.sum(axis=0) + prior - ode
+    assert gap.mean() > 3 * gap.std() / 16
 
 
 def flow_velocity(oracle, level):

@@ -1,0 +1,145 @@
+"""What can be measured of a run: each a function of an opened run and its images, to what goes into a JSON file.
+
+Read next: `likelihood.py`, `spectrum.py`.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import build, grids, spectrum
+from ddpm_jax.arrays import stream
+from ddpm_jax.chain import pieces
+from ddpm_jax.errors import UserError
+from ddpm_jax.likelihood import (
+    bits_per_dim,
+    bound_terms,
+    density_to_bits_per_dim,
+    exact_trace,
+    hutchinson_trace,
+    ode_bound_nats,
+    ode_log_prob_nats,
+    prior_term_nats,
+)
+from ddpm_jax.parallel import replicated, split
+from ddpm_jax.progress import progress_bar
+
+_EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
+
+
+def bound(run, images, *, num_steps):
+    """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
+    transitions = build.sampling_transitions(run.config, num_steps)
+    num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), build.variance(run.config)
+    whole, cut = replicated(run.mesh), split(run.mesh)
+
+    def piece_terms(params, x_0, keys, moves):
+        return bound_terms(denoiser(params), x_0, keys, moves=moves, variance=variance)
+
+    piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, whole), out_shardings=whole)
+    prior_level = build.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
+    nats, mse, prior = [], [], []
+    with progress_bar(len(images) * num_moves, "bound", unit="move") as bar:
+        for x_0, keys, count in images:
+            terms = []
+            for moves in pieces((np.arange(num_moves), _float32(transitions))):
+                terms.append(jax.device_get(piece_terms(run.params, x_0, keys, moves)))
+                bar.update(len(moves[0]))
+            nats.append(np.concatenate([t["nats"] for t in terms])[:, :count])
+            mse.append(np.concatenate([t["eps_mse"] for t in terms])[:, :count])
+            prior.append(np.asarray(prior_term_nats(x_0, prior_level))[:count])
+    nats, mse, prior = np.concatenate(nats, 1).astype(np.float64), np.concatenate(mse, 1), np.concatenate(prior)
+    bpd = partial(bits_per_dim, shape=run.shape)
+    return {
+        **_mean(bpd(nats.sum(0) + prior)),
+        "L_T": float(bpd(prior.mean())),
+        "L_between": float(bpd(nats[:-1].sum(0).mean())),
+        "L_0": float(bpd(nats[-1].mean())),
+        "variance": variance.value,
+        "times": transitions.now.t.tolist(),
+        "terms": bpd(nats.mean(1)).tolist(),
+        "eps_mse": mse.mean(1).tolist(),
+    }
+
+
+def exact_likelihood(run, images, *, num_steps):
+    """Bits per dimension by the probability-flow ODE, from t = 1 to T in `num_steps` steps; 0 takes 200.
+
+    Of images dequantised by uniform noise, as published, and by the noise of t = 1 (`ode_bound_nats`), the comparison
+    with the bound. The denoiser is the sampler's, clipped where that is.
+    """
+    schedule = build.noise_schedule(run.config)
+    try:
+        times = grids.log_snr(schedule, 1 + (num_steps or min(200, schedule.num_timesteps - 1)))[:-1]
+        encoding = _float32(schedule.encoding(times))
+    except ValueError as error:
+        raise UserError(f"no ODE of {num_steps} steps between t = 1 and T: {error}") from error
+    exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser()
+    last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
+
+    def both_nats(params, x_0, keys):
+        noise, probe, x_1 = (jax.vmap(partial(stream, name=name))(keys) for name in ("dequantise", "probe", "x_1"))
+        noise = jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise) / 255
+        trace = exact_trace
+        if not exact:
+            trace = hutchinson_trace(jax.vmap(lambda k: jax.random.rademacher(k, run.shape, jnp.float32))(probe))
+        flow = {"trace": trace, "variance": build.variance(run.config), "last": last, "encoding": encoding}
+        log_prob = ode_log_prob_nats(denoiser(params), x_0 + noise, transitions=encoding, trace=trace)
+        return log_prob, ode_bound_nats(denoiser(params), x_0, x_1, **flow)
+
+    whole, cut = replicated(run.mesh), split(run.mesh)
+    both_nats = jax.jit(both_nats, in_shardings=(whole, cut, cut), out_shardings=whole)
+    nats = []
+    with progress_bar(images.num_images, "likelihood", unit="image") as bar:
+        for x_0, keys, count in images:
+            nats.append(np.stack(both_nats(run.params, x_0, keys)).astype(np.float64)[:, :count])
+            bar.update(count)
+    log_prob, bound_nats = np.concatenate(nats, axis=1)
+    return {
+        **_mean(density_to_bits_per_dim(log_prob, run.shape)),
+        "with_decoder": _mean(bits_per_dim(bound_nats, run.shape)),
+        "trace": "exact" if exact else "hutchinson",
+        "num_steps": len(encoding.beta),
+    }
+
+
+def power_spectra(run, images, *, num_steps):
+    """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
+    chain, schedule = run.chain(num_steps), build.noise_schedule(run.config)
+    clean = np.concatenate([np.asarray(spectrum.band_power(x_0))[:count] for x_0, _, count in images]).mean(0)
+    with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
+        indices = np.arange(min(images.num_images, 256))
+        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=50, progress=bar.update)
+    times = chain.frame_times(len(frames))
+    denoiser = run.denoiser()
+    estimate = jax.jit(lambda params, x_t, level: jnp.mean(spectrum.band_power(denoiser(params)(x_t, level).x_0), 0))
+    estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
+    reverse = np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in frames])
+    estimates = np.stack([*map(np.asarray, estimates), reverse[-1]])
+    forward = spectrum.forward_power(clean[None], jax.tree.map(lambda a: a[:, None], schedule.level(times)))
+    return {
+        "times": times.tolist(),
+        "data": clean.tolist(),
+        "forward": np.asarray(forward).tolist(),
+        "reverse": reverse.tolist(),
+        "estimate_of_x_0": estimates.tolist(),
+        "settling_time": spectrum.settling_time(times, estimates).tolist(),
+    }
+
+
+def standard_error(values):
+    """Standard error of a mean, 0 for one value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _mean(bits):
+    """Bits per dimension `[N]` as their mean and its standard error."""
+    return {"bits_per_dim": float(bits.mean()), "standard_error": standard_error(bits)}
+
+
+def _float32(transitions):
+    """The moves as the compiled programs take them."""
+    return jax.tree.map(partial(np.asarray, dtype=np.float32), transitions)
