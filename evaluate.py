@@ -2,6 +2,7 @@
 
   python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=500   bits/dim: the bound and the likelihood
   python evaluate.py --workdir=runs/digits --metrics=spectrum                   which frequencies settle when
+  python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy        a classifier, over the noise levels
 
 Prints a table; writes JSON and plots to WORKDIR/evaluation.
 """
@@ -11,7 +12,9 @@ from absl import flags
 from ddpm_jax import program
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run to measure.", required=True)
-METRICS = flags.DEFINE_list("metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum.")
+METRICS = flags.DEFINE_list(
+    "metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum; accuracy (classifier)."
+)
 NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many images of the split.", lower_bound=1)
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
 DATA_PATH = flags.DEFINE_string("data_path", None, "Another folder or data_dir than the run was trained on.")

@@ -4,6 +4,10 @@
   python sample.py --workdir=DIR --num_images=50000 --out=FILE.npz   uint8 arr_0 [N, H, W, C], for ADM's evaluator
   python sample.py --workdir=DIR --num_images=1000 --out=FOLDER/     one PNG an image; continues a folder half done
   python sample.py --workdir=DIR --trajectory=FILE.gif               the chain from noise to images
+  python sample.py --workdir=DIR --labels=7 --guidance_scale=2       sevens, from a conditional model
+  python sample.py --workdir=DIR --classifier_workdir=DIR2 --labels=7    sevens, from any model and a classifier
+  python sample.py --workdir=DIR --inpaint=IMAGE --mask=MASK         fills in what is white in the mask
+  python sample.py --workdir=DIR --interpolate=A.png,B.png --out=FILE.png    the way from one picture to another
   python sample.py --workdir=DIR --sampler=dpm_solver_pp_2m --grid=log_snr --num_steps=20    fast
 
 Everything else is read from the run. Image i depends on the seed and on i alone, whatever the batch size and devices.
@@ -15,12 +19,15 @@ from absl import flags
 
 from ddpm_jax import program
 from ddpm_jax.build import GRIDS, SAMPLERS
+from ddpm_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run to sample from.", required=True)
 OUT = flags.DEFINE_string(
     "out", None, "FILE.png (grid), FILE.npz (array) or FOLDER/ (default: WORKDIR/samples_seedN.png)."
 )
-NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images.", lower_bound=1)
+NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", None, "How many images (default: 64; of an interpolation 9).", lower_bound=1
+)
 SEED = flags.DEFINE_integer("seed", 0, "Another seed, other images.", lower_bound=0)
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Steps of the chain (default: the run's).", lower_bound=0)
@@ -33,13 +40,48 @@ GRID = flags.DEFINE_enum("grid", None, sorted(GRIDS), "Spacing of the chain's ti
 CORRECTOR_STEPS = flags.DEFINE_integer(
     "corrector_steps", None, "Langevin steps after each move (default: the run's).", lower_bound=0
 )
+LABELS = flags.DEFINE_string(
+    "labels", None, "Classes that the images take in turn: 7, or 0,1,2, or all, or none (default: all, if there are)."
+)
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "Classifier-free, 1 + w: 1 conditional, above 1 guided (default: the run's).", lower_bound=0
+)
+CLASSIFIER_WORKDIR = flags.DEFINE_string("classifier_workdir", None, "The run of a classifier that guides the chain.")
+CLASSIFIER_SCALE = flags.DEFINE_float(
+    "classifier_scale", None, "Of the classifier's gradient, 1 by its own word (default: the run's).", lower_bound=0
+)
+INPAINT = flags.DEFINE_string("inpaint", None, "An image of the model's size, to be filled in; needs --mask.")
+MASK = flags.DEFINE_string("mask", None, "An image of the same size: white is drawn, black is kept.")
+INTERPOLATE = flags.DEFINE_list("interpolate", None, "A.png,B.png of the model's size: the way from one to the other.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes memory and speed only.", lower_bound=1)
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
 
 
 def main():
     """Opens the run, draws, and says what was written."""
-    from ddpm_jax.sampling import Run, sample_run, sample_trajectory
+    from ddpm_jax.editing import interpolate
+    from ddpm_jax.sampling import sample_run, sample_trajectory
+
+    run, num_images = configured_run(), NUM_IMAGES.value or 64
+    name = "interpolation" if INTERPOLATE.value else "samples"
+    out = OUT.value or str(Path(WORKDIR.value) / f"{name}_seed{SEED.value}.png")
+    chain = {"seed": SEED.value, "num_steps": NUM_STEPS.value}
+    written = []
+    if INTERPOLATE.value:
+        frames = {"num_images": NUM_IMAGES.value or 9, "num_steps": NUM_STEPS.value}
+        written.append(interpolate(run, INTERPOLATE.value, out, **frames))
+    if TRAJECTORY.value:
+        written.append(sample_trajectory(run, TRAJECTORY.value, num_images=min(num_images, 64), **chain))
+    if not written or (OUT.value and not INTERPOLATE.value):
+        written.append(sample_run(run, out, num_images=num_images, batch_size=BATCH_SIZE.value, **chain))
+    for path in written:
+        print(f"wrote {path} (step {run.step:,}, {PARAMS.value} parameters)")
+
+
+def configured_run():
+    """The run with everything that the flags change of it."""
+    from ddpm_jax.editing import read_mask, read_picture
+    from ddpm_jax.sampling import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value).configure(
         sampler=SAMPLER.value,
@@ -47,15 +89,17 @@ def main():
         eta=ETA.value,
         grid=GRID.value,
         corrector_steps=CORRECTOR_STEPS.value,
+        labels=LABELS.value,
+        guidance_scale=GUIDANCE_SCALE.value,
+        classifier_scale=CLASSIFIER_SCALE.value,
     )
-    chain = {"seed": SEED.value, "num_steps": NUM_STEPS.value}
-    if TRAJECTORY.value:
-        written = sample_trajectory(run, TRAJECTORY.value, num_images=min(NUM_IMAGES.value, 64), **chain)
-        print(f"wrote {written} (step {run.step:,}, {PARAMS.value} parameters)")
-    if OUT.value or not TRAJECTORY.value:
-        out = OUT.value or str(Path(WORKDIR.value) / f"samples_seed{SEED.value}.png")
-        written = sample_run(run, out, num_images=NUM_IMAGES.value, batch_size=BATCH_SIZE.value, **chain)
-        print(f"wrote {written} (step {run.step:,}, {PARAMS.value} parameters)")
+    if CLASSIFIER_WORKDIR.value:
+        run.guide(Run(CLASSIFIER_WORKDIR.value))
+    if bool(INPAINT.value) != bool(MASK.value):
+        raise UserError("--inpaint=IMAGE and --mask=MASK go together: the one is filled in where the other is white")
+    if INPAINT.value:
+        run.inpaint(read_picture(INPAINT.value, run.shape), read_mask(MASK.value, run.shape))
+    return run
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ WORKDIR = flags.DEFINE_string(
 
 
 def main():
-    """Trains, draws a grid and says where everything is."""
+    """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
     from ddpm_jax.sampling import Run, sample_run
     from ddpm_jax.training import train
 
@@ -37,11 +37,14 @@ def main():
     state = train(config, workdir)
     if state.step < config.train.num_steps:
         return
-    picture = sample_run(Run(workdir), workdir / "samples.png", num_images=config.log.preview_images, seed=0)
+    made, go_on = "", f"measure it with:\n  python evaluate.py --workdir={workdir} --metrics=accuracy"
+    if config.task == "denoise":
+        picture = sample_run(Run(workdir), workdir / "samples.png", num_images=config.log.preview_images, seed=0)
+        made = f"samples in {picture}, "
+        go_on = f"draw more with:\n  python sample.py --workdir={workdir} --num_images=64 --seed=1"
     minutes = (time.perf_counter() - begin) / 60
-    print(f"done: step {int(state.step):,} after {minutes:.1f} minutes; samples in {picture}, ", end="")
-    print(f"checkpoint in {workdir}/checkpoints/{int(state.step)}; draw more with:")
-    print(f"  python sample.py --workdir={workdir} --num_images=64 --seed=1")
+    checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
+    print(f"done: step {int(state.step):,} after {minutes:.1f} minutes; {made}checkpoint in {checkpoint}; {go_on}")
 
 
 if __name__ == "__main__":

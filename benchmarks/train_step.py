@@ -51,7 +51,7 @@ def measure(name):
     config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
     config.model.dtype = DTYPE.value or config.model.dtype
     mesh, model = device_mesh(), build.network(config)
-    recipe = build.recipe(config, model)
+    recipe = build.recipe(config, model, num_images=1297)
     init = jax.jit(
         partial(
             initial_state,

@@ -11,6 +11,7 @@ def get_config():
     """The base configuration: Ho et al. 2020's network and training for 32x32 images."""
     config = ConfigDict()
     config.name = "base"  # names the default work directory, runs/NAME
+    config.task = "denoise"  # what is trained: denoise | classify (noisy images, to guide a denoiser)
     config.seed = 0  # root of all randomness: initialisation, data order, times, noise, dropout
 
     config.data = data = ConfigDict()
@@ -25,6 +26,10 @@ def get_config():
     data.random_flip = True  # mirror images left to right at random while training
     data.skip_unreadable = False  # pass over files that cannot be read, naming each, instead of stopping
     data.num_workers = 0  # processes that decode images; 0 decodes in a thread of the trainer
+
+    config.labels = labels = ConfigDict()
+    labels.num_classes = 0  # classes of a conditional model or a classifier; 0 for a model that knows none
+    labels.dropout = 0.0  # share of training images whose class is hidden; above 0 (0.1) for classifier-free guidance
 
     config.diffusion = diffusion = ConfigDict()
     diffusion.schedule = "linear"  # linear | cosine | quadratic | sigmoid
@@ -57,6 +62,12 @@ def get_config():
     loss.vlb_weight = 0.001  # of the bound in the hybrid loss
     loss.times = "uniform"  # how training times are drawn: uniform | antithetic | importance (of the loss, for vlb)
 
+    config.posterior = posterior = ConfigDict()
+    posterior.weights = "none"  # which weights of a classifier are random: none | last (its output layer) | all
+    posterior.prior_std = 1.0  # standard deviation of their Gaussian prior
+    posterior.init_std = 0.05  # standard deviation of the posterior at the start
+    posterior.num_samples = 8  # samples of the weights that a prediction averages over
+
     config.optim = optim = ConfigDict()
     optim.learning_rate = 2e-4  # Adam's, constant after the warm-up
     optim.warmup_steps = 5000  # steps of linear warm-up from 0
@@ -79,6 +90,9 @@ def get_config():
     sample.corrector_snr = 0.16  # their signal-to-noise ratio
     sample.num_steps = 0  # moves of the reverse chain; 0 for all T
     sample.grid = "trailing"  # spacing of its times: trailing | uniform | quadratic | log_snr | karras
+    sample.labels = ""  # classes in turn: "7", "0,1,2", "all", "none" (a hidden class); "" for all there are
+    sample.guidance_scale = 1.0  # classifier-free, 1 + w of the notes: 0 without the class, 1 with it, above 1 guided
+    sample.classifier_scale = 1.0  # of the gradient of the classifier that sampling is given
     sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]
 
     config.checkpoint = checkpoint = ConfigDict()

@@ -28,14 +28,19 @@ class Chain:
     Args:
       sampler: function from settings to a `Sampler`.
       settings: `{name: number}`, inputs of the compiled chain: changing them compiles nothing.
-      denoiser: function from parameters to a `Denoiser`.
+      denoiser: function `(params, label, settings)` to a `Denoiser`.
       transitions: the chain's N moves.
       shape: `(H, W, C)`.
       mesh: the devices; a batch is cut evenly over them.
+      labels: classes that the images take in turn: image i has `labels[i % len(labels)]`; () for none.
+
+    Attributes:
+      columns: of a grid in which each class has its own; None where there is one class or none.
     """
 
-    def __init__(self, sampler, denoiser, *, settings, transitions, shape, mesh):
+    def __init__(self, sampler, denoiser, *, settings, transitions, shape, mesh, labels=()):
         self.num_moves, self._mesh, self.settings = len(transitions.beta), mesh, settings
+        self._labels, self.columns = np.array(labels or (0,), np.int32), len(labels) if len(labels) > 1 else None
         self._times = np.append(transitions.now.t, transitions.next.t[-1])
         self._moves = (
             np.arange(self.num_moves),
@@ -48,11 +53,14 @@ class Chain:
             x_T = noise_like(jax.vmap(lambda key: stream(key, "x_T"))(keys), jnp.zeros((len(indices), *shape)))
             return jax.vmap(lambda key: stream(key, "chain"))(keys), sampler(settings).init(x_T)
 
-        def take(params, keys, state, moves, settings):
-            return advance(sampler(settings), denoiser(params), keys, state=state, moves=moves)[0]
+        def take(params, keys, state, label, moves, settings):
+            denoise = denoiser(params, label, settings)
+            return advance(sampler(settings), denoise, keys, state=state, moves=moves)[0]
 
         self._start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
-        self._take = jax.jit(take, in_shardings=(whole, cut, cut, whole, whole), out_shardings=cut, donate_argnums=2)
+        self._take = jax.jit(
+            take, in_shardings=(whole, cut, cut, cut, whole, whole), out_shardings=cut, donate_argnums=2
+        )
 
     def __call__(self, params, key, *, indices, num_frames=1, progress=None):
         """Draws the images of the given indices.
@@ -69,15 +77,19 @@ class Chain:
         """
         indices = np.asarray(indices)
         padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
-        keys, state = self._start(key, padded, self.settings)
+        (keys, state), label = self._start(key, padded, self.settings), self.label(padded)
         frames = [np.asarray(state.x)] if num_frames > 1 else []
         for moves in pieces(self._moves, at_most=math.ceil(self.num_moves / num_frames)):
-            state = jax.block_until_ready(self._take(params, keys, state, moves, self.settings))
+            state = jax.block_until_ready(self._take(params, keys, state, label, moves, self.settings))
             if num_frames > 1:
                 frames.append(np.asarray(state.x))
             if progress:
                 progress(len(moves[0]))
         return np.stack(frames or [np.asarray(state.x)])[:, : len(indices)]
+
+    def label(self, indices):
+        """The classes of images `[B]`."""
+        return self._labels[indices % len(self._labels)]
 
     def frame_times(self, num_frames):
         """The times of `num_frames` frames as a call returns them, `[num_frames]`, falling."""

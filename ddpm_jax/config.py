@@ -11,7 +11,7 @@ from ddpm_jax.errors import UserError
 
 # What a checkpoint's meaning depends on. The rest (learning rate, number of steps, logging) may change between two
 # starts; where the data lies and how it is read may too.
-_FIXED = ("seed", "data", "diffusion", "model", "loss.times")
+_FIXED = ("task", "seed", "data", "labels", "diffusion", "model", "posterior.weights", "loss.times")
 _FREE = ("data.path", "data.num_workers", "data.skip_unreadable")
 
 # At least 1.
@@ -22,6 +22,7 @@ _COUNTS = [
     "model.num_res_blocks",
     "model.num_heads",
     "model.norm_groups",
+    "posterior.num_samples",
     "train.batch_size",
     "train.num_steps",
     "train.accumulation",
@@ -34,6 +35,7 @@ _COUNTS = [
 _NOT_NEGATIVE = [
     "seed",
     "data.num_workers",
+    "labels.num_classes",
     "model.head_channels",
     "model.norm_epsilon",
     "loss.vlb_weight",
@@ -42,13 +44,16 @@ _NOT_NEGATIVE = [
     "optim.grad_clip",
     "optim.epsilon",
     "sample.num_steps",
+    "sample.guidance_scale",
+    "sample.classifier_scale",
     "sample.corrector_steps",
     "sample.corrector_snr",
     "checkpoint.keep_every",
     "log.preview_every",
 ]
+_POSITIVE = ["posterior.prior_std", "posterior.init_std"]
 # From 0 to below 1.
-_FRACTIONS = ["model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
+_FRACTIONS = ["labels.dropout", "model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
 # Tuples of them.
 _INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
 
@@ -59,6 +64,7 @@ def check_ranges(config):
     rules = (
         (_COUNTS, lambda value: value >= 1, "must be at least 1"),
         (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
+        (_POSITIVE, lambda value: value > 0, "must be above 0"),
         (_FRACTIONS, lambda value: 0 <= value < 1, "must lie from 0 to below 1"),
         (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must hold whole numbers"),
         (["model.channel_mult"], lambda value: value and min(value) >= 1, "needs at least 1 for each level"),

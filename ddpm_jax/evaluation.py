@@ -15,7 +15,7 @@ from ddpm_jax import plots
 from ddpm_jax.arrays import image_keys, stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import write_whole
-from ddpm_jax.measurements import bound, exact_likelihood, power_spectra
+from ddpm_jax.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.parallel import split
 
 
@@ -34,22 +34,28 @@ class Images:
         self._batch_size = math.ceil(min(batch_size, self.num_images) / mesh.size) * mesh.size
         self._mesh, self._key = mesh, stream(jax.random.key(0), "evaluation")
 
+    def in_batches_of(self, at_most):
+        """The same images in batches of that size or less, for a measurement that takes long."""
+        size = min(at_most, self._batch_size)
+        return Images(self._source, num_images=self.num_images, batch_size=size, mesh=self._mesh)
+
     def __len__(self):
         """Number of batches."""
         return math.ceil(self.num_images / self._batch_size)
 
     def __iter__(self):
-        """Yields (x_0 `[B, H, W, C]` in [-1, 1], keys `[B]`, how many of the B count)."""
+        """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, how many of the B count)."""
         for begin in range(0, self.num_images, self._batch_size):
             indices = np.arange(begin, begin + self._batch_size)
-            images = np.stack([self._source[min(i, self.num_images - 1)]["image"] for i in indices.tolist()])
-            x_0 = images.astype(np.float32) / 127.5 - 1
-            keys = image_keys(self._key, indices)
-            x_0, keys = jax.device_put((x_0, keys), split(self._mesh))
-            yield x_0, keys, min(self._batch_size, self.num_images - begin)
+            examples = [self._source[min(i, self.num_images - 1)] for i in indices.tolist()]
+            images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
+            x_0, keys = images.astype(np.float32) / 127.5 - 1, image_keys(self._key, indices)
+            count = min(self._batch_size, self.num_images - begin)
+            yield *jax.device_put((x_0, labels, keys), split(self._mesh)), count
 
 
-METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra}
+METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra, "accuracy": accuracy}
+OF_CLASSIFIERS = {"accuracy"}
 
 
 def evaluate(run, metrics, *, source, num_images, num_steps=0, batch_size=100):
@@ -70,6 +76,9 @@ def evaluate(run, metrics, *, source, num_images, num_steps=0, batch_size=100):
     for name in metrics:
         if name not in METRICS:
             raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
+        if (name in OF_CLASSIFIERS) != (run.config.task == "classify"):
+            suited = ", ".join(n for n in METRICS if (n in OF_CLASSIFIERS) == (run.config.task == "classify"))
+            raise UserError(f"{run.workdir} was trained to {run.config.task}: measure {suited}")
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name in metrics:
         result = METRICS[name](run, images, num_steps=num_steps)
@@ -100,7 +109,18 @@ def table(results):
                 f"               {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim with uniform "
                 f"dequantisation {solved}",
             ]
+        elif name == "accuracy":
+            lines += [
+                f"accuracy       {result['accuracy']:.4f} on clean images, {result['nll_nats']:.4f} nats, "
+                f"calibration error {result['calibration_error']:.4f}",
+                "  by t         " + ", ".join(f"{t:g}: {a:.2f}" for t, a in _every_fifth(result)),
+            ]
         else:
             settled = ", ".join(f"{k}: {t:g}" for k, t in enumerate(result["settling_time"]))
             lines.append(f"spectrum       band: time at which it settles  {settled}")
     return lines
+
+
+def _every_fifth(result):
+    """A few points of the curve of accuracy over t."""
+    return list(zip(result["times"], result["accuracy_by_t"], strict=True))[::5]

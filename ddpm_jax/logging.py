@@ -104,14 +104,16 @@ class RunLog:
         sys.stderr.flush()
 
     def _means(self, steps, metrics):
-        """One line of the log: means over the steps, loss by quarter of t, speeds."""
+        """One line of the log: means over the steps, every term by quarter of t, speeds."""
         now = time.perf_counter()
         per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = steps[-1], now
-        mean = {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0] if np.ndim(metrics[0][key]) == 0}
-        counts = np.sum([m["loss_quarter_count"] for m in metrics], axis=0)
-        sums = np.sum([m["loss_quarter_sum"] for m in metrics], axis=0)
-        quarters = {f"loss_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count"}
+        mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
+        counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
+        for name in sorted(metrics[0]["quarter_sums"]):
+            sums = np.sum([m["quarter_sums"][name] for m in metrics], axis=0)
+            quarters |= {f"{name}_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
         return {
             "step": steps[-1],
             **mean,
@@ -146,8 +148,9 @@ class RunLog:
 
     def _show(self, line):
         """Shows the line in the bar, or prints it where there is no terminal."""
-        speed, loss = f"{line['images_per_s']:,.0f} images/s", f"loss {line['loss']:.4f}"
-        quarters = " ".join(f"{line.get(f'loss_t{i}', math.nan):.3f}" for i in range(1, 5))
+        speed, shown = f"{line['images_per_s']:,.0f} images/s", "accuracy" if "accuracy" in line else "loss"
+        loss = f"{shown} {line[shown]:.4f}"
+        quarters = " ".join(f"{line.get(f'{shown}_t{i}', math.nan):.3f}" for i in range(1, 5))
         self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
         if not self._on_terminal:
             left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)

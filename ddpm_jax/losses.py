@@ -67,8 +67,7 @@ def l_hybrid(num_timesteps, *, weight=eps_weight, vlb_weight=0.001):
     """`L_simple + lambda L_vlb`, in which the bound moves the variance alone (Nichol & Dhariwal 2021, eq. 16).
 
     The bound's gradient is stopped at the mean. `L_vlb` is T times a term at a random time, in bits per dimension, as
-    in
-    their code: lambda = 0.001 there is a weight of T / 1000 on the term.
+    in their code: lambda = 0.001 there is a weight of T / 1000 on the term.
 
     Args:
       num_timesteps: T.
@@ -103,6 +102,28 @@ def l_vlb(num_timesteps):
         return {"loss": vlb, "vlb": vlb, "eps_mse": terms["eps_mse"]}
 
     return loss
+
+
+def cross_entropy(log_probs, x_0, keys, transition, *, label):
+    """The loss of a classifier of noisy images, `-log p(y | x_t)` (Dhariwal & Nichol 2021, section 4).
+
+    Args:
+      log_probs: function `(x_t, level) -> log p(k | x_t)` `[B, K]`, from `as_classifier`.
+      x_0: `[B, H, W, C]` in [-1, 1].
+      keys: `[B]` keys, one an image.
+      transition: leaves `[B]`; its level `now` is that of the noise.
+      label: `[B]` classes.
+
+    Returns:
+      `{"loss": nats, "accuracy": 0 or 1}`, each `[B]`.
+    """
+    x_t = q_sample(x_0, noise_like(keys, x_0), transition.now)
+    log_prob = log_probs(x_t, transition.now)
+    right = jnp.argmax(log_prob, axis=-1) == label
+    return {
+        "loss": -jnp.take_along_axis(log_prob, label[:, None], axis=-1)[:, 0],
+        "accuracy": right.astype(x_0.dtype),
+    }
 
 
 def _noise_error(denoise, x_0, keys, transition, weight):

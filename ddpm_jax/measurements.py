@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import build, grids, spectrum
-from ddpm_jax.arrays import stream
+from ddpm_jax.arrays import noise_like, stream
+from ddpm_jax.bayes import predictive_log_prob, uncertainty
 from ddpm_jax.chain import pieces
 from ddpm_jax.errors import UserError
+from ddpm_jax.gaussian import q_sample
 from ddpm_jax.likelihood import (
     bits_per_dim,
     bound_terms,
@@ -24,6 +26,7 @@ from ddpm_jax.likelihood import (
     ode_log_prob_nats,
     prior_term_nats,
 )
+from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.parallel import replicated, split
 from ddpm_jax.progress import progress_bar
 
@@ -36,17 +39,17 @@ def bound(run, images, *, num_steps):
     num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), build.variance(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)
 
-    def piece_terms(params, x_0, keys, moves):
-        return bound_terms(denoiser(params), x_0, keys, moves=moves, variance=variance)
+    def piece_terms(params, x_0, label, keys, moves):
+        return bound_terms(denoiser(params, label), x_0, keys, moves=moves, variance=variance)
 
-    piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, whole), out_shardings=whole)
+    piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
     prior_level = build.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
     nats, mse, prior = [], [], []
     with progress_bar(len(images) * num_moves, "bound", unit="move") as bar:
-        for x_0, keys, count in images:
+        for x_0, label, keys, count in images:
             terms = []
             for moves in pieces((np.arange(num_moves), _float32(transitions))):
-                terms.append(jax.device_get(piece_terms(run.params, x_0, keys, moves)))
+                terms.append(jax.device_get(piece_terms(run.params, x_0, label, keys, moves)))
                 bar.update(len(moves[0]))
             nats.append(np.concatenate([t["nats"] for t in terms])[:, :count])
             mse.append(np.concatenate([t["eps_mse"] for t in terms])[:, :count])
@@ -80,22 +83,22 @@ def exact_likelihood(run, images, *, num_steps):
     exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser()
     last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
 
-    def both_nats(params, x_0, keys):
+    def both_nats(params, x_0, label, keys):
         noise, probe, x_1 = (jax.vmap(partial(stream, name=name))(keys) for name in ("dequantise", "probe", "x_1"))
         noise = jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise) / 255
         trace = exact_trace
         if not exact:
             trace = hutchinson_trace(jax.vmap(lambda k: jax.random.rademacher(k, run.shape, jnp.float32))(probe))
         flow = {"trace": trace, "variance": build.variance(run.config), "last": last, "encoding": encoding}
-        log_prob = ode_log_prob_nats(denoiser(params), x_0 + noise, transitions=encoding, trace=trace)
-        return log_prob, ode_bound_nats(denoiser(params), x_0, x_1, **flow)
+        log_prob = ode_log_prob_nats(denoiser(params, label), x_0 + noise, transitions=encoding, trace=trace)
+        return log_prob, ode_bound_nats(denoiser(params, label), x_0, x_1, **flow)
 
     whole, cut = replicated(run.mesh), split(run.mesh)
-    both_nats = jax.jit(both_nats, in_shardings=(whole, cut, cut), out_shardings=whole)
+    both_nats = jax.jit(both_nats, in_shardings=(whole, cut, cut, cut), out_shardings=whole)
     nats = []
     with progress_bar(images.num_images, "likelihood", unit="image") as bar:
-        for x_0, keys, count in images:
-            nats.append(np.stack(both_nats(run.params, x_0, keys)).astype(np.float64)[:, :count])
+        for x_0, label, keys, count in images.in_batches_of(8):
+            nats.append(np.stack(both_nats(run.params, x_0, label, keys)).astype(np.float64)[:, :count])
             bar.update(count)
     log_prob, bound_nats = np.concatenate(nats, axis=1)
     return {
@@ -109,13 +112,18 @@ def exact_likelihood(run, images, *, num_steps):
 def power_spectra(run, images, *, num_steps):
     """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
     chain, schedule = run.chain(num_steps), build.noise_schedule(run.config)
-    clean = np.concatenate([np.asarray(spectrum.band_power(x_0))[:count] for x_0, _, count in images]).mean(0)
+    clean = np.concatenate([np.asarray(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
     with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
         indices = np.arange(min(images.num_images, 256))
         frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=50, progress=bar.update)
     times = chain.frame_times(len(frames))
     denoiser = run.denoiser()
-    estimate = jax.jit(lambda params, x_t, level: jnp.mean(spectrum.band_power(denoiser(params)(x_t, level).x_0), 0))
+    label = chain.label(indices)
+
+    @jax.jit
+    def estimate(params, x_t, level):
+        return jnp.mean(spectrum.band_power(denoiser(params, label)(x_t, level).x_0), axis=0)
+
     estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
     reverse = np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in frames])
     estimates = np.stack([*map(np.asarray, estimates), reverse[-1]])
@@ -127,6 +135,42 @@ def power_spectra(run, images, *, num_steps):
         "reverse": reverse.tolist(),
         "estimate_of_x_0": estimates.tolist(),
         "settling_time": spectrum.settling_time(times, estimates).tolist(),
+    }
+
+
+def accuracy(run, images, *, num_steps):
+    """How a classifier does on clean images and at `num_steps` noise levels from 1 to T (0 for 21 of them)."""
+    schedule = build.noise_schedule(run.config)
+    times = np.linspace(1, schedule.num_timesteps, num_steps or 21)
+    samples = build.classifier_samples(run.config, run.model)
+    at_level = jax.jit(lambda params, x_t, level: samples(params)(x_t, level))
+    log_probs, label = [], []
+    with progress_bar(len(images) * (len(times) + 1), "accuracy", unit="level") as bar:
+        for x_0, y, keys, count in images:
+            eps = noise_like(keys, x_0)
+            noisy = [
+                (x_0, schedule.level(1)),
+                *((q_sample(x_0, eps, level), level) for level in map(schedule.level, times)),
+            ]
+            rows = []
+            for x_t, level in noisy:
+                rows.append(
+                    np.asarray(at_level(run.params, x_t, jax.tree.map(np.float32, level)), np.float64)[:, :count]
+                )
+                bar.update(1)
+            log_probs.append(np.stack(rows))
+            label.append(np.asarray(y)[:count])
+    log_probs, label = np.concatenate(log_probs, axis=2), np.concatenate(label)  # [levels, S, N, K], [N]
+    mean = np.asarray(jax.vmap(predictive_log_prob)(log_probs))
+    right = mean.argmax(-1) == label
+    return {
+        "accuracy": float(right[0].mean()),
+        "nll_nats": float(-mean[0, np.arange(len(label)), label].mean()),
+        "calibration_error": expected_calibration_error(np.exp(mean[0]), label),
+        "mutual_information_nats": float(uncertainty(log_probs[0]).mutual_information.mean()),
+        "times": times.tolist(),
+        "accuracy_by_t": right[1:].mean(1).tolist(),
+        "nll_nats_by_t": (-mean[1:, np.arange(len(label)), label]).mean(1).tolist(),
     }
 
 

@@ -46,6 +46,20 @@ def spectrum(result, path):
     figure.savefig(path, dpi=120)
 
 
+def accuracy(result, path):
+    """Accuracy and negative log-likelihood of a classifier over t."""
+    figure, (right, nats) = _figure(2)
+    right.plot(result["times"], result["accuracy_by_t"])
+    right.axhline(result["accuracy"], color="grey", linewidth=0.8, label=f"clean images: {result['accuracy']:.3f}")
+    right.set(xlabel="t", ylabel="accuracy", title="accuracy on noisy images", ylim=(0, 1.02))
+    right.legend(fontsize=7)
+    nats.plot(result["times"], result["nll_nats_by_t"])
+    nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
+    for axes in (right, nats):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
 def _colour(fraction):
     """A colour of the map that runs from dark to light."""
     from matplotlib import colormaps
@@ -53,4 +67,4 @@ def _colour(fraction):
     return colormaps["viridis"](0.9 * fraction)
 
 
-PLOTS = {"bpd": bound, "spectrum": spectrum}
+PLOTS = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}

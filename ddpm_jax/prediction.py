@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import nn
 
 from ddpm_jax.arrays import Array, expand_like
 from ddpm_jax.schedule import NoiseLevel
@@ -88,7 +89,7 @@ def as_denoiser(apply, variables, target, *, label=None, learned_variance=False)
     """Closes a network over its parameters and labels, and hides what it was trained to output.
 
     The network is called as `apply(variables, x_t, index, label)` with the 0-based time index `t - 1` `[B]`, the
-    convention of every published network; nothing else in the project knows of it.
+    convention of every published network; nothing outside this module knows of it.
 
     Args:
       apply: the network, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
@@ -99,11 +100,24 @@ def as_denoiser(apply, variables, target, *, label=None, learned_variance=False)
     """
 
     def denoise(x_t, level):
-        index = jnp.broadcast_to(jnp.asarray(level.t, jnp.float32) - 1, x_t.shape[:1])
-        output = apply(variables, x_t, index, label)
+        output = apply(variables, x_t, _index(x_t, level), label)
         if not learned_variance:
             return target.prediction(output, x_t, level)
         output, raw_var = jnp.split(output, 2, axis=-1)
         return target.prediction(output, x_t, level)._replace(var_frac=(raw_var + 1) / 2)
 
     return denoise
+
+
+def as_classifier(apply, variables):
+    """Closes a network of noisy images over its parameters: a function `(x_t, level) -> log p(k | x_t)` `[B, K]`."""
+
+    def log_probs(x_t, level):
+        return nn.log_softmax(apply(variables, x_t, _index(x_t, level)))
+
+    return log_probs
+
+
+def _index(x_t, level):
+    """The 0-based time index of every image, `[B]`."""
+    return jnp.broadcast_to(jnp.asarray(level.t, jnp.float32) - 1, x_t.shape[:1])

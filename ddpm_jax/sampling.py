@@ -4,11 +4,13 @@ Read next: `chain.py`, `samplers/driver.py`.
 """
 
 import json
+import zlib
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpm_jax import build, checkpoint
 from ddpm_jax.chain import Chain, draw
@@ -17,6 +19,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.progress import progress_bar
+from ddpm_jax.samplers import repaint
 
 
 class Run:
@@ -44,6 +47,7 @@ class Run:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        self.classifier, self.inpainting = None, None
 
     def configure(self, **settings):
         """Changes keys of `config.sample`, leaving out those that are None; returns the run."""
@@ -51,25 +55,83 @@ class Run:
         self.config.sample.update(chosen)
         return self
 
+    def guide(self, classifier):
+        """Has the `Run` of a classifier guide this one's chains; returns this run.
+
+        Raises:
+          UserError: that is no classifier, or one of other images, other noise or other classes.
+        """
+        if classifier.config.task != "classify":
+            raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
+        known = ({"labels": {"num_classes": run.config.labels.num_classes}} for run in (self, classifier))
+        clashes = changes(_kinship(self.config), _kinship(classifier.config))
+        if self.config.labels.num_classes:
+            clashes |= changes(*known)
+        if clashes:
+            raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
+        self.classifier, self.params = classifier, {"denoiser": self.params, "classifier": classifier.params}
+        return self
+
+    def inpaint(self, image, known):
+        """Has the chains keep the known part of an image (`editing.py` reads both); returns this run."""
+        self.inpainting = (image, known)
+        return self
+
     def denoiser(self):
-        """A function from parameters to the run's `Denoiser`, clipped as configured."""
-        return build.denoiser(self.config, self.model)
+        """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
+        self._must_draw()
+        return denoiser_of(self.config, self.model, classifier=self.classifier)
 
     def chain(self, num_steps=0):
         """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says."""
-        return chain_of(self.config, self.model, num_steps=num_steps or self.config.sample.num_steps, mesh=self.mesh)
+        self._must_draw()
+        steps = num_steps or self.config.sample.num_steps
+        changes = {"classifier": self.classifier, "inpainting": self.inpainting}
+        return chain_of(self.config, self.model, num_steps=steps, mesh=self.mesh, **changes)
+
+    def _must_draw(self):
+        """Refuses a classifier."""
+        if self.config.task != "denoise":
+            raise UserError(
+                f"{self.workdir} holds a classifier, which draws no images; give it as --classifier_workdir"
+            )
 
 
-def chain_of(config, model, *, num_steps, mesh):
-    """The `Chain` that a configuration describes, with the given number of moves (0 for all T)."""
-    data = config.data
+def _kinship(config):
+    """What a denoiser and a classifier that guides it have in common, as a dict."""
+    data, diffusion = config.data, config.diffusion
+    place = {"path": data.path} if data.source == "folder" else {}
+    images = {key: data[key] for key in ("source", "name", "label", "image_size", "channels", "crop")}
+    noise = {key: diffusion[key] for key in ("schedule", "num_timesteps", "beta_start", "beta_end")}
+    return to_json(ConfigDict({"data": {**images, **place}, "diffusion": noise}))
+
+
+def denoiser_of(config, model, *, classifier=None):
+    """The denoiser that a configuration describes, guided by the `Run` of a classifier or by none."""
+    guide = classifier and build.classifier(classifier.config, classifier.model)
+    return build.denoiser(config, model, classifier=guide)
+
+
+def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None):
+    """The `Chain` that a configuration describes.
+
+    Args:
+      config: configuration.
+      model: its network.
+      num_steps: moves, 0 for all T.
+      mesh: the devices.
+      classifier: `Run` of the classifier that guides it, or None.
+      inpainting: `(image, known)` as for `repaint`, or None.
+    """
+    data, sampler = config.data, build.sampler(config)
     return Chain(
-        build.sampler(config),
-        build.denoiser(config, model),
+        sampler if inpainting is None else lambda settings: repaint(sampler(settings), *inpainting),
+        denoiser_of(config, model, classifier=classifier),
         settings=build.sampler_settings(config),
         transitions=build.sampling_transitions(config, num_steps),
         shape=(data.image_size, data.image_size, data.channels),
         mesh=mesh,
+        labels=build.labels(config, (classifier.config if classifier else config).labels.num_classes),
     )
 
 
@@ -97,6 +159,8 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     if is_folder or not out.suffix:
         settings = {"workdir": str(run.workdir.resolve()), "step": run.step, "params": run.params_name, "seed": seed}
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
+        settings["classifier"] = run.classifier and str(run.classifier.workdir.resolve())
+        settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
         missing = _open_folder(out, settings, indices)
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
@@ -105,7 +169,7 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     check_writable(out)
     images = draw(chain, run.params, indices=indices, **options)
     if out.suffix == ".png":
-        save_png(out, grid(images))
+        save_png(out, grid(images, columns=chain.columns))
     else:
         write_whole(out, lambda path: np.savez(path, arr_0=images))
     return out
@@ -120,7 +184,7 @@ def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60)
     with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
         key, indices = jax.random.key(seed), np.arange(num_images)
         frames = chain(run.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
-    save_gif(out, np.stack([grid(to_uint8(frame)) for frame in frames]))
+    save_gif(out, np.stack([grid(to_uint8(frame), columns=chain.columns) for frame in frames]))
     return Path(out)
 
 
@@ -136,6 +200,11 @@ def _open_folder(folder, settings, indices):
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))
     return [i for i in indices if not (folder / f"{i:06d}.png").exists()]
+
+
+def _fingerprint(arrays):
+    """A number that tells arrays apart."""
+    return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 
 def _save_images(folder, indices, images):

@@ -108,14 +108,14 @@ def mean_gradient(recipe, params, examples, key):
 
 
 def summarise(terms, grads, examples, *, num_timesteps):
-    """Weighted means of the terms, gradient norm, unweighted sums and counts of the loss by quarter of t."""
+    """Weighted means of the terms, gradient norm, and unweighted sums and counts of the terms by quarter of t."""
     quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
     member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
     return {
         **{name: jnp.mean(examples.weight * term) for name, term in terms.items()},
         "grad_norm": optax.tree.norm(grads),
-        "loss_quarter_sum": terms["loss"] @ member,
-        "loss_quarter_count": jnp.sum(member, axis=0),
+        "quarter_sums": {name: term @ member for name, term in terms.items()},
+        "quarter_count": jnp.sum(member, axis=0),
     }
 
 

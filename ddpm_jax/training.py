@@ -45,9 +45,10 @@ def train(config, workdir):
     workdir, mesh = Path(workdir), device_mesh()
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = build.network(config)
-    recipe = build.recipe(config, model)
     source = build.source(config)
-    chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
+    recipe = build.recipe(config, model, num_images=len(source))
+    if config.task == "denoise":
+        chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
     _check_same_run(config, workdir)
     step_fn = compiled_step(recipe, mesh)
     with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
@@ -60,7 +61,8 @@ def train(config, workdir):
             batch_size=config.train.batch_size,
             learning_rate=build.learning_rate(config),
         )
-        preview = Previews(config, model, log, mesh)
+        draws = config.task == "denoise" and config.log.preview_every
+        preview = Previews(config, model, log, mesh) if draws else None
         stream = batches(
             source,
             batch_size=config.train.batch_size,
@@ -83,7 +85,7 @@ def train(config, workdir):
                 if interrupted:
                     log.say(f"interrupted: step {step} is saved; the same command goes on from there")
                     break
-                if _due(step, config.log.preview_every):
+                if preview and _due(step, config.log.preview_every):
                     preview(state)
         checkpoints.wait()
     return state
@@ -103,13 +105,13 @@ class Previews:
     def __init__(self, config, model, log, mesh):
         self._log, self._indices = log, np.arange(config.log.preview_images)
         steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
-        self._chain = chain_of(config, model, num_steps=steps, mesh=mesh) if config.log.preview_every else None
+        self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
 
     def __call__(self, state):
         """Draws and writes both grids for the state's step."""
         for name, params in (("raw", state.params), ("ema", state.ema_params)):
             images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
-            self._log.picture(name, grid(to_uint8(images)), step=int(state.step))
+            self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=int(state.step))
         self._log.restart_clock()
 
 

@@ -1,4 +1,4 @@
-"""Weights of the OpenAI family (improved and guided diffusion) as parameters of our U-Net: tables of names.
+"""Weights of the OpenAI family (improved and guided diffusion) as parameters of our networks: tables of names.
 
 A foreign network is a flat list of blocks, each a list of modules, so that `input_blocks.3.1.qkv` is a layer of
 module 1 of block 3; ours is a tree of levels. `layers` pairs the names of one network, `parameters` moves the weights.
@@ -21,6 +21,8 @@ NETWORK = {
     "input_blocks.0.0": "encoder.conv_in",
     "out.0": "norm_out.norm",
     "out.2": "conv_out",
+    "out.2.qkv_proj": ("pool.query", "pool.key", "pool.value"),
+    "out.2.c_proj": "pool.out",
 }
 RES_BLOCK = {
     "in_layers.0": "norm_0.norm",
@@ -76,7 +78,7 @@ def _resampling(arch, convolution):
 
 
 def layers(arch, height):
-    """The names of one network, `{foreign layer: our layer}`; the fused qkv maps to a tuple of three."""
+    """The names of a U-Net and a classifier, `{foreign layer: our layer}`; the fused qkv maps to a tuple of three."""
     names = dict(NETWORK)
     for foreign, ours, table in modules(arch, height):
         for layer, target in table.items():
@@ -94,9 +96,14 @@ def parameters(state_dict, arch, height):
     names, params = layers(arch, height), {}
     for name, array in state_dict.items():
         layer, _, kind = name.rpartition(".")
+        if kind == "positional_embedding":
+            _put(params, "pool", "embedding", array.T)
+            continue
         target = names[layer]
         if isinstance(target, tuple):
-            for one, part in zip(target, _split_heads(array, arch), strict=True):
+            # The pool's rows, unlike those of the blocks, run over (which of three, head, channel).
+            parts = np.split(array, 3) if layer == "out.2.qkv_proj" else _split_heads(array, arch)
+            for one, part in zip(target, parts, strict=True):
                 _put(params, one, *_leaf(kind, part))
         elif layer == "label_emb":
             _put(params, target, "embedding", array)
@@ -108,7 +115,7 @@ def parameters(state_dict, arch, height):
 def _split_heads(qkv, arch):
     """Query, key and value `[C, ...]` of a fused `[3 C, ...]`, whose rows run over (head, which of three, channel)."""
     width = len(qkv) // 3
-    heads = width // arch.head_channels if arch.head_channels else arch.num_heads
+    heads = arch.heads(width)
     parts = qkv.reshape(heads, 3, width // heads, *qkv.shape[1:])
     return [parts[:, i].reshape(width, *qkv.shape[1:]) for i in range(3)]
 
@@ -141,7 +148,7 @@ def architecture(settings):
         attention_resolutions=tuple(settings["image_size"] // rate for rate in settings["attention_resolutions"]),
         num_heads=settings.get("num_heads", 1),
         head_channels=settings.get("num_head_channels", 0),
-        dropout=settings["dropout"],
+        dropout=settings.get("dropout", 0.0),
         scale_shift_norm=settings["use_scale_shift_norm"],
         resample_in_block=settings["resblock_updown"],
         padding="symmetric",

@@ -163,7 +163,7 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
     changes = {"loss__kind": kind, "loss__weight": weight, "loss__vlb_weight": 0.3}
     config = unclipped(diffusion__learned_variance=learned, **changes)
     key = jax.random.key(4)
-    terms = build.objective(config, network)(3.0, EXAMPLES, key)
+    terms = build.objective(config, network, num_images=100)(3.0, EXAMPLES, key)
     assert network.calls[0]["train"] is True
     assert network.calls[0]["rngs"] == {"dropout": key}
     denoise = build.denoiser(config, network)(3.0)
@@ -174,7 +174,7 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
 
 
 def test_losses_that_do_not_fit_are_refused():
-    make = lambda config: build.objective(config, None)
+    make = lambda config: build.objective(config, None, num_images=100)
     refused(make, "config.loss.kind='l2' is not one of: simple, hybrid, vlb", loss__kind="l2")
     refused(make, "config.loss.weight='snr' is not one of: eps, ", loss__weight="snr")
     refused(make, "config.diffusion.target='noise' is not one of: eps, x_0, v", diffusion__target="noise")
@@ -209,22 +209,26 @@ def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
 
 def test_the_recipe_carries_the_numbers_of_the_configuration():
     config = changed(optim__ema_decay=0.9, train__accumulation=4, data__random_flip=False, diffusion__num_timesteps=30)
-    recipe = build.recipe(config, build.network(config))
+    recipe = build.recipe(config, build.network(config), num_images=100)
     assert (recipe.ema_decay, recipe.accumulation, recipe.random_flip) == (0.9, 4, False)
     assert isinstance(recipe.optimizer, optax.GradientTransformation)
     np.testing.assert_array_equal(recipe.transitions.now.t, np.arange(30, 0, -1))
-    assert build.recipe(changed(), build.network(changed())).random_flip is True
+    assert build.recipe(changed(), build.network(changed()), num_images=100).random_flip is True
 
 
 @pytest.mark.parametrize("name", ["uniform", "antithetic", "importance"])
 def test_times_are_drawn_as_named(name):
     assert name in build.TIMES
     config = changed(loss__times=name, diffusion__num_timesteps=30)
-    times = build.recipe(config, build.network(config)).times
+    times = build.recipe(config, build.network(config), num_images=100).times
     expected = build.TIMES[name](30)
     key = jax.random.key(0)
     np.testing.assert_array_equal(times.draw(times.init(), key, 9)[0], expected.draw(expected.init(), key, 9)[0])
-    refused(lambda config: build.recipe(config, build.network(config)), "config.loss.times='all'", loss__times="all")
+    refused(
+        lambda config: build.recipe(config, build.network(config), num_images=100),
+        "config.loss.times='all'",
+        loss__times="all",
+    )
 
 
 MADE_SAMPLERS = {

@@ -147,7 +147,7 @@ def test_every_experiment_builds(name):
     config = load(name).get_config()
     model = build.network(config)
     jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
-    recipe = build.recipe(config, model)
+    recipe = build.recipe(config, model, num_images=1297)
     assert len(recipe.transitions.beta) == config.diffusion.num_timesteps
     assert not config.train.batch_size % (8 * config.train.accumulation)
     build.denoiser(config, model)
@@ -180,6 +180,8 @@ def test_every_key_has_a_comment_on_its_line(path):
 
 
 TABLES = {
+    "task": build.TASKS,
+    "posterior.weights": build.RANDOM_WEIGHTS,
     "diffusion.schedule": build.SCHEDULES,
     "diffusion.target": build.TARGETS,
     "loss.kind": build.LOSSES,

@@ -138,7 +138,7 @@ def test_a_chain_of_images_compiles_once_for_every_eta_and_seed():
 
     chain = Chain(
         sampler,
-        lambda params: MIXTURE.denoiser,
+        lambda params, label, settings: MIXTURE.denoiser,
         settings={"eta": 0.0},
         transitions=SHORT,
         shape=(2,),

@@ -13,12 +13,14 @@ from tiny import tiny_config
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import METRICS, Images, evaluate, table
+from ddpm_jax.evaluation import METRICS as ALL_METRICS
+from ddpm_jax.evaluation import OF_CLASSIFIERS, Images, evaluate, table
 from ddpm_jax.measurements import standard_error
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.sampling import Run
 from ddpm_jax.state import TrainState
 
+METRICS = [name for name in ALL_METRICS if name not in OF_CLASSIFIERS]
 T = 12
 NUM_IMAGES = 11
 
@@ -142,13 +144,13 @@ class Few:
         return 5
 
     def __getitem__(self, index):
-        return {"image": np.full((8, 8, 1), 10 * range(5)[index], np.uint8)}
+        return {"image": np.full((8, 8, 1), 10 * range(5)[index], np.uint8), "label": np.int32(0)}
 
 
 def test_images_fewer_than_asked_are_counted_once_each():
     images = Images(Few(), num_images=100, batch_size=64, mesh=device_mesh())
     (batch,) = list(images)
-    x_0, image_keys, count = batch
+    x_0, _, image_keys, count = batch
     assert (len(images), images.num_images, count, x_0.shape) == (1, 5, 5, (8, 8, 8, 1))
     np.testing.assert_allclose(x_0[:5, 0, 0, 0], np.arange(5) * 10 / 127.5 - 1, rtol=1e-6)
     assert len(np.unique(jax.random.key_data(image_keys), axis=0)) == 8
@@ -160,7 +162,7 @@ def test_every_image_comes_once_with_its_own_key_in_any_batches():
         images = Images(Few(), num_images=4, batch_size=batch_size, mesh=device_mesh(jax.devices()[:2]))
         seen = [
             (float(x_0[i, 0, 0, 0]), tuple(jax.random.key_data(image_keys[i]).tolist()))
-            for x_0, image_keys, count in images
+            for x_0, _, image_keys, count in images
             for i in range(count)
         ]
         assert len(images) == {64: 1, 2: 2}[batch_size]

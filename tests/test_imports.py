@@ -19,7 +19,7 @@ ROWS = [row.split() for row in (
     "oracles guidance grids spectrum",
     "samplers",
     "likelihood",
-    "losses",
+    "losses bayes",
     "images parallel progress program plots",
     "models",
     "data",
@@ -28,7 +28,7 @@ ROWS = [row.split() for row in (
     "step checkpoint logging",
     "build",
     "sampling",
-    "measurements",
+    "measurements editing",
     "training evaluation",
 )]  # fmt: skip
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}

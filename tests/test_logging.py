@@ -17,7 +17,7 @@ from ddpm_jax.logging import RunLog, read
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
     """What a train step reports."""
-    quarters = {"loss_quarter_sum": np.array(sums), "loss_quarter_count": np.array(counts, float)}
+    quarters = {"quarter_sums": {"loss": np.array(sums)}, "quarter_count": np.array(counts, float)}
     return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters}
 
 

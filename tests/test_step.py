@@ -133,12 +133,13 @@ def examples_at(times, weight=1.0):
     )
 
 
-def test_the_loss_is_summed_by_quarter_of_the_times():
+def test_every_term_is_summed_by_quarter_of_the_times():
     times = np.array([1, 250, 251, 500, 501, 750, 751, 1000, 1000])
-    terms = {"loss": jnp.asarray(2.0 ** np.arange(9))}
+    terms = {"loss": jnp.asarray(2.0 ** np.arange(9)), "accuracy": jnp.ones(9)}
     metrics = summarise(terms, {}, examples_at(times), num_timesteps=1000)
-    np.testing.assert_array_equal(metrics["loss_quarter_sum"], [1 + 2, 4 + 8, 16 + 32, 64 + 128 + 256])
-    np.testing.assert_array_equal(metrics["loss_quarter_count"], [2, 2, 2, 3])
+    np.testing.assert_array_equal(metrics["quarter_sums"]["loss"], [1 + 2, 4 + 8, 16 + 32, 64 + 128 + 256])
+    np.testing.assert_array_equal(metrics["quarter_sums"]["accuracy"], [2, 2, 2, 3])
+    np.testing.assert_array_equal(metrics["quarter_count"], [2, 2, 2, 3])
 
 
 @pytest.mark.parametrize("num_timesteps", [1, 3, 10, 4000])
@@ -146,7 +147,7 @@ def test_quarters_hold_every_time_once_and_in_order(num_timesteps):
     times = np.arange(1, num_timesteps + 1)
     metrics = summarise({"loss": jnp.ones(num_timesteps)}, {}, examples_at(times), num_timesteps=num_timesteps)
     expected = np.bincount([4 * (t - 1) // num_timesteps for t in range(1, num_timesteps + 1)], minlength=4)
-    np.testing.assert_array_equal(metrics["loss_quarter_count"], expected)
+    np.testing.assert_array_equal(metrics["quarter_count"], expected)
 
 
 def test_metrics_are_weighted_means_of_every_term():
@@ -316,7 +317,7 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
     take = jax.jit(partial(train_step, ours))
     one, metrics = take(state, BATCH)
     many, split_metrics = take(split_state, global_batch(mesh, BATCH))
-    for name in metrics:
-        np.testing.assert_allclose(split_metrics[name], metrics[name], rtol=1e-12)
+    for left, right in zip(*map(jax.tree.leaves, (split_metrics, metrics)), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-12)
     for name in one.params:
         np.testing.assert_allclose(many.params[name], one.params[name], rtol=1e-12)

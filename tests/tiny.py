@@ -59,7 +59,7 @@ def arguments(config):
 def random_state(config, *, step=0):
     """A state as if trained: every parameter is random, the averaged ones differ, and so do the optimiser's."""
     model = build.network(config)
-    recipe = build.recipe(config, model)
+    recipe = build.recipe(config, model, num_images=1297)
     init = partial(
         initial_state,
         init_params=build.initial_params(config, model),

@@ -62,6 +62,10 @@ class Architecture:
         if self.time_embedding not in ("sin_cos", "cos_sin"):
             raise ValueError(f"time_embedding is 'sin_cos' or 'cos_sin', got {self.time_embedding!r}")
 
+    def heads(self, channels):
+        """Attention heads at a width."""
+        return channels // self.head_channels if self.head_channels else self.num_heads
+
 
 def timestep_embedding(index, num_channels, order="sin_cos"):
     """The Fourier features of time (Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020 and by ADM).
@@ -186,7 +190,7 @@ class Attention(nn.Module):
     def __call__(self, x):
         """Maps x `[B, H, W, C]` to the same shape."""
         arch, (batch, height, width, channels) = self.arch, x.shape
-        num_heads = channels // arch.head_channels if arch.head_channels else arch.num_heads
+        num_heads = arch.heads(channels)
         h = Norm(arch, name="norm")(x).reshape(batch, height * width, channels)
         heads = (batch, height * width, num_heads, channels // num_heads)
         query, key, value = (dense(channels, arch, name)(h).reshape(heads) for name in ("query", "key", "value"))

@@ -46,8 +46,14 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x, emb, train):
-        """Maps x `[B, H, W, C]` to a list of skips, of which the last is the bottom."""
+        """Maps x `[B, H, W, C]` to a list of skips, of which the last is the bottom.
+
+        Raises:
+          ValueError: the image cannot be halved so often.
+        """
         arch, last = self.arch, len(self.arch.channel_mult) - 1
+        if x.shape[1] % 2**last or x.shape[2] % 2**last:
+            raise ValueError(f"{last + 1} levels need sides divisible by {2**last}, got {x.shape[1:3]}")
         skips = [conv3x3(arch.channels, arch, "conv_in")(x)]
         for level, mult in enumerate(arch.channel_mult):
             channels = arch.channels * mult
@@ -130,9 +136,6 @@ class UNet(nn.Module):
           ValueError: the image cannot be halved so often.
         """
         arch = self.arch
-        factor = 2 ** (len(arch.channel_mult) - 1)
-        if x.shape[1] % factor or x.shape[2] % factor:
-            raise ValueError(f"{len(arch.channel_mult)} levels need sides divisible by {factor}, got {x.shape[1:3]}")
         emb = Embedding(arch, self.num_classes, name="embedding")(index, label)
         skips = Encoder(arch, name="encoder")(x.astype(arch.dtype), emb, train)
         h = Middle(arch, name="middle")(skips[-1], emb, train)

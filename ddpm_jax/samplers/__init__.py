@@ -5,6 +5,7 @@ from ddpm_jax.samplers.ddim import ddim, ddim_step
 from ddpm_jax.samplers.driver import Sampler, SamplerState, advance, sample
 from ddpm_jax.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
 from ddpm_jax.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_slope
+from ddpm_jax.samplers.repaint import repaint
 from ddpm_jax.samplers.sde import euler_maruyama
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "ode_slope",
     "p_mean_log_var",
     "p_sample",
+    "repaint",
     "sample",
 ]

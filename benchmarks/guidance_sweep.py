@@ -1,0 +1,89 @@
+"""Does the digit that was asked for appear, and what does asking cost: a sweep of guidance scales on the digits.
+
+  python benchmarks/guidance_sweep.py
+
+Needs the runs of configs/digits.py, digits_conditional.py and digits_classifier.py. For each scale 500 images, fifty of
+each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
+Agreement is the share of images that a support vector machine, trained on the training split, reads as the asked digit;
+precision speaks of quality, recall of diversity. Writes quality against diversity to docs/images/guidance.png.
+"""
+
+import _root  # noqa: F401
+import numpy as np
+from absl import flags
+from digits_features import NUM, pixels, quality, real
+from matplotlib.figure import Figure
+from sklearn.svm import SVC
+
+from ddpm_jax import program
+from ddpm_jax.chain import draw
+from ddpm_jax.data.digits import Digits
+from ddpm_jax.sampling import Run
+
+FREE = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "Of the conditional model.")
+PLAIN = flags.DEFINE_string("workdir", "runs/digits", "Of the unconditional model.")
+CLASSIFIER = flags.DEFINE_string("classifier_workdir", "runs/digits_classifier", "Of the classifier.")
+SCALES = flags.DEFINE_list("guidance_scales", "0,1,1.5,2,3,5", "For the conditional model.")
+CLASSIFIER_SCALES = flags.DEFINE_list("classifier_scales", "0,1,2,4,8,16", "For the classifier.")
+SAMPLER = flags.DEFINE_string("sampler", "ddim", "Any sampler.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "Of the chain.")
+OUT = flags.DEFINE_string("out", "docs/images/guidance.png", "Where the plot goes.")
+
+
+def reader():
+    """A function from images to the digits that a support vector machine reads, and its accuracy on the test split."""
+    machine = SVC(gamma=0.001 / (255 / 16) ** 2).fit(pixels(real("train")), labels("train"))
+    return lambda images: machine.predict(pixels(images)), machine.score(pixels(real("test")), labels("test"))
+
+
+def labels(split):
+    """The classes of a split."""
+    source = Digits(split)
+    return np.array([source[i]["label"] for i in range(len(source))])
+
+
+def sweep(run, key, scales, read):
+    """Rows (scale, agreement, precision, recall) of one road, printed as they come."""
+    rows = []
+    for scale in map(float, scales):
+        run.configure(sampler=SAMPLER.value, labels="all", **{key: scale})
+        chain = run.chain(NUM_STEPS.value)
+        images = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
+        agreement = float(np.mean(read(images) == np.arange(NUM) % 10))
+        rows.append((scale, agreement, *quality(images)))
+        print(f"{key:<18}{scale:6g}  {agreement:9.3f}  {rows[-1][2]:9.3f}  {rows[-1][3]:6.3f}", flush=True)
+    return rows
+
+
+def plot(roads, path):
+    """Precision over recall along each sweep, and the agreement over the scale."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    trade, asked = figure.subplots(1, 2)
+    for name, rows in roads.items():
+        scale, agreement, precision, recall = np.array(rows).T
+        trade.plot(recall, precision, "o-", label=name)
+        for point in zip(recall, precision, scale, strict=True):
+            trade.annotate(f"{point[2]:g}", point[:2], fontsize=7, xytext=(3, 3), textcoords="offset points")
+        asked.plot(scale, agreement, "o-", label=name)
+    trade.set(xlabel="recall (diversity)", ylabel="precision (quality)", title="what a scale costs")
+    asked.set(xlabel="scale", ylabel="agreement", title="is it the digit asked for?", ylim=(0, 1.02))
+    for axes in (trade, asked):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    """Prints the table and writes the plot."""
+    read, score = reader()
+    print(
+        f"{NUM} images a row, {SAMPLER.value} {NUM_STEPS.value} steps; the reader reads {score:.3f} of the test digits"
+    )
+    print(f"{'':<26}agreement  precision  recall")
+    free = sweep(Run(FREE.value), "guidance_scale", SCALES.value, read)
+    guided = sweep(Run(PLAIN.value).guide(Run(CLASSIFIER.value)), "classifier_scale", CLASSIFIER_SCALES.value, read)
+    plot({"classifier-free": free, "classifier, unconditional model": guided}, OUT.value)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,23 @@
+"""A classifier of noisy digits, to guide any model of digits (Dhariwal & Nichol 2021, section 4).
+
+Command: python train.py --config=configs/digits_classifier.py, then
+  python sample.py --workdir=runs/digits --classifier_workdir=runs/digits_classifier --labels=7
+  python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy
+Hardware: 2 CPU cores, about 2 minutes.
+Reproduces: nothing published.
+"""
+
+from configs import digits
+
+
+def get_config():
+    """The lower half of the digits' network, trained to tell the class."""
+    config = digits.get_config()
+    config.name = "digits_classifier"
+    config.task = "classify"
+    config.labels.num_classes = 10
+    config.model.dropout = 0.1
+    config.loss.times = "uniform"
+    config.train.num_steps = 2000
+    config.log.preview_every = 0
+    return config

@@ -1,0 +1,18 @@
+"""The classifier of noisy digits with a Gaussian posterior over its last layer, trained by the ELBO over weights.
+
+Command: python train.py --config=configs/digits_classifier_bayes.py, then
+  python sample.py --workdir=runs/digits --classifier_workdir=runs/digits_classifier_bayes --labels=7
+  python benchmarks/bayes_digits.py
+Hardware: 2 CPU cores, about 2 minutes.
+Reproduces: nothing published.
+"""
+
+from configs import digits_classifier
+
+
+def get_config():
+    """The digits' classifier, unsure of its last layer."""
+    config = digits_classifier.get_config()
+    config.name = "digits_classifier_bayes"
+    config.posterior.weights = "last"
+    return config

@@ -1,0 +1,122 @@
+"""Pictures of one's own in a chain: filled in where they are masked, or turned one into another.
+
+Both use a trained model as it is. Filling in is RePaint (`samplers/repaint.py`). Interpolation encodes two pictures by
+the probability-flow ODE, goes from the one noise to the other along the sphere on which such noise lies, and decodes
+(Song et al. 2020, section 5.3).
+"""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import build, grids
+from ddpm_jax.data.transforms import UnreadableImageError, decode
+from ddpm_jax.errors import UserError
+from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8
+from ddpm_jax.samplers import ddim, dpm_solver_pp_2m, heun, sample
+
+_FLOWS = {"ddim": ddim, "heun": heun, "dpm_solver_pp_2m": dpm_solver_pp_2m}
+
+
+def read_picture(path, shape, *, what="image"):
+    """An image file of exactly the model's size, `[H, W, C]` float32 in [-1, 1].
+
+    Args:
+      path: the file.
+      shape: `(H, W, C)`.
+      what: what it is to be, for the message.
+
+    Raises:
+      UserError: no such file, no image, or one of another size.
+    """
+    try:
+        picture = decode(Path(path).read_bytes())
+    except (OSError, UnreadableImageError) as error:
+        raise UserError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
+    height, width, channels = shape
+    if picture.size != (width, height):
+        raise UserError(
+            f"the {what} {path} is {picture.width}x{picture.height} and the model's images are {width}x{height}: "
+            "crop or resize it"
+        )
+    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)
+    return pixels.reshape(shape) / 127.5 - 1
+
+
+def read_mask(path, shape):
+    """Where a mask is black: 1 for what is known and kept, 0 for what is white and to be drawn, `[H, W, 1]`."""
+    mask = read_picture(path, (*shape[:2], 1), what="mask")
+    known = (mask < 0).astype(np.float32)
+    if known.min() == 1:
+        raise UserError(f"the mask {path} is black all over: paint white what is to be drawn")
+    return known
+
+
+def spherical(a, b, fraction):
+    """`sin((1 - f) w) / sin(w) a + sin(f w) / sin(w) b`, w the angle between the two (Shoemake 1985).
+
+    Args:
+      a, b: `[...]`, two noises.
+      fraction: `[F]` in [0, 1].
+
+    Returns:
+      `[F, ...]`, from a to b.
+    """
+    cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    fraction = jnp.asarray(fraction).reshape(-1, *[1] * a.ndim)
+    # Of two noises that are alike in direction, the straight line.
+    left, right = jnp.sin((1 - fraction) * angle), jnp.sin(fraction * angle)
+    straight = angle < 1e-4
+    scale = jnp.where(straight, 1, jnp.sin(angle))
+    return jnp.where(straight, 1 - fraction, left / scale) * a + jnp.where(straight, fraction, right / scale) * b
+
+
+def interpolate(run, paths, out, *, num_images=9, num_steps=0):
+    """Writes the way from one picture to another, ends included.
+
+    Args:
+      run: `Run`; its sampler is used if it follows the ODE (ddim, heun, dpm_solver_pp_2m), else Heun's.
+      paths: of the two pictures, of the model's size.
+      out: `FILE.png` for a row, `FILE.gif` for a moving picture.
+      num_images: pictures in all, 2 or more.
+      num_steps: of the encoding and of the decoding; 0 for 100.
+
+    Returns:
+      The path written.
+    """
+    out = Path(out)
+    if out.suffix not in (".png", ".gif"):
+        raise UserError(f"--out={out}: an interpolation is a row, .png, or a moving picture, .gif")
+    if len(paths) != 2 or num_images < 2:
+        raise UserError("--interpolate takes two pictures, A.png,B.png, and --num_images of 2 or more")
+    ends = np.stack([read_picture(path, run.shape) for path in paths])
+    if run.config.labels.num_classes and not run.config.sample.labels:
+        run.configure(labels="none")
+    flow = _FLOWS.get(run.config.sample.sampler, heun)()
+    schedule, label = build.noise_schedule(run.config), run.chain().label(np.zeros(1, int))
+    try:
+        times = grids.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
+    except ValueError as error:
+        raise UserError(f"no ODE of {num_steps} steps: {error}") from error
+    check_writable(out)
+    up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
+                for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
+
+    def move(params, x, transitions):
+        keys = jax.random.split(jax.random.key(0), len(x))  # no noise is drawn with them
+        denoise = run.denoiser()(params, jnp.repeat(label, len(x)))
+        return sample(flow, denoise, keys, x_T=x, transitions=transitions)
+
+    move = jax.jit(move)
+    noises = move(run.params, up.now.signal[0] * ends, up)
+    between = spherical(noises[0], noises[1], np.linspace(0, 1, num_images, dtype=np.float32))
+    images = to_uint8(np.asarray(move(run.params, between, down)))
+    if out.suffix == ".gif":
+        save_gif(out, np.stack([grid(image[None]) for image in images]))
+    else:
+        save_png(out, grid(images, columns=num_images))
+    return out

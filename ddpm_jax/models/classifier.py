@@ -1,0 +1,74 @@
+"""The classifier of noisy images: the U-Net's way down, and one attention in place of the way back up.
+
+To guide a denoiser towards a class, `grad log p(y | x_t)` is needed at every t (Dhariwal & Nichol 2021, section 4): one
+network that is told t, not one for each. Read next: `unet.py`, whose `Encoder` and `Middle` it is made of.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.models.layers import Architecture, Embedding, Norm, dense, zero_init
+from ddpm_jax.models.unet import Encoder, Middle
+
+
+class AttentionPool(nn.Module):
+    """Reads features off an image by attention, in which the mean pixel asks (CLIP, Radford et al. 2021, section 2.4).
+
+    Attributes:
+      arch: `Architecture`.
+      features: width of the result.
+    """
+
+    arch: Architecture
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        """Maps x `[B, H, W, C]`, of always the same H W, to `[B, features]`, float32."""
+        arch, (batch, height, width, channels) = self.arch, x.shape
+        num_heads = arch.heads(channels)
+        pixels = x.reshape(batch, height * width, channels)
+        tokens = jnp.concatenate([pixels.mean(axis=1, keepdims=True), pixels], axis=1)
+        position = nn.initializers.normal(channels**-0.5)
+        tokens = tokens + self.param("embedding", position, tokens.shape[1:])
+        heads = (batch, -1, num_heads, channels // num_heads)
+        project = lambda name, tokens: dense(channels, arch, name)(tokens).reshape(heads)
+        # Of all the answers only the mean's is read, so only the mean asks.
+        query, key, value = project("query", tokens[:, :1]), project("key", tokens), project("value", tokens)
+        answer = jax.nn.dot_product_attention(query, key, value).reshape(batch, channels)
+        return dense(self.features, arch, "out", kernel_init=zero_init, dtype="float32")(answer)
+
+
+class Classifier(nn.Module):
+    """The noise-aware classifier (Dhariwal & Nichol 2021, section 4.3).
+
+    Attributes:
+      arch: `Architecture`.
+      num_classes: K.
+    """
+
+    arch: Architecture
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, index, *, train=False):
+        """Runs the network.
+
+        Args:
+          x: `[B, H, W, C]` noisy images, H and W divisible by 2 for every level but the last, and H W always the same.
+          index: `[B]` 0-based time indices, `t - 1`.
+          train: dropout on (needs a "dropout" key).
+
+        Returns:
+          Logits `[B, K]`, float32.
+
+        Raises:
+          ValueError: the image cannot be halved so often.
+        """
+        arch = self.arch
+        emb = Embedding(arch, name="embedding")(index)
+        skips = Encoder(arch, name="encoder")(x, emb, train)
+        h = Middle(arch, name="middle")(skips[-1], emb, train)
+        h = nn.silu(Norm(arch, name="norm_out")(h))
+        return AttentionPool(arch, self.num_classes, name="pool")(h)

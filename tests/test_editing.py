@@ -1,0 +1,112 @@
+"""Pictures of one's own: read at the model's size or refused, interpolated from the one to the other, filled in."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import run as run_program
+from tiny import save, tiny_config
+
+from ddpm_jax.editing import interpolate, read_mask, read_picture, spherical
+from ddpm_jax.sampling import Run, sample_run
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, quick_compilation):
+    return save(tmp_path_factory.mktemp("edited") / "run", tiny_config(), steps=(3,))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two pictures and a mask whose lower half is to be drawn."""
+    rng, paths = np.random.default_rng(0), {}
+    arrays = {"a": rng.integers(0, 256, (8, 8)), "b": rng.integers(0, 256, (8, 8)), "mask": np.zeros((8, 8))}
+    arrays["mask"][4:] = 255
+    for name, array in arrays.items():
+        paths[name] = tmp_path / f"{name}.png"
+        Image.fromarray(array.astype(np.uint8)).save(paths[name])
+    return paths
+
+
+def test_the_sphere_is_walked_at_an_even_pace():
+    a, b = np.array([[3.0, 0.0]]), np.array([[0.0, 3.0]])
+    way = spherical(a, b, np.linspace(0, 1, 4))
+    angle = np.deg2rad([0, 30, 60, 90])
+    np.testing.assert_allclose(way[:, 0], 3 * np.stack([np.cos(angle), np.sin(angle)], axis=1), atol=1e-6)
+
+
+def test_noises_that_are_alike_have_the_straight_line_between():
+    a = jnp.asarray([1.0, 2.0])
+    np.testing.assert_allclose(spherical(a, a, np.array([0, 0.5, 1])), np.tile(a, (3, 1)), rtol=1e-6)
+
+
+def test_an_interpolation_begins_and_ends_with_the_pictures(workdir, pictures, tmp_path):
+    """Which says that encoding and decoding return a picture, to two 8-bit levels of a random network."""
+    out = interpolate(Run(workdir).configure(clip_x_0=False), [pictures["a"], pictures["b"]], tmp_path / "way.png",
+                      num_images=3, num_steps=19)  # fmt: skip
+    row = np.asarray(Image.open(out)).astype(int)
+    zoom = 4  # a tile of 8 pixels is enlarged to 32, with as wide a gap
+    tiles = [row[zoom : zoom + 32 : zoom, zoom + 36 * i : zoom + 36 * i + 32 : zoom] for i in range(3)]
+    for tile, name in ((tiles[0], "a"), (tiles[2], "b")):
+        assert np.max(np.abs(tile - np.asarray(Image.open(pictures[name])).astype(int))) <= 2
+    assert np.mean(np.abs(tiles[1] - tiles[0])) > 5
+
+
+def test_an_interpolation_moves(workdir, pictures, tmp_path):
+    out = interpolate(Run(workdir), [pictures["a"], pictures["b"]], tmp_path / "way.gif", num_images=4, num_steps=4)
+    with Image.open(out) as movie:
+        assert movie.n_frames == 4
+
+
+def test_what_is_black_in_the_mask_is_kept(workdir, pictures, tmp_path):
+    run = Run(workdir).inpaint(read_picture(pictures["a"], SHAPE), read_mask(pictures["mask"], SHAPE))
+    with np.load(sample_run(run, tmp_path / "filled.npz", num_images=6, seed=0, num_steps=3)) as file:
+        images = file["arr_0"]
+    original = np.asarray(Image.open(pictures["a"]))
+    np.testing.assert_array_equal(images[:, :4, :, 0], np.broadcast_to(original[:4], (6, 4, 8)))
+    assert len(np.unique(images[:, 4:], axis=0)) == 6
+
+
+def test_the_program_fills_in_and_interpolates(workdir, pictures, tmp_path):
+    options = ["--num_steps=2", "--num_images=3", f"--workdir={workdir}"]
+    filled = run_program("sample.py", *options, f"--inpaint={pictures['a']}", f"--mask={pictures['mask']}",
+                         f"--out={tmp_path / 'filled.png'}")  # fmt: skip
+    assert (filled.status, filled.out) == (0, f"wrote {tmp_path / 'filled.png'} (step 3, ema parameters)\n")
+    both = f"--interpolate={pictures['a']},{pictures['b']}"
+    between = run_program("sample.py", *options, both)
+    assert (between.status, between.out) == (
+        0,
+        f"wrote {workdir / 'interpolation_seed0.png'} (step 3, ema parameters)\n",
+    )
+
+
+def picture(folder, size, name="other.png"):
+    Image.fromarray(np.zeros(size, np.uint8)).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--inpaint={a}"], "--inpaint=IMAGE and --mask=MASK go together"),
+        (["--inpaint={a}", "--mask={wide}"], "the mask {wide} is 9x8 and the model's images are 8x8"),
+        (["--inpaint={wide}", "--mask={mask}"], "the image {wide} is 9x8 and the model's images are 8x8"),
+        (["--inpaint={a}", "--mask={black}"], "the mask {black} is black all over"),
+        (["--inpaint=absent.png", "--mask={mask}"], "cannot read the image absent.png: No such file"),
+        (["--interpolate={a}"], "--interpolate takes two pictures"),
+        (["--interpolate={a},{b}", "--num_images=1"], "--num_images of 2 or more"),
+        (["--interpolate={a},{b}", "--out=x.npz"], "an interpolation is a row, .png, or a moving picture, .gif"),
+        (["--interpolate={a},{b}", "--num_steps=99"], "no ODE of 99 steps"),
+    ],
+)
+def test_a_mistake_is_one_line(workdir, pictures, tmp_path, arguments, message):
+    places = {**pictures, "wide": picture(tmp_path, (8, 9)), "black": picture(tmp_path, (8, 8), "black.png")}
+    outcome = run_program("sample.py", f"--workdir={workdir}", *[a.format(**places) for a in arguments])
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert message.format(**places) in outcome.err
+    assert outcome.err.count("\n") == 1

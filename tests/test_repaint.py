@@ -1,0 +1,60 @@
+"""RePaint on a Gaussian, whose unknown part given the known one is known exactly."""
+
+import jax
+import numpy as np
+import pytest
+from oracles import ALL_SAMPLERS, keys, normal
+
+from ddpm_jax import grids
+from ddpm_jax.oracles import Gaussian
+from ddpm_jax.samplers import Variance, ancestral, dpm_solver_pp_2m, repaint, sample
+from ddpm_jax.schedule import linear
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SCHEDULE = linear(200, beta_end=0.06)
+PAIR = Gaussian([0.2, -0.1], [[0.5, 0.35], [0.35, 0.4]])
+KNOWN, VALUE = np.array([1.0, 0.0]), np.array([-0.7, 99.0])
+MEAN = -0.1 + 0.35 / 0.5 * (VALUE[0] - 0.2)
+STD = np.sqrt(0.4 - 0.35**2 / 0.5)
+
+
+def filled(predictor, num_resamples, times, num=2048):
+    """Draws `[num, 2]` whose first component is given."""
+    sampler = repaint(predictor, VALUE, KNOWN, num_resamples=num_resamples)
+    draw = jax.jit(
+        lambda x_T: sample(sampler, PAIR.denoiser, keys(num), x_T=x_T, transitions=SCHEDULE.transitions(times))
+    )
+    return np.asarray(draw(normal(num, 2)))
+
+
+@pytest.mark.parametrize("name", ["ancestral", "dpm_solver_pp_2m"])
+def test_what_is_drawn_follows_what_is_known(name):
+    """The conditional Gaussian's mean and deviation, which replacing alone misses by far."""
+    predictor, times = {
+        "ancestral": (ancestral(Variance.SMALL), None),
+        "dpm_solver_pp_2m": (dpm_solver_pp_2m(), grids.log_snr(SCHEDULE, 60)),
+    }[name]
+    drawn, replaced = filled(predictor, 20, times)[:, 1], filled(predictor, 1, times)[:, 1]
+    assert abs(drawn.mean() - MEAN) < 0.1 * STD
+    assert abs(drawn.std() - STD) < 0.1 * STD
+    assert abs(replaced.mean() - MEAN) > 0.3 * STD
+
+
+@pytest.mark.parametrize("name", ALL_SAMPLERS)
+def test_the_known_part_is_kept_exactly(name):
+    drawn = filled(ALL_SAMPLERS[name], 2, [200, 100, 20, 0], num=8)
+    np.testing.assert_array_equal(drawn[:, 0], VALUE[0])
+    assert np.all(np.abs(drawn[:, 1]) < 5)
+    assert np.std(drawn[:, 1]) > 0.05
+
+
+def test_with_nothing_known_once_is_the_sampler_with_other_noise():
+    """And every image has its own noise, whatever its company."""
+    sampler = repaint(ancestral(Variance.SMALL), VALUE, 0 * KNOWN, num_resamples=1)
+    draw = lambda part: sample(
+        sampler, PAIR.denoiser, keys(64)[part], x_T=normal(64, 2)[part], transitions=SCHEDULE.transitions()
+    )
+    x = draw(slice(None))
+    np.testing.assert_allclose(draw(slice(5, 9)), x[5:9], rtol=1e-12)
+    assert np.all(np.abs(x.mean(axis=0) - PAIR.mean) < 4 * np.sqrt(np.diag(PAIR.covariance) / 64))
