@@ -1,6 +1,7 @@
 """CelebA 64x64 as Song et al. 2020 (DDIM): 78.7M parameters.
 
 Command: python train.py --config=configs/celeba.py --config.data.path=DIR
+  told an attribute: --config.data.label=attributes/Smiling --config.labels.num_classes=2 --config.labels.dropout=0.1
 Data: python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR
   or the folder of aligned images (img_align_celeba, 178x218): --config.data.source=folder --config.data.path=FOLDER
 Hardware: meant for a TPU v3-8 or several modern GPUs.

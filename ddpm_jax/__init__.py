@@ -1,16 +1,24 @@
 """Denoising diffusion in JAX: the equations as pure functions, a U-Net, and the jobs that train it and sample from it.
 
 Read in this order: `schedule.py` (how much noise), `gaussian.py` (the forward process and its posterior),
-`prediction.py` (what a network says), `losses.py` (what it learns from), `samplers/` (the way back), `models/` (the
-network), `step.py` (the train step). The jobs are `training.py` and `sampling.py`; `build.py` makes objects of a
-configuration.
+`prediction.py` (what a network says), `guidance.py` (what may be made of that), `losses.py` (what it learns from),
+`samplers/` (the way back), `models/` (the network), `step.py` (the train step). The jobs are `training.py`,
+`sampling.py`, `editing.py` and `evaluation.py`; `build.py` makes objects of a configuration.
 """
 
-from ddpm_jax import grids, oracles, times
+from ddpm_jax import bayes, grids, oracles, times
 from ddpm_jax.arrays import image_keys, noise_like, stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
-from ddpm_jax.guidance import clip_x_0
+from ddpm_jax.guidance import (
+    classifier_free,
+    classifier_guided,
+    clip_x_0,
+    hide_labels,
+    in_one_batch,
+    label_log_prob,
+    side_by_side,
+)
 from ddpm_jax.likelihood import (
     bits_per_dim,
     bound_term,
@@ -18,10 +26,12 @@ from ddpm_jax.likelihood import (
     density_to_bits_per_dim,
     exact_trace,
     hutchinson_trace,
+    ode_bound_nats,
     ode_log_prob_nats,
     prior_term_nats,
 )
 from ddpm_jax.losses import (
+    cross_entropy,
     eps_weight,
     l_hybrid,
     l_simple,
@@ -31,11 +41,12 @@ from ddpm_jax.losses import (
     v_weight,
     x_0_weight,
 )
-from ddpm_jax.models import Architecture, UNet
+from ddpm_jax.models import Architecture, Classifier, UNet
 from ddpm_jax.prediction import (
     Denoiser,
     Prediction,
     Target,
+    as_classifier,
     as_denoiser,
     eps_from_score,
     eps_from_x_0,
@@ -58,6 +69,7 @@ from ddpm_jax.samplers import (
     langevin_step,
     p_mean_log_var,
     p_sample,
+    repaint,
     sample,
 )
 from ddpm_jax.schedule import (
