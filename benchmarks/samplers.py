@@ -18,7 +18,6 @@ from ddpm_jax.chain import draw
 from ddpm_jax.sampling import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
-
 STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")
 
 ROWS = {
@@ -45,7 +44,6 @@ def main():
     run = Run(WORKDIR.value)
     print(f"{NUM} digits, pixels, k = 3, {jax.device_count()} x {jax.devices()[0].device_kind}")
     print(f"{'sampler':<22}{'grid':<11}{'steps':>6}{'evaluations':>13}{'precision':>11}{'recall':>8}{'seconds':>9}")
-
     rows = [("of the run", {}, 0)] + [(name, ROWS[name], int(steps)) for name in ROWS for steps in STEPS.value]
     for name, settings, steps in rows:
         precision, recall, seconds = measure(run.configure(**settings), steps)

@@ -103,12 +103,13 @@ def network(config):
             f"config.model.channel_mult ask; use a multiple of {2 ** (levels - 1)} or fewer levels"
         )
     _named(("float32", "bfloat16"), config.model.dtype, "model.dtype")
-    for mult in config.model.channel_mult:
+    for level, mult in enumerate(config.model.channel_mult):
         width, groups = config.model.channels * mult, config.model.norm_groups
         if width % groups:
             raise UserError(f"a width of {width} channels does not divide into config.model.norm_groups={groups}")
+        attends = level == levels - 1 or size >> level in config.model.attention_resolutions
         heads = config.model.head_channels or config.model.num_heads
-        if width % heads:
+        if attends and width % heads:
             raise UserError(f"a width of {width} channels does not divide by the attention heads ({heads})")
     try:
         architecture = Architecture(**{key: _plain(value) for key, value in config.model.items()})

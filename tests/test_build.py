@@ -96,8 +96,9 @@ def test_the_network_has_the_channels_of_the_images_twice_with_a_variance(channe
 def test_networks_that_do_not_fit_are_refused():
     refused(build.network, "config.data.image_size=36 cannot be halved 3 times, .* multiple of 8 ", data__image_size=36)
     refused(build.network, "width of 48 channels .* config.model.norm_groups=32", model__channels=48)
-    refused(build.network, r"width of 128 channels .* attention heads \(3\)", model__num_heads=3)
-    refused(build.network, r"width of 128 channels .* attention heads \(48\)", model__head_channels=48)
+    refused(build.network, r"width of 256 channels .* attention heads \(3\)", model__num_heads=3)
+    refused(build.network, r"width of 256 channels .* attention heads \(48\)", model__head_channels=48)
+    build.network(changed(model__channels=96, model__head_channels=64))  # no attention at the width of 96
     refused(build.network, "config.model.dtype='float16' is not one of: float32, bfloat16", model__dtype="float16")
     refused(build.network, "config.model: padding is 'same' or 'symmetric'", model__padding="valid")
 
