@@ -9,7 +9,6 @@ left out. Batches are the configurations' own; on a CPU they are cut to 8,192 pi
 
 import importlib
 import time
-from functools import partial
 
 import _root  # noqa: F401
 import jax
@@ -18,8 +17,7 @@ from absl import flags
 
 from ddpm_jax import build, program
 from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.state import initial_state
-from ddpm_jax.training import compiled_step
+from ddpm_jax.training import compiled_step, initial
 
 CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "Names of configs/ to time.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images a step (0: the configuration's).", lower_bound=0)
@@ -52,16 +50,9 @@ def measure(name):
     config.model.dtype = DTYPE.value or config.model.dtype
     mesh, model = device_mesh(), build.network(config)
     recipe = build.recipe(config, model, num_images=1297)
-    init = jax.jit(
-        partial(
-            initial_state,
-            init_params=build.initial_params(config, model),
-            optimizer=recipe.optimizer,
-            times=recipe.times,
-        ),
-        out_shardings=replicated(mesh),
-    )
-    state, train_step = init(jax.random.key(0)), compiled_step(recipe, mesh)
+    init = initial(config, model, recipe)
+    state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
+    train_step = compiled_step(recipe, mesh, state)
     shape = (config.train.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),

@@ -82,6 +82,9 @@ def get_config():
     train.num_steps = 800_000  # optimiser steps in all
     train.accumulation = 1  # parts into which a batch is cut, one after the other, to fit memory
 
+    config.mesh = mesh = ConfigDict()
+    mesh.fsdp = 1  # devices over which parameters, averages and optimiser state are cut; 1 keeps them whole on each
+
     config.sample = sample = ConfigDict()
     sample.sampler = "ancestral"  # ancestral | ddim | heun | dpm_solver_pp_2m | euler_maruyama | langevin
     sample.variance = "large"  # of the ancestral step: large (beta) | small (beta_tilde) | learned

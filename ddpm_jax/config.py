@@ -26,6 +26,7 @@ _COUNTS = [
     "train.batch_size",
     "train.num_steps",
     "train.accumulation",
+    "mesh.fsdp",
     "checkpoint.every",
     "checkpoint.keep",
     "log.every",

@@ -1,7 +1,7 @@
-"""Devices: one mesh over all of them, the batch split along it, the state on each.
+"""Devices: one mesh over all of them, the batch cut along it, the state whole on each or cut as well.
 
 The mathematics knows no device. A program jits it with these shardings and XLA adds the communication: the mean over a
-sharded batch is the mean over the whole batch.
+sharded batch is the mean over the whole batch, and a state cut over the axis "fsdp" is gathered where it is used.
 """
 
 import jax
@@ -11,9 +11,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpm_jax.errors import UserError
 
 
-def device_mesh(devices=None):
-    """The mesh with one axis, "data", over the given devices (all by default)."""
-    return Mesh(np.array(devices if devices is not None else jax.devices()), ("data",))
+def device_mesh(devices=None, *, fsdp=1):
+    """The mesh over the given devices (all by default), with the axes "data" and "fsdp", the latter of the given size.
+
+    Raises:
+      UserError: the devices do not divide by it.
+    """
+    devices = np.array(devices if devices is not None else jax.devices())
+    if devices.size % fsdp:
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide {devices.size} devices")
+    return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"))
 
 
 def replicated(mesh):
@@ -22,8 +29,25 @@ def replicated(mesh):
 
 
 def split(mesh):
-    """The sharding of what is cut along its first axis, the batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The sharding of what is cut along its first axis over all devices, the batch."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def sharded(mesh, tree):
+    """Shardings of a state (arrays or their shapes): each leaf cut over "fsdp" along its longest axis that divides.
+
+    A leaf without such an axis, and everything where "fsdp" has one device, is whole on each.
+    """
+    num = mesh.shape["fsdp"]
+
+    def of(leaf):
+        fitting = [axis for axis, length in enumerate(leaf.shape) if length % num == 0]
+        if num == 1 or not fitting:
+            return replicated(mesh)
+        longest = max(fitting, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(of, tree)
 
 
 def global_batch(mesh, batch):

@@ -19,7 +19,7 @@ from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import RunLog, diverged
-from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, split
+from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, sharded, split
 from ddpm_jax.sampling import chain_of
 from ddpm_jax.state import initial_state
 from ddpm_jax.step import train_step
@@ -42,7 +42,7 @@ def train(config, workdir):
       UserError: anything a person can mend; nothing is left half written.
     """
     check_ranges(config)
-    workdir, mesh = Path(workdir), device_mesh()
+    workdir, mesh = Path(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = build.network(config)
     source = build.source(config)
@@ -50,9 +50,10 @@ def train(config, workdir):
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
     _check_same_run(config, workdir)
-    step_fn = compiled_step(recipe, mesh)
+    init = initial(config, model, recipe)
+    step_fn = compiled_step(recipe, mesh, state_shapes(init))
     with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
-        state = _restored_or_new(config, model, recipe, checkpoints=checkpoints, mesh=mesh)
+        state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start = int(state.step)
         log = RunLog(
             workdir,
@@ -91,25 +92,36 @@ def train(config, workdir):
     return state
 
 
-def compiled_step(recipe, mesh):
-    """The train step jit-compiled for a mesh: state replicated and donated, batch cut along it."""
-    whole = replicated(mesh)
-    return jax.jit(
-        partial(train_step, recipe), in_shardings=(whole, split(mesh)), out_shardings=whole, donate_argnums=0
-    )
+def initial(config, model, recipe):
+    """A function from the root key to the `TrainState` at step 0."""
+    params = build.initial_params(config, model)
+    return partial(initial_state, init_params=params, optimizer=recipe.optimizer, times=recipe.times)
+
+
+def state_shapes(init):
+    """The state's tree of `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def compiled_step(recipe, mesh, shapes):
+    """The train step jit-compiled for a mesh and a state of these shapes: state donated, batch cut along the mesh."""
+    state, whole = sharded(mesh, shapes), replicated(mesh)
+    step = partial(train_step, recipe)
+    return jax.jit(step, in_shardings=(state, split(mesh)), out_shardings=(state, whole), donate_argnums=0)
 
 
 class Previews:
     """Grids of samples while a run trains: from the trained parameters and from their average, by a short chain."""
 
     def __init__(self, config, model, log, mesh):
-        self._log, self._indices = log, np.arange(config.log.preview_images)
+        self._log, self._indices, self._mesh = log, np.arange(config.log.preview_images), mesh
         steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
         self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
 
     def __call__(self, state):
         """Draws and writes both grids for the state's step."""
         for name, params in (("raw", state.params), ("ema", state.ema_params)):
+            params = jax.device_put(params, replicated(self._mesh))
             images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
             self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=int(state.step))
         self._log.restart_clock()
@@ -124,17 +136,16 @@ def _check_same_run(config, workdir):
         print(f"note: {key} was {old!r} in this run so far and is {new!r} from here on", flush=True)
 
 
-def _restored_or_new(config, model, recipe, *, checkpoints, mesh):
+def _restored_or_new(init, key, *, checkpoints, mesh):
     """The state to go on from, on the mesh: that of the newest checkpoint, or a new one."""
-    params = build.initial_params(config, model)
-    init = partial(initial_state, init_params=params, optimizer=recipe.optimizer, times=recipe.times)
-    key, whole = jax.random.key(config.seed), replicated(mesh)
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init, key))
+    shapes = state_shapes(init)
+    shardings = sharded(mesh, shapes)
+    target = jax.tree.map(lambda x, cut: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut), shapes, shardings)
     restored = checkpoints.restore(target)
     if restored is not None:
         print(f"resuming from step {int(restored.step):,}", flush=True)
         return restored
-    return jax.jit(init, out_shardings=whole)(key)
+    return jax.jit(init, out_shardings=shardings)(key)
 
 
 def _check_finite(state):

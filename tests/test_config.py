@@ -100,6 +100,7 @@ OUT_OF_RANGE = {
     "sample.num_steps": -1,
     "sample.guidance_scale": -0.5,
     "sample.classifier_scale": -1.0,
+    "mesh.fsdp": 0,
     "posterior.prior_std": 0.0,
     "posterior.init_std": -0.1,
     "posterior.num_samples": 0,

@@ -19,7 +19,7 @@ from ddpm_jax import build, logging, training
 from ddpm_jax.checkpoint import saved_steps
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
-from ddpm_jax.parallel import device_mesh, global_batch, replicated
+from ddpm_jax.parallel import device_mesh, global_batch, sharded
 from ddpm_jax.sampling import chain_of
 from ddpm_jax.step import train_step
 
@@ -202,13 +202,13 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
 
 def one_step(config, count, *, step=0):
     """The state before, as it is left behind, and what the compiled step on so many devices returns."""
-    mesh, model = device_mesh(jax.devices()[:count]), build.network(config)
-    state = jax.device_put(random_state(config, step=step), replicated(mesh))
+    mesh, model = device_mesh(jax.devices()[:count], fsdp=config.mesh.fsdp), build.network(config)
+    state = random_state(config, step=step)
+    state = jax.device_put(state, sharded(mesh, state))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8), "label": np.zeros(16, np.int32)}
-    return state, *training.compiled_step(build.recipe(config, model, num_images=1297), mesh)(
-        state, global_batch(mesh, batch)
-    )
+    step = training.compiled_step(build.recipe(config, model, num_images=1297), mesh, state)
+    return state, *step(state, global_batch(mesh, batch))
 
 
 def test_devices_and_accumulation_change_nothing_but_rounding():
@@ -216,12 +216,30 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
     config = {"data__random_flip": True, "train__batch_size": 16, "optim__warmup_steps": 0}
     _, state, metrics = one_step(tiny_config(**config), 1)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(state.opt_state))
-    for accumulation, count in ((1, 8), (2, 8), (4, 1)):
-        _, other, other_metrics = one_step(tiny_config(**config, train__accumulation=accumulation), count)
+    for accumulation, count, fsdp in ((1, 8, 1), (2, 8, 1), (4, 1, 1), (1, 8, 4), (1, 4, 4), (1, 2, 1)):
+        cut = tiny_config(**config, train__accumulation=accumulation, mesh__fsdp=fsdp)
+        _, other, other_metrics = one_step(cut, count)
         for one, another in zip(*map(jax.tree.leaves, (metrics, other_metrics)), strict=True):
             np.testing.assert_allclose(another, one, rtol=2e-5)
         for leaf, other_leaf in zip(*map(jax.tree.leaves, (state.opt_state, other.opt_state)), strict=True):
             np.testing.assert_allclose(other_leaf, leaf, rtol=1e-4, atol=1e-5 * np.max(np.abs(leaf)))
+
+
+def test_a_cut_state_takes_its_share_of_the_bytes(tmp_path):
+    """Of every leaf but those that have no axis of four; and the run is one, on disk too."""
+    config = tiny_config(mesh__fsdp=4, train__num_steps=2, checkpoint__every=1)
+    state = training.train(config, tmp_path)
+    kept = [leaf for leaf in jax.tree.leaves((state.params, state.ema_params, state.opt_state)) if leaf.size > 8]
+    here = [leaf.addressable_shards[0].data.nbytes / leaf.nbytes for leaf in kept]
+    assert sum(part == 0.25 for part in here) / len(here) > 0.9
+    whole = training.train(tiny_config(train__num_steps=4), tmp_path)
+    assert whole.step == 4
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole.params))
+
+
+def test_devices_that_do_not_divide_are_a_users_mistake(tmp_path):
+    with pytest.raises(UserError, match=r"^config.mesh.fsdp=3 does not divide 8 devices$"):
+        training.train(tiny_config(mesh__fsdp=3), tmp_path / "run")
 
 
 def test_the_state_is_donated_and_a_step_repeats():
