@@ -3,6 +3,8 @@
   python train.py                                    trains on handwritten digits: minutes on a laptop
   python train.py --config=configs/cifar10.py        any experiment of configs/; its docstring says what it needs
   python train.py --config=configs/celeba.py --workdir=DIR --config.optim.learning_rate=1e-4
+  python train.py --config=configs/celeba.py --dry_run                       what it would take; trains nothing
+  python train.py --config=configs/celeba.py --dry_run --topology=v5e:4x4    and on a TPU slice that is not there
 
 The same command resumes an interrupted run, bit for bit. configs/base.py lists every key with its meaning.
 """
@@ -24,6 +26,8 @@ flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, log and previews go (default: runs/NAME of the experiment)."
 )
+DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print parameters, memory and arithmetic of a step, and stop.")
+TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such as v5e:4x4; needs libtpu.")
 
 
 def main():
@@ -32,6 +36,8 @@ def main():
     from ddpm_jax.training import train
 
     config = CONFIG.value
+    if DRY_RUN.value or TOPOLOGY.value:
+        return dry_run(config)
     workdir = Path(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()
     state = train(config, workdir)
@@ -45,6 +51,13 @@ def main():
     minutes = (time.perf_counter() - begin) / 60
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
     print(f"done: step {int(state.step):,} after {minutes:.1f} minutes; {made}checkpoint in {checkpoint}; {go_on}")
+
+
+def dry_run(config):
+    """Prints what a step takes."""
+    from ddpm_jax.preflight import plan, table
+
+    print("\n".join(table(config, plan(config, topology=TOPOLOGY.value))))
 
 
 if __name__ == "__main__":

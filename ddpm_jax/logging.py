@@ -25,6 +25,19 @@ from ddpm_jax.images import save_png
 from ddpm_jax.progress import on_terminal, progress_bar
 
 
+class DivergedError(Exception):
+    """A run has left the finite numbers.
+
+    Attributes:
+      what: that is not finite.
+      step: the first at which it showed.
+    """
+
+    def __init__(self, what, step):
+        super().__init__(f"the {what} at step {step}")
+        self.what, self.step = what, step
+
+
 class RunLog:
     """Collects the metrics of every step and writes their means; a context manager.
 
@@ -73,14 +86,15 @@ class RunLog:
         """Writes the means since the last flush.
 
         Raises:
-          UserError: a loss or gradient was not finite; the message names the step.
+          DivergedError: a loss or gradient was not finite.
         """
         if not self._pending:
             return
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
         for step, values in zip(steps, metrics, strict=True):
             if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-                raise diverged(f"loss became {values['loss']:g} (gradient norm {values['grad_norm']:g})", step)
+                what = f"loss became {values['loss']:g} (gradient norm {values['grad_norm']:g})"
+                raise DivergedError(what, step)
         line = self._means(steps, metrics)
         self._pending = []
         self._write(line)
@@ -160,14 +174,6 @@ class RunLog:
                 f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
                 flush=True,
             )
-
-
-def diverged(what, step):
-    """The `UserError` for a run that has left the finite numbers."""
-    return UserError(
-        f"the {what} at step {step}; lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use "
-        "--config.model.dtype=float32, and start again from the last checkpoint with the same command"
-    )
 
 
 def read(workdir):

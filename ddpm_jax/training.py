@@ -14,11 +14,12 @@ import numpy as np
 import optax
 
 from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints, stored_config
+from ddpm_jax.checkpoint import Checkpoints, saved_steps, stored_config
 from ddpm_jax.config import check_ranges, check_resumable
-from ddpm_jax.data.pipeline import batches
+from ddpm_jax.data.pipeline import batch_indices, batches
+from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
-from ddpm_jax.logging import RunLog, diverged
+from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, sharded, split
 from ddpm_jax.sampling import chain_of
 from ddpm_jax.state import initial_state
@@ -73,7 +74,8 @@ def train(config, workdir):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        with log, contextlib.closing(stream), _interruption() as interrupted:
+        explained = _explained(config, checkpoints, len(source))
+        with log, contextlib.closing(stream), explained, _interruption() as interrupted:
             for step in range(start + 1, config.train.num_steps + 1):
                 state, metrics = step_fn(state, global_batch(mesh, next(stream)))
                 log.add(step, metrics)
@@ -151,7 +153,25 @@ def _restored_or_new(init, key, *, checkpoints, mesh):
 def _check_finite(state):
     """Keeps parameters that are not finite from being saved; the loss would show them one step too late."""
     if not np.isfinite(_norm(state.params)):
-        raise diverged("parameters became infinite", int(state.step))
+        raise DivergedError("parameters became infinite", int(state.step))
+
+
+@contextlib.contextmanager
+def _explained(config, checkpoints, num_images):
+    """Tells of a run that leaves the finite numbers at which step, on which images, and what is left of it."""
+    try:
+        yield
+    except DivergedError as error:
+        order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
+        images = ", ".join(str(index) for index in batch_indices(num_images, **order)[:8])
+        checkpoints.wait()
+        steps = saved_steps(checkpoints.folder)
+        kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no checkpoint yet"
+        raise UserError(
+            f"{error}, on images {images}{', ...' if config.train.batch_size > 8 else ''} of the data; {kept}; "
+            "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use --config.model.dtype=float32, "
+            "and start again with the same command"
+        ) from error
 
 
 def _due(step, every):

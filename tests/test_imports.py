@@ -30,6 +30,7 @@ ROWS = [row.split() for row in (
     "sampling",
     "measurements editing",
     "training evaluation",
+    "preflight",
 )]  # fmt: skip
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
 

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ddpm_jax import logging
 from ddpm_jax.errors import UserError
-from ddpm_jax.logging import RunLog, read
+from ddpm_jax.logging import DivergedError, RunLog, read
 
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
@@ -140,8 +140,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_pat
         log.flush()
         log.add(2, metrics(1))
         log.add(3, metrics(**bad))
-        with pytest.raises(UserError, match=r"^the loss became .* at step 3; lower --config\.optim\.learning_rate, "):
+        with pytest.raises(DivergedError, match=r"^the loss became .* at step 3$") as error:
             log.flush()
+        assert error.value.step == 3
     assert [line["step"] for line in read(tmp_path)] == [1]
 
 
