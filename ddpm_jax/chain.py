@@ -87,6 +87,19 @@ class Chain:
                 progress(len(moves[0]))
         return np.stack(frames or [np.asarray(state.x)])[:, : len(indices)]
 
+    def lower(self, params, *, batch_size, platform):
+        """A piece of the chain lowered for a platform ("tpu", "cuda", "cpu") that need not be here.
+
+        Args:
+          params: parameters or their shapes.
+          batch_size: images.
+          platform: name.
+        """
+        indices, moves = np.arange(batch_size), next(pieces(self._moves))
+        keys, state = jax.eval_shape(self._start, jax.random.key(0), indices, self.settings)
+        take = self._take.trace(params, keys, state, self.label(indices), moves, self.settings)
+        return take.lower(lowering_platforms=(platform,))
+
     def label(self, indices):
         """The classes of images `[B]`."""
         return self._labels[indices % len(self._labels)]

@@ -1,0 +1,85 @@
+"""The dry run: what it counts is what a run holds, and the programs lower for machines that are not here."""
+
+import builtins
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from ddpm_jax import build, preflight, training
+from ddpm_jax.errors import UserError
+from ddpm_jax.parallel import device_mesh
+from ddpm_jax.sampling import chain_of
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def plans(quick_compilation):
+    """Of the tiny configuration on eight devices, its state whole and cut over four of them."""
+    return {fsdp: preflight.plan(tiny_config(mesh__fsdp=fsdp)) for fsdp in (1, 4)}
+
+
+def test_what_is_counted_is_what_a_run_holds(plans, tmp_path):
+    state = training.train(tiny_config(train__num_steps=1), tmp_path)
+    held = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    assert plans[1].state == sum(leaf.nbytes for leaf in held) + 8
+    assert plans[1].parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert plans[1].batch == (8 * 8 * 8 + 8 * 4) / 8
+    assert plans[1].mesh == {"data": 8, "fsdp": 1}
+    assert plans[1].temporaries > 0
+    assert plans[1].flops > 1e5
+
+
+def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
+    """But for what has no axis of four: the step, the last convolution's bias."""
+    assert 0.25 <= plans[4].state / plans[1].state < 0.26
+    assert plans[4].mesh == {"data": 2, "fsdp": 4}
+
+
+def test_the_table_says_it(plans):
+    text = "\n".join(preflight.table(tiny_config(), plans[1]))
+    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "GiB", "TFLOP"):
+        assert said in text
+
+
+def test_what_does_not_fit_is_refused_with_what_would_help(plans):
+    small = plans[1]._replace(state=15 * GIB, temporaries=2 * GIB, memory=16 * GIB)
+    with pytest.raises(
+        UserError, match=r"^the step takes 17\.0 GiB of 16 a device; cut the state \(--config.mesh.fsdp"
+    ):
+        preflight.table(tiny_config(), small)
+    assert "of 32" in "\n".join(preflight.table(tiny_config(), small._replace(memory=32 * GIB)))
+
+
+def test_a_topology_needs_its_compiler(monkeypatch):
+    imported = builtins.__import__
+
+    def without_libtpu(name, *args, **options):
+        if name == "libtpu":
+            raise ImportError(name)
+        return imported(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_libtpu)
+    with pytest.raises(UserError, match="pip install libtpu"):
+        preflight.topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_programs_lower_for_other_machines(platform):
+    """The train step, and a piece of the chain with guidance."""
+    config = tiny_config(labels__num_classes=10, labels__dropout=0.1, sample__guidance_scale=2.0)
+    model, mesh = build.network(config), device_mesh()
+    recipe = build.recipe(config, model, num_images=100)
+    shapes = training.state_shapes(training.initial(config, model, recipe))
+    batch = {
+        "image": jax.ShapeDtypeStruct((8, 8, 8, 1), np.uint8),
+        "label": jax.ShapeDtypeStruct((8,), np.int32),
+    }
+    step = training.compiled_step(recipe, mesh, shapes)
+    assert step.trace(shapes, batch).lower(lowering_platforms=(platform,)).as_text()
+    chain = chain_of(config, model, num_steps=4, mesh=mesh)
+    assert chain.lower(shapes.params, batch_size=8, platform=platform).as_text()
