@@ -15,7 +15,7 @@ import numpy as np
 
 from ddpm_jax.arrays import image_keys, noise_like, stream
 from ddpm_jax.images import to_uint8
-from ddpm_jax.parallel import replicated, split
+from ddpm_jax.parallel import replicated, split, to_host
 from ddpm_jax.progress import progress_bar
 from ddpm_jax.samplers import advance
 
@@ -77,15 +77,16 @@ class Chain:
         """
         indices = np.asarray(indices)
         padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
-        (keys, state), label = self._start(key, padded, self.settings), self.label(padded)
-        frames = [np.asarray(state.x)] if num_frames > 1 else []
+        placed, label = jax.device_put((padded, self.label(padded)), split(self._mesh))
+        keys, state = self._start(key, placed, self.settings)
+        frames = [to_host(state.x)] if num_frames > 1 else []
         for moves in pieces(self._moves, at_most=math.ceil(self.num_moves / num_frames)):
             state = jax.block_until_ready(self._take(params, keys, state, label, moves, self.settings))
             if num_frames > 1:
-                frames.append(np.asarray(state.x))
+                frames.append(to_host(state.x))
             if progress:
                 progress(len(moves[0]))
-        return np.stack(frames or [np.asarray(state.x)])[:, : len(indices)]
+        return np.stack(frames or [to_host(state.x)])[:, : len(indices)]
 
     def lower(self, params, *, batch_size, platform):
         """A piece of the chain lowered for a platform ("tpu", "cuda", "cpu") that need not be here.

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
+from ddpm_jax.parallel import agreed, is_first
 
 _policies = ocp.checkpoint_managers
 
@@ -91,11 +93,12 @@ class Checkpoints:
         step, restored = _newest_readable(self.folder, read)
         if restored is None:
             return None
-        for damaged in [s for s in saved_steps(self.folder) if s > step]:
+        for damaged in [s for s in saved_steps(self.folder) if s > step and is_first()]:
             aside = self.folder.parent / "damaged_checkpoints" / str(damaged)
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             (self.folder / str(damaged)).rename(aside)
+        agreed(np.zeros(()))  # nobody goes on before they are aside
         self._manager.reload()
         return restored
 
@@ -104,6 +107,8 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
+            if isinstance(_root(error), jax.errors.JaxRuntimeError):
+                raise _root(error) from error  # not the disk: another process is gone
             steps = saved_steps(self.folder)
             kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
             raise UserError(
@@ -190,10 +195,16 @@ def _patient_event_loops():
         asyncio.new_event_loop = original
 
 
-def _reason(error):
-    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
+def _root(error):
+    """The exception that all began with."""
     while error.__cause__:
         error = error.__cause__
+    return error
+
+
+def _reason(error):
+    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
+    error = _root(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = lines[0].partition(" [tensorstore_spec")[0]
     return line if len(line) <= 160 else line.rpartition(": ")[2]

@@ -32,7 +32,8 @@ class Images:
     def __init__(self, source, *, num_images, batch_size, mesh):
         self._source, self.num_images = source, min(num_images, len(source))
         self._batch_size = math.ceil(min(batch_size, self.num_images) / mesh.size) * mesh.size
-        self._mesh, self._key = mesh, stream(jax.random.key(0), "evaluation")
+        self._mesh, key = mesh, stream(jax.random.key(0), "evaluation")
+        self._keys = jax.jit(partial(image_keys, key), out_shardings=split(mesh))
 
     def in_batches_of(self, at_most):
         """The same images in batches of that size or less, for a measurement that takes long."""
@@ -49,9 +50,9 @@ class Images:
             indices = np.arange(begin, begin + self._batch_size)
             examples = [self._source[min(i, self.num_images - 1)] for i in indices.tolist()]
             images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
-            x_0, keys = images.astype(np.float32) / 127.5 - 1, image_keys(self._key, indices)
+            x_0 = images.astype(np.float32) / 127.5 - 1
             count = min(self._batch_size, self.num_images - begin)
-            yield *jax.device_put((x_0, labels, keys), split(self._mesh)), count
+            yield *jax.device_put((x_0, labels), split(self._mesh)), self._keys(indices), count
 
 
 METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra, "accuracy": accuracy}

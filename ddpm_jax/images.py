@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.parallel import is_first
 
 
 def to_uint8(x):
@@ -37,10 +38,14 @@ def grid(images, *, columns=None, gap=1):
 def write_whole(path, write):
     """Makes a file by `write(temporary path)` and renames it, so that it is never seen half written.
 
+    Of many processes the first one does.
+
     Raises:
       UserError: the folder cannot be written or the disk is full.
     """
     path = Path(path)
+    if not is_first():
+        return
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         with _writing(path):
@@ -54,6 +59,8 @@ def write_whole(path, write):
 def check_writable(path):
     """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
     path = Path(path)
+    if not is_first():
+        return
     with _writing(path):
         probe = path.with_name(f".{path.name}.probe")
         probe.touch()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import save_png
+from ddpm_jax.parallel import is_first
 from ddpm_jax.progress import on_terminal, progress_bar
 
 
@@ -39,7 +40,7 @@ class DivergedError(Exception):
 
 
 class RunLog:
-    """Collects the metrics of every step and writes their means; a context manager.
+    """Collects the metrics of every step and writes their means; a context manager. Of many processes the first writes.
 
     Args:
       workdir: the run's directory.
@@ -55,15 +56,22 @@ class RunLog:
     def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate):
         self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
         self._path = self._workdir / "log.jsonl"
+        self._board = None
+        if is_first():
+            self._open(start_step)
+        self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
+        self._on_terminal, self._num_steps = on_terminal(), num_steps
+        shown = on_terminal() and is_first()
+        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not shown)
+
+    def _open(self, start_step):
+        """Makes the folder and takes up the files where the run goes on."""
         with self._writing():
             (self._workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
             _drop_after(self._path, start_step)
             # Not `SummaryWriter`: in its thread a full disk ends in tracebacks.
             self._board = EventsWriter(str(self._workdir / "tensorboard" / "events"))
             self._to_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is dropped
-        self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
-        self._on_terminal, self._num_steps = on_terminal(), num_steps
-        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not on_terminal())
 
     def __enter__(self):
         """Returns self."""
@@ -73,7 +81,8 @@ class RunLog:
         """Closes the bar and the files."""
         self._bar.close()
         with contextlib.suppress(OSError):  # nothing is left to write but what failed before
-            self._board.close()
+            if self._board:
+                self._board.close()
 
     def add(self, step, metrics):
         """Takes a step's metrics, device arrays and all; waits for the step before, so that only one is in flight."""
@@ -97,13 +106,16 @@ class RunLog:
                 raise DivergedError(what, step)
         line = self._means(steps, metrics)
         self._pending = []
-        self._write(line)
-        self._show(line)
+        if self._board:
+            self._write(line)
+            self._show(line)
 
     def picture(self, name, image, *, step):
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
         path = self._workdir / "previews" / f"{name}_{step:07d}.png"
         save_png(path, image)
+        if not self._board:
+            return path
         with self._writing():
             self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
         return path
@@ -114,8 +126,9 @@ class RunLog:
 
     def say(self, text):
         """Prints a line above the progress bar."""
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        if self._board:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
     def _means(self, steps, metrics):
         """One line of the log: means over the steps, every term by quarter of t, speeds."""

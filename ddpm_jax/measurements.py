@@ -27,7 +27,7 @@ from ddpm_jax.likelihood import (
     prior_term_nats,
 )
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.parallel import replicated, split
+from ddpm_jax.parallel import replicated, split, to_host
 from ddpm_jax.progress import progress_bar
 
 _EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
@@ -53,7 +53,7 @@ def bound(run, images, *, num_steps):
                 bar.update(len(moves[0]))
             nats.append(np.concatenate([t["nats"] for t in terms])[:, :count])
             mse.append(np.concatenate([t["eps_mse"] for t in terms])[:, :count])
-            prior.append(np.asarray(prior_term_nats(x_0, prior_level))[:count])
+            prior.append(to_host(prior_term_nats(x_0, prior_level))[:count])
     nats, mse, prior = np.concatenate(nats, 1).astype(np.float64), np.concatenate(mse, 1), np.concatenate(prior)
     bpd = partial(bits_per_dim, shape=run.shape)
     return {
@@ -112,7 +112,7 @@ def exact_likelihood(run, images, *, num_steps):
 def power_spectra(run, images, *, num_steps):
     """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
     chain, schedule = run.chain(num_steps), build.noise_schedule(run.config)
-    clean = np.concatenate([np.asarray(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
+    clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
     with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
         indices = np.arange(min(images.num_images, 256))
         frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=50, progress=bar.update)
@@ -155,11 +155,11 @@ def accuracy(run, images, *, num_steps):
             rows = []
             for x_t, level in noisy:
                 rows.append(
-                    np.asarray(at_level(run.params, x_t, jax.tree.map(np.float32, level)), np.float64)[:, :count]
+                    to_host(at_level(run.params, x_t, jax.tree.map(np.float32, level))).astype(np.float64)[:, :count]
                 )
                 bar.update(1)
             log_probs.append(np.stack(rows))
-            label.append(np.asarray(y)[:count])
+            label.append(to_host(y)[:count])
     log_probs, label = np.concatenate(log_probs, axis=2), np.concatenate(label)  # [levels, S, N, K], [N]
     mean = np.asarray(jax.vmap(predictive_log_prob)(log_probs))
     right = mean.argmax(-1) == label

@@ -2,10 +2,12 @@
 
 The mathematics knows no device. A program jits it with these shardings and XLA adds the communication: the mean over a
 sharded batch is the mean over the whole batch, and a state cut over the axis "fsdp" is gathered where it is used.
+On many hosts every process runs the same program; the first one writes.
 """
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.errors import UserError
@@ -53,6 +55,23 @@ def sharded(mesh, tree):
 def global_batch(mesh, batch):
     """Host arrays (this process's part of the batch) as global arrays cut along the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
+
+
+def is_first():
+    """Whether this process is the one that writes logs, pictures and numbers."""
+    return jax.process_index() == 0
+
+
+def to_host(array):
+    """The whole of a global array as a NumPy array, on every host."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def agreed(values):
+    """What the first process holds, a NumPy array of one shape everywhere, on every process."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
 
 
 def check_divides(mesh, *, batch_size, accumulation=1):

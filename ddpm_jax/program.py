@@ -1,6 +1,7 @@
 """What the command-line programs share: flags parsed with one-line errors, the compilation cache, exit codes."""
 
 import difflib
+import io
 import os
 import re
 import sys
@@ -10,6 +11,14 @@ import jax
 from absl import app, flags, logging
 
 from ddpm_jax.errors import UserError
+
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where nothing tells it.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+_HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
 
 
 def run(main):
@@ -21,9 +30,15 @@ def run(main):
             _quieten_libraries()
         _use_compilation_cache()
         try:
+            _join_the_others()
             main()
         except UserError as error:
             _fail(error)
+        except jax.errors.JaxRuntimeError as error:
+            if not jax.distributed.is_initialized():
+                raise
+            reason = str(error).strip().splitlines()[0]
+            _fail(f"lost touch with the other processes ({reason}); start all again to go on from the last checkpoint")
         except KeyboardInterrupt:
             sys.exit("interrupted")
 
@@ -31,9 +46,35 @@ def run(main):
 
 
 def _fail(message):
-    """Prints the error line and exits."""
+    """Prints the error line and exits; one of many processes at once, for an orderly end would wait for the others."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(1)
     sys.exit(1)
+
+
+def _join_the_others():
+    """Makes this process one of many, where that is asked for or plain from the environment."""
+    if COORDINATOR.value:
+        given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if None in given:
+            raise UserError("--coordinator=HOST:PORT goes with --num_processes and --process_id")
+    elif DISTRIBUTED.value or _is_one_of_many():
+        given = ()
+    else:
+        return
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
+    if jax.process_index():
+        sys.stdout = io.StringIO()  # the first process speaks for all
+
+
+def _is_one_of_many():
+    """Whether Slurm or a TPU slice's launcher says that there are other processes."""
+    tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", "1"), os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return (tasks.isdigit() and int(tasks) > 1) or "," in hosts
 
 
 def _quieten_libraries():

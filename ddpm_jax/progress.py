@@ -4,6 +4,8 @@ import sys
 
 from tqdm import tqdm
 
+from ddpm_jax.parallel import is_first
+
 
 def on_terminal():
     """Whether a person is looking at stderr."""
@@ -11,6 +13,6 @@ def on_terminal():
 
 
 def progress_bar(total, name, *, unit, **options):
-    """A tqdm bar on stderr; without a terminal it writes every half minute only."""
-    interval = 0.1 if on_terminal() else 30.0
-    return tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True, mininterval=interval, smoothing=0.05, **options)
+    """A tqdm bar on the stderr of the first process; without a terminal it writes every half minute only."""
+    options = {"disable": not is_first(), "mininterval": 0.1 if on_terminal() else 30.0, **options}
+    return tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True, smoothing=0.05, **options)

@@ -17,7 +17,7 @@ from ddpm_jax.chain import Chain, draw
 from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
-from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.parallel import agreed, device_mesh, is_first, replicated
 from ddpm_jax.progress import progress_bar
 from ddpm_jax.samplers import repaint
 
@@ -161,7 +161,7 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
         settings["classifier"] = run.classifier and str(run.classifier.workdir.resolve())
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
-        missing = _open_folder(out, settings, indices)
+        missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
     if out.suffix not in (".png", ".npz"):
@@ -189,7 +189,7 @@ def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60)
 
 
 def _open_folder(folder, settings, indices):
-    """Makes or continues a folder of samples; returns the indices that are not there yet."""
+    """Makes or continues a folder of samples; returns which of the indices are not there yet, `[N]` bool."""
     record = folder / "sampling.json"
     if record.exists():
         clashes = changes(json.loads(record.read_text()), settings)
@@ -199,7 +199,7 @@ def _open_folder(folder, settings, indices):
         raise UserError(f"{folder} holds other files; choose an empty or new folder")
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))
-    return [i for i in indices if not (folder / f"{i:06d}.png").exists()]
+    return np.array([not (folder / f"{i:06d}.png").exists() for i in indices], bool)
 
 
 def _fingerprint(arrays):

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints, saved_steps, stored_config
@@ -75,10 +76,11 @@ def train(config, workdir):
             process_count=jax.process_count(),
         )
         explained = _explained(config, checkpoints, len(source))
-        with log, contextlib.closing(stream), explained, _interruption() as interrupted:
+        with log, contextlib.closing(stream), explained, _interruption() as stop_asked:
             for step in range(start + 1, config.train.num_steps + 1):
                 state, metrics = step_fn(state, global_batch(mesh, next(stream)))
                 log.add(step, metrics)
+                interrupted = stop_asked(step)
                 last = step == config.train.num_steps or interrupted
                 if last or _due(step, config.log.every) or _due(step, config.checkpoint.every):
                     log.flush()
@@ -179,31 +181,29 @@ def _due(step, every):
     return bool(every) and step % every == 0
 
 
-class _Flag:
-    """True once a signal has come."""
-
-    raised = False
-
-    def __bool__(self):
-        return self.raised
-
-
 @contextlib.contextmanager
 def _interruption():
-    """Turns the first SIGINT or SIGTERM into a flag, so that the step can be finished and saved; a second one kills."""
-    flag, previous = _Flag(), {}
+    """Turns the first SIGINT or SIGTERM into a wish to stop, so that the step can be finished and saved.
+
+    A second signal kills. Yields a function of the step: whether to stop after it. Of many processes all stop after the
+    same one, whichever got the signal: JAX's own preemption service, which has SIGTERM then, agrees on it.
+    """
+    raised, previous = [], {}
 
     def handler(number, frame):
-        flag.raised = True
+        raised.append(number)
         signal.signal(number, previous[number])
+        if several:
+            signal.raise_signal(signal.SIGTERM)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    several = jax.process_count() > 1
+    for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
         try:
             previous[number] = signal.signal(number, handler)
         except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
             break
     try:
-        yield flag
+        yield multihost_utils.reached_preemption_sync_point if several else lambda step: bool(raised)
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

@@ -2,7 +2,7 @@
 
 The images form one endless sequence, epoch after epoch, each epoch shuffled anew by the seed. Step s of a
 batch of B takes the elements s B .. s B + B - 1 of it, so an epoch's end may lie inside a batch; of these,
-host p of P takes every P-th from the p-th on. A run is resumed by naming its step, on any number of hosts,
+host p of P takes the p-th of P equal parts (`share.py`). A run is resumed by naming its step, on any number of hosts,
 and there is no iterator state to store.
 
 Read next: `digits.py`.
@@ -37,10 +37,13 @@ def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_in
     """
     import grain
 
+    from ddpm_jax.data.share import Share
+
     if batch_size < 1 or batch_size % process_count:
         raise UserError(f"the batch size {batch_size} must be a positive multiple of {process_count} (hosts)")
     sequence = _endless_sequence(grain.MapDataset.source(source), seed)
-    share = sequence[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
+    share = Share(sequence, batch_size=batch_size, process_index=process_index, process_count=process_count)
+    share = share.batch(batch_size // process_count, drop_remainder=True)
     # One thread: decoding and stacking hold the interpreter lock, more threads gain nothing and processes do.
     dataset = share[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
@@ -60,7 +63,7 @@ def batch_indices(num_examples, *, batch_size, seed, step) -> np.ndarray:
       step: the step.
 
     Returns:
-      Indices in 0..num_examples - 1, `[B]`, in the order of the batch; host p of P has `[p::P]` of them.
+      Indices in 0..num_examples - 1, `[B]`, in the order of the batch; host p of P has the p-th of P equal parts.
     """
     import grain
 

@@ -1,0 +1,119 @@
+"""Two processes on the loopback address are one program: the same run, the same images, one end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny import ROOT, arguments, tiny_config
+
+from ddpm_jax import logging, training
+from ddpm_jax.checkpoint import saved_steps
+from ddpm_jax.sampling import Run, sample_run
+
+CONFIG = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 2}
+LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log__every": 2}
+
+
+def start(program, *args):
+    """Two processes of a program with two devices each; the first one's output is read."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [f"--coordinator=localhost:{port}", "--num_processes=2"]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, program, *map(str, args), *flags, f"--process_id={i}"],
+            env={**os.environ, **devices},
+            **options,
+        )
+        for i in (0, 1)
+    ]
+
+
+def finish(processes, seconds=240):
+    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return outputs[0]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run trained for four steps by both."""
+    workdir = tmp_path_factory.mktemp("hosts") / "run"
+    output = finish(start("train.py", f"--workdir={workdir}", *arguments(tiny_config(**CONFIG, train__num_steps=4))))
+    assert output.count("done: step 4") == 1
+    return workdir
+
+
+def losses(workdir):
+    return [line["loss"] for line in logging.read(workdir)]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_run_of_one(workdir, tmp_path):
+    """In the same global order: the losses of the batches are those of one process on eight devices."""
+    training.train(tiny_config(**CONFIG, train__num_steps=4), tmp_path)
+    np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
+    training.train(tiny_config(**CONFIG, train__num_steps=8), tmp_path)
+    assert training.train(tiny_config(**CONFIG, train__num_steps=8), workdir).step == 8
+    np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
+    drawn = {"num_images": 10, "seed": 0, "num_steps": 5}
+    options = [f"--{name}={value}" for name, value in drawn.items()]
+    out, alone = tmp_path / "both.npz", tmp_path / "alone.npz"
+    finish(start("sample.py", f"--workdir={workdir}", f"--out={out}", *options))
+    sample_run(Run(workdir), alone, **drawn)
+    with np.load(out) as both, np.load(alone) as one:
+        assert np.max(np.abs(both["arr_0"].astype(int) - one["arr_0"])) <= 1
+    folder = tmp_path / "folder"
+    finish(start("sample.py", f"--workdir={workdir}", f"--out={folder}/", *options))
+    assert len(list(folder.glob("*.png"))) == 10
+    printed = finish(start("evaluate.py", f"--workdir={workdir}", "--num_images=4"))
+    (line,) = [line for line in printed.splitlines() if line.startswith("bound ")]
+    result = json.loads((workdir / "evaluation" / "bpd.json").read_text())
+    assert f"{result['bits_per_dim']:.4f}" in line
+
+
+def wait_for_steps(workdir, processes, count=4):
+    deadline = time.monotonic() + 240
+    while not (workdir / "log.jsonl").exists() or len(logging.read(workdir)) < count:
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
+    processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
+    wait_for_steps(tmp_path, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    output = finish(processes)
+    (step,) = saved_steps(tmp_path / "checkpoints")
+    assert f"interrupted: step {step} is saved; the same command goes on from there" in output
+
+
+@pytest.mark.slow
+def test_the_death_of_one_ends_the_other(tmp_path):
+    """Within two minutes, and saying why."""
+    processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
+    wait_for_steps(tmp_path, processes)
+    processes[1].kill()
+    output = processes[0].communicate(timeout=120)[0]
+    assert processes[0].returncode not in (0, None)
+    assert "lost touch with the other processes" in output or "another task died" in output, output[-2000:]
+    processes[1].communicate()
