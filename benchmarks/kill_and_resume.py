@@ -1,0 +1,107 @@
+"""Is a run that is killed at random moments the run that never was? Bit for bit, on CPU devices.
+
+  python benchmarks/kill_and_resume.py
+
+For 1 and for 8 virtual devices, with 0 and with 2 data workers: a small run of the digits is killed with SIGKILL at
+random moments (the times after its start are drawn from the seed and printed) and started again until it ends; then its
+parameters, averages, optimiser state and log are compared with those of a run that was left alone.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import _root  # noqa: F401
+import numpy as np
+from absl import flags
+
+from ddpm_jax import program
+
+KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
+SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "model.channels": 8,
+    "model.channel_mult": (1,),
+    "model.norm_groups": 4,
+    "model.attention_resolutions": (),
+    "model.dropout": 0.1,
+    "data.random_flip": True,
+    "diffusion.num_timesteps": 20,
+    "train.batch_size": 16,
+    "train.num_steps": 400,
+    "checkpoint.every": 5,
+    "log.every": 1,
+    "log.preview_every": 0,
+}
+
+
+def start(workdir, devices, workers, cache):
+    """The training program with so many virtual devices."""
+    flags_of_run = [f"--config.{key}={value}" for key, value in {**SMALL, "data.num_workers": workers}.items()]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+    }
+    command = [sys.executable, "train.py", f"--workdir={workdir}", *flags_of_run]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "start_new_session": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
+
+
+def finish(process):
+    """Waits for a run that is left alone."""
+    error = process.communicate()[1]
+    if process.returncode:
+        sys.exit(error.decode())
+
+
+def record(workdir):
+    """Everything that has to be equal: the state's arrays and the log without its speeds."""
+    import orbax.checkpoint as ocp
+
+    newest = max((Path(workdir) / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    state = ocp.PyTreeCheckpointer().restore(newest / "state")
+    lines = [json.loads(line) for line in (Path(workdir) / "log.jsonl").read_text().splitlines()]
+    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in lines]
+
+
+def same(left, right):
+    """Whether two records are equal bit for bit."""
+    import jax
+
+    (one, log), (other, other_log) = left, right
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return log == other_log and all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+
+
+def main():
+    """Prints a line for each kill and each setting."""
+    rng, settings = np.random.default_rng(SEED.value), [(1, 0), (8, 0), (1, 2), (8, 2)]
+    moments = rng.uniform(4, 14, KILLS.value)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (devices, workers) in enumerate(settings):
+            whole, killed = Path(folder) / f"whole{number}", Path(folder) / f"killed{number}"
+            finish(start(whole, devices, workers, f"{folder}/compiled"))
+            for moment in moments[number :: len(settings)]:
+                process = start(killed, devices, workers, f"{folder}/compiled")
+                time.sleep(moment)
+                within = [p.name for p in (killed / "checkpoints").glob("*tmp*")]
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                lines = (killed / "log.jsonl").read_text().count("\n") if (killed / "log.jsonl").exists() else 0
+                saving = "during a save" if within else "between saves"
+                print(f"  killed {moment:.2f} s after the start, {lines} steps logged, {saving}", flush=True)
+            finish(start(killed, devices, workers, f"{folder}/compiled"))
+            equal = same(record(whole), record(killed))
+            print(f"{devices} devices, {workers} workers: {'equal bit for bit' if equal else 'DIFFERENT'}", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)
