@@ -1,6 +1,6 @@
 """Measures a trained run.
 
-  python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=500   bits/dim: the bound and the likelihood
+  python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=40   bits/dim: the bound and the likelihood
   python evaluate.py --workdir=runs/digits --metrics=spectrum                   which frequencies settle when
   python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy        a classifier, over the noise levels
 

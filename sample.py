@@ -28,7 +28,7 @@ OUT = flags.DEFINE_string(
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images", None, "How many images (default: 64; of an interpolation 9).", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Another seed, other images.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Another seed, other images.", lower_bound=0, upper_bound=2**32 - 1)
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Steps of the chain (default: the run's).", lower_bound=0)
 SAMPLER = flags.DEFINE_enum("sampler", None, sorted(SAMPLERS), "Way down the chain (default: the run's).")
@@ -62,8 +62,10 @@ def main():
     from ddpm_jax.editing import interpolate
     from ddpm_jax.sampling import sample_run, sample_trajectory
 
+    check_flags()
     run, num_images = configured_run(), NUM_IMAGES.value or 64
-    name = "interpolation" if INTERPOLATE.value else "samples"
+    name = "interpolation" if INTERPOLATE.value else "inpainted" if INPAINT.value else "samples"
+    name += f"_labels_{LABELS.value.replace(',', '_')}" if LABELS.value else ""
     out = OUT.value or str(Path(WORKDIR.value) / f"{name}_seed{SEED.value}.png")
     chain = {"seed": SEED.value, "num_steps": NUM_STEPS.value}
     written = []
@@ -76,6 +78,16 @@ def main():
         written.append(sample_run(run, out, num_images=num_images, batch_size=BATCH_SIZE.value, **chain))
     for path in written:
         print(f"wrote {path} (step {run.step:,}, {PARAMS.value} parameters)")
+
+
+def check_flags():
+    """Refuses flags that would do nothing."""
+    if bool(INPAINT.value) != bool(MASK.value):
+        raise UserError("--inpaint=IMAGE and --mask=MASK go together: the one is filled in where the other is white")
+    if INPAINT.value and INTERPOLATE.value:
+        raise UserError("--inpaint and --interpolate are two things: do one at a time")
+    if CLASSIFIER_SCALE.value is not None and not CLASSIFIER_WORKDIR.value:
+        raise UserError("--classifier_scale goes with --classifier_workdir=DIR, the classifier's run")
 
 
 def configured_run():
@@ -95,8 +107,6 @@ def configured_run():
     )
     if CLASSIFIER_WORKDIR.value:
         run.guide(Run(CLASSIFIER_WORKDIR.value))
-    if bool(INPAINT.value) != bool(MASK.value):
-        raise UserError("--inpaint=IMAGE and --mask=MASK go together: the one is filled in where the other is white")
     if INPAINT.value:
         run.inpaint(read_picture(INPAINT.value, run.shape), read_mask(MASK.value, run.shape))
     return run

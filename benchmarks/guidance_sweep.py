@@ -5,7 +5,7 @@
 Needs the runs of configs/digits.py, digits_conditional.py and digits_classifier.py. For each scale 500 images, fifty of
 each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
 Agreement is the share of images that a support vector machine, trained on the training split, reads as the asked digit;
-precision speaks of quality, recall of diversity. Writes quality against diversity to docs/images/guidance.png.
+precision speaks of quality, recall of diversity. Writes a plot of the one against the other.
 """
 
 import _root  # noqa: F401
@@ -27,7 +27,7 @@ SCALES = flags.DEFINE_list("guidance_scales", "0,1,1.5,2,3,5", "For the conditio
 CLASSIFIER_SCALES = flags.DEFINE_list("classifier_scales", "0,1,2,4,8,16", "For the classifier.")
 SAMPLER = flags.DEFINE_string("sampler", "ddim", "Any sampler.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "Of the chain.")
-OUT = flags.DEFINE_string("out", "docs/images/guidance.png", "Where the plot goes.")
+OUT = flags.DEFINE_string("out", "runs/guidance.png", "Where the plot goes.")
 
 
 def reader():

@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import _root  # noqa: F401
+import jax
 import numpy as np
 from absl import flags
 
@@ -67,18 +69,24 @@ def record(workdir):
     import orbax.checkpoint as ocp
 
     newest = max((Path(workdir) / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    state = ocp.PyTreeCheckpointer().restore(newest / "state")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of shardings, which do not matter to the numbers
+        state = ocp.PyTreeCheckpointer().restore(newest / "state")
     lines = [json.loads(line) for line in (Path(workdir) / "log.jsonl").read_text().splitlines()]
     return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in lines]
 
 
 def same(left, right):
     """Whether two records are equal bit for bit."""
-    import jax
-
     (one, log), (other, other_log) = left, right
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return log == other_log and all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+    return log == other_log and all(np.array_equal(bits(a), bits(b)) for a, b in pairs)
+
+
+def bits(leaf):
+    """A leaf of a state as NumPy numbers."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
 def main():

@@ -4,6 +4,7 @@ Every function takes the whole configuration. A name that is not in its table, o
 UserError that names the key.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -35,6 +36,7 @@ from ddpm_jax.samplers import (
 )
 from ddpm_jax.step import Recipe
 
+_NUMBERS = ("corrector_snr", "guidance_scale", "classifier_scale")  # of a chain, besides eta
 TASKS = ("denoise", "classify")
 _BETAS = ("beta_start", "beta_end")
 SCHEDULES = {
@@ -370,8 +372,11 @@ def sampler_settings(config):
     """The numbers of `config.sample` that a compiled chain takes as inputs."""
     if not 0 <= config.sample.eta <= 1:
         raise UserError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
-    names = ("eta", "corrector_snr", "guidance_scale", "classifier_scale")
-    return {name: config.sample[name] for name in names}
+    settings = {name: config.sample[name] for name in ("eta", *_NUMBERS)}
+    for name in _NUMBERS:
+        if not 0 <= settings[name] < math.inf:
+            raise UserError(f"{name} must be 0 or a number above it, got {settings[name]:g}")
+    return settings
 
 
 def sampling_transitions(config, num_steps):

@@ -106,8 +106,10 @@ class Chain:
         return self._labels[indices % len(self._labels)]
 
     def frame_times(self, num_frames):
-        """The times of `num_frames` frames as a call returns them, `[num_frames]`, falling."""
-        return self._times[:: self.num_moves // max(1, num_frames - 1)]
+        """The times of the frames that a call with `num_frames` returns, `[F]`, falling."""
+        at_most = math.ceil(self.num_moves / num_frames)
+        lengths = [len(moves[0]) for moves in pieces(self._moves, at_most=at_most)]
+        return self._times[np.cumsum([0, *lengths])]
 
 
 def draw(chain, params, *, seed, indices, batch_size, sink=None):
@@ -137,9 +139,12 @@ def draw(chain, params, *, seed, indices, batch_size, sink=None):
 def pieces(moves, *, at_most=_MAX_PIECE):
     """Cuts moves `(index [N], Transition [N])` into pieces of one length, so that a program for them compiles once.
 
-    The length is the largest divisor of N up to `at_most` and 50.
+    The length is the largest divisor of N up to `at_most` and 50; where N has none that is half as long, the last piece
+    is shorter and compiles once more.
     """
     num_moves = len(moves[0])
-    length = max(d for d in range(1, min(at_most, _MAX_PIECE, num_moves) + 1) if num_moves % d == 0)
+    limit = min(at_most, _MAX_PIECE, num_moves)
+    length = max(d for d in range(1, limit + 1) if num_moves % d == 0)
+    length = length if 2 * length >= limit else limit
     for begin in range(0, num_moves, length):
         yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + length], moves)

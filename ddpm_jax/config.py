@@ -4,6 +4,7 @@ The keys themselves, with a comment each, are in `configs/base.py`.
 """
 
 import json
+import math
 
 from ml_collections import ConfigDict
 
@@ -34,7 +35,6 @@ _COUNTS = [
     "log.preview_steps",
 ]
 _NOT_NEGATIVE = [
-    "seed",
     "data.num_workers",
     "labels.num_classes",
     "model.head_channels",
@@ -64,12 +64,14 @@ def check_ranges(config):
     flat = flatten(config)
     rules = (
         (_COUNTS, lambda value: value >= 1, "must be at least 1"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "must not be negative"),
-        (_POSITIVE, lambda value: value > 0, "must be above 0"),
+        (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "must be 0 or a number above it"),
+        (_POSITIVE, lambda value: 0 < value < math.inf, "must be above 0"),
         (_FRACTIONS, lambda value: 0 <= value < 1, "must lie from 0 to below 1"),
         (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must hold whole numbers"),
         (["model.channel_mult"], lambda value: value and min(value) >= 1, "needs at least 1 for each level"),
     )
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed} must lie from 0 to below 2**32")
     for keys, fits, rule in rules:
         for key in keys:
             if not fits(flat[key]):

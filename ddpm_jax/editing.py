@@ -94,10 +94,13 @@ def interpolate(run, paths, out, *, num_images=9, num_steps=0):
     if len(paths) != 2 or num_images < 2:
         raise UserError("--interpolate takes two pictures, A.png,B.png, and --num_images of 2 or more")
     ends = np.stack([read_picture(path, run.shape) for path in paths])
-    if run.config.labels.num_classes and not run.config.sample.labels:
+    if run.config.labels.dropout and not run.classifier and not run.config.sample.labels:
         run.configure(labels="none")
+    labels = set(run.chain().label(np.arange(1000)).tolist())
+    if len(labels) > 1:
+        raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
     flow = _FLOWS.get(run.config.sample.sampler, heun)()
-    schedule, label = build.noise_schedule(run.config), run.chain().label(np.zeros(1, int))
+    schedule, label = build.noise_schedule(run.config), jnp.array([*labels], jnp.int32)
     try:
         times = grids.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
     except ValueError as error:

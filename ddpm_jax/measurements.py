@@ -30,6 +30,7 @@ from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.parallel import replicated, split, to_host
 from ddpm_jax.progress import progress_bar
 
+_NUM_FRAMES = 50  # of the chain, for spectra
 _EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
 
 
@@ -115,8 +116,8 @@ def power_spectra(run, images, *, num_steps):
     clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
     with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
         indices = np.arange(min(images.num_images, 256))
-        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=50, progress=bar.update)
-    times = chain.frame_times(len(frames))
+        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update)
+    times = chain.frame_times(_NUM_FRAMES)
     denoiser = run.denoiser()
     label = chain.label(indices)
 

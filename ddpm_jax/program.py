@@ -101,9 +101,13 @@ def _parse(argv):
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
+        if "get_config" in str(error):
+            _fail("the configuration file defines no function get_config(); see configs/own_images.py")
         _fail(_unknown_key(argv, str(error)))
     except flags.Error as error:
         _fail(" ".join(str(error).split()))
+    except Exception as error:  # whatever a configuration file of one's own does
+        _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
     if len(rest) > 1:
         stray = rest[1]
         _fail(f"{stray!r} is not a flag" + (f"; write --{stray}" if "=" in stray else "; see --help"))

@@ -100,7 +100,7 @@ class Run:
 def _kinship(config):
     """What a denoiser and a classifier that guides it have in common, as a dict."""
     data, diffusion = config.data, config.diffusion
-    place = {"path": data.path} if data.source == "folder" else {}
+    place = {"path": str(Path(data.path).expanduser().resolve())} if data.source == "folder" else {}
     images = {key: data[key] for key in ("source", "name", "label", "image_size", "channels", "crop")}
     noise = {key: diffusion[key] for key in ("schedule", "num_timesteps", "beta_start", "beta_end")}
     return to_json(ConfigDict({"data": {**images, **place}, "diffusion": noise}))
@@ -124,6 +124,8 @@ def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None
       inpainting: `(image, known)` as for `repaint`, or None.
     """
     data, sampler = config.data, build.sampler(config)
+    if classifier and config.sample.labels == "none":
+        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
     return Chain(
         sampler if inpainting is None else lambda settings: repaint(sampler(settings), *inpainting),
         denoiser_of(config, model, classifier=classifier),

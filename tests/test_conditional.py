@@ -139,6 +139,16 @@ def test_a_folder_of_one_guidance_is_not_continued_with_another(places, tmp_path
         ("plain", ["--labels=all"], "--labels=all: this model knows no classes"),
         ("plain", ["--classifier_workdir={conditional}"], "{conditional} holds no classifier"),
         ("plain", ["--classifier_workdir={longer}"], "diffusion.num_timesteps is 8 there and 9 here"),
+        ("plain", ["--classifier_scale=3"], "--classifier_scale goes with --classifier_workdir=DIR"),
+        (
+            "conditional",
+            ["--labels=none", "--classifier_workdir={classifier}"],
+            "--labels=none leaves a classifier nothing",
+        ),
+        ("conditional", ["--guidance_scale=nan"], "guidance_scale must be 0 or a number above it, got nan"),
+        ("conditional", ["--guidance_scale=inf"], "guidance_scale must be 0 or a number above it, got inf"),
+        ("plain", ["--seed=99999999999999999999"], "--seed=99999999999999999999"),
+        ("told", ["--interpolate=a.png,b.png"], "cannot read the image a.png"),
         ("classifier", [], "{classifier} holds a classifier, which draws no images"),
     ],
 )

@@ -8,6 +8,7 @@ from tiny import run as run_program
 from tiny import save, tiny_config
 
 from ddpm_jax.editing import interpolate, read_mask, read_picture, spherical
+from ddpm_jax.errors import UserError
 from ddpm_jax.sampling import Run, sample_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -84,6 +85,17 @@ def test_the_program_fills_in_and_interpolates(workdir, pictures, tmp_path):
     )
 
 
+def test_an_interpolation_is_of_one_class(pictures, tmp_path, quick_compilation):
+    """Without it where the model was trained so, else it has to be chosen."""
+    ends = [pictures["a"], pictures["b"]]
+    told = save(tmp_path / "told", tiny_config(labels__num_classes=10), steps=(3,))
+    free = save(tmp_path / "free", tiny_config(labels__num_classes=10, labels__dropout=0.5), steps=(3,))
+    with pytest.raises(UserError, match=r"is of one class: choose it, as in --labels=7$"):
+        interpolate(Run(told), ends, tmp_path / "x.png", num_steps=2)
+    assert interpolate(Run(told).configure(labels="7"), ends, tmp_path / "x.png", num_steps=2).exists()
+    assert interpolate(Run(free), ends, tmp_path / "y.png", num_steps=2).exists()
+
+
 def picture(folder, size, name="other.png"):
     Image.fromarray(np.zeros(size, np.uint8)).save(folder / name)
     return folder / name
@@ -97,6 +109,7 @@ def picture(folder, size, name="other.png"):
         (["--inpaint={wide}", "--mask={mask}"], "the image {wide} is 9x8 and the model's images are 8x8"),
         (["--inpaint={a}", "--mask={black}"], "the mask {black} is black all over"),
         (["--inpaint=absent.png", "--mask={mask}"], "cannot read the image absent.png: No such file"),
+        (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate are two things"),
         (["--interpolate={a}"], "--interpolate takes two pictures"),
         (["--interpolate={a},{b}", "--num_images=1"], "--num_images of 2 or more"),
         (["--interpolate={a},{b}", "--out=x.npz"], "an interpolation is a row, .png, or a moving picture, .gif"),

@@ -31,12 +31,18 @@ def run(*command):
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
         (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
         (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
+        (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must lie from 0"),
+        (["train.py", "--config={tmp}/broken.py"], "cannot read the configuration file: SyntaxError: "),
+        (["train.py", "--config={tmp}/empty.py"], "defines no function get_config()"),
         (["sample.py", "--workdir=no_such_run"], "python train.py --workdir=no_such_run"),
         (["sample.py", "--workdir=tests", "--num_images=0"], "--num_images=0"),
         (["evaluate.py", "--workdir=no_such_run"], "there is no run in no_such_run"),
     ],
 )
 def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config(:")
+    (tmp_path / "empty.py").write_text("")
+    command = [argument.format(tmp=tmp_path) for argument in command]
     workdir = [] if any("workdir" in argument for argument in command) else [f"--workdir={tmp_path / 'run'}"]
     result = run(*command, *workdir)
     assert result.returncode == 1

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import random_state, save, tiny_config
 
 from ddpm_jax import sampling
-from ddpm_jax.chain import draw
+from ddpm_jax.chain import draw, pieces
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
@@ -45,6 +45,16 @@ def difference(left, right):
 def pngs(folder):
     """The images of a folder in the order of their names, `[N, H, W, 1]`."""
     return np.stack([np.asarray(Image.open(path))[..., None] for path in sorted(folder.glob("*.png"))])
+
+
+@pytest.mark.parametrize(("num_moves", "at_most", "lengths"), [
+    (1000, 50, [50] * 20), (20, 50, [20]), (20, 8, [5] * 4), (997, 50, [50] * 19 + [47]), (7, 3, [3, 3, 1]),
+])  # fmt: skip
+def test_pieces_are_of_one_length_but_perhaps_the_last(num_moves, at_most, lengths):
+    moves = (np.arange(num_moves), np.arange(num_moves) ** 2)
+    cut = list(pieces(moves, at_most=at_most))
+    assert [len(index) for index, _ in cut] == lengths
+    np.testing.assert_array_equal(np.concatenate([square for _, square in cut]), moves[1])
 
 
 def test_images_differ(images):
