@@ -7,14 +7,12 @@ random moments (the times after its start are drawn from the seed and printed) a
 parameters, averages, optimiser state and log are compared with those of a run that was left alone.
 """
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import _root  # noqa: F401
@@ -22,7 +20,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax import build, logging, program
+from ddpm_jax.checkpoint import Checkpoints, stored_config
+from ddpm_jax.config import from_json
+from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.training import initial, state_shapes
 
 KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
@@ -66,14 +68,14 @@ def finish(process):
 
 def record(workdir):
     """Everything that has to be equal: the state's arrays and the log without its speeds."""
-    import orbax.checkpoint as ocp
-
-    newest = max((Path(workdir) / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of shardings, which do not matter to the numbers
-        state = ocp.PyTreeCheckpointer().restore(newest / "state")
-    lines = [json.loads(line) for line in (Path(workdir) / "log.jsonl").read_text().splitlines()]
-    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in lines]
+    config = from_json(stored_config(workdir))
+    model = build.network(config)
+    init = initial(config, model, build.recipe(config, model, num_images=1))
+    whole = replicated(device_mesh())
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_shapes(init))
+    with Checkpoints(workdir) as checkpoints:
+        state = checkpoints.restore(target)
+    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read(workdir)]
 
 
 def same(left, right):

@@ -3,7 +3,7 @@
 Read in this order: `schedule.py` (how much noise), `gaussian.py` (the forward process and its posterior),
 `prediction.py` (what a network says), `guidance.py` (what may be made of that), `losses.py` (what it learns from),
 `samplers/` (the way back), `models/` (the network), `step.py` (the train step). The jobs are `training.py`,
-`sampling.py`, `editing.py` and `evaluation.py`; `build.py` makes objects of a configuration.
+`sampling.py`, `editing.py` and `evaluation.py`; `build/` makes objects of a configuration.
 """
 
 from ddpm_jax import bayes, grids, oracles, times

@@ -66,15 +66,7 @@ def train(config, workdir):
         )
         draws = config.task == "denoise" and config.log.preview_every
         preview = Previews(config, model, log, mesh) if draws else None
-        stream = batches(
-            source,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            start_step=start,
-            num_workers=config.data.num_workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        stream = _stream(config, source, start)
         explained = _explained(config, checkpoints, len(source))
         with log, contextlib.closing(stream), explained, _interruption() as stop_asked:
             for step in range(start + 1, config.train.num_steps + 1):
@@ -94,6 +86,19 @@ def train(config, workdir):
                     preview(state)
         checkpoints.wait()
     return state
+
+
+def _stream(config, source, start):
+    """This process's part of the batches from a step on."""
+    return batches(
+        source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        start_step=start,
+        num_workers=config.data.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def initial(config, model, recipe):
