@@ -19,20 +19,20 @@ NETWORK = {
     "time_embed.2": "embedding.dense_1",
     "label_emb": "embedding.label",
     "input_blocks.0.0": "encoder.conv_in",
-    "out.0": "norm_out.norm",
+    "out.0": "norm_out",
     "out.2": "conv_out",
     "out.2.qkv_proj": ("pool.query", "pool.key", "pool.value"),
     "out.2.c_proj": "pool.out",
 }
 RES_BLOCK = {
-    "in_layers.0": "norm_0.norm",
+    "in_layers.0": "norm_0",
     "in_layers.2": "conv_0",
     "emb_layers.1": "emb",
-    "out_layers.0": "norm_1.norm",
+    "out_layers.0": "norm_1",
     "out_layers.3": "conv_1",
     "skip_connection": "shortcut",
 }
-ATTENTION = {"norm": "norm.norm", "qkv": ("query", "key", "value"), "proj_out": "out"}
+ATTENTION = {"norm": "norm", "qkv": ("query", "key", "value"), "proj_out": "out"}
 DOWNSAMPLE = {"op": "conv"}
 UPSAMPLE = {"conv": "conv"}
 

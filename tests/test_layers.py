@@ -2,21 +2,22 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import equations, flat, ho, inputs, random_params
 
-from ddpm_jax.models import UNet
+from ddpm_jax.models import Architecture, UNet
 from ddpm_jax.models.layers import (
     Attention,
     Downsample,
     Embedding,
-    Norm,
     ResBlock,
     Upsample,
     downsample_mean,
+    group_norm,
     timestep_embedding,
     upsample_nearest,
 )
@@ -49,8 +50,8 @@ def conv(params, x, *, stride=1, padding=(1, 1)):
     return sum(taps) + params["bias"]
 
 
-def group_norm(params, x, *, groups=8, epsilon=1e-6):
-    shape, scale, bias = x.shape, params["norm"]["scale"], params["norm"]["bias"]
+def exact_group_norm(params, x, *, groups=8, epsilon=1e-6):
+    shape, scale, bias = x.shape, params["scale"], params["bias"]
     x = np.float64(x).reshape(shape[0], -1, groups, shape[-1] // groups)
     x = (x - x.mean((1, 3), keepdims=True)) / np.sqrt(x.var((1, 3), keepdims=True) + epsilon)
     return x.reshape(shape) * scale + bias
@@ -108,25 +109,35 @@ def test_upsample_convolves_the_doubled_image():
     np.testing.assert_allclose(out, conv(params["conv"], x.repeat(2, 1).repeat(2, 2)), **CLOSE)
 
 
+class Norm(nn.Module):
+    """The norm alone."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, x):
+        return group_norm(self.arch, "norm")(x)
+
+
 @pytest.mark.parametrize("options", [{}, {"norm_groups": 32}, {"norm_epsilon": 0.5}])
 def test_the_norm_is_group_norm(options):
     x = 0.1 * normal(2, 3, 4, 64)
     out, params = run(Norm(ho(**options)), x)
     groups, epsilon = options.get("norm_groups", 8), options.get("norm_epsilon", 1e-6)
-    np.testing.assert_allclose(out, group_norm(params, x, groups=groups, epsilon=epsilon), **CLOSE)
+    np.testing.assert_allclose(out, exact_group_norm(params["norm"], x, groups=groups, epsilon=epsilon), **CLOSE)
 
 
 def test_the_norm_survives_a_large_mean():
     x = 3000 + normal(2, 4, 4, 64)
     out, params = run(Norm(ho()), x)
-    np.testing.assert_allclose(out, group_norm(params, x), atol=3e-3)
+    np.testing.assert_allclose(out, exact_group_norm(params["norm"], x), atol=3e-3)
 
 
 def test_in_bfloat16_only_the_result_of_the_norm_is_rounded():
     x = (64 + 4 * normal(2, 4, 4, 64)).astype(jnp.bfloat16)
     out, params = run(Norm(ho(dtype="bfloat16")), x)
     assert out.dtype == jnp.bfloat16
-    exact = group_norm(params, x.astype(np.float32))
+    exact = exact_group_norm(params["norm"], x.astype(np.float32))
     np.testing.assert_allclose(out.astype(np.float32), exact, rtol=2**-8, atol=1e-4)
 
 
@@ -135,7 +146,7 @@ def test_attention_is_softmax_attention_over_all_pixels_and_a_shortcut(options):
     x = normal(2, 3, 4, 64)
     out, params = run(Attention(ho(**options)), x)
     heads = options.get("num_heads", 2)
-    h = group_norm(params["norm"], x).reshape(2, 12, 64)
+    h = exact_group_norm(params["norm"], x).reshape(2, 12, 64)
     query, key, value = (linear(params[name], h).reshape(2, 12, heads, -1) for name in ("query", "key", "value"))
     logits = np.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(64 / heads)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -170,12 +181,12 @@ def test_a_residual_block_is_its_formula(scale_shift_norm, width, name):
     resample, expected_resample = RESAMPLINGS[name]
     x, emb = normal(2, 4, 6, 32), normal(2, 128)
     out, p = run(ResBlock(ho(scale_shift_norm=scale_shift_norm), width, resample), x, emb, False)
-    h = conv(p["conv_0"], expected_resample(silu(group_norm(p["norm_0"], x))))
+    h = conv(p["conv_0"], expected_resample(silu(exact_group_norm(p["norm_0"], x))))
     shift = linear(p["emb"], silu(np.float64(emb)))[:, None, None]
     if scale_shift_norm:
-        h = group_norm(p["norm_1"], h) * (1 + shift[..., :width]) + shift[..., width:]
+        h = exact_group_norm(p["norm_1"], h) * (1 + shift[..., :width]) + shift[..., width:]
     else:
-        h = group_norm(p["norm_1"], h + shift)
+        h = exact_group_norm(p["norm_1"], h + shift)
     shortcut = expected_resample(x)
     if width != 32:
         shortcut = linear(p["shortcut"], shortcut)

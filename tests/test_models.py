@@ -85,7 +85,7 @@ def test_skips_are_the_first_convolution_then_every_block_and_resampling():
 def test_the_decoder_takes_the_skips_in_reverse():
     """Widths of what each block's first norm sees: what comes from below plus the skip taken."""
     tree = flat(shapes(UNet(ho(channel_mult=(1, 2, 3), num_res_blocks=2)), *inputs()))
-    widths = lambda level: [tree[f"decoder.level_{level}_block_{i}.norm_0.norm.scale"].shape[0] for i in range(3)]
+    widths = lambda level: [tree[f"decoder.level_{level}_block_{i}.norm_0.scale"].shape[0] for i in range(3)]
     assert widths(2) == [96 + 96, 96 + 96, 96 + 64]
     assert widths(1) == [96 + 64, 64 + 64, 64 + 32]
     assert widths(0) == [64 + 32, 32 + 32, 32 + 32]

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.models.layers import Architecture, Embedding, Norm, dense, zero_init
+from ddpm_jax.models.layers import Architecture, Embedding, dense, group_norm, zero_init
 from ddpm_jax.models.unet import Encoder, Middle
 
 
@@ -70,5 +70,5 @@ class Classifier(nn.Module):
         emb = Embedding(arch, name="embedding")(index)
         skips = Encoder(arch, name="encoder")(x, emb, train)
         h = Middle(arch, name="middle")(skips[-1], emb, train)
-        h = nn.silu(Norm(arch, name="norm_out")(h))
+        h = nn.silu(group_norm(arch, "norm_out")(h))
         return AttentionPool(arch, self.num_classes, name="pool")(h)

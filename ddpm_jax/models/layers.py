@@ -109,17 +109,12 @@ def dense(channels, arch, name, **options):
     return nn.Dense(channels, **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
 
 
-class Norm(nn.Module):
-    """GroupNorm computed in float32, whatever comes in; the result has the architecture's dtype."""
-
-    arch: Architecture
-
-    @nn.compact
-    def __call__(self, x):
-        """Normalises x `[B, ..., C]` over each group of channels and all pixels."""
-        groups, epsilon = self.arch.norm_groups, self.arch.norm_epsilon
-        norm = nn.GroupNorm(groups, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        return norm(x.astype(jnp.float32)).astype(self.arch.dtype)
+def group_norm(arch, name):
+    """A function of x `[B, ..., C]`: GroupNorm computed in float32, whatever comes in; the result has arch's dtype."""
+    norm = nn.GroupNorm(
+        arch.norm_groups, epsilon=arch.norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
+    )
+    return lambda x: norm(x.astype(jnp.float32)).astype(arch.dtype)
 
 
 class Embedding(nn.Module):
@@ -163,12 +158,12 @@ class ResBlock(nn.Module):
     def __call__(self, x, emb, train):
         """Maps x `[B, H, W, C]` and emb `[B, E]` to `[B, H', W', out_channels]`; dropout only when `train`."""
         arch, width = self.arch, self.out_channels
-        h = nn.silu(Norm(arch, name="norm_0")(x))
+        h = nn.silu(group_norm(arch, "norm_0")(x))
         if self.resample:
             h, x = self.resample(h), self.resample(x)
         h = conv3x3(width, arch, "conv_0")(h)
         emb = dense(2 * width if arch.scale_shift_norm else width, arch, "emb")(nn.silu(emb))[:, None, None, :]
-        norm = Norm(arch, name="norm_1")
+        norm = group_norm(arch, "norm_1")
         if arch.scale_shift_norm:
             scale, shift = jnp.split(emb, 2, axis=-1)
             h = norm(h) * (1 + scale) + shift
@@ -191,7 +186,7 @@ class Attention(nn.Module):
         """Maps x `[B, H, W, C]` to the same shape."""
         arch, (batch, height, width, channels) = self.arch, x.shape
         num_heads = arch.heads(channels)
-        h = Norm(arch, name="norm")(x).reshape(batch, height * width, channels)
+        h = group_norm(arch, "norm")(x).reshape(batch, height * width, channels)
         heads = (batch, height * width, num_heads, channels // num_heads)
         query, key, value = (dense(channels, arch, name)(h).reshape(heads) for name in ("query", "key", "value"))
         h = jax.nn.dot_product_attention(query, key, value)

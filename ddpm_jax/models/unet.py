@@ -13,11 +13,11 @@ from ddpm_jax.models.layers import (
     Attention,
     Downsample,
     Embedding,
-    Norm,
     ResBlock,
     Upsample,
     conv3x3,
     downsample_mean,
+    group_norm,
     upsample_nearest,
     zero_init,
 )
@@ -140,7 +140,7 @@ class UNet(nn.Module):
         skips = Encoder(arch, name="encoder")(x.astype(arch.dtype), emb, train)
         h = Middle(arch, name="middle")(skips[-1], emb, train)
         h = Decoder(arch, name="decoder")(h, skips, emb, train)
-        h = nn.silu(Norm(arch, name="norm_out")(h)).astype(jnp.float32)
+        h = nn.silu(group_norm(arch, "norm_out")(h)).astype(jnp.float32)
         return nn.Conv(self.out_channels, (3, 3), kernel_init=zero_init, name="conv_out")(h)
 
 
