@@ -25,6 +25,7 @@ def get_config():
     data.crop = ()  # (left, top, right, bottom) box cut out before resizing; () for the largest centred square
     data.random_flip = True  # mirror images left to right at random while training
     data.skip_unreadable = False  # pass over files that cannot be read, naming each, instead of stopping
+    data.on_device = False  # read the whole data set at the start and keep it on every device; for small ones
     data.num_workers = 0  # processes that decode images; 0 decodes in a thread of the trainer
 
     config.labels = labels = ConfigDict()

@@ -17,4 +17,5 @@ def get_config():
     config.name = "cifar10"
     config.data.source = "tfds"
     config.data.name = "cifar10"
+    config.data.on_device = True
     return config

@@ -16,6 +16,7 @@ def get_config():
     config.name = "cifar10_improved"
     config.data.source = "tfds"
     config.data.name = "cifar10"
+    config.data.on_device = True
     config.data.random_flip = False
     config.diffusion.schedule = "cosine"
     config.diffusion.num_timesteps = 4000

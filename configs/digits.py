@@ -16,6 +16,7 @@ def get_config():
     config.data.image_size = 8
     config.data.channels = 1
     config.data.random_flip = False
+    config.data.on_device = True
     config.model.channels = 32
     config.model.channel_mult = (1, 2)
     config.model.num_res_blocks = 1

@@ -16,6 +16,7 @@ def get_config():
     config = cifar10_improved.get_config()
     config.name = "imagenet64"
     config.data.name = "imagenet_resized/64x64"
+    config.data.on_device = False
     config.data.image_size = 64
     config.model.channel_mult = (1, 2, 3, 4)
     config.model.dropout = 0.0

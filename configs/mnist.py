@@ -17,6 +17,7 @@ def get_config():
     config.data.name = "mnist"
     config.data.channels = 1
     config.data.random_flip = False
+    config.data.on_device = True
     config.model.channels = 64
     config.model.channel_mult = (1, 2, 2)
     config.model.attention_resolutions = (8,)

@@ -13,7 +13,7 @@ from ddpm_jax.errors import UserError
 # What a checkpoint's meaning depends on. The rest (learning rate, number of steps, logging) may change between two
 # starts; where the data lies and how it is read may too.
 _FIXED = ("task", "seed", "data", "labels", "diffusion", "model", "posterior.weights", "loss.times")
-_FREE = ("data.path", "data.num_workers", "data.skip_unreadable")
+_FREE = ("data.path", "data.on_device", "data.num_workers", "data.skip_unreadable")
 
 # At least 1.
 _COUNTS = [

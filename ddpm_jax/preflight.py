@@ -102,6 +102,7 @@ def table(config, plan):
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
         f"in all           {needed / gib:9.3f} GiB" + (f" of {plan.memory / gib:.0f}" if plan.memory else ""),
+        *(["data set         whole on each device besides"] if config.data.on_device else []),
         f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP a step and device (by XLA)",
     ]
     if plan.memory and needed > plan.memory:

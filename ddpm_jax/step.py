@@ -141,3 +141,13 @@ def train_step(recipe, state, batch):
     metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
     state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
     return state, metrics
+
+
+def gathering(step):
+    """A train step whose batch is a data set, leaves `[N, ...]`, and indices `[B]` into it, gathered on the device."""
+
+    def gathered(state, batch):
+        data, index = batch
+        return step(state, jax.tree.map(lambda leaf: leaf[index], data))
+
+    return gathered

@@ -17,14 +17,15 @@ from jax.experimental import multihost_utils
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints, saved_steps, stored_config
 from ddpm_jax.config import check_ranges, check_resumable
-from ddpm_jax.data.pipeline import batch_indices, batches
+from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
+from ddpm_jax.feed import feed
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
-from ddpm_jax.parallel import check_divides, device_mesh, global_batch, replicated, sharded, split
+from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.sampling import chain_of
 from ddpm_jax.state import initial_state
-from ddpm_jax.step import train_step
+from ddpm_jax.step import gathering, train_step
 
 _PREVIEW_SEED = 0
 _norm = jax.jit(optax.tree.norm)
@@ -53,7 +54,7 @@ def train(config, workdir):
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
     _check_same_run(config, workdir)
     init = initial(config, model, recipe)
-    step_fn = compiled_step(recipe, mesh, state_shapes(init))
+    step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
     with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start = int(state.step)
@@ -66,11 +67,10 @@ def train(config, workdir):
         )
         draws = config.task == "denoise" and config.log.preview_every
         preview = Previews(config, model, log, mesh) if draws else None
-        stream = _stream(config, source, start)
-        explained = _explained(config, checkpoints, len(source))
-        with log, contextlib.closing(stream), explained, _interruption() as stop_asked:
+        fed, explained = feed(config, source, mesh, start_step=start), _explained(config, checkpoints, len(source))
+        with log, fed as stream, explained, _interruption() as stop_asked:
             for step in range(start + 1, config.train.num_steps + 1):
-                state, metrics = step_fn(state, global_batch(mesh, next(stream)))
+                state, metrics = step_fn(state, next(stream))
                 log.add(step, metrics)
                 interrupted = stop_asked(step)
                 last = step == config.train.num_steps or interrupted
@@ -88,19 +88,6 @@ def train(config, workdir):
     return state
 
 
-def _stream(config, source, start):
-    """This process's part of the batches from a step on."""
-    return batches(
-        source,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        start_step=start,
-        num_workers=config.data.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
 def initial(config, model, recipe):
     """A function from the root key to the `TrainState` at step 0."""
     params = build.initial_params(config, model)
@@ -112,11 +99,16 @@ def state_shapes(init):
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def compiled_step(recipe, mesh, shapes):
-    """The train step jit-compiled for a mesh and a state of these shapes: state donated, batch cut along the mesh."""
-    state, whole = sharded(mesh, shapes), replicated(mesh)
+def compiled_step(recipe, mesh, shapes, *, gathers=False):
+    """The train step jit-compiled for a mesh and a state of these shapes: state donated, batch cut along the mesh.
+
+    With `gathers` a batch is the whole data set and indices into it.
+    """
+    state, whole, batch = sharded(mesh, shapes), replicated(mesh), split(mesh)
     step = partial(train_step, recipe)
-    return jax.jit(step, in_shardings=(state, split(mesh)), out_shardings=(state, whole), donate_argnums=0)
+    if gathers:
+        step, batch = gathering(step), (whole, batch)
+    return jax.jit(step, in_shardings=(state, batch), out_shardings=(state, whole), donate_argnums=0)
 
 
 class Previews:

@@ -30,7 +30,7 @@ ROWS = [row.split() for row in (
     "step checkpoint logging",
     "build",
     "sampling",
-    "measurements editing",
+    "measurements editing feed",
     "training evaluation",
     "preflight",
 )]  # fmt: skip

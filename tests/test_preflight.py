@@ -81,5 +81,8 @@ def test_the_programs_lower_for_other_machines(platform):
     }
     step = training.compiled_step(recipe, mesh, shapes)
     assert step.trace(shapes, batch).lower(lowering_platforms=(platform,)).as_text()
+    kept = (batch, jax.ShapeDtypeStruct((8,), np.int32))
+    step = training.compiled_step(recipe, mesh, shapes, gathers=True)
+    assert step.trace(shapes, kept).lower(lowering_platforms=(platform,)).as_text()
     chain = chain_of(config, model, num_steps=4, mesh=mesh)
     assert chain.lower(shapes.params, batch_size=8, platform=platform).as_text()

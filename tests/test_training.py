@@ -226,6 +226,18 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
             np.testing.assert_allclose(other_leaf, leaf, rtol=1e-4, atol=1e-5 * np.max(np.abs(leaf)))
 
 
+def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
+    """Twenty steps by the checkpoints of three meshes, one of them cut: the losses are those of one mesh."""
+    settings = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 100}
+    training.train(tiny_config(**settings, train__num_steps=20), tmp_path / "eight")
+    for count, fsdp, num_steps in ((8, 1, 6), (1, 1, 13), (4, 4, 20)):
+        monkeypatch.setattr(training, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
+        training.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
+    losses = lambda workdir: [line["loss"] for line in logging.read(workdir)]
+    assert len(losses(tmp_path / "moved")) == 20
+    np.testing.assert_allclose(losses(tmp_path / "moved"), losses(tmp_path / "eight"), rtol=1e-5)
+
+
 def test_a_cut_state_takes_its_share_of_the_bytes(tmp_path):
     """Of every leaf but those that have no axis of four; and the run is one, on disk too."""
     config = tiny_config(mesh__fsdp=4, train__num_steps=2, checkpoint__every=1)

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import pickle
@@ -8,6 +9,7 @@ from data.pictures import encoded, gradient
 from PIL import Image
 
 from ddpm_jax.data.folder import ImageFolder
+from ddpm_jax.data.pipeline import batches
 from ddpm_jax.errors import UserError
 
 
@@ -168,6 +170,29 @@ def test_skipping_takes_the_next_readable_image_and_warns_once(tmp_path, caplog)
     assert len(caplog.messages) == 4
     for name, message in zip(sorted(DAMAGED), sorted(caplog.messages), strict=True):
         assert f"{tmp_path}/{name}: " in message
+
+
+def test_a_folder_of_every_oddity_is_read_to_its_end(tmp_path):
+    """What loads is right, what does not is passed over, whatever the file is called; nothing hangs."""
+    red, deep = Image.new("RGB", (4, 4), (255, 0, 0)), np.full((4, 4), 257 * 60, np.uint16)
+    odd = {
+        "a 16 bit.png": encoded(deep),
+        "b palette.png": encoded(red.quantize(4)),
+        "c animated.gif": encoded(red, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4))]),
+        "d cmyk.jpg": encoded(red.convert("CMYK"), "JPEG", quality=100),
+        "ü 猫 \N{GRINNING FACE}.png": flat(90),
+    }
+    fill(tmp_path, DAMAGED | odd)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    source = ImageFolder(tmp_path, size=4, crop=(0, 0, 4, 4), skip_unreadable=True)
+    assert len(source) == len(DAMAGED | odd)
+    with contextlib.closing(batches(source, batch_size=len(source), seed=0)) as stream:
+        assert next(stream)["image"].shape == (9, 4, 4, 3)
+    pixels = {path: source[i]["image"][0, 0] for i, path in enumerate(source.paths) if path in odd}
+    expected = {"a": (60, 60, 60), "b": (255, 0, 0), "c": (255, 0, 0), "d": (254, 0, 0), "ü": (90, 90, 90)}
+    for path, pixel in pixels.items():
+        np.testing.assert_allclose(pixel.astype(int), expected[path[0]], atol=2, err_msg=path)
+    assert source.num_skipped == len(DAMAGED)
 
 
 def test_skipped_image_brings_its_substitutes_label(tmp_path):

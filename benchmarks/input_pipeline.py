@@ -1,0 +1,104 @@
+"""Does the input keep up? Images a second for CelebA-like JPEGs, and how long a training step waits for them.
+
+  python benchmarks/input_pipeline.py
+  python benchmarks/input_pipeline.py --workers=0,4,8 --batch_size=256
+
+Writes crops of scikit-learn's two photographs as JPEGs of CelebA's size (178x218, about 8 kB) into a temporary folder,
+reads them through `configs/celeba.py`'s crop and scaling by so many worker processes, first as fast as they come, then
+fed to real train steps. On a CPU the steps are of a quarter of the width and 16 images.
+"""
+
+import itertools
+import tempfile
+import time
+from pathlib import Path
+
+import _root  # noqa: F401
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from configs import celeba
+from ddpm_jax import build, program
+from ddpm_jax.feed import feed
+from ddpm_jax.parallel import device_mesh, sharded
+from ddpm_jax.training import compiled_step, initial, state_shapes
+
+WORKERS = flags.DEFINE_list("workers", "0,1,2", "Worker processes to try.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a batch, where they are only read.", lower_bound=1)
+NUM_FILES = flags.DEFINE_integer("num_files", 2000, "JPEGs to write.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 8.0, "Length of each measurement.")
+
+
+def write_jpegs(folder):
+    """Random crops of two photographs; prints their mean size."""
+    rng, photographs = np.random.default_rng(0), load_sample_images().images
+    for i in range(NUM_FILES.value):
+        photograph = photographs[i % 2]
+        top, left = rng.integers(0, np.array(photograph.shape[:2]) - (218, 178))
+        Image.fromarray(photograph[top : top + 218, left : left + 178]).save(Path(folder, f"{i:06}.jpg"), quality=75)
+    kilobytes = sum(path.stat().st_size for path in Path(folder).iterdir()) / NUM_FILES.value / 1000
+    print(f"{NUM_FILES.value:,} JPEGs of 178x218, {kilobytes:.1f} kB on average", flush=True)
+
+
+def configuration(folder, *, workers, batch_size):
+    """CelebA's, of the folder."""
+    config = celeba.get_config()
+    config.data.source, config.data.path, config.data.num_workers = "folder", str(folder), workers
+    config.train.batch_size = batch_size
+    if jax.default_backend() == "cpu":
+        config.model.channels = 32
+    return config
+
+
+def images_per_second(config, mesh):
+    """As fast as batches come to the devices."""
+    with feed(config, build.source(config), mesh, start_step=0) as stream:
+        jax.block_until_ready(list(itertools.islice(stream, 8)))  # workers have started, buffers are full
+        begin, count = time.perf_counter(), 0
+        while time.perf_counter() - begin < SECONDS.value:
+            jax.block_until_ready(next(stream))
+            count += 1
+        return count * config.train.batch_size / (time.perf_counter() - begin)
+
+
+def waiting(config, mesh):
+    """Seconds of a train step, and the share of it that passes before its batch is there."""
+    source, model = build.source(config), build.network(config)
+    recipe = build.recipe(config, model, num_images=len(source))
+    init = initial(config, model, recipe)
+    shapes = state_shapes(init)
+    state = jax.jit(init, out_shardings=sharded(mesh, shapes))(jax.random.key(0))
+    step = compiled_step(recipe, mesh, shapes)
+    with feed(config, source, mesh, start_step=0) as stream:
+        for _ in range(2):
+            state, _ = jax.block_until_ready(step(state, next(stream)))
+        begin, waited, count = time.perf_counter(), 0.0, 0
+        while time.perf_counter() - begin < SECONDS.value or count < 4:
+            asked = time.perf_counter()
+            batch = next(stream)
+            waited += time.perf_counter() - asked
+            state, _ = jax.block_until_ready(step(state, batch))
+            count += 1
+        total = time.perf_counter() - begin
+    return total / count, waited / total
+
+
+def main():
+    """Prints a line for each number of workers."""
+    mesh, small = device_mesh(), jax.default_backend() == "cpu"
+    print(f"{mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_jpegs(folder)
+        print("workers   images/s   step (ms)   waiting for data")
+        for workers in map(int, WORKERS.value):
+            rate = images_per_second(configuration(folder, workers=workers, batch_size=BATCH_SIZE.value), mesh)
+            batch_size = 16 if small else BATCH_SIZE.value
+            seconds, share = waiting(configuration(folder, workers=workers, batch_size=batch_size), mesh)
+            print(f"{workers:>7}{rate:>11,.0f}{1000 * seconds:>12,.0f}{share:>19.2%}", flush=True)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,52 @@
+"""What the train step is fed: the same images in the same order, read as needed or kept on the devices."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from tiny import same, tiny_config
+
+from ddpm_jax import build, feed, training
+from ddpm_jax.errors import UserError
+from ddpm_jax.parallel import device_mesh
+from ddpm_jax.step import gathering
+
+
+def first_batches(count, *, on_device, start_step=0):
+    config = tiny_config(data__on_device=on_device, train__batch_size=16, seed=3)
+    with feed.feed(config, build.source(config), device_mesh(), start_step=start_step) as stream:
+        return list(itertools.islice(stream, count))
+
+
+@pytest.mark.parametrize("start_step", [0, 79])
+def test_indices_into_the_data_set_name_the_images_that_are_read(start_step):
+    """From the start, and over the end of an epoch of 81 batches."""
+    read = first_batches(4, on_device=False, start_step=start_step)
+    pick = gathering(lambda state, batch: (state, batch))
+    for batch, named in zip(read, first_batches(4, on_device=True, start_step=start_step), strict=True):
+        assert same(pick(None, named)[1], batch)
+
+
+def test_the_data_set_is_whole_on_each_device_and_the_indices_are_cut():
+    ((data, index),) = first_batches(1, on_device=True)
+    assert data["image"].shape == (1297, 8, 8, 1)
+    assert data["image"].dtype == np.uint8
+    assert data["image"].sharding.is_fully_replicated
+    assert len(index.addressable_shards) == len(jax.devices())
+    assert index.addressable_shards[0].data.shape == (16 // len(jax.devices()),)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_may_change_between_the_two(tmp_path):
+    whole = training.train(tiny_config(data__on_device=False, data__random_flip=True), tmp_path / "read")
+    for on_device, num_steps in ((True, 3), (False, 5), (True, 8)):
+        config = tiny_config(data__on_device=on_device, data__random_flip=True, train__num_steps=num_steps)
+        state = training.train(config, tmp_path / "both")
+    assert same(state, whole)
+
+
+def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr(feed, "_MOST_BYTES", 1000)
+    with pytest.raises(UserError, match=r"1,297 images take .* --config.data.on_device=False"):
+        first_batches(1, on_device=True)
