@@ -8,6 +8,7 @@ reads them through `configs/celeba.py`'s crop and scaling by so many worker proc
 fed to real train steps. On a CPU the steps are of a quarter of the width and 16 images.
 """
 
+import contextlib
 import itertools
 import tempfile
 import time
@@ -22,8 +23,8 @@ from sklearn.datasets import load_sample_images
 
 from configs import celeba
 from ddpm_jax import build, program
-from ddpm_jax.feed import feed
-from ddpm_jax.parallel import device_mesh, sharded
+from ddpm_jax.data.pipeline import batches
+from ddpm_jax.parallel import device_mesh, global_batch, sharded
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
 WORKERS = flags.DEFINE_list("workers", "0,1,2", "Worker processes to try.")
@@ -53,34 +54,41 @@ def configuration(folder, *, workers, batch_size):
     return config
 
 
-def images_per_second(config, mesh):
-    """As fast as batches come to the devices."""
-    with feed(config, build.source(config), mesh, start_step=0) as stream:
-        jax.block_until_ready(list(itertools.islice(stream, 8)))  # workers have started, buffers are full
+def read(config, source):
+    """The host's batches, ended by `contextlib.closing`."""
+    return contextlib.closing(
+        batches(source, batch_size=config.train.batch_size, seed=0, num_workers=config.data.num_workers)
+    )
+
+
+def images_per_second(config):
+    """As fast as batches come."""
+    with read(config, build.source(config)) as stream:
+        list(itertools.islice(stream, 8))  # workers have started, buffers are full
         begin, count = time.perf_counter(), 0
         while time.perf_counter() - begin < SECONDS.value:
-            jax.block_until_ready(next(stream))
+            next(stream)
             count += 1
         return count * config.train.batch_size / (time.perf_counter() - begin)
 
 
 def waiting(config, mesh):
-    """Seconds of a train step, and the share of it that passes before its batch is there."""
+    """Seconds of a train step, and the share of it that passes before the host has its batch."""
     source, model = build.source(config), build.network(config)
     recipe = build.recipe(config, model, num_images=len(source))
     init = initial(config, model, recipe)
     shapes = state_shapes(init)
     state = jax.jit(init, out_shardings=sharded(mesh, shapes))(jax.random.key(0))
     step = compiled_step(recipe, mesh, shapes)
-    with feed(config, source, mesh, start_step=0) as stream:
+    with read(config, source) as stream:
         for _ in range(2):
-            state, _ = jax.block_until_ready(step(state, next(stream)))
+            state, _ = jax.block_until_ready(step(state, global_batch(mesh, next(stream))))
         begin, waited, count = time.perf_counter(), 0.0, 0
         while time.perf_counter() - begin < SECONDS.value or count < 4:
             asked = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - asked
-            state, _ = jax.block_until_ready(step(state, batch))
+            state, _ = jax.block_until_ready(step(state, global_batch(mesh, batch)))
             count += 1
         total = time.perf_counter() - begin
     return total / count, waited / total
@@ -94,7 +102,7 @@ def main():
         write_jpegs(folder)
         print("workers   images/s   step (ms)   waiting for data")
         for workers in map(int, WORKERS.value):
-            rate = images_per_second(configuration(folder, workers=workers, batch_size=BATCH_SIZE.value), mesh)
+            rate = images_per_second(configuration(folder, workers=workers, batch_size=BATCH_SIZE.value))
             batch_size = 16 if small else BATCH_SIZE.value
             seconds, share = waiting(configuration(folder, workers=workers, batch_size=batch_size), mesh)
             print(f"{workers:>7}{rate:>11,.0f}{1000 * seconds:>12,.0f}{share:>19.2%}", flush=True)

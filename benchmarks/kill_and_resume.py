@@ -1,6 +1,7 @@
 """Is a run that is killed at random moments the run that never was? Bit for bit, on CPU devices.
 
   python benchmarks/kill_and_resume.py
+  python benchmarks/kill_and_resume.py --kills=40 --seed=1
 
 For 1 and for 8 virtual devices, with 0 and with 2 data workers: a small run of the digits is killed with SIGKILL at
 random moments (the times after its start are drawn from the seed and printed) and started again until it ends; then its
@@ -36,6 +37,7 @@ SMALL = {
     "model.attention_resolutions": (),
     "model.dropout": 0.1,
     "data.random_flip": True,
+    "data.on_device": False,
     "diffusion.num_timesteps": 20,
     "train.batch_size": 16,
     "train.num_steps": 400,

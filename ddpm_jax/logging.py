@@ -170,7 +170,8 @@ class RunLog:
             yield
         except OSError as error:
             raise UserError(
-                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space and start again"
+                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space, and the same "
+                "command goes on from the last good checkpoint"
             ) from error
 
     def _show(self, line):
