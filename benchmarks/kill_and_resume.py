@@ -97,6 +97,7 @@ def main():
     """Prints a line for each kill and each setting."""
     rng, settings = np.random.default_rng(SEED.value), [(1, 0), (8, 0), (1, 2), (8, 2)]
     moments = rng.uniform(4, 14, KILLS.value)
+    print(f"seed {SEED.value}: {KILLS.value} kills", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for number, (devices, workers) in enumerate(settings):
             whole, killed = Path(folder) / f"whole{number}", Path(folder) / f"killed{number}"
