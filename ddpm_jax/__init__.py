@@ -62,6 +62,7 @@ from ddpm_jax.samplers import (
     ancestral,
     annealed_langevin,
     ddim,
+    ddim_inverse,
     dpm_solver_pp_2m,
     euler_maruyama,
     heun,

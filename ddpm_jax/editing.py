@@ -16,9 +16,10 @@ from ddpm_jax import build, grids
 from ddpm_jax.data.transforms import UnreadableImageError, decode
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8
-from ddpm_jax.samplers import ddim, dpm_solver_pp_2m, heun, sample
+from ddpm_jax.samplers import ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 
-_FLOWS = {"ddim": ddim, "heun": heun, "dpm_solver_pp_2m": dpm_solver_pp_2m}
+# Ways up to the encoding and down again.
+_FLOWS = {"ddim": (ddim_inverse, ddim), "heun": (heun, heun), "dpm_solver_pp_2m": (dpm_solver_pp_2m, dpm_solver_pp_2m)}
 
 
 def read_picture(path, shape, *, what="image"):
@@ -99,7 +100,7 @@ def interpolate(run, paths, out, *, num_images=9, num_steps=0):
     labels = set(run.chain().label(np.arange(1000)).tolist())
     if len(labels) > 1:
         raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
-    flow = _FLOWS.get(run.config.sample.sampler, heun)()
+    encode, decode = _FLOWS.get(run.config.sample.sampler, (heun, heun))
     schedule, label = build.noise_schedule(run.config), jnp.array([*labels], jnp.int32)
     try:
         times = grids.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
@@ -109,15 +110,15 @@ def interpolate(run, paths, out, *, num_images=9, num_steps=0):
     up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
                 for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
 
-    def move(params, x, transitions):
+    @partial(jax.jit, static_argnums=0)
+    def move(flow, params, x, transitions):
         keys = jax.random.split(jax.random.key(0), len(x))  # no noise is drawn with them
         denoise = run.denoiser()(params, jnp.repeat(label, len(x)))
         return sample(flow, denoise, keys, x_T=x, transitions=transitions)
 
-    move = jax.jit(move)
-    noises = move(run.params, up.now.signal[0] * ends, up)
+    noises = move(encode(), run.params, up.now.signal[0] * ends, up)
     between = spherical(noises[0], noises[1], np.linspace(0, 1, num_images, dtype=np.float32))
-    images = to_uint8(np.asarray(move(run.params, between, down)))
+    images = to_uint8(np.asarray(move(decode(), run.params, between, down)))
     if out.suffix == ".gif":
         save_gif(out, np.stack([grid(image[None]) for image in images]))
     else:

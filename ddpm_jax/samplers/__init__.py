@@ -1,7 +1,7 @@
 """Samplers: ways down the reverse chain, one file a family, and the one scan that drives them all (`driver.py`)."""
 
 from ddpm_jax.samplers.ancestral import Variance, ancestral, p_mean_log_var, p_sample
-from ddpm_jax.samplers.ddim import ddim, ddim_step
+from ddpm_jax.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.samplers.driver import Sampler, SamplerState, advance, sample
 from ddpm_jax.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
 from ddpm_jax.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_slope
@@ -16,6 +16,7 @@ __all__ = [
     "ancestral",
     "annealed_langevin",
     "ddim",
+    "ddim_inverse",
     "ddim_step",
     "dpm_solver_pp_2m",
     "euler_maruyama",
