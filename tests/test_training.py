@@ -179,6 +179,7 @@ def signal_at(step, number, monkeypatch, *, times=1):
             monkeypatch.setattr(logging.RunLog, "add", add)
             for _ in range(times):
                 signal.raise_signal(number)
+                time.sleep(0.1)  # two at once are one
 
     monkeypatch.setattr(logging.RunLog, "add", add_and_signal)
 
