@@ -124,7 +124,9 @@ def topology_devices(name):
     except ImportError:
         raise UserError("--topology compiles for a TPU, which needs its compiler: pip install libtpu") from None
     try:
-        return topologies.get_topology_desc(name, platform="tpu").devices
+        # Of the kinds whose chips have two cores, v4 is told to join them into one device, as on a real slice.
+        joined = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+        return topologies.get_topology_desc(name, platform="tpu", **joined).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UserError(f"--topology={name}: {_first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 

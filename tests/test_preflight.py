@@ -68,6 +68,14 @@ def test_a_topology_needs_its_compiler(monkeypatch):
         preflight.topology_devices("v5e:2x2")
 
 
+@pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4)])
+def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch):
+    """So that its memory is the chip's."""
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    assert len(preflight.topology_devices(topology)) == chips
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_the_programs_lower_for_other_machines(platform):
     """The train step, and a piece of the chain with guidance."""
