@@ -52,6 +52,7 @@ def get_config():
     model.resample_in_block = False  # ADM: resampling inside residual blocks
     model.padding = "same"  # of stride-2 convolutions: same (Ho) | symmetric (ADM)
     model.time_embedding = "sin_cos"  # sin_cos (Ho) | cos_sin (ADM)
+    model.time_scale = 1.0  # what the time index is multiplied with; 1000/T in improved diffusion's weights
     model.norm_groups = 32  # groups of each GroupNorm
     model.norm_epsilon = 1e-6  # 1e-6 (Ho) | 1e-5 (ADM)
     model.dtype = "float32"  # of the computation: float32 | bfloat16; parameters, norms and softmax stay float32

@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.errors import UserError
 
-# What a checkpoint's meaning depends on. The rest (learning rate, number of steps, logging) may change between two
-# starts; where the data lies and how it is read may too.
+# What a checkpoint's meaning depends on. The rest (learning rate, dropout, number of steps, logging) may change between
+# two starts; where the data lies and how it is read may too.
 _FIXED = ("task", "seed", "data", "labels", "diffusion", "model", "posterior.weights", "loss.times")
-_FREE = ("data.path", "data.on_device", "data.num_workers", "data.skip_unreadable")
+_FREE = ("data.path", "data.on_device", "data.num_workers", "data.skip_unreadable", "model.dropout")
 
 # At least 1.
 _COUNTS = [
@@ -52,7 +52,7 @@ _NOT_NEGATIVE = [
     "checkpoint.keep_every",
     "log.preview_every",
 ]
-_POSITIVE = ["posterior.prior_std", "posterior.init_std"]
+_POSITIVE = ["model.time_scale", "posterior.prior_std", "posterior.init_std"]
 # From 0 to below 1.
 _FRACTIONS = ["labels.dropout", "model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
 # Tuples of them.
@@ -120,8 +120,10 @@ def check_resumable(stored, config, *, workdir):
     Raises:
       UserError: the work directory holds another model or other data; the message names the keys.
     """
-    differing = changes(stored, to_json(config))
-    clashes = {k: v for k, v in differing.items() if {k, k.split(".")[0]} & set(_FIXED) and k not in _FREE}
+    differing, free = changes(stored, to_json(config)), set(_FREE)
+    if stored["data"]["source"] == "folder" and not stored["data"]["path"]:  # converted weights: any images will do
+        free |= {f"data.{key}" for key in stored["data"] if key not in ("image_size", "channels")}
+    clashes = {k: v for k, v in differing.items() if {k, k.split(".")[0]} & set(_FIXED) and k not in free}
     if clashes:
         raise UserError(
             f"{workdir} holds another run: {in_words(clashes)}; choose another --workdir or the same values"

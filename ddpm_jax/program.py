@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -21,17 +22,21 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 _HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
 
 
-def run(main):
-    """Runs `main()` under absl; a mistake prints `error: ...` on stderr and exits with status 1, no traceback."""
+def run(main, *, argument=None):
+    """Runs `main` under absl; a mistake prints `error: ...` on stderr and exits with status 1, no traceback.
+
+    Args:
+      main: function of nothing, or of the command line's one argument that is no flag.
+      argument: what that argument is, in words, where there is one.
+    """
 
     def guarded(argv):
-        del argv
         if not flags.FLAGS["verbosity"].present:
             _quieten_libraries()
         _use_compilation_cache()
         try:
             _join_the_others()
-            main()
+            main(*argv[1:])
         except UserError as error:
             _fail(error)
         except jax.errors.JaxRuntimeError as error:
@@ -42,7 +47,7 @@ def run(main):
         except KeyboardInterrupt:
             sys.exit("interrupted")
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=partial(_parse, argument=argument))
 
 
 def _fail(message):
@@ -90,8 +95,8 @@ def _use_compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _parse(argv):
-    """Parses flags; every way to mistype one is a line of its own."""
+def _parse(argv, argument):
+    """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
     if "--help" in argv:
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)
@@ -108,8 +113,11 @@ def _parse(argv):
         _fail(" ".join(str(error).split()))
     except Exception as error:  # whatever a configuration file of one's own does
         _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
-    if len(rest) > 1:
-        stray = rest[1]
+    if argument and len(rest) == 1:
+        _fail(f"say {argument}; see --help")
+    strays = rest[2:] if argument else rest[1:]
+    if strays:
+        stray = strays[0]
         _fail(f"{stray!r} is not a flag" + (f"; write --{stray}" if "=" in stray else "; see --help"))
     return rest
 

@@ -37,7 +37,7 @@ def test_changes_are_found_in_every_group():
         ("data.random_flip", True),
         ("diffusion.schedule", "cosine"),
         ("model.channels", 16),
-        ("model.dropout", 0.5),
+        ("model.time_scale", 0.5),
         ("loss.times", "importance"),
     ],
 )
@@ -57,6 +57,7 @@ def test_what_makes_another_run_is_refused_by_name(key, value):
         ("data.num_workers", 4),
         ("data.skip_unreadable", True),
         ("optim.learning_rate", 0.5),
+        ("model.dropout", 0.5),
         ("train.num_steps", 99),
         ("loss.weight", "v"),
         ("name", "other"),
@@ -68,6 +69,18 @@ def test_what_may_change_within_a_run_is_told(key, value):
     changed = check_resumable(stored, tiny_config(**{key.replace(".", "__"): value}), workdir="w")
     assert changed == {key: (flatten(stored)[key], value)}
     assert check_resumable(stored, tiny_config(), workdir="w") == {}
+
+
+def test_converted_weights_are_trained_on_any_images_of_their_size():
+    """They have seen none here: a folder without a path."""
+    stored = to_json(tiny_config(data__source="folder", data__path=""))
+    assert "data.source" in check_resumable(stored, tiny_config(data__random_flip=True), workdir="w")
+    for key, value in {"image_size": 16, "channels": 3}.items():
+        with pytest.raises(UserError, match=f"data.{key} is"):
+            check_resumable(stored, tiny_config(**{f"data__{key}": value}), workdir="w")
+    known = to_json(tiny_config(data__source="folder", data__path="pictures"))
+    with pytest.raises(UserError, match=r"data\.source is"):
+        check_resumable(known, tiny_config(), workdir="w")
 
 
 OUT_OF_RANGE = {
@@ -83,6 +96,7 @@ OUT_OF_RANGE = {
     "model.head_channels": -4,
     "model.norm_groups": 0,
     "model.norm_epsilon": -1e-6,
+    "model.time_scale": 0.0,
     "model.dropout": 1.0,
     "loss.vlb_weight": -0.1,
     "optim.learning_rate": float("nan"),

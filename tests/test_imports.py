@@ -32,7 +32,7 @@ ROWS = [row.split() for row in (
     "sampling",
     "measurements editing feed",
     "training evaluation",
-    "preflight",
+    "preflight convert",
 )]  # fmt: skip
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
 

@@ -1,8 +1,7 @@
-"""The U-Net as a whole: published sizes, foreign outputs, its structure, and what bfloat16, remat and dropout do."""
+"""The U-Net as a whole: published sizes, its structure, and what bfloat16, remat and dropout do."""
 
 from collections import Counter
 
-import foreign
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,20 +46,6 @@ def test_configurations_have_the_published_number_of_parameters(module, size):
 
 def test_a_learned_variance_doubles_the_output_channels_only():
     assert num_params(param_shapes(cifar10.get_config(), out_channels=6)) == 35_749_766
-
-
-@pytest.mark.parametrize("name", ["improved_uncond", "adm_cond"])
-def test_foreign_weights_give_the_foreign_output(name):
-    settings, weights, arrays = foreign.read_golden(name)
-    arch, args = foreign.architecture(settings), (arrays["x"], arrays["t"], arrays.get("y"))
-    model = UNet(arch, out_channels=settings["out_channels"], num_classes=settings.get("num_classes", 0))
-    params = foreign.parameters(weights, arch, settings["image_size"])
-    ours = flat(shapes(model, *args))
-    assert {path: leaf.shape for path, leaf in flat(params).items()} == {
-        path: leaf.shape for path, leaf in ours.items()
-    }
-    out = jax.jit(model.apply)({"params": params}, *args)
-    assert relative_error(out, arrays["out"]) < 1e-5
 
 
 def test_skips_are_the_first_convolution_then_every_block_and_resampling():

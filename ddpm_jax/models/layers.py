@@ -34,6 +34,7 @@ class Architecture:
       resample_in_block: resampling happens inside a residual block (ADM's larger models) instead of by a convolution.
       padding: of the stride-2 convolution: "same" pads (0, 1) as Ho, "symmetric" pads (1, 1) as ADM.
       time_embedding: "sin_cos" as Ho, "cos_sin" as ADM (their frequencies differ too).
+      time_scale: what the time index is multiplied with: 1, or 1000/T in improved diffusion.
       norm_groups: groups of each GroupNorm.
       norm_epsilon: 1e-6 for Ho's weights, 1e-5 for those born in PyTorch.
       dtype: of the computation, "float32" or "bfloat16".
@@ -51,6 +52,7 @@ class Architecture:
     resample_in_block: bool = False
     padding: str = "same"
     time_embedding: str = "sin_cos"
+    time_scale: float = 1.0
     norm_groups: int = 32
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
@@ -132,7 +134,7 @@ class Embedding(nn.Module):
     def __call__(self, index, label=None):
         """Embeds time indices `[B]` and integer labels `[B]` (None without classes) as `[B, 4 channels]`."""
         width = 4 * self.arch.channels
-        emb = timestep_embedding(index, self.arch.channels, self.arch.time_embedding)
+        emb = timestep_embedding(self.arch.time_scale * index, self.arch.channels, self.arch.time_embedding)
         emb = dense(width, self.arch, "dense_0")(emb)
         emb = dense(width, self.arch, "dense_1")(nn.silu(emb))
         if self.num_classes:

@@ -1,0 +1,74 @@
+"""Published weights as runs, and runs as diffusers folders.
+
+  python -m ddpm_jax.convert FROM --out=WORKDIR                     a run of FROM: a diffusers folder, a .pt or a .ckpt
+  python -m ddpm_jax.convert WORKDIR --to=diffusers --out=FOLDER    a diffusers folder of a run
+
+docs/weights.md has the command for each published file.
+"""
+
+from absl import flags
+
+from ddpm_jax import program
+from ddpm_jax.build import SCHEDULES
+from ddpm_jax.errors import UserError
+
+OUT = flags.DEFINE_string("out", None, "What to make: a run directory, or a folder; must be new.", required=True)
+TO = flags.DEFINE_enum("to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run).")
+PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step.")
+HINTS = [  # what the weights may not tell
+    flags.DEFINE_integer("image_size", None, "Side of the images in pixels.", lower_bound=1),
+    flags.DEFINE_integer("num_heads", None, "Attention heads (OpenAI's U-Nets).", lower_bound=1),
+    flags.DEFINE_integer("head_channels", None, "Channels of an attention head, instead.", lower_bound=1),
+    flags.DEFINE_enum(
+        "attention_order",
+        None,
+        ["interleaved", "new"],
+        "Of queries, keys and values in a tensor: new for use_new_attention_order.",
+    ),
+    flags.DEFINE_enum("schedule", None, sorted(SCHEDULES), "Noise schedule that the network was trained with."),
+    flags.DEFINE_integer("num_timesteps", None, "T of it.", lower_bound=1),
+    flags.DEFINE_float("time_scale", None, "What the network's time is multiplied with: 1000/T for rescale_timesteps."),
+]
+
+
+def main(path):
+    """Converts, and says what was written and how to go on."""
+    given = {flag.name: flag.value for flag in HINTS if flag.value is not None}
+    if TO.value:
+        if given:
+            raise UserError(f"--{next(iter(given))} is for reading weights; a run's configuration says it")
+        return write(path)
+    read(path, given)
+
+
+def read(path, given):
+    """Makes a run of foreign weights."""
+    from configs import base
+    from ddpm_jax.convert.incoming import training_flags, write_run
+
+    out, base = OUT.value, base.get_config()
+    network, config, num_params = write_run(path, out, base=base, given=given)
+    print(f"wrote {out}: {num_params:,} parameters of {network.kind} weights")
+    if network.assumed:
+        assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
+        print(f"assumed, for the weights do not tell: {assumed}")
+    train = " ".join(["python train.py --config=configs/base.py", f"--workdir={out}", *training_flags(config, base)])
+    if config.task == "denoise":
+        print(f"draw with:\n  python sample.py --workdir={out}")
+    else:
+        print(f"guide with:\n  python sample.py --workdir=DENOISER --classifier_workdir={out} --labels=0")
+    print(f"train on with:\n  {train} --config.data.path=FOLDER")
+
+
+def write(path):
+    """Writes a run as a diffusers folder."""
+    from ddpm_jax.convert.outgoing import write_diffusers
+    from ddpm_jax.sampling import Run
+
+    run = Run(path, params=PARAMS.value)
+    write_diffusers(run, OUT.value)
+    print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
+
+
+if __name__ == "__main__":
+    program.run(main, argument="what to convert")

@@ -1,0 +1,116 @@
+"""The model card of a written run: how to open it, what it was trained on, its configuration and its figures."""
+
+import json
+
+from ddpm_jax.config import to_json
+
+_OPEN = """\
+from diffusers import {pipeline}
+image = {pipeline}.from_pretrained("{name}")({arguments}).images[0]
+"""
+_CALL = """\
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
+scheduler = DDPMScheduler.from_pretrained("{name}", subfolder="scheduler")
+x, label = torch.randn(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size), torch.tensor([0])
+with torch.no_grad():
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t, class_labels=label).sample, t, x).prev_sample
+"""
+_CARD = """\
+---
+library_name: diffusers
+pipeline_tag: unconditional-image-generation
+tags: [ddpm, diffusion, jax]
+---
+
+# {name}
+
+A denoising diffusion model of {size}x{size} images with {channels} channel{s}: {num:,} parameters ({params}), step
+{step:,}. Written by ddpm_jax.
+
+```python
+{code}```
+
+{notes}
+## Data
+
+{data}
+
+## Figures
+
+{figures}
+
+## Configuration
+
+```json
+{config}
+```
+"""
+
+
+def model_card(run, name, *, pipelines, num_params):
+    """The card, in Markdown.
+
+    Args:
+      run: `Run` that was written.
+      name: of the folder.
+      pipelines: names of diffusers' pipelines that sample from it.
+      num_params: how many there are.
+    """
+    data, config = run.config.data, to_json(run.config)
+    arguments = {"DDPMPipeline": f"num_inference_steps={run.config.diffusion.num_timesteps}"}
+    arguments["DDIMPipeline"] = "num_inference_steps=50, use_clipped_model_output=True"
+    code = "\n".join(_OPEN.format(pipeline=p, name=name, arguments=arguments[p]) for p in pipelines)
+    config["data"].pop("path")  # a place on somebody's machine
+    return _CARD.format(
+        name=name,
+        size=data.image_size,
+        channels=data.channels,
+        s="" if data.channels == 1 else "s",
+        num=num_params,
+        params={"ema": "averaged", "raw": "as of the last step"}[run.params_name],
+        step=run.step,
+        code=code or _CALL.format(name=name),
+        notes=_notes(run.config),
+        data=_data(run),
+        figures=_figures(run) or "None were measured.",
+        config=json.dumps(config, indent=2),
+    )
+
+
+def _notes(config):
+    """What a user of the pipelines has to know."""
+    notes = []
+    if config.diffusion.learned_variance:
+        notes.append("The network has a learned variance, which `DDIMScheduler` does not know.\n")
+    if config.labels.num_classes:
+        hidden = f"; class {config.labels.num_classes} is the hidden one" if config.labels.dropout else ""
+        notes.append(
+            f"The network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}. "
+            "diffusers' unconditional pipelines cannot ask for one.\n"
+        )
+    return "\n".join(notes)
+
+
+def _data(run):
+    """What the run was trained on."""
+    source = run.workdir / "provenance.json"
+    if run.step == 0 and source.exists():
+        provenance = json.loads(source.read_text())
+        files = ", ".join(f"{file['name']} (sha256 {file['sha256']})" for file in provenance["files"])
+        return f"Not trained further: converted from {provenance['format']} weights, {files}."
+    data = run.config.data
+    named = {"digits": "UCI digits", "folder": "a folder of images", "tfds": data.name}[data.source]
+    return f"{named}, split {data.split}, " + ("with" if data.random_flip else "without") + " random flips."
+
+
+def _figures(run):
+    """The numbers of the run's evaluations, as a list."""
+    lines = []
+    for path in sorted((run.workdir / "evaluation").glob("*.json")):
+        result = json.loads(path.read_text())
+        numbers = [f"{key} {value:.5g}" for key, value in result.items() if isinstance(value, int | float)]
+        lines.append(f"- {path.stem}: {', '.join(numbers)}")
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""Ho et al. 2020's weights as re-published for PyTorch with DDIM's code (`.ckpt`), and DDIM's own.
+
+The file is a state dict, or a list whose first item is one and whose last is that of the averaged weights. The family
+has one head, sines first and (0, 1) padding; its tensors tell the rest. Read next: `diffusers.py`.
+"""
+
+import re
+
+from ddpm_jax.convert.families import HO
+from ddpm_jax.convert.network import Hints, Network, diffusion, images
+from ddpm_jax.errors import UserError
+
+KIND = "Ho et al.'s"
+
+
+def understood(state_dict, given, *, raw=None):
+    """The `Network` of a state dict with `temb.dense.0.weight`; the arguments are those of `openai.understood`.
+
+    Args:
+      state_dict: of the weights to sample with.
+      given: `{flag: value}` of what the tensors do not tell.
+      raw: state dict of the weights before averaging, or None.
+    """
+    hints = Hints(given, KIND)
+    shapes = {name: array.shape for name, array in state_dict.items()}
+    try:
+        settings = _settings(shapes, hints)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"the tensors are not those of {KIND} network: {error} does not fit") from error
+    hints.check_all_taken()
+    return Network(KIND, HO, settings, state_dict, raw=raw, assumed=hints.assumed)
+
+
+def _settings(shapes, hints):
+    """The settings; KeyError where a tensor that every such network has is missing."""
+    base, channels_in, *_ = shapes["conv_in.weight"]
+    levels = 1 + max(int(found[1]) for found in map(re.compile(r"down\.(\d+)\.").match, shapes) if found)
+    blocks = sum(bool(re.fullmatch(r"down\.0\.block\.\d+\.conv1\.weight", name)) for name in shapes)
+    channel_mult = tuple(shapes[f"down.{level}.block.0.conv1.weight"][0] // base for level in range(levels))
+    channels = {"channels_in": channels_in, "channels_out": shapes["conv_out.weight"][0]}
+    settings = images(hints, channel_mult=channel_mult, **channels)
+    size = settings["data.image_size"]
+    attends = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in shapes]
+    variance = "large" if size <= 64 else "small"
+    return {
+        **settings,
+        **diffusion(hints, schedule="linear", num_timesteps=1000),
+        "model.channels": base,
+        "model.channel_mult": channel_mult,
+        "model.num_res_blocks": blocks,
+        "model.attention_resolutions": tuple(size >> level for level in attends),
+        "model.dropout": 0.0,
+        "sample.variance": "learned" if settings["diffusion.learned_variance"] else variance,
+    }

@@ -1,0 +1,118 @@
+"""Foreign weights as a run of ours, which `sample.py`, `evaluate.py` and `train.py` open like any other.
+
+Read next: `network.py`, then one file for each family.
+"""
+
+import json
+import shlex
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax import build
+from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.config import check_ranges, flatten
+from ddpm_jax.convert import diffusers, ho, openai
+from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, sha256, without_prefix
+from ddpm_jax.convert.loader import parameters
+from ddpm_jax.convert.names import tensors
+from ddpm_jax.errors import UserError
+from ddpm_jax.state import initial_state
+
+
+def understood(path, given):
+    """The foreign `Network` in a folder or file, and the files it was read from.
+
+    Args:
+      path: diffusers folder, or state dict of OpenAI's or Ho et al.'s networks.
+      given: `{flag: value}` of what weights may not tell; None is not given.
+
+    Raises:
+      UserError: it is none of these, or a network that ours cannot express.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return diffusers.understood(path, given)
+    state_dict, raw = _state_dicts(path)
+    if "temb.dense.0.weight" in state_dict:
+        return ho.understood(state_dict, given, raw=raw), [path]
+    if "input_blocks.0.0.weight" in state_dict:
+        return openai.understood(state_dict, given), [path]
+    if "time_embedding.linear_1.weight" in state_dict:
+        raise UserError(f"{path} has weights of diffusers: give the folder that holds them and their config.json")
+    names = ", ".join(list(state_dict)[:3])
+    raise UserError(f"{path} holds weights of no known network: its first tensors are {names}")
+
+
+def _state_dicts(path):
+    """The weights to sample with, and those before averaging or None: DDIM's code puts both into one list."""
+    content, raw = read_weights(path), None
+    if isinstance(content, list) and content:
+        content, raw = content[-1] if is_state_dict(content[-1]) else content[0], content[0]
+    if not is_state_dict(content) or (raw is not None and not is_state_dict(raw)):
+        raise UserError(f"{path} holds no state dict: names with a tensor each")
+    return without_prefix(content), None if raw is None else without_prefix(raw)
+
+
+def configured(network, base, *, name):
+    """The run's configuration: the base with the network's settings.
+
+    Raises:
+      UserError: the settings make no network.
+    """
+    config = ConfigDict(base.to_dict()).unlock()
+    for key, value in {"name": name, **network.settings}.items():
+        config.update_from_flattened_dict({key: value})
+    check_ranges(config)
+    build.noise_schedule(config)
+    return config.lock()
+
+
+def converted(network, config, *, source):
+    """Our trees of parameters `(averaged, raw)` of a foreign network; raises a UserError where tensors do not fit."""
+    model = build.network(config)
+    shapes = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
+    heads = model.arch.heads if network.interleaved else lambda width: 1
+    table = tensors(network.family, shapes, heads=heads)
+    params = parameters(network.state_dict, table, source=source)
+    return params, params if network.raw is None else parameters(network.raw, table, source=source)
+
+
+def write_run(path, out, *, base, given):
+    """Makes a run directory of foreign weights: a checkpoint at step 0 and `provenance.json`.
+
+    Args:
+      path: as for `understood`.
+      out: the run directory, new.
+      base: the configuration that the network's settings change.
+      given: as for `understood`.
+
+    Returns:
+      The network, the configuration and the number of parameters.
+    """
+    network, files = understood(path, given)
+    config = configured(network, base, name=Path(out).name)
+    ema_params, params = converted(network, config, source=path)
+    recipe = build.recipe(config, build.network(config), num_images=1)
+    state = initial_state(
+        jax.random.key(config.seed), lambda key: params, optimizer=recipe.optimizer, times=recipe.times
+    )
+    state = state.replace(ema_params=ema_params)
+    provenance = {
+        "format": network.kind,
+        "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files],
+        "assumed": network.assumed,
+    }
+    with new_folder(out) as folder:
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(state, config)
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+    return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def training_flags(config, base):
+    """The flags by which `train.py --config=configs/base.py` has this configuration."""
+    usual = flatten(base)
+    changed = {key: value for key, value in flatten(config).items() if value != usual[key]}
+    return [shlex.quote(f"--config.{key}={value}".replace(", ", ",")) for key, value in changed.items()]

@@ -1,0 +1,139 @@
+"""A run of ours as a diffusers folder, with a model card: what `DDPMPipeline.from_pretrained` opens.
+
+Read next: `__main__.py`.
+"""
+
+import json
+from pathlib import Path
+
+import safetensors.numpy
+
+from ddpm_jax.convert.card import model_card
+from ddpm_jax.convert.diffusers import (
+    BLOCKS,
+    DEFAULTS,
+    PADDING,
+    SCALE_SHIFT,
+    SCHEDULE,
+    TARGET,
+    TIME,
+    VARIANCE,
+    WEIGHTS,
+    up_block,
+)
+from ddpm_jax.convert.families import DIFFUSERS
+from ddpm_jax.convert.files import new_folder
+from ddpm_jax.convert.loader import state_dict
+from ddpm_jax.convert.names import tensors
+from ddpm_jax.errors import UserError
+
+
+def write_diffusers(run, out):
+    """Writes a run's network and scheduler as a diffusers folder with a model card.
+
+    Args:
+      run: `Run`.
+      out: the folder, new.
+
+    Raises:
+      UserError: diffusers cannot express the network, or there is something at `out`.
+    """
+    settings = {
+        "model_index.json": {
+            "_class_name": "DDPMPipeline",
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        },
+        "unet/config.json": network_config(run.config, run.model),
+        "scheduler/scheduler_config.json": scheduler_config(run.config),
+    }
+    table = tensors(DIFFUSERS, run.params, heads=run.model.arch.heads)
+    with new_folder(out) as folder:
+        for name, content in settings.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        weights = state_dict(run.params, table)
+        safetensors.numpy.save_file(weights, folder / "unet" / WEIGHTS[0], metadata={"format": "pt"})
+        size = sum(array.size for array in weights.values())
+        card = model_card(run, Path(out).name, pipelines=pipelines(run.config), num_params=size)
+        (folder / "README.md").write_text(card)
+
+
+def network_config(config, model):
+    """The settings of the `UNet2DModel` that is our network.
+
+    Args:
+      config: of a run.
+      model: its network.
+
+    Raises:
+      UserError: there is none; the message says why.
+    """
+    data, arch = config.data, config.model
+    if config.task != "denoise":
+        raise UserError("diffusers has no classifiers of noisy images: only denoisers can be written")
+    if arch.get("time_scale", 1.0) != 1:
+        raise UserError(f"diffusers cannot scale the time: config.model.time_scale={arch.time_scale:g}")
+    attends = [data.image_size >> level in arch.attention_resolutions for level in range(len(arch.channel_mult))]
+    flip, shift = TIME[arch.time_embedding]
+    blocks = [BLOCKS[attend, arch.resample_in_block and not attend] for attend in attends]
+    resampling = "resnet" if arch.resample_in_block else "conv"
+    return {
+        "_class_name": "UNet2DModel",
+        **DEFAULTS,
+        "sample_size": data.image_size,
+        "in_channels": data.channels,
+        "out_channels": model.out_channels,
+        "freq_shift": shift,
+        "flip_sin_to_cos": flip,
+        "down_block_types": blocks,
+        "up_block_types": [up_block(block) for block in reversed(blocks)],
+        "block_out_channels": [arch.channels * mult for mult in arch.channel_mult],
+        "layers_per_block": arch.num_res_blocks,
+        "downsample_padding": PADDING[arch.padding],
+        "downsample_type": resampling,
+        "upsample_type": resampling,
+        "dropout": arch.dropout,
+        "attention_head_dim": _head_width(arch, attends),
+        "norm_num_groups": arch.norm_groups,
+        "attn_norm_num_groups": arch.norm_groups,
+        "norm_eps": arch.norm_epsilon,
+        "resnet_time_scale_shift": SCALE_SHIFT[arch.scale_shift_norm],
+        "num_class_embeds": model.num_classes or None,
+    }
+
+
+def _head_width(arch, attends):
+    """Channels of a head, which diffusers has one number for; None for one head of whatever width."""
+    if arch.head_channels or arch.num_heads == 1:
+        return arch.head_channels or None
+    mults = {mult for mult, attend in zip(arch.channel_mult, attends, strict=True) if attend} | {arch.channel_mult[-1]}
+    if len(mults) > 1:
+        raise UserError(
+            f"diffusers has one width for all attention heads, and config.model.num_heads={arch.num_heads} at the "
+            f"widths {sorted(arch.channels * mult for mult in mults)} has several"
+        )
+    return arch.channels * arch.channel_mult[-1] // arch.num_heads
+
+
+def scheduler_config(config):
+    """The settings of the `DDPMScheduler` that samples as the run does."""
+    diffusion, sample = config.diffusion, config.sample
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": diffusion.num_timesteps,
+        "beta_schedule": SCHEDULE[diffusion.schedule],
+        "beta_start": diffusion.beta_start,
+        "beta_end": diffusion.beta_end,
+        "prediction_type": TARGET[diffusion.target],
+        "variance_type": VARIANCE["learned" if diffusion.learned_variance else sample.variance],
+        "clip_sample": sample.clip_x_0,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": "trailing",
+    }
+
+
+def pipelines(config):
+    """The names of diffusers' pipelines that sample from what is written; none of them can ask for a class."""
+    ddim = not config.diffusion.learned_variance and config.diffusion.schedule != "sigmoid"
+    return [] if config.labels.num_classes else ["DDPMPipeline"] + ["DDIMPipeline"] * ddim
