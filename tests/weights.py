@@ -38,3 +38,80 @@ def opened(path, **given):
 def relative_error(out, expected):
     out, expected = np.asarray(out, np.float64), np.asarray(expected, np.float64)
     return np.linalg.norm(out - expected) / np.linalg.norm(expected)
+
+
+GOOGLE = {  # what the four networks of google/ddpm-* have in common
+    "layers_per_block": 2,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+    "attention_head_dim": None,
+}
+CIFAR10 = {
+    **GOOGLE,
+    "sample_size": 32,
+    "block_out_channels": (128, 256, 256, 256),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+_SMALL = {"sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8}
+SMALL = {  # networks of diffusers that between them use everything that ours can express
+    "google": {
+        **GOOGLE,
+        **_SMALL,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    },
+    "tutorial": {  # diffusers' own defaults: heads of 8 channels, cosines first, symmetric padding
+        **_SMALL,
+        "layers_per_block": 2,
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+    },
+    "adm": {
+        **_SMALL,
+        "block_out_channels": (32, 64, 64),
+        "out_channels": 6,
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        "up_block_types": ("ResnetUpsampleBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "attention_head_dim": 16,
+        "attn_norm_num_groups": 8,
+        "resnet_time_scale_shift": "scale_shift",
+        "num_class_embeds": 5,
+    },
+}
+
+
+def random_unet(diffusers, settings, *, seed=0):
+    """A `UNet2DModel` in which no weight is zero or one, so that every layer counts."""
+    import torch
+
+    torch.manual_seed(seed)
+    unet = diffusers.UNet2DModel(**settings).eval()
+    for parameter in unet.parameters():
+        parameter.requires_grad = False
+        if parameter.ndim == 1:
+            parameter += 0.1 * torch.randn_like(parameter)
+    return unet
+
+
+def saved(folder, unet, **scheduler):
+    """The folder with that network and a `DDPMScheduler` of these settings."""
+    from diffusers import DDPMScheduler
+
+    unet.save_pretrained(folder)
+    DDPMScheduler(**scheduler).save_pretrained(folder)
+    return folder
+
+
+def theirs(unet, x, index, label=None):
+    """What a network of diffusers says of x `[B, H, W, C]`, as an array of that form."""
+    import torch
+
+    label = None if label is None else torch.tensor(label)
+    with torch.no_grad():
+        out = unet(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(index), class_labels=label).sample
+    return out.permute(0, 2, 3, 1).numpy()

@@ -5,6 +5,7 @@ is the 0-based index that our networks are given too. Read next: `outgoing.py`.
 """
 
 import json
+import re
 from pathlib import Path
 
 from ddpm_jax.convert.families import DIFFUSERS, DIFFUSERS_OLD_NAMES
@@ -111,13 +112,9 @@ def _read_json(path):
 
 def _renamed(state_dict):
     """The attention's layers by their present names."""
-
-    def name(old):
-        *place, layer, leaf = old.split(".")
-        old_layer = "attentions" in place and DIFFUSERS_OLD_NAMES.get(layer)
-        return ".".join([*place, old_layer or layer, leaf])
-
-    return {name(old): array for old, array in state_dict.items()}
+    pattern = re.compile(rf"(?<=\.)({'|'.join(DIFFUSERS_OLD_NAMES)})(?=\.(weight|bias)$)")
+    present = lambda name: pattern.sub(lambda found: DIFFUSERS_OLD_NAMES[found[0]], name)
+    return {present(name): array for name, array in state_dict.items()}
 
 
 def _network_settings(config, hints):

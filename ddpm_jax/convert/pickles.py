@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 
+import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.errors import UserError
@@ -19,6 +20,7 @@ _DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": jnp.bfloat16,
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -78,7 +80,7 @@ class _Reader(pickle.Unpickler):
         """A storage: its numbers as a vector."""
         _, dtype, key, *_ = pid
         if key not in self._storages:
-            self._storages[key] = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), dtype)
+            self._storages[key] = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), np.dtype(dtype))
         return self._storages[key]
 
 

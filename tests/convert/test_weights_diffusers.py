@@ -1,0 +1,225 @@
+"""diffusers in and out: the same numbers on both sides, every tensor bit for bit, and what cannot be expressed."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from oracles import normal
+from tiny import save, tiny_config
+from weights import CIFAR10, SMALL, opened, random_unet, relative_error, saved, theirs
+
+from configs import base
+from ddpm_jax import build
+from ddpm_jax.convert.families import DIFFUSERS_OLD_NAMES
+from ddpm_jax.convert.incoming import understood, write_run
+from ddpm_jax.convert.outgoing import network_config, write_diffusers
+from ddpm_jax.errors import UserError
+from ddpm_jax.sampling import Run
+
+INDEX = np.array([3, 977])
+
+
+def inputs(unet):
+    """Images, times and, where there are classes, classes."""
+    config = unet.config
+    x = normal(2, config.sample_size, config.sample_size, config.in_channels).astype(np.float32)
+    return (x, INDEX, np.array([1, 4])) if config.num_class_embeds else (x, INDEX)
+
+
+def test_the_cifar10_network_at_full_width_says_what_diffusers_says(diffusers, tmp_path, quick_compilation):
+    """As in google/ddpm-cifar10-32: flat in the folder, a .bin, attention by its old names."""
+    import torch
+
+    unet = random_unet(diffusers, CIFAR10)
+    old = {new: old for old, new in DIFFUSERS_OLD_NAMES.items()}
+
+    def old_name(name):
+        for new, layer in old.items():
+            name = name.replace(f".{new}.", f".{layer}.") if ".attentions." in name else name
+        return name
+
+    tmp_path.joinpath("config.json").write_text(unet.to_json_string())
+    torch.save({old_name(k): v for k, v in unet.state_dict().items()}, tmp_path / "diffusion_pytorch_model.bin")
+    assert any(".query." in old_name(name) for name in unet.state_dict())
+    config, network, params, foreign = opened(tmp_path)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 35_746_307
+    assert (config.sample.variance, config.diffusion.schedule) == ("large", "linear")
+    assert foreign.assumed == {"scheduler": "Ho et al. 2020's"}
+    x, index = normal(1, 32, 32, 3).astype(np.float32), np.array([500])
+    assert relative_error(network(x, index), theirs(unet, x, index)) < 1e-5
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_networks_say_the_same_on_both_sides_and_come_back_bit_for_bit(name, diffusers, tmp_path, quick_compilation):
+    unet = random_unet(diffusers, SMALL[name])
+    variance = "learned_range" if unet.config.out_channels == 6 else "fixed_large"
+    folder = saved(tmp_path / "in", unet, variance_type=variance)
+    _, network, _, _ = opened(folder)
+    expected = theirs(unet, *inputs(unet))
+    assert relative_error(network(*inputs(unet)), expected) < 1e-5
+
+    write_run(folder, tmp_path / "run", base=base.get_config(), given={})
+    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    back, report = diffusers.UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet", output_loading_info=True)
+    assert all(not found for found in report.values()), report
+    for key, tensor in unet.state_dict().items():
+        np.testing.assert_array_equal(back.state_dict()[key].numpy(), tensor.numpy(), err_msg=key)
+    assert back.state_dict().keys() == unet.state_dict().keys()
+    np.testing.assert_allclose(theirs(back.eval(), *inputs(unet)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_of_ours_says_the_same_in_diffusers(diffusers, tmp_path, quick_compilation):
+    """Heads by number, which diffusers has by width; sines first; a trained and an averaged set of parameters."""
+    heads = {"model__num_heads": 2, "model__channels": 16, "model__channel_mult": (1, 2), "data__split": "all"}
+    config = tiny_config(**heads)
+    save(tmp_path / "run", config)
+    for params in ("ema", "raw"):
+        run = Run(tmp_path / "run", params=params)
+        write_diffusers(run, tmp_path / params)
+        unet, report = diffusers.UNet2DModel.from_pretrained(
+            tmp_path / params, subfolder="unet", output_loading_info=True
+        )
+        assert all(not found for found in report.values()), report
+        x = normal(2, 8, 8, 1).astype(np.float32)
+        ours = jax.jit(run.model.apply)({"params": run.params}, x, INDEX)
+        assert relative_error(theirs(unet.eval(), x, INDEX), ours) < 1e-5
+    ema, raw = (safetensors.numpy.load_file(tmp_path / p / "unet" / _FILE)["conv_in.weight"] for p in ("ema", "raw"))
+    assert not np.array_equal(ema, raw)
+
+
+_FILE = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("pipeline", ["DDPMPipeline", "DDIMPipeline"])
+def test_a_digits_run_of_ours_samples_in_diffusers(pipeline, diffusers, tmp_path):
+    save(tmp_path / "run", tiny_config())
+    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    opened = getattr(diffusers, pipeline).from_pretrained(tmp_path / "out")
+    opened.set_progress_bar_config(disable=True)
+    images = opened(batch_size=2, num_inference_steps=20, output_type="np").images
+    assert images.shape == (2, 8, 8, 1)
+    assert np.isfinite(images).all()
+    assert images.std() > 0.1
+
+
+def test_a_learned_variance_samples_in_diffusers(diffusers, tmp_path):
+    learned = {"diffusion__learned_variance": True, "loss__kind": "hybrid", "sample__variance": "learned"}
+    save(tmp_path / "run", tiny_config(**learned))
+    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    opened = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
+    opened.set_progress_bar_config(disable=True)
+    assert opened(batch_size=2, num_inference_steps=20, output_type="np").images.shape == (2, 8, 8, 1)
+    assert "DDIMScheduler` does not know" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_has_data_figures_and_configuration_but_no_place(tmp_path):
+    save(tmp_path / "run", tiny_config(data__path="/home/somebody"))
+    (tmp_path / "run" / "evaluation").mkdir()
+    (tmp_path / "run" / "evaluation" / "bpd.json").write_text(json.dumps({"bits_per_dim": 3.25, "terms": [1, 2]}))
+    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "bpd: bits_per_dim 3.25" in card
+    assert "UCI digits, split train, without random flips" in card
+    assert '"num_timesteps": 20' in card
+    assert "/home" not in card
+
+
+REFUSED = {
+    "_class_name": ("UNet2DConditionModel", "UNet2DConditionModel; only UNet2DModel"),
+    "time_embedding_type": ("fourier", "time_embedding_type='fourier' cannot be expressed, only 'positional'"),
+    "mid_block_type": (None, "mid_block_type=None cannot be expressed"),
+    "add_attention": (False, "add_attention=False cannot be expressed"),
+    "center_input_sample": (True, "center_input_sample=True"),
+    "act_fn": ("gelu", "act_fn='gelu'"),
+    "class_embed_type": ("timestep", "class_embed_type='timestep'"),
+    "cross_attention_dim": (768, "settings that no UNet2DModel has: cross_attention_dim"),
+    "block_out_channels": ([32, 48], "widths are multiples of the first"),
+    "time_embedding_dim": (64, "time_embedding_dim=64"),
+    "down_block_types": (["SkipDownBlock2D", "AttnDownBlock2D"], "cannot be expressed"),
+    "up_block_types": (["UpBlock2D", "AttnUpBlock2D"], "cannot be expressed"),
+    "downsample_padding": (2, "downsample_padding=2 cannot be expressed"),
+    "freq_shift": (0, "(flip_sin_to_cos, freq_shift)=(False, 0) cannot be expressed"),
+    "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be norm_num_groups"),
+    "upsample_type": ("resnet", "must be both conv or both resnet"),
+    "out_channels": (4, "3 channels in and 4 out"),
+    "sample_size": ([8, 16], "images are square"),
+}
+REFUSED_SCHEDULERS = {
+    "_class_name": ("PNDMScheduler", "PNDMScheduler"),
+    "beta_schedule": ("laplace", "beta_schedule='laplace' cannot be expressed; this can: linear"),
+    "trained_betas": ([0.1, 0.2], "trained_betas=[0.1, 0.2]"),
+    "prediction_type": ("score", "prediction_type='score'"),
+    "variance_type": ("learned_range", "variance_type='learned_range' does not go with only the image's channels"),
+    "thresholding": (True, "thresholding=True"),
+    "rescale_betas_zero_snr": (True, "rescale_betas_zero_snr=True"),
+    "clip_sample_range": (2.0, "clip_sample_range=2.0"),
+}
+
+
+def foreign_folder(folder, unet=None, scheduler=None):
+    """A folder whose settings are read before its weights."""
+    folder.joinpath("config.json").write_text(json.dumps({**SMALL["google"], **(unet or {})}))
+    folder.joinpath("scheduler_config.json").write_text(json.dumps(scheduler or {}))
+    safetensors.numpy.save_file({"a": np.zeros(1)}, folder / _FILE)
+    return folder
+
+
+@pytest.mark.parametrize("key", list(REFUSED))
+def test_networks_that_ours_is_not_are_refused_with_the_reason(key, tmp_path):
+    value, reason = REFUSED[key]
+    with pytest.raises(UserError) as caught:
+        understood(foreign_folder(tmp_path, {key: value}), {})
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", list(REFUSED_SCHEDULERS))
+def test_schedulers_that_ours_are_not_are_refused_with_the_reason(key, tmp_path):
+    value, reason = REFUSED_SCHEDULERS[key]
+    with pytest.raises(UserError) as caught:
+        understood(foreign_folder(tmp_path, scheduler={key: value}), {})
+    assert reason in str(caught.value)
+
+
+def test_the_scheduler_says_how_the_original_samples(tmp_path):
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 50,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.001,
+        "beta_end": 0.03,
+        "prediction_type": "v_prediction",
+        "variance_type": "fixed_small_log",
+        "clip_sample": False,
+    }
+    settings = understood(foreign_folder(tmp_path, scheduler=scheduler), {})[0].settings
+    assert {key: settings[key] for key in settings if key.startswith(("diffusion.", "sample."))} == {
+        "diffusion.learned_variance": False,
+        "diffusion.num_timesteps": 50,
+        "diffusion.schedule": "quadratic",
+        "diffusion.beta_start": 0.001,
+        "diffusion.beta_end": 0.03,
+        "diffusion.target": "v",
+        "sample.sampler": "ddim",
+        "sample.variance": "small",
+        "sample.clip_x_0": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ({"task": "classify", "labels__num_classes": 10}, "no classifiers"),
+        ({"model__time_scale": 0.25}, "time_scale=0.25"),
+        (
+            {"model__num_heads": 2, "model__channel_mult": (1, 2), "model__attention_resolutions": (8,)},
+            r"num_heads=2 at the widths \[8, 16\] has several",
+        ),
+    ],
+)
+def test_networks_that_diffusers_has_not_are_refused_with_the_reason(overrides, reason):
+    config = tiny_config(**overrides)
+    with pytest.raises(UserError, match=reason):
+        network_config(config, build.network(config))
