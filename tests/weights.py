@@ -35,9 +35,12 @@ def opened(path, **given):
     return config, lambda *args: np.asarray(apply({"params": params}, *args)), params, foreign
 
 
-def relative_error(out, expected):
+def assert_agree(what, out, expected, *, within=1e-5):
+    """Two outputs are the same up to a relative error, which `pytest -s` shows."""
     out, expected = np.asarray(out, np.float64), np.asarray(expected, np.float64)
-    return np.linalg.norm(out - expected) / np.linalg.norm(expected)
+    error = np.linalg.norm(out - expected) / np.linalg.norm(expected)
+    print(f"\n{what}: relative error {error:.1e}")
+    assert error < within
 
 
 GOOGLE = {  # what the four networks of google/ddpm-* have in common

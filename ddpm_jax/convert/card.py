@@ -27,12 +27,11 @@ tags: [ddpm, diffusion, jax]
 
 # {name}
 
-A denoising diffusion model of {size}x{size} images with {channels} channel{s}: {num:,} parameters ({params}), step
-{step:,}. Written by ddpm_jax.
+A denoising diffusion model of {size}x{size} images with {channels} channel{s}, written by ddpm_jax: {num:,} parameters
+({params}), step {step:,}.
 
 ```python
 {code}```
-
 {notes}
 ## Data
 
@@ -84,14 +83,14 @@ def _notes(config):
     """What a user of the pipelines has to know."""
     notes = []
     if config.diffusion.learned_variance:
-        notes.append("The network has a learned variance, which `DDIMScheduler` does not know.\n")
+        notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not know.\n")
     if config.labels.num_classes:
         hidden = f"; class {config.labels.num_classes} is the hidden one" if config.labels.dropout else ""
         notes.append(
-            f"The network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}. "
+            f"\nThe network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}. "
             "diffusers' unconditional pipelines cannot ask for one.\n"
         )
-    return "\n".join(notes)
+    return "".join(notes)
 
 
 def _data(run):

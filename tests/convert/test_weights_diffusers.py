@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from oracles import normal
 from tiny import save, tiny_config
-from weights import CIFAR10, SMALL, opened, random_unet, relative_error, saved, theirs
+from weights import CIFAR10, SMALL, assert_agree, opened, random_unet, saved, theirs
 
 from configs import base
 from ddpm_jax import build
@@ -48,7 +48,7 @@ def test_the_cifar10_network_at_full_width_says_what_diffusers_says(diffusers, t
     assert (config.sample.variance, config.diffusion.schedule) == ("large", "linear")
     assert foreign.assumed == {"scheduler": "Ho et al. 2020's"}
     x, index = normal(1, 32, 32, 3).astype(np.float32), np.array([500])
-    assert relative_error(network(x, index), theirs(unet, x, index)) < 1e-5
+    assert_agree("diffusers, google/ddpm-cifar10-32", network(x, index), theirs(unet, x, index))
 
 
 @pytest.mark.parametrize("name", list(SMALL))
@@ -58,7 +58,7 @@ def test_networks_say_the_same_on_both_sides_and_come_back_bit_for_bit(name, dif
     folder = saved(tmp_path / "in", unet, variance_type=variance)
     _, network, _, _ = opened(folder)
     expected = theirs(unet, *inputs(unet))
-    assert relative_error(network(*inputs(unet)), expected) < 1e-5
+    assert_agree(f"diffusers, small, {name}", network(*inputs(unet)), expected)
 
     write_run(folder, tmp_path / "run", base=base.get_config(), given={})
     write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
@@ -67,7 +67,7 @@ def test_networks_say_the_same_on_both_sides_and_come_back_bit_for_bit(name, dif
     for key, tensor in unet.state_dict().items():
         np.testing.assert_array_equal(back.state_dict()[key].numpy(), tensor.numpy(), err_msg=key)
     assert back.state_dict().keys() == unet.state_dict().keys()
-    np.testing.assert_allclose(theirs(back.eval(), *inputs(unet)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(theirs(back.eval(), *inputs(unet)), expected)
 
 
 def test_a_run_of_ours_says_the_same_in_diffusers(diffusers, tmp_path, quick_compilation):
@@ -84,7 +84,7 @@ def test_a_run_of_ours_says_the_same_in_diffusers(diffusers, tmp_path, quick_com
         assert all(not found for found in report.values()), report
         x = normal(2, 8, 8, 1).astype(np.float32)
         ours = jax.jit(run.model.apply)({"params": run.params}, x, INDEX)
-        assert relative_error(theirs(unet.eval(), x, INDEX), ours) < 1e-5
+        assert_agree(f"ours in diffusers, {params}", theirs(unet.eval(), x, INDEX), ours)
     ema, raw = (safetensors.numpy.load_file(tmp_path / p / "unet" / _FILE)["conv_in.weight"] for p in ("ema", "raw"))
     assert not np.array_equal(ema, raw)
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from oracles import normal
-from weights import SMALL, opened, random_unet, relative_error, theirs
+from weights import SMALL, assert_agree, opened, random_unet, theirs
 
 from configs import base
 from ddpm_jax.convert import ho
@@ -61,7 +61,7 @@ def test_the_network_says_what_it_said(unet, tmp_path, quick_compilation):
     torch.save(as_ho(unet), tmp_path / "model.ckpt")
     config, network, params, foreign = opened(tmp_path / "model.ckpt", image_size=8)
     x, index = normal(2, 8, 8, 3).astype(np.float32), np.array([3, 977])
-    assert relative_error(network(x, index), theirs(unet, x, index)) < 1e-5
+    assert_agree("Ho et al.", network(x, index), theirs(unet, x, index))
     assert (config.diffusion.schedule, config.diffusion.beta_start, config.diffusion.beta_end) == ("linear", 1e-4, 0.02)
     assert foreign.assumed == {"schedule": "linear", "num_timesteps": 1000}
     back = state_dict(params, tensors(HO, params, heads=lambda width: 1))

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from weights import GIVEN, GOLDEN, opened, read_golden, relative_error
+from weights import GIVEN, GOLDEN, assert_agree, opened, read_golden
 
 from configs import base
 from ddpm_jax import build
@@ -18,7 +18,7 @@ def test_recorded_networks_give_their_recorded_output(name):
     settings, _, arrays = read_golden(name)
     config, network, _, _ = opened(GOLDEN / f"{name}.safetensors", **GIVEN[name])
     args = (arrays["x"], arrays["t"], *([arrays["y"]] if "y" in arrays else []))
-    assert relative_error(network(*args), arrays["out"]) < 1e-5
+    assert_agree(f"OpenAI, {name}", network(*args), arrays["out"])
     assert config.data.image_size == settings["image_size"]
     assert config.labels.num_classes == (
         settings["out_channels"] if name == "classifier" else settings.get("num_classes", 0)

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
     return path / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_path, quick_compilation):
     workdir = tmp_path / "run"
@@ -62,6 +63,7 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
     assert 0 < max(moved) < 1e-3  # two steps of the warm-up
 
 
+@pytest.mark.slow
 def test_a_converted_classifier_guides(tmp_path, quick_compilation):
     out = run(CONVERT, GOLDEN / "improved_uncond.safetensors", f"--out={tmp_path / 'a'}", "--image_size=8",
               "--num_timesteps=1000", "--schedule=linear")  # fmt: skip
