@@ -43,10 +43,13 @@ def main(path):
 
 def read(path, given):
     """Makes a run of foreign weights."""
-    from configs import base
     from ddpm_jax.convert.incoming import training_flags, write_run
 
-    out, base = OUT.value, base.get_config()
+    try:
+        from configs.base import get_config
+    except ImportError as error:
+        raise UserError("configs/base.py is not here: start this in the folder that train.py is in") from error
+    out, base = OUT.value, get_config()
     network, config, num_params = write_run(path, out, base=base, given=given)
     print(f"wrote {out}: {num_params:,} parameters of {network.kind} weights")
     if network.assumed:

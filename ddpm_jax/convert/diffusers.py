@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ddpm_jax.convert.families import DIFFUSERS, DIFFUSERS_OLD_NAMES
 from ddpm_jax.convert.files import is_state_dict, read_weights, without_prefix
-from ddpm_jax.convert.network import Hints, Network
+from ddpm_jax.convert.network import Hints, Network, images
 from ddpm_jax.errors import UserError
 
 KIND = "diffusers"
@@ -126,32 +126,15 @@ def _network_settings(config, hints):
     if unknown:
         raise UserError(f"config.json has settings that no UNet2DModel has: {', '.join(unknown)}")
     unet = DEFAULTS | given
-    for key, fits in _MUST_BE.items():
-        if unet[key] not in fits:
-            raise UserError(f"config.json: {key}={unet[key]!r} cannot be expressed, only {fits[0]!r}")
+    _check_expressible(unet)
     base, *_ = widths = unet["block_out_channels"]
-    if unet["time_embedding_dim"] not in (None, 4 * base) or any(width % base for width in widths):
-        raise UserError(
-            f"config.json: widths {widths} with time_embedding_dim={unet['time_embedding_dim']} cannot be expressed: "
-            "widths are multiples of the first, and the time has four times the first"
-        )
-    if unet["attn_norm_num_groups"] != unet["norm_num_groups"] and (
-        unet["attn_norm_num_groups"] or unet["resnet_time_scale_shift"] == "scale_shift"
-    ):
-        raise UserError("config.json: attn_norm_num_groups must be norm_num_groups: ours norms all attention alike")
     size = unet["sample_size"] or hints.image_size(tuple(width // base for width in widths))
     if not isinstance(size, int):
         raise UserError(f"config.json: sample_size={size} cannot be expressed: images are square")
     attends, in_block = _levels(unet)
-    learned = unet["out_channels"] == 2 * unet["in_channels"]
-    if not learned and unet["out_channels"] != unet["in_channels"]:
-        raise UserError(f"config.json: {unet['in_channels']} channels in and {unet['out_channels']} out: no denoiser")
     return {
-        "data.image_size": size,
-        "data.channels": unet["in_channels"],
+        **images(size, channels_in=unet["in_channels"], channels_out=unet["out_channels"]),
         "labels.num_classes": unet["num_class_embeds"] or 0,
-        "diffusion.learned_variance": learned,
-        "loss.kind": "hybrid" if learned else "simple",
         "model.channels": base,
         "model.channel_mult": tuple(width // base for width in widths),
         "model.num_res_blocks": unet["layers_per_block"],
@@ -168,6 +151,22 @@ def _network_settings(config, hints):
         "model.norm_groups": unet["norm_num_groups"],
         "model.norm_epsilon": unet["norm_eps"],
     }
+
+
+def _check_expressible(unet):
+    """Raises a UserError for a network that ours cannot be; blocks and tables are checked where they are read."""
+    for key, fits in _MUST_BE.items():
+        if unet[key] not in fits:
+            raise UserError(f"config.json: {key}={unet[key]!r} cannot be expressed, only {fits[0]!r}")
+    base, *_ = widths = unet["block_out_channels"]
+    if unet["time_embedding_dim"] not in (None, 4 * base) or any(width % base for width in widths):
+        raise UserError(
+            f"config.json: widths {widths} with time_embedding_dim={unet['time_embedding_dim']} cannot be expressed: "
+            "widths are multiples of the first, and the time has four times the first"
+        )
+    groups, scale_shift = unet["attn_norm_num_groups"], unet["resnet_time_scale_shift"] == "scale_shift"
+    if groups != unet["norm_num_groups"] and (groups or scale_shift):  # None is no norm in the middle, with scale-shift
+        raise UserError("config.json: attn_norm_num_groups must be norm_num_groups: ours norms all attention alike")
 
 
 def _levels(unet):

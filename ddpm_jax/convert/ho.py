@@ -37,9 +37,8 @@ def _settings(shapes, hints):
     levels = 1 + max(int(found[1]) for found in map(re.compile(r"down\.(\d+)\.").match, shapes) if found)
     blocks = sum(bool(re.fullmatch(r"down\.0\.block\.\d+\.conv1\.weight", name)) for name in shapes)
     channel_mult = tuple(shapes[f"down.{level}.block.0.conv1.weight"][0] // base for level in range(levels))
-    channels = {"channels_in": channels_in, "channels_out": shapes["conv_out.weight"][0]}
-    settings = images(hints, channel_mult=channel_mult, **channels)
-    size = settings["data.image_size"]
+    size = hints.image_size(channel_mult)
+    settings = images(size, channels_in=channels_in, channels_out=shapes["conv_out.weight"][0])
     attends = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in shapes]
     variance = "large" if size <= 64 else "small"
     return {

@@ -77,8 +77,8 @@ class Hints:
             raise UserError(f"--{name}={value} means nothing for {self._kind} weights, which settle it themselves")
 
 
-def images(hints, *, channels_in, channels_out, channel_mult):
-    """The settings of images and of what a U-Net says of them.
+def images(size, *, channels_in, channels_out):
+    """The settings of images of that size, and of what a U-Net says of them.
 
     Raises:
       UserError: it is no network from noisy images to what is in them.
@@ -90,7 +90,7 @@ def images(hints, *, channels_in, channels_out, channel_mult):
         )
     learned = channels_out > channels_in
     return {
-        "data.image_size": hints.image_size(channel_mult),
+        "data.image_size": size,
         "data.channels": channels_in,
         "diffusion.learned_variance": learned,
         "loss.kind": "hybrid" if learned else "simple",

@@ -143,7 +143,7 @@ REFUSED = {
     "freq_shift": (0, "(flip_sin_to_cos, freq_shift)=(False, 0) cannot be expressed"),
     "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be norm_num_groups"),
     "upsample_type": ("resnet", "must be both conv or both resnet"),
-    "out_channels": (4, "3 channels in and 4 out"),
+    "out_channels": (4, "maps 3 channels to 4"),
     "sample_size": ([8, 16], "images are square"),
 }
 REFUSED_SCHEDULERS = {

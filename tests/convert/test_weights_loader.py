@@ -68,6 +68,30 @@ def test_every_leaf_of_ours_is_in_one_tensor(family):
         np.testing.assert_array_equal(flat(back)[path], leaf, err_msg=path)
 
 
+def test_modules_are_where_the_families_have_them():
+    """Three levels of one block, attention at the second: resampling comes behind it; diffusers goes up from below."""
+    x, index = inputs()
+    arch = adm(channel_mult=(1, 2, 2))
+    params = random_params(UNet(arch), x, index)
+    ours = "decoder.level_2_up", "decoder.level_1_up", "decoder.level_0_block_1", "encoder.level_2_block_0"
+    places = [
+        (OPENAI, ("output_blocks.1.1", "output_blocks.3.2", "output_blocks.5.0", "input_blocks.5.0")),
+        (
+            DIFFUSERS,
+            (
+                "up_blocks.0.upsamplers.0",
+                "up_blocks.1.upsamplers.0",
+                "up_blocks.2.resnets.1",
+                "down_blocks.2.resnets.0",
+            ),
+        ),
+    ]
+    for family, expected in places:
+        layer = family.modules["encoder.block"][1]["conv_0"]
+        names = {path: tensor.name for tensor in tensors(family, params, heads=arch.heads) for path in tensor.leaves}
+        assert [names[f"{path}.conv_0.bias"] for path in ours] == [f"{place}.{layer}.bias" for place in expected]
+
+
 def test_a_tree_is_flattened_and_back():
     leaves = {"a.b.c": 1, "a.b.d": 2, "e": 3}
     assert nested(leaves) == {"a": {"b": {"c": 1, "d": 2}}, "e": 3}
