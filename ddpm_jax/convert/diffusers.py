@@ -83,8 +83,11 @@ def understood(folder, given):
         raise UserError(f"{folder} holds no diffusers model: it needs config.json and {' or '.join(WEIGHTS)}")
     scheduler = [path for path in _scheduler_files(folder) if path.is_file()][:1]
     unet = _read_json(inner / "config.json")
-    settings = _network_settings(unet, hints)
-    settings |= _diffusion_settings(_read_json(scheduler[0]) if scheduler else {}, settings)
+    try:
+        settings = _network_settings(unet, hints)
+        settings |= _diffusion_settings(_read_json(scheduler[0]) if scheduler else {}, settings)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the settings in {inner} are not those of a network: {error}") from error
     hints.check_all_taken()
     state_dict = read_weights(weights)
     if not is_state_dict(state_dict):

@@ -59,7 +59,7 @@ def _torch(path):
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         raise pickles.refusal(path, wanted and wanted[1]) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a broken file comes to
         raise UserError(f"{path} is no whole PyTorch file ({_first_line(error)}); fetch it again") from error
 
 

@@ -62,8 +62,10 @@ def configured(network, base, *, name):
       UserError: the settings make no network.
     """
     config = ConfigDict(base.to_dict()).unlock()
-    for key, value in {"name": name, **network.settings}.items():
-        config.update_from_flattened_dict({key: value})
+    try:
+        config.update_from_flattened_dict({"name": name, **network.settings})
+    except TypeError as error:
+        raise UserError(f"the {network.kind} settings are not those of a network: {error}") from error
     check_ranges(config)
     build.noise_schedule(config)
     return config.lock()

@@ -52,8 +52,11 @@ def read(path):
         raise UserError(
             f"{path} is damaged, or older than torch 1.6: fetch it again, or install torch, which reads both"
         ) from error
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} is no whole PyTorch file of weights ({error}); fetch it again") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a broken pickle comes to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path} is no whole PyTorch file of weights ({reason}); fetch it again") from error
 
 
 class _Reader(pickle.Unpickler):

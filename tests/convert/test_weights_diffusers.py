@@ -183,6 +183,15 @@ def test_schedulers_that_ours_are_not_are_refused_with_the_reason(key, tmp_path)
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("block_out_channels", []), ("block_out_channels", 32), ("layers_per_block", [1, 2]), ("norm_num_groups", "many")],
+)
+def test_settings_of_the_wrong_kind_are_one_line(key, value, tmp_path):
+    with pytest.raises(UserError, match=r"^the .*settings .*are not those of a network: [^\n]*$"):
+        opened(foreign_folder(tmp_path, {key: value}))
+
+
 def test_the_scheduler_says_how_the_original_samples(tmp_path):
     scheduler = {
         "_class_name": "DDIMScheduler",
