@@ -62,8 +62,8 @@ def _settings(shapes, hints):
     if "out.2.c_proj.weight" in shapes:
         settings |= _classifier(shapes, hints, channels_in, len(channel_mult))
     else:
-        channels_out, size = shapes["out.2.weight"][0], hints.image_size(channel_mult)
-        settings |= images(size, channels_in=channels_in, channels_out=channels_out)
+        channels = {"channels_in": channels_in, "channels_out": shapes["out.2.weight"][0]}
+        settings |= images(hints.image_size(channel_mult), **channels)
         settings["sample.variance"] = "learned" if settings["diffusion.learned_variance"] else "large"
     pixels = settings["data.image_size"]
     settings["model.attention_resolutions"] = tuple(
