@@ -27,13 +27,13 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes 
 
 def main():
     """Opens the run and its images, measures, prints."""
-    from ddpm_jax import build
     from ddpm_jax.evaluation import evaluate, table
     from ddpm_jax.sampling import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value)
-    run.config.data.update({"split": SPLIT.value, **({"path": DATA_PATH.value} if DATA_PATH.value else {})})
-    source = build.source(run.config)
+    if DATA_PATH.value:
+        run.config.data.path = DATA_PATH.value
+    source = run.source(SPLIT.value)
     results = evaluate(
         run,
         METRICS.value,

@@ -14,6 +14,7 @@ from absl import flags
 
 from ddpm_jax import bayes, build, program
 from ddpm_jax.data.digits import Digits
+from ddpm_jax.images import from_uint8
 from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.sampling import Run
 
@@ -34,7 +35,7 @@ def main():
     """Prints both tables."""
     source, rng = Digits("test"), np.random.default_rng(0)
     label = np.array([source[i]["label"] for i in range(len(source))])
-    digits = np.stack([source[i]["image"] for i in range(len(source))]).astype(np.float32) / 127.5 - 1
+    digits = from_uint8(np.stack([source[i]["image"] for i in range(len(source))]))
     noise = rng.uniform(-1, 1, digits.shape).astype(np.float32)
     runs = {"point estimate": Run(POINT.value), "posterior": Run(BAYES.value)}
     print(f"{len(label)} test digits       accuracy  nll nats  calibration error")

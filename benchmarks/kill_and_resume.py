@@ -77,7 +77,7 @@ def record(workdir):
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_shapes(init))
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(target)
-    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read(workdir)]
+    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read_log(workdir)]
 
 
 def same(left, right):

@@ -4,7 +4,18 @@ Read in this order: `schedule.py` (how much noise), `gaussian.py` (the forward p
 `prediction.py` (what a network says), `guidance.py` (what may be made of that), `losses.py` (what it learns from),
 `samplers/` (the way back), `models/` (the network), `step.py` (the train step). The jobs are `training.py`,
 `sampling.py`, `editing.py` and `evaluation.py`; `build/` makes objects of a configuration.
+
+Everything a notebook needs is one dot away:
+
+    import ddpm_jax as dj
+    config = dj.experiment("digits")
+    dj.train(config, "runs/digits")
+    dj.picture(dj.Run("runs/digits").draw(64))
+
+The mathematics is loaded at once, the jobs, with the libraries that they need, when their names are first asked for.
 """
+
+import importlib
 
 from ddpm_jax import bayes, grids, oracles, times
 from ddpm_jax.arrays import image_keys, noise_like, stream
@@ -84,3 +95,34 @@ from ddpm_jax.schedule import (
     sigmoid,
 )
 from ddpm_jax.spectrum import band_power, forward_power, settling_time
+
+_LATER = {
+    "build": (),
+    "config": ("experiment",),
+    "data": ("Digits", "ImageFolder", "load"),
+    "editing": ("Flow", "flow", "interpolate", "interpolation", "read_mask", "read_picture", "spherical"),
+    "evaluation": ("evaluate", "table"),
+    "images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
+    "logging": ("read_log",),
+    "metrics.precision_recall": ("precision_recall",),
+    "plots": ("live_loss",),
+    "sampling": ("Run", "sample_run", "sample_trajectory"),
+    "training": ("train",),
+}
+_HOME = {name: module for module, names in _LATER.items() for name in names}
+
+
+def __getattr__(name):
+    """Loads a job, or a module of jobs, when it is first asked for (PEP 562)."""
+    module = _HOME.get(name, name)
+    if module not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    loaded = importlib.import_module(f"{__name__}.{module}")
+    globals()[name] = getattr(loaded, name) if name in _HOME else loaded
+    return globals()[name]
+
+
+def __dir__():
+    """Every public name, loaded or not, for completion."""
+    names = {*globals(), *_HOME, *_LATER} - {"importlib"}
+    return sorted(name for name in names if not name.startswith("_") and "." not in name)

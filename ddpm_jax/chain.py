@@ -6,6 +6,7 @@ from the host so that a progress bar can move and frames can be kept without hol
 `sampling.py`.
 """
 
+import copy
 import math
 from functools import partial
 
@@ -87,6 +88,12 @@ class Chain:
             if progress:
                 progress(len(moves[0]))
         return np.stack(frames or [to_host(state.x)])[:, : len(indices)]
+
+    def with_settings(self, settings):
+        """This chain with other numbers, made of the same compiled programs."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     def lower(self, params, *, batch_size, platform):
         """A piece of the chain lowered for a platform ("tpu", "cuda", "cpu") that need not be here.

@@ -1,10 +1,14 @@
-"""Configurations: their numbers in range, to and from JSON as they are stored with a run, compared when it is resumed.
+"""Configurations: experiments by name, numbers in range, JSON as it is stored with a run and compared on resuming.
 
 The keys themselves, with a comment each, are in `configs/base.py`.
 """
 
+import difflib
+import importlib
 import json
 import math
+import sys
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -57,6 +61,37 @@ _POSITIVE = ["model.time_scale", "posterior.prior_std", "posterior.init_std"]
 _FRACTIONS = ["labels.dropout", "model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
 # Tuples of them.
 _INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
+
+
+_EXPERIMENTS = Path(__file__).parents[1] / "configs"
+
+
+def experiment(name):
+    """The configuration of `configs/NAME.py`, which lies beside the package in its repository.
+
+    Args:
+      name: such as "digits".
+
+    Returns:
+      A locked `ConfigDict`; its keys are set like attributes, `config.train.num_steps = 500`.
+
+    Raises:
+      UserError: there is no such experiment, or the package is not used from its repository.
+    """
+    known = [path.stem for path in sorted(_EXPERIMENTS.glob("[!_]*.py"))]
+    if not known:
+        raise UserError("the experiments lie beside the package in its repository: clone it, `pip install -e .` there")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(
+            f"there is no experiment {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {known}")
+        )
+    if str(_EXPERIMENTS.parent) not in sys.path:
+        sys.path.append(str(_EXPERIMENTS.parent))
+    module = importlib.import_module(f"configs.{name}")
+    if Path(module.__file__).parent != _EXPERIMENTS:
+        raise UserError(f"another package is called configs: {Path(module.__file__).parent}; start elsewhere")
+    return module.get_config()
 
 
 def check_ranges(config):

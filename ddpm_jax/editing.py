@@ -5,17 +5,21 @@ the probability-flow ODE, goes from the one noise to the other along the sphere 
 (Song et al. 2020, section 5.3).
 """
 
+import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import build, grids
+from ddpm_jax.arrays import Array
 from ddpm_jax.data.transforms import UnreadableImageError, decode
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8
+from ddpm_jax.images import check_writable, from_uint8, grid, save_gif, save_png, to_uint8
 from ddpm_jax.samplers import ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 
 # Ways up to the encoding and down again.
@@ -43,8 +47,7 @@ def read_picture(path, shape, *, what="image"):
             f"the {what} {path} is {picture.width}x{picture.height} and the model's images are {width}x{height}: "
             "crop or resize it"
         )
-    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), np.float32)
-    return pixels.reshape(shape) / 127.5 - 1
+    return from_uint8(np.asarray(picture.convert("L" if channels == 1 else "RGB"))).reshape(shape)
 
 
 def read_mask(path, shape):
@@ -76,15 +79,80 @@ def spherical(a, b, fraction):
     return jnp.where(straight, 1 - fraction, left / scale) * a + jnp.where(straight, fraction, right / scale) * b
 
 
-def interpolate(run, paths, out, *, num_images=9, num_steps=0):
-    """Writes the way from one picture to another, ends included.
+class Flow(NamedTuple):
+    """A run's probability-flow ODE, in both directions.
+
+    Attributes:
+      encode: images `[B, H, W, C]` in [-1, 1] to their noises, of the same shape.
+      decode: noises to images, its inverse up to the error of the solver.
+    """
+
+    encode: Callable[[Array], Array]
+    decode: Callable[[Array], Array]
+
+
+def flow(run, *, num_steps=0):
+    """The `Flow` of a run, of one class or none (Song et al. 2020, section 5.3).
 
     Args:
       run: `Run`; its sampler is used if it follows the ODE (ddim, heun, dpm_solver_pp_2m), else Heun's.
+      num_steps: of the encoding and of the decoding; 0 for 100.
+
+    Raises:
+      UserError: the chain cannot have so many steps, or the run draws images of several classes.
+    """
+    config = copy.deepcopy(run.config)
+    if config.labels.dropout and not run.classifier and not config.sample.labels:
+        config.sample.labels = "none"
+    classes = (run.classifier.config if run.classifier else config).labels.num_classes
+    labels = set(build.labels(config, classes)) or {0}
+    if len(labels) > 1:
+        raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
+    encoder, decoder = (solver() for solver in _FLOWS.get(config.sample.sampler, (heun, heun)))
+    schedule, label = build.noise_schedule(config), jnp.array([*labels], jnp.int32)
+    try:
+        times = grids.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
+    except ValueError as error:
+        raise UserError(f"no ODE of {num_steps} steps: {error}") from error
+    up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
+                for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
+    denoiser = run.denoiser()
+
+    @partial(jax.jit, static_argnums=0)
+    def move(solver, params, x, transitions):
+        keys = jax.random.split(jax.random.key(0), len(x))  # no noise is drawn with them
+        denoise = denoiser(params, jnp.repeat(label, len(x)))
+        return sample(solver, denoise, keys, x_T=x, transitions=transitions)
+
+    return Flow(
+        encode=lambda images: move(encoder, run.params, up.now.signal[0] * jnp.asarray(images), up),
+        decode=lambda noises: move(decoder, run.params, jnp.asarray(noises), down),
+    )
+
+
+def interpolation(run, a, b, *, num_images=9, num_steps=0):
+    """The way from one picture to another through their noises, ends included.
+
+    Args:
+      run, num_steps: as for `flow`.
+      a, b: the pictures, `[H, W, C]` in [-1, 1].
+      num_images: pictures in all, 2 or more.
+
+    Returns:
+      `[num_images, H, W, C]` uint8.
+    """
+    encode, decode = flow(run, num_steps=num_steps)
+    noises = encode(np.stack([a, b]))
+    return to_uint8(decode(spherical(*noises, np.linspace(0, 1, num_images, dtype=np.float32))))
+
+
+def interpolate(run, paths, out, *, num_images=9, num_steps=0):
+    """Writes the `interpolation` between two picture files.
+
+    Args:
+      run, num_images, num_steps: as for `interpolation`.
       paths: of the two pictures, of the model's size.
       out: `FILE.png` for a row, `FILE.gif` for a moving picture.
-      num_images: pictures in all, 2 or more.
-      num_steps: of the encoding and of the decoding; 0 for 100.
 
     Returns:
       The path written.
@@ -94,31 +162,9 @@ def interpolate(run, paths, out, *, num_images=9, num_steps=0):
         raise UserError(f"--out={out}: an interpolation is a row, .png, or a moving picture, .gif")
     if len(paths) != 2 or num_images < 2:
         raise UserError("--interpolate takes two pictures, A.png,B.png, and --num_images of 2 or more")
-    ends = np.stack([read_picture(path, run.shape) for path in paths])
-    if run.config.labels.dropout and not run.classifier and not run.config.sample.labels:
-        run.configure(labels="none")
-    labels = set(run.chain().label(np.arange(1000)).tolist())
-    if len(labels) > 1:
-        raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
-    encode, decode = _FLOWS.get(run.config.sample.sampler, (heun, heun))
-    schedule, label = build.noise_schedule(run.config), jnp.array([*labels], jnp.int32)
-    try:
-        times = grids.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
-    except ValueError as error:
-        raise UserError(f"no ODE of {num_steps} steps: {error}") from error
+    ends = [read_picture(path, run.shape) for path in paths]
     check_writable(out)
-    up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
-                for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
-
-    @partial(jax.jit, static_argnums=0)
-    def move(flow, params, x, transitions):
-        keys = jax.random.split(jax.random.key(0), len(x))  # no noise is drawn with them
-        denoise = run.denoiser()(params, jnp.repeat(label, len(x)))
-        return sample(flow, denoise, keys, x_T=x, transitions=transitions)
-
-    noises = move(encode(), run.params, up.now.signal[0] * ends, up)
-    between = spherical(noises[0], noises[1], np.linspace(0, 1, num_images, dtype=np.float32))
-    images = to_uint8(np.asarray(move(decode(), run.params, between, down)))
+    images = interpolation(run, *ends, num_images=num_images, num_steps=num_steps)
     if out.suffix == ".gif":
         save_gif(out, np.stack([grid(image[None]) for image in images]))
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.arrays import image_keys, stream
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import write_whole
+from ddpm_jax.images import from_uint8, write_whole
 from ddpm_jax.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.parallel import split
 
@@ -50,7 +50,7 @@ class Images:
             indices = np.arange(begin, begin + self._batch_size)
             examples = [self._source[min(i, self.num_images - 1)] for i in indices.tolist()]
             images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
-            x_0 = images.astype(np.float32) / 127.5 - 1
+            x_0 = from_uint8(images)
             count = min(self._batch_size, self.num_images - begin)
             yield *jax.device_put((x_0, labels), split(self._mesh)), self._keys(indices), count
 
@@ -59,13 +59,13 @@ METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra, "ac
 OF_CLASSIFIERS = {"accuracy"}
 
 
-def evaluate(run, metrics, *, source, num_images, num_steps=0, batch_size=100):
+def evaluate(run, metrics, *, source=None, num_images=500, num_steps=0, batch_size=100):
     """Measures a run and writes `WORKDIR/evaluation/METRIC.json` and `METRIC.png`.
 
     Args:
       run: `Run`.
       metrics: names in `METRICS`.
-      source: images to measure on.
+      source: images to measure on; None for the test split of the run's data set.
       num_images: how many of them.
       num_steps: of the chain or solver; 0 for each metric's default.
       batch_size: images at a time.
@@ -80,13 +80,13 @@ def evaluate(run, metrics, *, source, num_images, num_steps=0, batch_size=100):
         if (name in OF_CLASSIFIERS) != (run.config.task == "classify"):
             suited = ", ".join(n for n in METRICS if (n in OF_CLASSIFIERS) == (run.config.task == "classify"))
             raise UserError(f"{run.workdir} was trained to {run.config.task}: measure {suited}")
-    images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
+    images = Images(source or run.source(), num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name in metrics:
         result = METRICS[name](run, images, num_steps=num_steps)
         result = {"step": run.step, "params": run.params_name, "num_images": images.num_images, **result}
         write_whole(folder / f"{name}.json", lambda path, r=result: path.write_text(json.dumps(r, indent=1)))
         if name in plots.PLOTS:
-            write_whole(folder / f"{name}.png", partial(plots.PLOTS[name], result))
+            write_whole(folder / f"{name}.png", plots.PLOTS[name](result).savefig)
         results[name] = result
     return results
 

@@ -1,4 +1,4 @@
-"""Pictures: from arrays in [-1, 1] to 8 bits, grids, PNG and GIF files that are whole or absent."""
+"""Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are whole or absent."""
 
 import contextlib
 import math
@@ -12,8 +12,13 @@ from ddpm_jax.parallel import is_first
 
 
 def to_uint8(x):
-    """Images in [-1, 1] to 8 bits, rounded; the inverse of `u / 127.5 - 1` on whole numbers."""
+    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse."""
     return np.clip(np.round((np.asarray(x, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def from_uint8(images):
+    """Images of 8 bits as float32 in [-1, 1], `u / 127.5 - 1`."""
+    return np.asarray(images, np.float32) / 127.5 - 1
 
 
 def grid(images, *, columns=None, gap=1):
@@ -33,6 +38,17 @@ def grid(images, *, columns=None, gap=1):
         top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def picture(images, *, columns=None):
+    """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows."""
+    images = np.asarray(images)
+    return _pil(grid(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
+
+
+def _pil(image):
+    """One image `[H, W, C]` uint8, C = 1 or 3, as a `PIL.Image`."""
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
 def write_whole(path, write):
@@ -81,12 +97,12 @@ def _writing(path):
 
 def save_png(path, image):
     """Writes one image `[H, W, C]` uint8, C = 1 or 3."""
-    write_whole(path, Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save)
+    write_whole(path, _pil(image).save)
 
 
 def save_gif(path, frames, *, seconds=4.0, hold=1.5):
     """Writes frames `[N, H, W, C]` uint8 as a GIF that runs for `seconds` and then holds the last frame for `hold`."""
-    pictures = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame) for frame in frames]
+    pictures = [_pil(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [round(1000 * hold)]
     write_whole(
         path,

@@ -48,20 +48,21 @@ class RunLog:
       num_steps: steps in all.
       batch_size: images a step, for images/s.
       learning_rate: function from a step to its learning rate.
+      watch: function that is given all lines of the log after each new one, in place of what is printed; or None.
 
     Raises:
       UserError: the directory cannot be written.
     """
 
-    def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate):
+    def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate, watch=None):
         self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
         self._path = self._workdir / "log.jsonl"
         self._board = None
         if is_first():
             self._open(start_step)
         self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
-        self._on_terminal, self._num_steps = on_terminal(), num_steps
-        shown = on_terminal() and is_first()
+        self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
+        shown = on_terminal() and is_first() and not watch
         self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not shown)
 
     def _open(self, start_step):
@@ -108,7 +109,7 @@ class RunLog:
         self._pending = []
         if self._board:
             self._write(line)
-            self._show(line)
+            self._watch(read_log(self._workdir)) if self._watch else self._show(line)
 
     def picture(self, name, image, *, step):
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
@@ -190,7 +191,7 @@ class RunLog:
             )
 
 
-def read(workdir):
+def read_log(workdir):
     """The lines of a run's log as a list of dicts, oldest first."""
     path = Path(workdir) / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

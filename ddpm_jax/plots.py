@@ -1,32 +1,177 @@
-"""Plots of the evaluation, each a function of a metric's result and a path; matplotlib is loaded when one is drawn."""
+"""Plots in one style: of a run's measurements, of its loss, of images, and of densities and chains in the plane.
 
+Each returns a matplotlib figure that shows itself in a notebook, opaque and dark on white, whatever the page and the
+notebook's own style are; none touches pyplot or any global setting. The functions that take `axes` draw into one panel
+of a figure from `panels`. Colours are those of Okabe and Ito, which the colour-blind can tell apart.
+"""
+
+import io
+
+import jax.numpy as jnp
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+
+from ddpm_jax.images import to_uint8
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_INK = "#222222"
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _INK,
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "grid.color": "#DDDDDD",
+    "legend.fontsize": 8,
+    "savefig.facecolor": "white",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
 
 
-def _figure(columns):
-    """A figure without a display."""
-    from matplotlib.figure import Figure
+class Picture(Figure):
+    """A figure without a display, which a notebook shows as a PNG."""
 
-    figure = Figure(figsize=(4.5 * columns, 3.6), layout="constrained")
-    return figure, np.atleast_1d(figure.subplots(1, columns))
+    def savefig(self, path, **options):
+        """Writes the figure in the project's style; the path's ending says how."""
+        with mpl.rc_context(STYLE):
+            super().savefig(path, **options)
+
+    def _repr_png_(self):
+        """The figure as a PNG."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
 
 
-def bound(result, path):
-    """Terms of the bound and the noise error over t."""
-    figure, (terms, error) = _figure(2)
+def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
+    """A figure of empty panels and their axes, row by row.
+
+    Args:
+      columns, rows: how many.
+      width, height: of a panel, in inches.
+      options: of `Figure.subplots`, such as `sharey=True`.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
+        return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
+
+
+def strips(images, *, columns=(), rows=(), size=0.9):
+    """Images `[R, C, H, W, K]` in [-1, 1] as R rows, with a title over each column and a name beside each row."""
+    images = to_uint8(images)
+    num_rows, num_columns = images.shape[:2]
+    figure, axes = panels(num_columns, num_rows, width=size, height=size + (0.2 if columns else 0) / num_rows)
+    for i, panel in enumerate(axes):
+        row, column = divmod(i, num_columns)
+        panel.imshow(images[row, column].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        panel.set(xticks=[], yticks=[])
+        panel.grid(visible=False)
+        panel.spines[:].set_visible(False)
+        if row == 0 and columns:
+            panel.set_title(columns[column], fontsize=8)
+        if column == 0 and rows:
+            panel.set_ylabel(rows[row], fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def plane(extent, *, num=101):
+    """A square of points of the plane, `[num * num, 2]`, from -extent to extent."""
+    line = np.linspace(-extent, extent, num, dtype=np.float32)
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+
+
+def density(axes, log_prob, *, extent, num=101):
+    """Fills a panel with `exp(log_prob(x))`, a function of points `[N, 2]`, the darker the more probable."""
+    values = np.exp(np.asarray(log_prob(jnp.asarray(plane(extent, num=num))))).reshape(num, num)
+    axes.imshow(values, origin="lower", extent=(-extent, extent) * 2, cmap="Blues", vmin=0, interpolation="bilinear")
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
+    axes.grid(visible=False)
+
+
+def arrows(axes, slope, *, extent, num=15):
+    """Draws a field, a function of points `[N, 2]` to directions `[N, 2]`, as arrows; the longest are a cell long."""
+    points = plane(0.93 * extent, num=num)
+    field = np.asarray(slope(jnp.asarray(points)))
+    field = field / np.sqrt(np.linalg.norm(field, axis=1, keepdims=True) + 1e-6)  # roots of lengths: near ones show too
+    scale = np.linalg.norm(field, axis=1).max() * num / (2 * extent)
+    axes.quiver(*points.T, *field.T, color=_INK, angles="xy", scale_units="xy", scale=scale, width=0.004)
+
+
+def paths(axes, xs, *, colour=COLOURS[1], bound=None):
+    """Draws chains in the plane, `[F, B, 2]`, each a line from its start (a circle) to its end (a dot).
+
+    Args:
+      axes: a panel.
+      xs: the chains.
+      colour: of lines and ends.
+      bound: half the side of the panel, or None.
+    """
+    xs = np.asarray(xs)
+    for b in range(xs.shape[1]):
+        axes.plot(*xs[:, b].T, color=colour, linewidth=0.7, alpha=0.6)
+    axes.plot(*xs[0].T, "o", color=_INK, markersize=4, markerfacecolor="white", zorder=3)
+    axes.plot(*xs[-1].T, "o", color=colour, markersize=4, zorder=3)
+    if bound:
+        axes.set(xlim=(-bound, bound), ylim=(-bound, bound), aspect="equal")
+
+
+def loss(lines):
+    """The loss of a run, or a classifier's accuracy beside it, from the lines of its log (`logging.read_log`)."""
+    keys = [key for key in ("loss", "accuracy") if key in lines[-1]]
+    figure, axes = panels(len(keys), width=7.2 / len(keys), height=2.6)
+    steps = [line["step"] for line in lines]
+    for panel, key in zip(axes, keys, strict=True):
+        for i in range(1, 5):
+            quarter = [line.get(f"{key}_t{i}", np.nan) for line in lines]
+            panel.plot(steps, quarter, color=_colour((i - 1) / 3), linewidth=0.8, label=f"quarter {i} of t")
+        panel.plot(steps, [line[key] for line in lines], color=_INK, label="all t")
+        panel.set(xlabel="step", ylabel=key, yscale="log" if key == "loss" else "linear")
+        panel.legend(fontsize=7, loc="upper right" if key == "loss" else "lower right", ncols=2)
+    last = lines[-1]
+    figure.suptitle(f"step {last['step']:,}, loss {last['loss']:.3f}, {last['images_per_s']:,.0f} images/s", fontsize=9)
+    return figure
+
+
+def live_loss():
+    """A function to give `train` as `watch`: it draws `loss` in a notebook, again and again in the same place."""
+    from IPython.display import display
+
+    shown = []
+
+    def watch(lines):
+        if shown:
+            shown[0].update(loss(lines))
+        else:
+            shown.append(display(loss(lines), display_id=True))
+
+    return watch
+
+
+def bound(result):
+    """Terms of the bound and the noise error over t, of the metric "bpd"."""
+    figure, (terms, error) = panels(2, width=4.5)
     times = result["times"]
     terms.loglog(times, result["terms"])
     terms.set(xlabel="t", ylabel="bits/dim", title=f"terms of the bound, sum {result['bits_per_dim']:.3f}")
     error.semilogy(times, result["eps_mse"])
     error.set(xlabel="t", ylabel="mean squared error of eps", title="error of the noise")
-    for axes in (terms, error):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def spectrum(result, path):
+def spectrum(result):
     """Band power along the forward and the reverse chain, and how the estimate of x_0 settles, coarse first."""
-    figure, (forward, reverse, settling) = _figure(3)
+    figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
     times, bands = np.array(result["times"]), np.arange(len(result["data"]))
     shown = np.linspace(0, len(times) - 1, 7).astype(int)
     for axes, key, title in ((forward, "forward", "x_t, forward"), (reverse, "reverse", "x_t, reverse chain")):
@@ -41,30 +186,24 @@ def spectrum(result, path):
     settling.invert_xaxis()
     settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0: coarse first", ylim=(0, 1.5))
     settling.legend(fontsize=7)
-    for axes in (forward, reverse, settling):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
-def accuracy(result, path):
+def accuracy(result):
     """Accuracy and negative log-likelihood of a classifier over t."""
-    figure, (right, nats) = _figure(2)
+    figure, (right, nats) = panels(2, width=4.5)
     right.plot(result["times"], result["accuracy_by_t"])
     right.axhline(result["accuracy"], color="grey", linewidth=0.8, label=f"clean images: {result['accuracy']:.3f}")
     right.set(xlabel="t", ylabel="accuracy", title="accuracy on noisy images", ylim=(0, 1.02))
     right.legend(fontsize=7)
     nats.plot(result["times"], result["nll_nats_by_t"])
     nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
-    for axes in (right, nats):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def _colour(fraction):
-    """A colour of the map that runs from dark to light."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * fraction)
+    """A colour of the map that runs from dark to light, without its lightest."""
+    return mpl.colormaps["viridis"](0.85 * fraction)
 
 
 PLOTS = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}

@@ -1,4 +1,4 @@
-"""Progress bars, the same everywhere: lively on a terminal, a line now and then in the log of a job."""
+"""Progress bars, the same everywhere: lively where a person looks on, a line now and then in the log of a job."""
 
 import sys
 
@@ -12,7 +12,16 @@ def on_terminal():
     return sys.stderr.isatty()
 
 
+def in_notebook():
+    """Whether the output goes to a Jupyter kernel."""
+    return type(sys.stderr).__module__.startswith("ipykernel")
+
+
 def progress_bar(total, name, *, unit, **options):
-    """A tqdm bar on the stderr of the first process; without a terminal it writes every half minute only."""
-    options = {"disable": not is_first(), "mininterval": 0.1 if on_terminal() else 30.0, **options}
+    """A tqdm bar on the stderr of the first process.
+
+    In a notebook it goes when it is full; where nobody looks on it writes every half minute only.
+    """
+    lively = on_terminal() or in_notebook()
+    options = {"disable": not is_first(), "mininterval": 0.1 if lively else 30.0, "leave": not in_notebook(), **options}
     return tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True, smoothing=0.05, **options)

@@ -1,8 +1,12 @@
-"""The sampling job: a trained run opened, and its images written as a grid, an array, a folder or a moving picture.
+"""The sampling job: a trained run opened, and its images drawn as an array or written to files.
+
+A file holds what `Run.draw` gives: a grid, an array, a folder, or a chain as a moving picture.
 
 Read next: `chain.py`, `samplers/driver.py`.
 """
 
+import copy
+import difflib
 import json
 import zlib
 from functools import partial
@@ -47,12 +51,28 @@ class Run:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
-        self.classifier, self.inpainting = None, None
+        self.classifier, self.inpainting, self._chains = None, None, {}
 
     def configure(self, **settings):
-        """Changes keys of `config.sample`, leaving out those that are None; returns the run."""
-        chosen = {key: value for key, value in settings.items() if value is not None}
-        self.config.sample.update(chosen)
+        """Changes keys of `config.sample`, leaving out those that are None; returns the run.
+
+        Labels may also be an integer or a sequence of them.
+
+        Raises:
+          UserError: there is no such key, or its value is of another kind.
+        """
+        for key, value in settings.items():
+            if key not in self.config.sample:
+                near = difflib.get_close_matches(key, self.config.sample, n=1)
+                known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(self.config.sample)}"
+                raise UserError(f"there is no setting {key!r} of sampling; {known}")
+            if key == "labels" and value is not None and not isinstance(value, str):
+                value = ",".join(str(int(label)) for label in np.ravel(value))
+            if value is not None:
+                try:
+                    self.config.sample[key] = value
+                except TypeError as error:
+                    raise UserError(f"{key}={value!r} is no {type(self.config.sample[key]).__name__}") from error
         return self
 
     def guide(self, classifier):
@@ -69,25 +89,75 @@ class Run:
             clashes |= changes(*known)
         if clashes:
             raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
-        self.classifier, self.params = classifier, {"denoiser": self.params, "classifier": classifier.params}
+        own = self.params["denoiser"] if self.classifier else self.params
+        self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
+        self._chains.clear()
         return self
 
     def inpaint(self, image, known):
-        """Has the chains keep the known part of an image (`editing.py` reads both); returns this run."""
+        """Has the chains keep the known part of an image; returns this run.
+
+        Args:
+          image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
+          known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask`).
+        """
         self.inpainting = (image, known)
+        self._chains.clear()
         return self
+
+    def source(self, split="test"):
+        """The images of a split of the run's data set, see `build.source`; a folder has one split."""
+        config = copy.deepcopy(self.config)
+        config.data.split = split
+        return build.source(config)
 
     def denoiser(self):
         """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
         self._must_draw()
-        return denoiser_of(self.config, self.model, classifier=self.classifier)
+        return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier)
 
     def chain(self, num_steps=0):
-        """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says."""
+        """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says.
+
+        The same settings, or others that are inputs of the compiled chain, give the same programs again.
+        """
         self._must_draw()
-        steps = num_steps or self.config.sample.num_steps
-        changes = {"classifier": self.classifier, "inpainting": self.inpainting}
-        return chain_of(self.config, self.model, num_steps=steps, mesh=self.mesh, **changes)
+        config, steps = copy.deepcopy(self.config), num_steps or self.config.sample.num_steps
+        settings = build.sampler_settings(config)
+        scale = settings["guidance_scale"]
+        guides = [scale if scale in (0, 1) else "more", bool(settings["classifier_scale"])]  # another program each
+        name = json.dumps([steps, {**to_json(config.sample), **dict.fromkeys(settings)}, guides])
+        if name not in self._chains:
+            changes = {"classifier": self.classifier, "inpainting": self.inpainting}
+            self._chains[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
+        return self._chains[name].with_settings(settings)
+
+    def draw(self, num_images, *, seed=0, num_steps=0, batch_size=64):
+        """Draws images; image i depends on the seed and on i alone.
+
+        Args:
+          num_images: how many.
+          seed: integer.
+          num_steps: of the chain; 0 takes what the run's configuration says.
+          batch_size: images at a time.
+
+        Returns:
+          `[N, H, W, C]` uint8.
+        """
+        options = {"seed": seed, "batch_size": min(batch_size, num_images)}
+        return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
+
+    def trajectory(self, num_images, *, seed=0, num_steps=0, num_frames=60):
+        """The chain of the images that `draw` gives: about `num_frames` times, falling, and x at each in [-1, 1].
+
+        Returns:
+          `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
+        """
+        chain = self.chain(num_steps)
+        with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
+            key, indices = jax.random.key(seed), np.arange(num_images)
+            frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
+        return chain.frame_times(num_frames), frames
 
     def _must_draw(self):
         """Refuses a classifier."""
@@ -156,9 +226,9 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
       UserError: the place cannot be written, or the folder holds images of other settings.
     """
     is_folder, out = str(out).endswith("/") or Path(out).is_dir(), Path(out)
-    chain, indices = run.chain(num_steps), np.arange(num_images)
-    options = {"seed": seed, "batch_size": min(batch_size, num_images)}
+    chain = run.chain(num_steps)
     if is_folder or not out.suffix:
+        indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
         settings = {"workdir": str(run.workdir.resolve()), "step": run.step, "params": run.params_name, "seed": seed}
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
         settings["classifier"] = run.classifier and str(run.classifier.workdir.resolve())
@@ -169,7 +239,7 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
     check_writable(out)
-    images = draw(chain, run.params, indices=indices, **options)
+    images = run.draw(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
         save_png(out, grid(images, columns=chain.columns))
     else:
@@ -182,11 +252,8 @@ def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60)
     if Path(out).suffix != ".gif":
         raise UserError(f"--trajectory={out}: end it with .gif")
     check_writable(out)
-    chain = run.chain(num_steps)
-    with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
-        key, indices = jax.random.key(seed), np.arange(num_images)
-        frames = chain(run.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
-    save_gif(out, np.stack([grid(to_uint8(frame), columns=chain.columns) for frame in frames]))
+    _, frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames)
+    save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
     return Path(out)
 
 

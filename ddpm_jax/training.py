@@ -31,12 +31,13 @@ _PREVIEW_SEED = 0
 _norm = jax.jit(optax.tree.norm)
 
 
-def train(config, workdir):
+def train(config, workdir, *, watch=None):
     """Trains, or goes on training, the run of a configuration in a work directory.
 
     Args:
       config: locked configuration, see `configs/base.py`.
       workdir: where checkpoints, log and previews go; made if absent.
+      watch: as for `RunLog`: `plots.live_loss()` draws the loss in a notebook.
 
     Returns:
       The final `TrainState`, or that of the interruption.
@@ -64,6 +65,7 @@ def train(config, workdir):
             num_steps=config.train.num_steps,
             batch_size=config.train.batch_size,
             learning_rate=build.learning_rate(config),
+            watch=watch,
         )
         draws = config.task == "denoise" and config.log.preview_every
         preview = Previews(config, model, log, mesh) if draws else None

@@ -49,7 +49,7 @@ def test_a_resumed_classifier_is_the_uninterrupted_one_bit_for_bit(tmp_path, wei
     whole = training.train(tiny_config(**config), tmp_path / "whole")
     training.train(tiny_config(**{**config, "train__num_steps": 3}), tmp_path / "cut")
     assert same(training.train(tiny_config(**config), tmp_path / "cut"), whole)
-    for line in logging.read(tmp_path / "whole"):
+    for line in logging.read_log(tmp_path / "whole"):
         assert 0 <= line["accuracy"] <= 1
         quarters = [line[f"accuracy_t{i}"] for i in range(1, 5) if f"accuracy_t{i}" in line]
         assert quarters

@@ -54,7 +54,7 @@ def workdir(tmp_path_factory):
 
 
 def losses(workdir):
-    return [line["loss"] for line in logging.read(workdir)]
+    return [line["loss"] for line in logging.read_log(workdir)]
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
 
 def wait_for_steps(workdir, processes, count=4):
     deadline = time.monotonic() + 240
-    while not (workdir / "log.jsonl").exists() or len(logging.read(workdir)) < count:
+    while not (workdir / "log.jsonl").exists() or len(logging.read_log(workdir)) < count:
         assert all(process.poll() is None for process in processes)
         assert time.monotonic() < deadline
         time.sleep(0.05)

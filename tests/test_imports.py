@@ -22,11 +22,11 @@ ROWS = [row.split() for row in (
     "losses bayes",
     "parallel",
     "progress",
-    "images program plots",
+    "images program",
     "models",
     "data",
     "metrics",
-    "state config chain",
+    "state config chain plots",
     "step checkpoint logging",
     "build",
     "sampling",
@@ -37,7 +37,7 @@ ROWS = [row.split() for row in (
 RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
 
 MATHEMATICS = [module for row in ROWS[: RANK["losses"] + 1] for module in row]
-HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "grain", "orbax"}
+HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "grain", "orbax", "matplotlib"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 

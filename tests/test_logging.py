@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ddpm_jax import logging
 from ddpm_jax.errors import UserError
-from ddpm_jax.logging import DivergedError, RunLog, read
+from ddpm_jax.logging import DivergedError, RunLog, read_log
 
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
@@ -63,7 +63,7 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
         log.flush()  # nothing new
         log.add(3, metrics(1))
         log.flush()
-    first, second = read(tmp_path)
+    first, second = read_log(tmp_path)
     assert first == {
         "step": 2,
         "loss": 3.5,
@@ -91,13 +91,13 @@ def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):
         log.add(1, metrics(1))
         now[0] = 52.0
         log.flush()
-    assert read(tmp_path)[0]["steps_per_s"] == 0.5
+    assert read_log(tmp_path)[0]["steps_per_s"] == 0.5
 
 
 def test_tensorboard_shows_the_lines(tmp_path):
     write(tmp_path, [1, 2])
     shown = scalars(tmp_path)
-    lines = read(tmp_path)
+    lines = read_log(tmp_path)
     assert len(shown) == sum(len(line) - 1 for line in lines)
     for line in lines:
         for name in line.keys() - {"step"}:
@@ -123,14 +123,14 @@ def test_what_was_logged_after_the_checkpoint_is_dropped_on_resuming(tmp_path, m
         file.write('{"step": 2, "lo')  # the process was killed here
     monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 2e9)
     write(tmp_path, [3, 4, 5], start_step=2)
-    assert [line["step"] for line in read(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5]
     starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
     assert starts == [1, 3]  # TensorBoard hides what lies at or after this step in older files
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "tensorboard"]
 
 
 def test_without_a_log_there_are_no_lines(tmp_path):
-    assert read(tmp_path) == []
+    assert read_log(tmp_path) == []
 
 
 @pytest.mark.parametrize("bad", [{"loss": np.nan}, {"loss": np.inf}, {"loss": 1, "grad_norm": np.nan}])
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_pat
         with pytest.raises(DivergedError, match=r"^the loss became .* at step 3$") as error:
             log.flush()
         assert error.value.step == 3
-    assert [line["step"] for line in read(tmp_path)] == [1]
+    assert [line["step"] for line in read_log(tmp_path)] == [1]
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):

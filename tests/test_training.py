@@ -41,7 +41,7 @@ BUSY = {
 
 def deterministic(workdir):
     """The lines of a log without their speeds."""
-    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read(workdir)]
+    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read_log(workdir)]
 
 
 TRACES = []
@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
     assert f"resuming from step {saved}\n" in capsys.readouterr().out
     assert same(resumed, training.train(config, tmp_path / "whole"))
     assert deterministic(tmp_path / "killed") == deterministic(tmp_path / "whole")
-    assert [line["step"] for line in logging.read(tmp_path / "killed")] == list(range(1, begun + 3))
+    assert [line["step"] for line in logging.read_log(tmp_path / "killed")] == list(range(1, begun + 3))
     assert not list((tmp_path / "killed" / "checkpoints").glob("*tmp*"))
 
 
@@ -234,7 +234,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     for count, fsdp, num_steps in ((8, 1, 6), (1, 1, 13), (4, 4, 20)):
         monkeypatch.setattr(training, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
         training.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
-    losses = lambda workdir: [line["loss"] for line in logging.read(workdir)]
+    losses = lambda workdir: [line["loss"] for line in logging.read_log(workdir)]
     assert len(losses(tmp_path / "moved")) == 20
     np.testing.assert_allclose(losses(tmp_path / "moved"), losses(tmp_path / "eight"), rtol=1e-5)
 
@@ -279,7 +279,7 @@ def test_a_run_that_diverges_stops_with_the_step_and_saves_nothing_of_it(tmp_pat
     with pytest.raises(UserError, match=expected):
         training.train(tiny_config(**{**BUSY, **wild}), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == saved
-    assert all(np.isfinite(line["loss"]) for line in logging.read(tmp_path))
+    assert all(np.isfinite(line["loss"]) for line in logging.read_log(tmp_path))
 
 
 def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told(whole_run, capsys):

@@ -18,7 +18,7 @@ Read next: `source.py`, `pipeline.py`, `digits.py` (the smallest source), then `
 from ddpm_jax.data.digits import Digits
 from ddpm_jax.data.folder import ImageFolder
 from ddpm_jax.data.pipeline import batch_indices, batches
-from ddpm_jax.data.source import Example, Source
+from ddpm_jax.data.source import Example, Source, load
 from ddpm_jax.data.tfds import TfdsImages
 
-__all__ = ["Digits", "Example", "ImageFolder", "Source", "TfdsImages", "batch_indices", "batches"]
+__all__ = ["Digits", "Example", "ImageFolder", "Source", "TfdsImages", "batch_indices", "batches", "load"]

@@ -7,6 +7,8 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
+from ddpm_jax.images import from_uint8
+
 
 class Example(TypedDict):
     """One image, or a batch of them when both have a leading axis."""
@@ -33,3 +35,17 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example:
         """Image `index` in 0..len - 1, the same whenever it is asked for."""
         ...
+
+
+def load(source, num_images=None):
+    """The first images of a source, or all of them, as arrays.
+
+    Args:
+      source: `Source`.
+      num_images: how many at most; None for all.
+
+    Returns:
+      x_0 `[N, H, W, C]` float32 in [-1, 1], and labels `[N]`.
+    """
+    examples = [source[i] for i in range(min(len(source), num_images or len(source)))]
+    return from_uint8(np.stack([e["image"] for e in examples])), np.array([e["label"] for e in examples], np.int32)
