@@ -99,6 +99,8 @@ from ddpm_jax.spectrum import band_power, forward_power, settling_time
 _LATER = {
     "build": (),
     "config": ("experiment",),
+    "convert.incoming": ("import_weights",),
+    "convert.outgoing": ("export_diffusers",),
     "data": ("Digits", "ImageFolder", "load"),
     "editing": ("Flow", "flow", "interpolate", "interpolation", "read_mask", "read_picture", "spherical"),
     "evaluation": ("evaluate", "table"),

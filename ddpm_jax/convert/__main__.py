@@ -43,19 +43,15 @@ def main(path):
 
 def read(path, given):
     """Makes a run of foreign weights."""
-    from ddpm_jax.convert.incoming import training_flags, write_run
+    from ddpm_jax.convert.incoming import import_weights, training_flags
 
-    try:
-        from configs.base import get_config
-    except ImportError as error:
-        raise UserError("configs/base.py is not here: start this in the folder that train.py is in") from error
-    out, base = OUT.value, get_config()
-    network, config, num_params = write_run(path, out, base=base, given=given)
+    out = OUT.value
+    network, config, num_params = import_weights(path, out, given=given)
     print(f"wrote {out}: {num_params:,} parameters of {network.kind} weights")
     if network.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
         print(f"assumed, for the weights do not tell: {assumed}")
-    train = " ".join(["python train.py --config=configs/base.py", f"--workdir={out}", *training_flags(config, base)])
+    train = " ".join(["python train.py --config=configs/base.py", f"--workdir={out}", *training_flags(config)])
     if config.task == "denoise":
         print(f"draw with:\n  python sample.py --workdir={out}")
     else:
@@ -65,11 +61,11 @@ def read(path, given):
 
 def write(path):
     """Writes a run as a diffusers folder."""
-    from ddpm_jax.convert.outgoing import write_diffusers
+    from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.sampling import Run
 
     run = Run(path, params=PARAMS.value)
-    write_diffusers(run, OUT.value)
+    export_diffusers(run, OUT.value)
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
 
 

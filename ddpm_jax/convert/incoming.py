@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.config import check_ranges, flatten
+from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
 from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, sha256, without_prefix
 from ddpm_jax.convert.loader import parameters
@@ -81,20 +81,19 @@ def converted(network, config, *, source):
     return params, params if network.raw is None else parameters(network.raw, table, source=source)
 
 
-def write_run(path, out, *, base, given):
+def import_weights(path, out, *, given=None):
     """Makes a run directory of foreign weights: a checkpoint at step 0 and `provenance.json`.
 
     Args:
       path: as for `understood`.
       out: the run directory, new.
-      base: the configuration that the network's settings change.
-      given: as for `understood`.
+      given: `{flag: value}` of what weights may not tell, such as `{"image_size": 64}`.
 
     Returns:
       The network, the configuration and the number of parameters.
     """
-    network, files = understood(path, given)
-    config = configured(network, base, name=Path(out).name)
+    network, files = understood(path, given or {})
+    config = configured(network, experiment("base"), name=Path(out).name)
     ema_params, params = converted(network, config, source=path)
     recipe = build.recipe(config, build.network(config), num_images=1)
     state = initial_state(
@@ -113,8 +112,8 @@ def write_run(path, out, *, base, given):
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def training_flags(config, base):
+def training_flags(config):
     """The flags by which `train.py --config=configs/base.py` has this configuration."""
-    usual = flatten(base)
+    usual = flatten(experiment("base"))
     changed = {key: value for key, value in flatten(config).items() if value != usual[key]}
     return [shlex.quote(f"--config.{key}={value}".replace(", ", ",")) for key, value in changed.items()]

@@ -28,7 +28,7 @@ from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError
 
 
-def write_diffusers(run, out):
+def export_diffusers(run, out):
     """Writes a run's network and scheduler as a diffusers folder with a model card.
 
     Args:

@@ -10,11 +10,10 @@ from oracles import normal
 from tiny import save, tiny_config
 from weights import CIFAR10, SMALL, assert_agree, opened, random_unet, saved, theirs
 
-from configs import base
 from ddpm_jax import build
 from ddpm_jax.convert.families import DIFFUSERS_OLD_NAMES
-from ddpm_jax.convert.incoming import understood, write_run
-from ddpm_jax.convert.outgoing import network_config, write_diffusers
+from ddpm_jax.convert.incoming import import_weights, understood
+from ddpm_jax.convert.outgoing import export_diffusers, network_config
 from ddpm_jax.errors import UserError
 from ddpm_jax.sampling import Run
 
@@ -60,8 +59,8 @@ def test_networks_say_the_same_on_both_sides_and_come_back_bit_for_bit(name, dif
     expected = theirs(unet, *inputs(unet))
     assert_agree(f"diffusers, small, {name}", network(*inputs(unet)), expected)
 
-    write_run(folder, tmp_path / "run", base=base.get_config(), given={})
-    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    import_weights(folder, tmp_path / "run")
+    export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
     back, report = diffusers.UNet2DModel.from_pretrained(tmp_path / "out", subfolder="unet", output_loading_info=True)
     assert all(not found for found in report.values()), report
     for key, tensor in unet.state_dict().items():
@@ -77,7 +76,7 @@ def test_a_run_of_ours_says_the_same_in_diffusers(diffusers, tmp_path, quick_com
     save(tmp_path / "run", config)
     for params in ("ema", "raw"):
         run = Run(tmp_path / "run", params=params)
-        write_diffusers(run, tmp_path / params)
+        export_diffusers(run, tmp_path / params)
         unet, report = diffusers.UNet2DModel.from_pretrained(
             tmp_path / params, subfolder="unet", output_loading_info=True
         )
@@ -95,7 +94,7 @@ _FILE = "diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize("pipeline", ["DDPMPipeline", "DDIMPipeline"])
 def test_a_digits_run_of_ours_samples_in_diffusers(pipeline, diffusers, tmp_path):
     save(tmp_path / "run", tiny_config())
-    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
     opened = getattr(diffusers, pipeline).from_pretrained(tmp_path / "out")
     opened.set_progress_bar_config(disable=True)
     images = opened(batch_size=2, num_inference_steps=20, output_type="np").images
@@ -107,7 +106,7 @@ def test_a_digits_run_of_ours_samples_in_diffusers(pipeline, diffusers, tmp_path
 def test_a_learned_variance_samples_in_diffusers(diffusers, tmp_path):
     learned = {"diffusion__learned_variance": True, "loss__kind": "hybrid", "sample__variance": "learned"}
     save(tmp_path / "run", tiny_config(**learned))
-    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
     opened = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
     opened.set_progress_bar_config(disable=True)
     assert opened(batch_size=2, num_inference_steps=20, output_type="np").images.shape == (2, 8, 8, 1)
@@ -118,7 +117,7 @@ def test_the_card_has_data_figures_and_configuration_but_no_place(tmp_path):
     save(tmp_path / "run", tiny_config(data__path="/home/somebody"))
     (tmp_path / "run" / "evaluation").mkdir()
     (tmp_path / "run" / "evaluation" / "bpd.json").write_text(json.dumps({"bits_per_dim": 3.25, "terms": [1, 2]}))
-    write_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "bpd: bits_per_dim 3.25" in card
     assert "UCI digits, split train, without random flips" in card

@@ -7,10 +7,9 @@ import pytest
 from oracles import normal
 from weights import SMALL, assert_agree, opened, random_unet, theirs
 
-from configs import base
 from ddpm_jax.convert import ho
 from ddpm_jax.convert.families import HO
-from ddpm_jax.convert.incoming import write_run
+from ddpm_jax.convert.incoming import import_weights
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import flat, tensors
 from ddpm_jax.sampling import Run
@@ -78,7 +77,7 @@ def test_a_list_holds_the_trained_and_the_averaged_weights(unet, tmp_path):
     trained = {f"module.{name}": tensor + 1 for name, tensor in averaged.items()}
     optimiser = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 2e-4}]}
     torch.save([trained, optimiser, 3, 17, averaged], tmp_path / "ckpt.pth")
-    write_run(tmp_path / "ckpt.pth", tmp_path / "run", base=base.get_config(), given={"image_size": 8})
+    import_weights(tmp_path / "ckpt.pth", tmp_path / "run", given={"image_size": 8})
     found = [flat(Run(tmp_path / "run", params=name).params)["conv_out.bias"] for name in ("ema", "raw")]
     np.testing.assert_array_equal(found[0], averaged["conv_out.bias"])
     np.testing.assert_array_equal(found[1], averaged["conv_out.bias"] + 1)
