@@ -7,10 +7,12 @@ of a figure from `panels`. Colours are those of Okabe and Ito, which the colour-
 
 import io
 
+import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ddpm_jax.images import to_uint8
 
@@ -49,9 +51,11 @@ class Picture(Figure):
 
     def _repr_png_(self):
         """The figure as a PNG."""
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        drawn, small = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png")
+        # A palette is a third of the size, and a notebook keeps every picture that it has shown.
+        Image.open(drawn).convert("RGB").quantize(128).save(small, format="PNG", optimize=True)
+        return small.getvalue()
 
 
 def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
@@ -95,8 +99,7 @@ def density(axes, log_prob, *, extent, num=101):
     """Fills a panel with `exp(log_prob(x))`, a function of points `[N, 2]`, the darker the more probable."""
     values = np.exp(np.asarray(log_prob(jnp.asarray(plane(extent, num=num))))).reshape(num, num)
     axes.imshow(values, origin="lower", extent=(-extent, extent) * 2, cmap="Blues", vmin=0, interpolation="bilinear")
-    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
-    axes.grid(visible=False)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
 def arrows(axes, slope, *, extent, num=15):
@@ -108,22 +111,33 @@ def arrows(axes, slope, *, extent, num=15):
     axes.quiver(*points.T, *field.T, color=_INK, angles="xy", scale_units="xy", scale=scale, width=0.004)
 
 
-def paths(axes, xs, *, colour=COLOURS[1], bound=None):
-    """Draws chains in the plane, `[F, B, 2]`, each a line from its start (a circle) to its end (a dot).
+def history(axes, log_prob, schedule, *, extent, num=201):
+    """Fills a panel with the density of noisy numbers at every t, each t for itself, from T at the left to 0.
 
     Args:
       axes: a panel.
-      xs: the chains.
-      colour: of lines and ends.
-      bound: half the side of the panel, or None.
+      log_prob: function `(x_t [N, 1], level)` to the log density `[N]`.
+      schedule: `NoiseSchedule`.
+      extent: half the height.
+      num: points either way.
     """
+    line = jnp.linspace(-extent, extent, num)[:, None]
+    levels = schedule.level(np.linspace(schedule.num_timesteps, 1, num))
+    values = jax.vmap(lambda level: jnp.exp(log_prob(line, level)))(jax.tree.map(jnp.asarray, levels))
+    values = np.asarray(values / values.max(axis=1, keepdims=True)).T
+    sides = (schedule.num_timesteps, 0, -extent, extent)
+    axes.imshow(values, origin="lower", extent=sides, cmap="Blues", aspect="auto", vmin=0, interpolation="bilinear")
+    axes.set(xlabel="t", ylabel="x_t")
+    axes.grid(visible=False)
+
+
+def paths(axes, times, xs):
+    """Draws chains of numbers `[F, B]` over their times `[F]`; those of one start have one colour."""
     xs = np.asarray(xs)
+    starts = sorted(set(xs[0].tolist()))
     for b in range(xs.shape[1]):
-        axes.plot(*xs[:, b].T, color=colour, linewidth=0.7, alpha=0.6)
-    axes.plot(*xs[0].T, "o", color=_INK, markersize=4, markerfacecolor="white", zorder=3)
-    axes.plot(*xs[-1].T, "o", color=colour, markersize=4, zorder=3)
-    if bound:
-        axes.set(xlim=(-bound, bound), ylim=(-bound, bound), aspect="equal")
+        colour = COLOURS[1:][starts.index(xs[0, b].item()) % (len(COLOURS) - 1)]
+        axes.plot(times, xs[:, b], color=colour, linewidth=0.8)
 
 
 def loss(lines):

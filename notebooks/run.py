@@ -1,0 +1,156 @@
+"""Runs the notebooks from top to bottom and saves them with what they show.
+
+  python notebooks/run.py                  all of them
+  python notebooks/run.py 01 03            those whose names begin so
+
+Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`, written here; outputs are saved without
+time stamps and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few steps
+into a temporary folder and nothing is saved: the tests run them so.
+"""
+
+import os
+import re
+import sys
+import time
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+REPOSITORY = "https://github.com/ddpm-jax/ddpm_jax"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+MAX_BYTES = 1_500_000
+CELL_SECONDS = 1800
+
+OPENING = f"""\
+# In Colab this installs ddpm_jax at the version of this notebook; elsewhere it imports, and no more.
+import os, sys, tempfile
+from pathlib import Path
+
+REPOSITORY, VERSION = "{REPOSITORY}", "v{VERSION}"
+if "google.colab" in sys.modules and not Path("ddpm_jax").exists():
+    !git clone --quiet --depth 1 --branch {{VERSION}} {{REPOSITORY}} ddpm_jax
+    %cd ddpm_jax
+    %pip install --quiet -e . {{"'jax[cuda12]'" if os.path.exists("/dev/nvidia0") else ""}}
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ddpm_jax as dj
+
+smoke = "DDPM_JAX_SMOKE" in os.environ  # few steps, for the tests
+runs = Path(tempfile.mkdtemp() if smoke else os.path.relpath(Path(dj.__file__).parents[1] / "runs"))
+print(f"jax {{jax.__version__}} on {{jax.device_count()}} x {{jax.devices()[0].device_kind}}")
+if jax.default_backend() == "cpu":
+    print("NO GPU OR TPU: this runs on the CPU. In Colab: Runtime > Change runtime type > GPU.")"""
+
+# Warnings are errors in the notebooks too; those that the kernel itself gives are not theirs.
+_STRICT = """\
+import warnings
+warnings.simplefilter("error")
+for module in ("ipykernel", "IPython", "jupyter_client", "tornado", "traitlets", "zmq", "asyncio"):
+    warnings.filterwarnings("ignore", module=module)"""
+
+
+class _Kernel(AsyncKernelManager):
+    """A kernel of the interpreter that runs this, whatever kernels are installed."""
+
+    @property
+    def kernel_spec(self):
+        """How to start it."""
+        arguments = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=arguments, display_name="Python 3", language="python")
+
+
+def notebooks(*beginnings):
+    """The notebooks whose names begin so, or all, in order."""
+    return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(beginnings or "")]
+
+
+def execute(path):
+    """The notebook, run from top to bottom in the repository's root, with outputs; a warning or an error raises."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
+    next(cell for cell in cells if cell.cell_type == "code").source = OPENING
+    notebook.cells = [nbformat.v4.new_code_cell(_STRICT), *cells]
+    options = {"timeout": CELL_SECONDS, "coalesce_streams": True, "record_timing": False}
+    with _own_folders():
+        client = NotebookClient(
+            notebook, km=_Kernel(), resources={"metadata": {"path": str(ROOT)}}, **options
+        )
+        client.execute()
+    notebook.cells = cells
+    return _plain(notebook)
+
+
+@contextmanager
+def _own_folders():
+    """Keeps the kernel's files out of the user's folders."""
+    with TemporaryDirectory() as folder:
+        before = dict(os.environ)
+        os.environ |= {f"{name}_DIR": f"{folder}/{name}" for name in ("IPYTHON", "JUPYTER_CONFIG", "JUPYTER_RUNTIME")}
+        os.environ |= {"IPYTHONDIR": f"{folder}/ipython", "MPLBACKEND": "agg", "TMPDIR": folder}
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _plain(notebook):
+    """The notebook without what differs from one run to the next: bars, counts of restarts, names of kernels."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number:02d}", {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_kept, cell.outputs) if output]
+            cell.execution_count = count = count + 1
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = count
+    return notebook
+
+
+def _kept(output):
+    """An output, or None where it is a progress bar; without the text that stands in for a picture."""
+    if output.output_type == "stream":
+        lines = [line.split("\r")[-1] for line in output.text.split("\n")]
+        output.text = "\n".join(line for line in lines if line.strip() and not re.search(r"\d+%\|", line))
+        output.text += "\n" if output.text else ""
+        return output if output.text else None
+    output.pop("transient", None)
+    if "image/png" in output.get("data", {}):
+        output.data.pop("text/plain", None)
+        output.metadata = {}
+    return output
+
+
+def main():
+    """Prints them all anew, with a line for each."""
+    smoke = "DDPM_JAX_SMOKE" in os.environ
+    for path in notebooks(*sys.argv[1:]):
+        begin = time.perf_counter()
+        print(f"{path.name} ...", end=" ", flush=True)
+        notebook = execute(path)
+        text = nbformat.writes(notebook) + "\n"
+        print(f"{time.perf_counter() - begin:.0f} s, {len(text) / 1e6:.2f} MB", flush=True)
+        if len(text) > MAX_BYTES:
+            sys.exit(f"error: {path.name} is larger than {MAX_BYTES / 1e6} MB: draw fewer or coarser pictures")
+        if not smoke:
+            path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
