@@ -8,11 +8,10 @@ inverted digits): the predictive entropy and its part that the weights are unsur
 """
 
 import _root  # noqa: F401
-import jax
 import numpy as np
 from absl import flags
 
-from ddpm_jax import bayes, build, program
+from ddpm_jax import bayes, program
 from ddpm_jax.data.digits import Digits
 from ddpm_jax.images import from_uint8
 from ddpm_jax.metrics.calibration import expected_calibration_error
@@ -23,12 +22,11 @@ BAYES = flags.DEFINE_string("bayes_workdir", "runs/digits_classifier_bayes", "Of
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples of the weights.", lower_bound=1)
 
 
-def log_probs(run, images):
-    """`log p(k | x, w)` of images `[N, 8, 8, 1]` in [-1, 1] at t = 1, `[S, N, K]`."""
+def opened(workdir):
+    """The run of a classifier that averages over many samples of its weights."""
+    run = Run(workdir)
     run.config.posterior.num_samples = NUM_SAMPLES.value
-    level = build.noise_schedule(run.config).level(1)
-    samples = build.classifier_samples(run.config, run.model)
-    return np.asarray(jax.jit(lambda params, x: samples(params)(x, level))(run.params, images))
+    return run
 
 
 def main():
@@ -37,15 +35,15 @@ def main():
     label = np.array([source[i]["label"] for i in range(len(source))])
     digits = from_uint8(np.stack([source[i]["image"] for i in range(len(source))]))
     noise = rng.uniform(-1, 1, digits.shape).astype(np.float32)
-    runs = {"point estimate": Run(POINT.value), "posterior": Run(BAYES.value)}
+    runs = {"point estimate": opened(POINT.value), "posterior": opened(BAYES.value)}
     print(f"{len(label)} test digits       accuracy  nll nats  calibration error")
     for name, run in runs.items():
-        prob = np.exp(bayes.predictive_log_prob(log_probs(run, digits)))
+        prob = np.exp(bayes.predictive_log_prob(run.log_probs(digits)))
         right, nll = np.mean(prob.argmax(-1) == label), -np.mean(np.log(prob[np.arange(len(label)), label]))
         print(f"{name:<20}{right:11.3f}{nll:10.4f}{expected_calibration_error(prob, label):19.4f}")
     print(f"\nposterior, {NUM_SAMPLES.value} samples  entropy  mutual information, nats")
     for name, images in (("test digits", digits), ("inverted digits", -digits), ("uniform noise", noise)):
-        unsure = bayes.uncertainty(log_probs(runs["posterior"], images))
+        unsure = bayes.uncertainty(runs["posterior"].log_probs(images))
         entropy, information = float(unsure.predictive_entropy.mean()), float(unsure.mutual_information.mean())
         print(f"{name:<22}{entropy:10.4f}{information:20.4f}")
 

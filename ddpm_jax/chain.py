@@ -41,7 +41,7 @@ class Chain:
 
     def __init__(self, sampler, denoiser, *, settings, transitions, shape, mesh, labels=()):
         self.num_moves, self._mesh, self.settings = len(transitions.beta), mesh, settings
-        self._labels, self.columns = np.array(labels or (0,), np.int32), len(labels) if len(labels) > 1 else None
+        self._take_turns(labels)
         self._times = np.append(transitions.now.t, transitions.next.t[-1])
         self._moves = (
             np.arange(self.num_moves),
@@ -89,11 +89,16 @@ class Chain:
                 progress(len(moves[0]))
         return np.stack(frames or [to_host(state.x)])[:, : len(indices)]
 
-    def with_settings(self, settings):
-        """This chain with other numbers, made of the same compiled programs."""
+    def varied(self, *, settings, labels):
+        """This chain with other numbers and classes, made of the same compiled programs."""
         other = copy.copy(self)
         other.settings = settings
+        other._take_turns(labels)
         return other
+
+    def _take_turns(self, labels):
+        """Keeps the classes, and the columns of a grid of them."""
+        self._labels, self.columns = np.array(labels or (0,), np.int32), len(labels) if len(labels) > 1 else None
 
     def lower(self, params, *, batch_size, platform):
         """A piece of the chain lowered for a platform ("tpu", "cuda", "cpu") that need not be here.

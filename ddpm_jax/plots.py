@@ -68,6 +68,7 @@ def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
     """
     with mpl.rc_context(STYLE):
         figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
@@ -76,6 +77,7 @@ def strips(images, *, columns=(), rows=(), size=0.9):
     images = to_uint8(images)
     num_rows, num_columns = images.shape[:2]
     figure, axes = panels(num_columns, num_rows, width=size, height=size + (0.2 if columns else 0) / num_rows)
+    figure.get_layout_engine().set(h_pad=0.03, w_pad=0.03)
     for i, panel in enumerate(axes):
         row, column = divmod(i, num_columns)
         panel.imshow(images[row, column].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

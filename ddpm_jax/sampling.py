@@ -51,7 +51,7 @@ class Run:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
-        self.classifier, self.inpainting, self._chains = None, None, {}
+        self.classifier, self.inpainting, self._compiled = None, None, {}
 
     def configure(self, **settings):
         """Changes keys of `config.sample`, leaving out those that are None; returns the run.
@@ -91,7 +91,7 @@ class Run:
             raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
         own = self.params["denoiser"] if self.classifier else self.params
         self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
-        self._chains.clear()
+        self._compiled.clear()
         return self
 
     def inpaint(self, image, known):
@@ -102,7 +102,7 @@ class Run:
           known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask`).
         """
         self.inpainting = (image, known)
-        self._chains.clear()
+        self._compiled.clear()
         return self
 
     def source(self, split="test"):
@@ -116,6 +116,24 @@ class Run:
         self._must_draw()
         return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier)
 
+    def log_probs(self, images, *, t=1):
+        """What a classifier says of noisy images, `log p(k | x_t, w)` `[S, N, K]`, at S samples of its weights.
+
+        S is 1 where no weight is random. `bayes.predictive_log_prob` averages them, `bayes.uncertainty` compares them.
+
+        Args:
+          images: `[N, H, W, C]` in [-1, 1].
+          t: time, a number.
+        """
+        if self.config.task != "classify":
+            raise UserError(f"{self.workdir} holds a denoiser, which tells no classes")
+        name, level = self.config.posterior.num_samples, build.noise_schedule(self.config).level(t)
+        if name not in self._compiled:
+            samples = build.classifier_samples(copy.deepcopy(self.config), self.model)
+            self._compiled[name] = jax.jit(lambda params, x, level: samples(params)(x, level))
+        images, level = np.asarray(images, np.float32), jax.tree.map(np.float32, level)
+        return np.asarray(self._compiled[name](self.params, images, level))
+
     def chain(self, num_steps=0):
         """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says.
 
@@ -126,11 +144,13 @@ class Run:
         settings = build.sampler_settings(config)
         scale = settings["guidance_scale"]
         guides = [scale if scale in (0, 1) else "more", bool(settings["classifier_scale"])]  # another program each
-        name = json.dumps([steps, {**to_json(config.sample), **dict.fromkeys(settings)}, guides])
-        if name not in self._chains:
+        inputs = dict.fromkeys([*settings, "labels"])
+        name = json.dumps([steps, {**to_json(config.sample), **inputs}, guides])
+        labels = labels_of(config, classifier=self.classifier)
+        if name not in self._compiled:
             changes = {"classifier": self.classifier, "inpainting": self.inpainting}
-            self._chains[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
-        return self._chains[name].with_settings(settings)
+            self._compiled[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
+        return self._compiled[name].varied(settings=settings, labels=labels)
 
     def draw(self, num_images, *, seed=0, num_steps=0, batch_size=64):
         """Draws images; image i depends on the seed and on i alone.
@@ -182,6 +202,13 @@ def denoiser_of(config, model, *, classifier=None):
     return build.denoiser(config, model, classifier=guide)
 
 
+def labels_of(config, *, classifier=None):
+    """The classes that a configuration asks for, as for `Chain`: of its own, or of the `Run` that guides it."""
+    if classifier and config.sample.labels == "none":
+        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
+    return build.labels(config, (classifier.config if classifier else config).labels.num_classes)
+
+
 def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None):
     """The `Chain` that a configuration describes.
 
@@ -194,8 +221,6 @@ def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None
       inpainting: `(image, known)` as for `repaint`, or None.
     """
     data, sampler = config.data, build.sampler(config)
-    if classifier and config.sample.labels == "none":
-        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
     return Chain(
         sampler if inpainting is None else lambda settings: repaint(sampler(settings), *inpainting),
         denoiser_of(config, model, classifier=classifier),
@@ -203,7 +228,7 @@ def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None
         transitions=build.sampling_transitions(config, num_steps),
         shape=(data.image_size, data.image_size, data.channels),
         mesh=mesh,
-        labels=build.labels(config, (classifier.config if classifier else config).labels.num_classes),
+        labels=labels_of(config, classifier=classifier),
     )
 
 

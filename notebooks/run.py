@@ -3,9 +3,9 @@
   python notebooks/run.py                  all of them
   python notebooks/run.py 01 03            those whose names begin so
 
-Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`, written here; outputs are saved without
-time stamps and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few steps
-into a temporary folder and nothing is saved: the tests run them so.
+Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`, written here; outputs are saved
+without time stamps and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few
+steps into a temporary folder and nothing is saved: the tests run them so.
 """
 
 import os
@@ -83,9 +83,7 @@ def execute(path):
     notebook.cells = [nbformat.v4.new_code_cell(_STRICT), *cells]
     options = {"timeout": CELL_SECONDS, "coalesce_streams": True, "record_timing": False}
     with _own_folders():
-        client = NotebookClient(
-            notebook, km=_Kernel(), resources={"metadata": {"path": str(ROOT)}}, **options
-        )
+        client = NotebookClient(notebook, km=_Kernel(), resources={"metadata": {"path": str(ROOT)}}, **options)
         client.execute()
     notebook.cells = cells
     return _plain(notebook)

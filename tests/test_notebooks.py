@@ -36,10 +36,6 @@ def test_a_notebook_runs_from_top_to_bottom(path, smoke):
     assert any("image/png" in output.get("data", {}) for cell in shown for output in cell.outputs)
 
 
-def test_there_are_five():
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_saved_as_the_runner_saves_it(path):
     """With outputs, small, and with the opening of this version."""

@@ -118,6 +118,13 @@ def test_settings_that_are_given_replace_the_runs(run, images):
     assert difference(drawn, images[:8]) > 1
 
 
+def test_drawing_gives_the_images_as_an_array(run, images):
+    np.testing.assert_array_equal(run.draw(10, batch_size=8), images)
+    times, frames = run.trajectory(8, num_frames=10)
+    np.testing.assert_array_equal(times, np.arange(20, -1, -2))
+    np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
+
+
 def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path):
     ten = {"num_images": 10, "seed": 0, "batch_size": 8}
     assert sample_run(run, tmp_path / "a" / "grid.png", **ten) == tmp_path / "a" / "grid.png"

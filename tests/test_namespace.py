@@ -1,0 +1,177 @@
+"""`import ddpm_jax as dj`: every name of a notebook in one place, with its docstring, loaded when it is asked for."""
+
+import inspect
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import ROOT, save, tiny_config
+
+import ddpm_jax as dj
+from ddpm_jax import build, errors, plots
+from ddpm_jax.config import flatten
+from ddpm_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory, quick_compilation):
+    """Runs that know classes, and a classifier, of random parameters."""
+    folder = tmp_path_factory.mktemp("runs")
+    save(folder / "told", tiny_config(labels__num_classes=10, labels__dropout=0.5))
+    save(folder / "classifier", tiny_config(task="classify", labels__num_classes=10))
+    return folder
+
+
+def test_every_name_completes_and_is_documented():
+    for name in dir(dj):
+        value = getattr(dj, name)
+        if inspect.isroutine(value) or inspect.isclass(value) or inspect.ismodule(value):
+            assert inspect.getdoc(value), name
+    assert {"Run", "train", "experiment", "evaluate", "plots", "q_sample", "oracles"} <= set(dir(dj))
+
+
+def test_jobs_are_loaded_when_they_are_asked_for():
+    program = "import sys, ddpm_jax as dj; print('ddpm_jax.sampling' in sys.modules); dj.Run; print(dj.Run.__name__)"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout.split() == ["False", "Run"], run.stderr
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'ddpm_jax' has no attribute 'trian'"):
+        dj.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_an_experiment_is_its_file(path):
+    config = dj.experiment(path.stem)
+    assert config.is_locked
+    assert config.name == path.stem
+    assert flatten(config) == flatten(dj.experiment(path.stem))
+
+
+def test_an_experiment_that_is_not_there_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"^there is no experiment 'digit'; did you mean 'digits'\?$"):
+        dj.experiment("digit")
+    monkeypatch.setattr("ddpm_jax.config._EXPERIMENTS", tmp_path)
+    with pytest.raises(UserError, match=r"^the experiments lie beside the package in its repository: clone it"):
+        dj.experiment("digits")
+
+
+def test_a_mistake_in_a_notebook_is_one_line():
+    assert errors.UserError("do this")._render_traceback_() == ["error: do this"]
+
+
+def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
+    run = dj.Run(workdirs / "told")
+    with pytest.raises(UserError, match=r"^there is no setting 'samplr' of sampling; did you mean 'sampler'\?$"):
+        run.configure(samplr="ddim")
+    with pytest.raises(UserError, match=r"^eta='much' is no float$"):
+        run.configure(eta="much")
+    assert run.configure(labels=7).config.sample.labels == "7"
+    assert run.configure(labels=range(3), guidance_scale=2).config.sample.labels == "0,1,2"
+
+
+def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):
+    made, traces = build.denoiser, []
+
+    def counted(*args, **options):
+        with_params = made(*args, **options)
+        return lambda *args: traces.append(args) or with_params(*args)
+
+    monkeypatch.setattr(build, "denoiser", counted)
+    run = dj.Run(workdirs / "told").configure(labels=7, guidance_scale=2)
+    before = run.chain(3)
+    first = before(run.params, dj_key(), indices=np.arange(8))
+    traced = len(traces)
+    after = run.configure(labels=[1, 2], guidance_scale=3).chain(3)
+    assert after._take is before._take
+    assert (after.columns, before.columns) == (2, None)
+    assert not np.array_equal(after(run.params, dj_key(), indices=np.arange(8)), first)
+    np.testing.assert_array_equal(before(run.params, dj_key(), indices=np.arange(8)), first)
+    assert len(traces) == traced
+    assert run.configure(guidance_scale=1).chain(3)._take is not before._take
+
+
+def test_a_chain_stays_what_it_was_made(workdirs):
+    """Even where the run is set otherwise before the chain is first taken."""
+    run = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim")
+    expected = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim").draw(8, num_steps=3)
+    chain = run.chain(3)
+    run.configure(clip_x_0=False, guidance_scale=5)
+    drawn = chain(run.params, dj_key(), indices=np.arange(8))[-1]
+    np.testing.assert_array_equal(dj.to_uint8(drawn), expected)
+
+
+def test_another_guide_takes_the_place_of_the_first(workdirs):
+    classifier = dj.Run(workdirs / "classifier")
+    run = dj.Run(workdirs / "told").configure(labels=7)
+    once = run.guide(classifier).draw(8, num_steps=3)
+    np.testing.assert_array_equal(run.guide(classifier).draw(8, num_steps=3), once)
+
+
+def test_a_classifier_tells_classes_and_a_denoiser_does_not(workdirs):
+    x, _ = dj.load(dj.Digits("test"), 5)
+    log_probs = dj.Run(workdirs / "classifier").log_probs(x, t=3)
+    assert log_probs.shape == (1, 5, 10)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=-1), 1, rtol=1e-5)
+    with pytest.raises(UserError, match=r"holds a denoiser, which tells no classes$"):
+        dj.Run(workdirs / "told").log_probs(x)
+
+
+def test_an_interpolation_as_an_array_is_the_one_in_the_file(workdirs, tmp_path):
+    ends, _ = dj.load(dj.Digits("test"), 2)
+    for name, end in zip("ab", ends, strict=True):
+        dj.save_png(tmp_path / f"{name}.png", dj.to_uint8(end))
+    run = dj.Run(workdirs / "told")
+    images = dj.interpolation(run, *ends, num_images=3, num_steps=4)
+    dj.interpolate(run, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "way.png", num_images=3, num_steps=4)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "way.png")), dj.grid(images, columns=3)[..., 0])
+
+
+def test_what_a_flow_encodes_it_decodes(workdirs):
+    x, _ = dj.load(dj.Digits("test"), 3)
+    encode, decode = dj.flow(dj.Run(workdirs / "told").configure(clip_x_0=False), num_steps=19)
+    np.testing.assert_allclose(decode(encode(x)), x, atol=0.03)
+
+
+def test_a_source_is_loaded_in_its_order():
+    x, labels = dj.load(dj.Digits("test"), 4)
+    assert (x.dtype, labels.tolist()) == (np.float32, [dj.Digits("test")[i]["label"] for i in range(4)])
+    np.testing.assert_array_equal(dj.to_uint8(x[3]), dj.Digits("test")[3]["image"])
+    assert len(dj.load(dj.Digits("test"))[0]) == 500
+
+
+def test_eight_bits_come_back():
+    values = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(dj.to_uint8(dj.from_uint8(values)), values)
+
+
+def test_a_picture_is_the_grid():
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    for given in (images, dj.from_uint8(images)):
+        np.testing.assert_array_equal(np.asarray(dj.picture(given, columns=2)), dj.grid(images, columns=2))
+
+
+def test_a_figure_shows_itself_opaque_on_white_in_any_style():
+    import matplotlib as mpl
+
+    with mpl.rc_context({"figure.facecolor": "black", "text.color": "white", "savefig.transparent": True}):
+        figure, [axes] = plots.panels(1)
+        axes.set(title="dark on white")
+        shown = Image.open(io.BytesIO(figure._repr_png_()))
+    pixels = np.asarray(shown.convert("RGBA"))
+    assert pixels[..., 3].min() == 255
+    np.testing.assert_array_equal(pixels[0, 0, :3], 255)
+    assert pixels[:25, ..., :3].min() < 100
+
+
+def dj_key():
+    """The key of seed 0."""
+    import jax
+
+    return jax.random.key(0)
