@@ -51,6 +51,8 @@ class Run:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
+            raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier, self.inpainting, self._compiled = None, None, {}
 
     def configure(self, **settings):

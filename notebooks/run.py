@@ -21,6 +21,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -83,10 +84,12 @@ def execute(path):
     notebook.cells = [nbformat.v4.new_code_cell(_STRICT), *cells]
     options = {"timeout": CELL_SECONDS, "coalesce_streams": True, "record_timing": False}
     with _own_folders():
-        client = NotebookClient(notebook, km=_Kernel(), resources={"metadata": {"path": str(ROOT)}}, **options)
-        client.execute()
+        client = NotebookClient(
+            notebook, km=_Kernel(transport="ipc"), resources={"metadata": {"path": str(ROOT)}}, **options
+        )
+        client.execute(cleanup_kc=True)
     notebook.cells = cells
-    return _plain(notebook)
+    return plain(notebook)
 
 
 @contextmanager
@@ -103,7 +106,7 @@ def _own_folders():
             os.environ.update(before)
 
 
-def _plain(notebook):
+def plain(notebook):
     """The notebook without what differs from one run to the next: bars, counts of restarts, names of kernels."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -141,7 +144,10 @@ def main():
     for path in notebooks(*sys.argv[1:]):
         begin = time.perf_counter()
         print(f"{path.name} ...", end=" ", flush=True)
-        notebook = execute(path)
+        try:
+            notebook = execute(path)
+        except CellExecutionError as error:
+            sys.exit(f"error: {path.name} ends with {error.ename}: {error.evalue}\n\n{error.traceback}")
         text = nbformat.writes(notebook) + "\n"
         print(f"{time.perf_counter() - begin:.0f} s, {len(text) / 1e6:.2f} MB", flush=True)
         if len(text) > MAX_BYTES:

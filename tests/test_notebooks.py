@@ -1,58 +1,60 @@
 """Every notebook runs from top to bottom, in few steps and without a network; what is saved is what they showed."""
 
 import os
+import subprocess
 import sys
 
 import nbformat
 import pytest
+from tiny import ROOT
 
-from ddpm_jax import config
-
-sys.path.insert(0, str(config._EXPERIMENTS.parent / "notebooks"))
+sys.path.insert(0, str(ROOT / "notebooks"))
 import run as runner
 
 NOTEBOOKS = runner.notebooks()
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
-@pytest.fixture
-def smoke(monkeypatch, quick_compilation):
-    """Few steps, one device, and nothing that asks the network."""
-    monkeypatch.setenv("DDPM_JAX_SMOKE", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
-
-
-def code_cells(path):
-    """The code cells of a notebook as it is saved."""
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+def smoke(*arguments):
+    """Runs Python in few steps, on one device, without a network, in a process of its own."""
+    env = {**os.environ, "DDPM_JAX_SMOKE": "1", "HF_HUB_OFFLINE": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path, smoke):
+@each_notebook
+def test_a_notebook_runs_from_top_to_bottom(path):
     before = path.read_bytes()
-    shown = [cell for cell in runner.execute(path).cells if cell.cell_type == "code"]
+    done = smoke(ROOT / "notebooks" / "run.py", path.name)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith(f"{path.name} ... ")
     assert path.read_bytes() == before
-    assert any("image/png" in output.get("data", {}) for cell in shown for output in cell.outputs)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
+def test_a_warning_fails_a_notebook_and_nothing_is_saved(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("", "import warnings; warnings.warn('mind')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "x.ipynb")
+    before = (tmp_path / "x.ipynb").read_bytes()
+    program = (
+        f"import sys; sys.path.insert(0, 'notebooks'); import run; run.FOLDER = run.Path({str(tmp_path)!r}); run.main()"
+    )
+    done = smoke("-c", program)
+    assert done.returncode == 1
+    assert "error: x.ipynb ends with UserWarning: mind\n" in done.stderr
+    assert (tmp_path / "x.ipynb").read_bytes() == before
+
+
+@each_notebook
 def test_a_notebook_is_saved_as_the_runner_saves_it(path):
     """With outputs, small, and with the opening of this version."""
-    cells = code_cells(path)
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells[0].source == runner.OPENING
     assert path.stat().st_size <= runner.MAX_BYTES
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    notebook = nbformat.read(path, as_version=4)
-    assert nbformat.writes(runner._plain(notebook)) + "\n" == path.read_text()
-
-
-@pytest.mark.slow
-def test_a_warning_fails_a_notebook(tmp_path, smoke):
-    cells = [nbformat.v4.new_code_cell(source) for source in ("", "import warnings; warnings.warn('mind')")]
-    path = tmp_path / "x.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    with pytest.raises(Exception, match="UserWarning"):
-        runner.execute(path)
+    assert "/tmp/" not in path.read_text()
+    assert nbformat.writes(runner.plain(notebook)) + "\n" == path.read_text()
