@@ -153,7 +153,7 @@ def loss(lines):
             panel.plot(steps, quarter, color=_colour((i - 1) / 3), linewidth=0.8, label=f"quarter {i} of t")
         panel.plot(steps, [line[key] for line in lines], color=_INK, label="all t")
         panel.set(xlabel="step", ylabel=key, yscale="log" if key == "loss" else "linear")
-        panel.legend(fontsize=7, loc="upper right" if key == "loss" else "lower right", ncols=2)
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     last = lines[-1]
     figure.suptitle(f"step {last['step']:,}, loss {last['loss']:.3f}, {last['images_per_s']:,.0f} images/s", fontsize=9)
     return figure

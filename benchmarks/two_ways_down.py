@@ -1,0 +1,39 @@
+"""DDPM beside DDIM: chains of both from the same starts, over the exact density of the noisy data at every t.
+
+  python benchmarks/two_ways_down.py --out=docs/images/two_ways_down.png
+
+The data are a mixture of three Gaussians on the line, of which the perfect denoiser is known. Four chains from each of
+three starts: DDPM ends somewhere else each time, DDIM always in the same place.
+"""
+
+import _root  # noqa: F401
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import ddpm_jax as dj
+from ddpm_jax import plots, program
+
+OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.")
+
+
+def main():
+    """Writes the plot."""
+    schedule = dj.linear(1000)
+    mixture = dj.oracles.GaussianMixture([0.5, 0.2, 0.3], [[-1.2], [0.0], [0.9]], [[[0.02]], [[0.01]], [[0.04]]])
+    x_T = jnp.repeat(jnp.array([[-1.4], [0.3], [1.6]]), 4, axis=0)
+    keys, transitions = dj.image_keys(jax.random.key(0), np.arange(len(x_T))), schedule.transitions()
+    figure, axes = plots.panels(2, width=4.6)
+    samplers = {"DDPM": dj.ancestral(dj.Variance.SMALL), "DDIM": dj.ddim()}
+    for panel, (name, sampler) in zip(axes, samplers.items(), strict=True):
+        xs = dj.sample(sampler, mixture.denoiser, keys, x_T=x_T, transitions=transitions, trajectory=True)
+        plots.history(panel, mixture.log_prob, schedule, extent=3)
+        plots.paths(panel, np.arange(1000, -1, -1), xs[..., 0])
+        panel.set(title=f"{name}: 3 starts, {len(np.unique(np.round(xs[-1], 3)))} ends")
+    figure.savefig(OUT.value)
+    print(f"wrote {OUT.value}")
+
+
+if __name__ == "__main__":
+    program.run(main)
