@@ -90,6 +90,13 @@ def check_flags():
         raise UserError("--classifier_scale goes with --classifier_workdir=DIR, the classifier's run")
 
 
+def check_sampler(sampler):
+    """Refuses flags of another sampler than the run's or the one that was asked for."""
+    for flag, owner in ((ETA, "ddim"), (VARIANCE, "ancestral")):
+        if flag.value is not None and sampler != owner:
+            raise UserError(f"--{flag.name} is for --sampler={owner}; this chain is of {sampler}")
+
+
 def configured_run():
     """The run with everything that the flags change of it."""
     from ddpm_jax.editing import read_mask, read_picture
@@ -105,6 +112,7 @@ def configured_run():
         guidance_scale=GUIDANCE_SCALE.value,
         classifier_scale=CLASSIFIER_SCALE.value,
     )
+    check_sampler(run.config.sample.sampler)
     if CLASSIFIER_WORKDIR.value:
         run.guide(Run(CLASSIFIER_WORKDIR.value))
     if INPAINT.value:

@@ -148,6 +148,8 @@ def test_a_folder_of_one_guidance_is_not_continued_with_another(places, tmp_path
         ("conditional", ["--guidance_scale=nan"], "guidance_scale must be 0 or a number above it, got nan"),
         ("conditional", ["--guidance_scale=inf"], "guidance_scale must be 0 or a number above it, got inf"),
         ("plain", ["--seed=99999999999999999999"], "--seed=99999999999999999999"),
+        ("plain", ["--eta=0.5"], "--eta is for --sampler=ddim; this chain is of ancestral"),
+        ("plain", ["--sampler=ddim", "--variance=small"], "--variance is for --sampler=ancestral; this chain is of d"),
         ("told", ["--interpolate=a.png,b.png"], "cannot read the image a.png"),
         ("classifier", [], "{classifier} holds a classifier, which draws no images"),
     ],

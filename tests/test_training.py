@@ -197,8 +197,12 @@ def test_an_interrupted_run_saves_its_step_and_goes_on_bit_for_bit(whole_run, tm
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
     signal_at(5, signal.SIGINT, monkeypatch, times=2)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(tiny_config(**BUSY), tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs have it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training.train(tiny_config(**BUSY), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert saved_steps(tmp_path / "checkpoints") == [4]
 
 
@@ -218,7 +222,7 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
     config = {"data__random_flip": True, "train__batch_size": 16, "optim__warmup_steps": 0}
     _, state, metrics = one_step(tiny_config(**config), 1)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(state.opt_state))
-    for accumulation, count, fsdp in ((1, 8, 1), (2, 8, 1), (4, 1, 1), (1, 8, 4), (1, 4, 4), (1, 2, 1)):
+    for accumulation, count, fsdp in ((1, 8, 1), (4, 1, 1), (2, 4, 4), (1, 2, 2)):
         cut = tiny_config(**config, train__accumulation=accumulation, mesh__fsdp=fsdp)
         _, other, other_metrics = one_step(cut, count)
         for one, another in zip(*map(jax.tree.leaves, (metrics, other_metrics)), strict=True):
