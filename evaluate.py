@@ -10,6 +10,7 @@ Prints a table; writes JSON and plots to WORKDIR/evaluation.
 from absl import flags
 
 from ddpm_jax import program
+from ddpm_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run to measure.", required=True)
 METRICS = flags.DEFINE_list(
@@ -33,6 +34,8 @@ def main():
     run = Run(WORKDIR.value, params=PARAMS.value)
     if DATA_PATH.value:
         run.config.data.path = DATA_PATH.value
+    if run.config.data.source == "folder" and not run.config.data.path:
+        raise UserError(f"{WORKDIR.value} names no images to measure it with: say --data_path=FOLDER")
     source = run.source(SPLIT.value)
     results = evaluate(
         run,

@@ -36,7 +36,7 @@ def main():
     from ddpm_jax.training import train
 
     config = CONFIG.value
-    if DRY_RUN.value or TOPOLOGY.value:
+    if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = Path(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()

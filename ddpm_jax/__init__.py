@@ -107,6 +107,7 @@ _LATER = {
     "images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
     "logging": ("read_log",),
     "metrics.precision_recall": ("precision_recall",),
+    "models.layers": ("timestep_embedding",),
     "plots": ("live_loss",),
     "sampling": ("Run", "sample_run", "sample_trajectory"),
     "training": ("train",),

@@ -7,8 +7,7 @@ after it (samplers, losses, likelihood, guidance) sees a `Denoiser`: a function 
 """
 
 import enum
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import nn
@@ -32,7 +31,12 @@ class Prediction(NamedTuple):
     var_frac: Array | None = None
 
 
-Denoiser = Callable[[Array, NoiseLevel], Prediction]
+class Denoiser(Protocol):
+    """Any function from noisy images and their level to what is in them, such as `as_denoiser` makes of a network."""
+
+    def __call__(self, x_t: Array, level: NoiseLevel) -> Prediction:
+        """The `Prediction` of `[B, ...]` images; the leaves of the level are `[]` or `[B]`."""
+        ...
 
 
 class Target(enum.Enum):

@@ -5,17 +5,20 @@ compiled for that TPU slice, on any machine that has `libtpu` installed.
 """
 
 import os
+import re
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from ddpm_jax import build
+from ddpm_jax.config import check_ranges
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import check_divides, device_mesh, sharded, split
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
+_TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
 _REMEDY = (
     "cut the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
     "(--config.model.remat)"
@@ -55,9 +58,10 @@ def plan(config, *, topology=None, num_images=1):
       num_images: of the training set; only a posterior's KL depends on it, no size does.
 
     Raises:
-      UserError: the devices do not divide, `libtpu` is missing, or the step does not fit.
+      UserError: a number makes no sense, the devices do not divide, `libtpu` is missing, or the step does not fit.
     """
-    devices = topology_devices(topology) if topology else jax.devices()
+    check_ranges(config)
+    devices = jax.devices() if topology is None else topology_devices(topology)
     mesh = device_mesh(devices, fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = build.network(config)
@@ -101,7 +105,7 @@ def table(config, plan):
         f"state            {plan.state / gib:9.3f} GiB a device (parameters, average, optimiser)",
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
-        f"in all           {needed / gib:9.3f} GiB" + (f" of {plan.memory / gib:.0f}" if plan.memory else ""),
+        f"in all           {needed / gib:9.3f} GiB" + (f" of {plan.memory / gib:.0f}" if plan.memory else ", of a device whose memory is not known here"),
         *(["data set         whole on each device besides"] if config.data.on_device else []),
         f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP a step and device (by XLA)",
     ]
@@ -119,6 +123,8 @@ def topology_devices(name):
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    if not re.fullmatch(_TOPOLOGY, name):
+        raise UserError(f"--topology={name} is no slice: write it as v5e:4x4 or v4:2x2x4")
     try:
         import libtpu  # noqa: F401
     except ImportError:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from networks import random_params
 from PIL import Image
-from tiny import tiny_config
+from tiny import run as run_program
+from tiny import save, tiny_config
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
@@ -176,6 +177,14 @@ def test_an_unknown_metric_is_refused_before_anything_is_measured(measured, work
     with pytest.raises(UserError, match="'fido'; choose from bpd, nll, spectrum"):
         evaluate(measured.run, ["nll", "fido"], source=Few(), num_images=5)
     assert (workdir / "evaluation" / "nll.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_names_no_images_asks_for_them(tmp_path):
+    """As one of converted weights."""
+    save(tmp_path, tiny_config(data__source="folder", data__path=""))
+    outcome = run_program("evaluate.py", f"--workdir={tmp_path}")
+    assert outcome.status == 1
+    assert outcome.err == f"error: {tmp_path} names no images to measure it with: say --data_path=FOLDER\n"
 
 
 @pytest.mark.parametrize("metric", METRICS)

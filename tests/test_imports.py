@@ -1,6 +1,7 @@
 """Who may import whom: the order of the modules, and what `import ddpm_jax` must not drag in."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,32 +12,11 @@ import ddpm_jax
 
 PACKAGE = Path(ddpm_jax.__file__).parent
 
-# A module imports only from rows above its own; a package's files also from one another.
-ROWS = [row.split() for row in (
-    "errors arrays",
-    "schedule gaussian times",
-    "prediction",
-    "oracles guidance grids spectrum",
-    "samplers",
-    "likelihood",
-    "losses bayes",
-    "parallel",
-    "progress",
-    "images program",
-    "models",
-    "data",
-    "metrics",
-    "state config chain plots",
-    "step checkpoint logging",
-    "build",
-    "sampling",
-    "measurements editing feed",
-    "training evaluation",
-    "preflight convert",
-)]  # fmt: skip
-RANK = {module: rank for rank, row in enumerate(ROWS) for module in row}
+TABLE = (PACKAGE.parent / "docs" / "architecture.md").read_text().partition("\n\n|")[2].partition("\n\n")[0]
+ROWS = [re.findall(r"`(\w+)/?`", line.split("|")[2]) for line in TABLE.splitlines()[2:]]
+RANK = {module: rank for rank, module in enumerate(module for row in ROWS for module in row)}
 
-MATHEMATICS = [module for row in ROWS[: RANK["losses"] + 1] for module in row]
+MATHEMATICS = [module for row in ROWS[:4] for module in row]
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "grain", "orbax", "matplotlib"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -57,17 +37,18 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_module_has_a_row():
-    assert {module_of(file) for file in FILES} - {"__init__"} <= RANK.keys()
+def test_every_module_is_in_the_table_of_the_architecture():
+    assert {module_of(file) for file in FILES} - {"__init__"} == RANK.keys()
+    assert MATHEMATICS[-1] == "bayes"
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if module_of(file) in RANK])
-def test_a_module_imports_only_from_rows_above(file):
+def test_a_module_imports_only_those_before_it(file):
     module = module_of(file)
     ours = [name.split(".") for name in imports(FILES[file]) if name.split(".")[0] == "ddpm_jax"]
     for imported in [name[1] for name in ours if name[1] in RANK]:
         allowed = imported == module or RANK[imported] < RANK[module]
-        assert allowed, f"{file} imports {imported}, which is not in a row above {module}"
+        assert allowed, f"{file} imports {imported}, which the table does not name before {module}"
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if module_of(file) in MATHEMATICS])

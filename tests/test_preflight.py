@@ -42,8 +42,11 @@ def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
 
 def test_the_table_says_it(plans):
     text = "\n".join(preflight.table(tiny_config(), plans[1]))
-    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "GiB", "TFLOP"):
+    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "not known here", "TFLOP"):
         assert said in text
+    assert "data set         whole on each device besides" in text
+    streamed = tiny_config(data__on_device=False)
+    assert "data set" not in "\n".join(preflight.table(streamed, plans[1]))
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
@@ -66,6 +69,23 @@ def test_a_topology_needs_its_compiler(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_libtpu)
     with pytest.raises(UserError, match="pip install libtpu"):
         preflight.topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 "])
+def test_what_is_no_slice_is_refused(name):
+    with pytest.raises(UserError, match="is no slice: write it as v5e:4x4 or v4:2x2x4"):
+        preflight.plan(tiny_config(), topology=name)
+
+
+@pytest.mark.parametrize("key", ["mesh.fsdp", "train.accumulation", "train.batch_size"])
+def test_numbers_that_make_no_sense_are_refused(key):
+    with pytest.raises(UserError, match=f"config.{key}=0 must be at least 1"):
+        preflight.plan(tiny_config(**{key.replace(".", "__"): 0}))
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="does not divide over 8 devices"):
+        preflight.plan(tiny_config(train__batch_size=12))
 
 
 @pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4)])

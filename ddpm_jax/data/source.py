@@ -42,10 +42,10 @@ def load(source, num_images=None):
 
     Args:
       source: `Source`.
-      num_images: how many at most; None for all.
+      num_images: how many at most, 1 or more; None for all.
 
     Returns:
       x_0 `[N, H, W, C]` float32 in [-1, 1], and labels `[N]`.
     """
-    examples = [source[i] for i in range(min(len(source), num_images or len(source)))]
+    examples = [source[i] for i in range(len(source) if num_images is None else min(len(source), num_images))]
     return from_uint8(np.stack([e["image"] for e in examples])), np.array([e["label"] for e in examples], np.int32)
