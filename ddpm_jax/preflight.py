@@ -105,7 +105,8 @@ def table(config, plan):
         f"state            {plan.state / gib:9.3f} GiB a device (parameters, average, optimiser)",
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
-        f"in all           {needed / gib:9.3f} GiB" + (f" of {plan.memory / gib:.0f}" if plan.memory else ", of a device whose memory is not known here"),
+        f"in all           {needed / gib:9.3f} GiB"
+        + (f" of {plan.memory / gib:.0f}" if plan.memory else ", of a device whose memory is not known here"),
         *(["data set         whole on each device besides"] if config.data.on_device else []),
         f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP a step and device (by XLA)",
     ]

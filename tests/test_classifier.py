@@ -42,7 +42,7 @@ def test_cross_entropy_is_minus_the_log_probability_of_the_true_class():
     assert 0.6 < np.std(noise) < 1.4
 
 
-@pytest.mark.parametrize("weights", POSTERIORS)
+@pytest.mark.parametrize("weights", ["none", "all"])
 @pytest.mark.slow
 def test_a_resumed_classifier_is_the_uninterrupted_one_bit_for_bit(tmp_path, weights):
     config = {**CLASSIFIER, "posterior__weights": weights, "posterior__num_samples": 2, "model__dropout": 0.1}

@@ -12,6 +12,8 @@ from tiny import arguments, tiny_config
 from ddpm_jax import training
 from ddpm_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).parents[1]
 
 

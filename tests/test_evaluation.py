@@ -21,6 +21,8 @@ from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.sampling import Run
 from ddpm_jax.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 METRICS = [name for name in ALL_METRICS if name not in OF_CLASSIFIERS]
 T = 12
 NUM_IMAGES = 11
@@ -47,7 +49,7 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def measured(workdir):
+def measured(workdir, quick_compilation):
     """The run, its images, and what the evaluation says of eleven of them."""
     run = Run(workdir)
     source = build.source(run.config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import same, tiny_config
 
-from ddpm_jax import build, feed, training
+from ddpm_jax import build, feed, logging, training
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh
 from ddpm_jax.step import gathering
@@ -39,11 +39,13 @@ def test_the_data_set_is_whole_on_each_device_and_the_indices_are_cut():
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_run_may_change_between_the_two(tmp_path):
+    """Of the same images two programs, which round differently."""
     options = {"data__random_flip": True, "train__num_steps": 4}
-    whole = training.train(tiny_config(**options, data__on_device=False), tmp_path / "read")
+    training.train(tiny_config(**options, data__on_device=False), tmp_path / "read")
     training.train(tiny_config(**{**options, "train__num_steps": 2}, data__on_device=False), tmp_path / "both")
-    state = training.train(tiny_config(**options, data__on_device=True), tmp_path / "both")
-    assert same(state, whole)
+    training.train(tiny_config(**options, data__on_device=True), tmp_path / "both")
+    read, both = ([line["loss"] for line in logging.read_log(tmp_path / name)] for name in ("read", "both"))
+    np.testing.assert_allclose(both, read, rtol=1e-5)
 
 
 def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monkeypatch):

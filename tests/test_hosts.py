@@ -16,6 +16,8 @@ from ddpm_jax import logging, training
 from ddpm_jax.checkpoint import saved_steps
 from ddpm_jax.sampling import Run, sample_run
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CONFIG = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 2}
 LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log__every": 2}
 
@@ -27,7 +29,7 @@ def start(program, *args):
         port = free.getsockname()[1]
     flags = [f"--coordinator=localhost:{port}", "--num_processes=2"]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    devices = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=2")}
     return [
         subprocess.Popen(
             [sys.executable, program, *map(str, args), *flags, f"--process_id={i}"],
@@ -45,7 +47,7 @@ def finish(processes, seconds=240):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(tmp_path_factory, quick_compilation):
     """A run trained for four steps by both."""
     workdir = tmp_path_factory.mktemp("hosts") / "run"
     output = finish(start("train.py", f"--workdir={workdir}", *arguments(tiny_config(**CONFIG, train__num_steps=4))))
