@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax.config import to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import agreed, is_first
 
 _policies = ocp.checkpoint_managers
@@ -204,7 +204,5 @@ def _root(error):
 
 def _reason(error):
     """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
-    error = _root(error)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = lines[0].partition(" [tensorstore_spec")[0]
+    line = first_line(_root(error)).partition(" [tensorstore_spec")[0]
     return line if len(line) <= 160 else line.rpartition(": ")[2]

@@ -13,7 +13,7 @@ import numpy as np
 
 from ddpm_jax import build
 from ddpm_jax.config import check_ranges
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import check_divides, device_mesh, sharded, split
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
@@ -77,7 +77,7 @@ def plan(config, *, topology=None, num_images=1):
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(f"the step does not fit on {_kind(devices)}: {_first_line(error)}; {_REMEDY}") from error
+        raise UserError(f"the step does not fit on {_kind(devices)}: {first_line(error)}; {_REMEDY}") from error
     costs = compiled.cost_analysis() or {}
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
@@ -135,7 +135,7 @@ def topology_devices(name):
         joined = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
         return topologies.get_topology_desc(name, platform="tpu", **joined).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise UserError(f"--topology={name}: {_first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
+        raise UserError(f"--topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
 
 def _placed(shapes, shardings):
@@ -164,8 +164,3 @@ def _memory(device, topology):
         gib = _MEMORY_GIB.get(topology.partition(":")[0])
         return gib and gib * 2**30
     return (device.memory_stats() or {}).get("bytes_limit")
-
-
-def _first_line(error):
-    """The first line of an error."""
-    return str(error).strip().splitlines()[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
@@ -42,7 +42,7 @@ def run(main, *, argument=None):
         except jax.errors.JaxRuntimeError as error:
             if not jax.distributed.is_initialized():
                 raise
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             _fail(f"lost touch with the other processes ({reason}); start all again to go on from the last checkpoint")
         except KeyboardInterrupt:
             sys.exit("interrupted")
@@ -71,7 +71,7 @@ def _join_the_others():
     try:
         jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot join the other processes: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot join the other processes: {first_line(error)}") from error
     if jax.process_index():
         sys.stdout = io.StringIO()  # the first process speaks for all
 
