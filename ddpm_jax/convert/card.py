@@ -94,22 +94,28 @@ def _notes(config):
 
 
 def _data(run):
-    """What the run was trained on."""
-    source = run.workdir / "provenance.json"
-    if run.step == 0 and source.exists():
-        provenance = json.loads(source.read_text())
-        files = ", ".join(f"{file['name']} (sha256 {file['sha256']})" for file in provenance["files"])
-        return f"Not trained further: converted from {provenance['format']} weights, {files}."
-    data = run.config.data
-    named = {"digits": "UCI digits", "folder": "a folder of images", "tfds": data.name}[data.source]
-    return f"{named}, split {data.split}, " + ("with" if data.random_flip else "without") + " random flips."
+    """What the run was trained on, and which weights it began with."""
+    data, source = run.config.data, run.workdir / "provenance.json"
+    named = {
+        "digits": f"UCI digits, split {data.split}",
+        "folder": "a folder of images",
+        "tfds": f"{data.name}, split {data.split}",
+    }[data.source]
+    trained = f"{named}, {'with' if data.random_flip else 'without'} random flips."
+    if not source.exists():
+        return trained
+    provenance = json.loads(source.read_text())
+    files = ", ".join(f"{file['name']} (sha256 {file['sha256']})" for file in provenance["files"])
+    origin = f"converted from {provenance['format']} weights, {files}"
+    return f"Not trained further: {origin}." if run.step == 0 else f"Trained on: {trained}\n\nBefore that {origin}."
 
 
 def _figures(run):
-    """The numbers of the run's evaluations, as a list."""
+    """The numbers of the evaluations of the parameters that are written, as a list."""
     lines = []
     for path in sorted((run.workdir / "evaluation").glob("*.json")):
         result = json.loads(path.read_text())
-        numbers = [f"{key} {value:.5g}" for key, value in result.items() if isinstance(value, int | float)]
-        lines.append(f"- {path.stem}: {', '.join(numbers)}")
+        if result.get("params") == run.params_name:
+            numbers = [f"{key} {value:.5g}" for key, value in result.items() if isinstance(value, int | float)]
+            lines.append(f"- {path.stem}: {', '.join(numbers)}")
     return "\n".join(lines)

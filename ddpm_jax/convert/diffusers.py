@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from ddpm_jax.convert.families import DIFFUSERS, DIFFUSERS_OLD_NAMES
-from ddpm_jax.convert.files import is_state_dict, read_weights, without_prefix
+from ddpm_jax.convert.files import is_state_dict, read_weights
 from ddpm_jax.convert.network import Hints, Network, images
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 
 KIND = "diffusers"
 DEFAULTS = {  # of UNet2DModel
@@ -53,6 +53,38 @@ _MUST_BE = {
     "add_attention": (True,),
     "class_embed_type": (None,),
 }
+_WHOLE = lambda value, most=1_000_000: type(value) is int and 1 <= value <= most  # no network is beyond it
+_LIST = lambda value, fits: type(value) is list and value and all(map(fits, value))
+_WORD = lambda value: type(value) is str
+# What a value that we compute with must be, and this in words.
+_COUNT = (_WHOLE, "a whole number from 1 to 1,000,000")
+_COUNT_OR_NONE = (lambda value: value is None or _WHOLE(value), f"{_COUNT[1]}, or null")
+_FRACTION = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
+_NAME = (_WORD, "a name")
+_NAMES = (lambda value: _LIST(value, _WORD), "a list of names")
+_NETWORK_VALUES = {
+    "sample_size": _COUNT_OR_NONE,
+    "in_channels": _COUNT,
+    "out_channels": _COUNT,
+    "down_block_types": _NAMES,
+    "up_block_types": _NAMES,
+    "block_out_channels": (lambda value: _LIST(value, _WHOLE), f"a list, each {_COUNT[1]}"),
+    "layers_per_block": (lambda value: _WHOLE(value, 100), "a whole number from 1 to 100"),
+    "downsample_type": _NAME,
+    "upsample_type": _NAME,
+    "dropout": _FRACTION,
+    "attention_head_dim": _COUNT_OR_NONE,
+    "norm_num_groups": _COUNT,
+    "norm_eps": _FRACTION,
+    "num_class_embeds": _COUNT_OR_NONE,
+}
+_SCHEDULER_VALUES = {
+    "num_train_timesteps": _COUNT,
+    "beta_start": _FRACTION,
+    "beta_end": _FRACTION,
+    "variance_type": _NAME,
+    "clip_sample": (lambda value: type(value) is bool, "true or false"),
+}
 # Ours: theirs.
 PADDING = {"same": 0, "symmetric": 1}
 TIME = {"sin_cos": (False, 1), "cos_sin": (True, 0)}  # flip_sin_to_cos, freq_shift
@@ -82,18 +114,14 @@ def understood(folder, given):
     if not (inner / "config.json").is_file() or weights is None:
         raise UserError(f"{folder} holds no diffusers model: it needs config.json and {' or '.join(WEIGHTS)}")
     scheduler = [path for path in _scheduler_files(folder) if path.is_file()][:1]
-    unet = _read_json(inner / "config.json")
-    try:
-        settings = _network_settings(unet, hints)
-        settings |= _diffusion_settings(_read_json(scheduler[0]) if scheduler else {}, settings)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"the settings in {inner} are not those of a network: {error}") from error
+    settings = _network_settings(_read_json(inner / "config.json"), hints)
+    settings |= _diffusion_settings(_read_json(scheduler[0]) if scheduler else {}, settings)
     hints.check_all_taken()
     state_dict = read_weights(weights)
     if not is_state_dict(state_dict):
         raise UserError(f"{weights} holds no state dict")
     assumed = hints.assumed if scheduler else {**hints.assumed, "scheduler": "Ho et al. 2020's"}
-    network = Network(KIND, DIFFUSERS, settings, _renamed(without_prefix(state_dict)), assumed=assumed)
+    network = Network(KIND, DIFFUSERS, settings, _renamed(state_dict), assumed=assumed)
     return network, [inner / "config.json", *scheduler, weights]
 
 
@@ -106,8 +134,8 @@ def _read_json(path):
     """The dict of a JSON file."""
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings")
     return content
@@ -129,11 +157,10 @@ def _network_settings(config, hints):
     if unknown:
         raise UserError(f"config.json has settings that no UNet2DModel has: {', '.join(unknown)}")
     unet = DEFAULTS | given
+    _check_values("config.json", unet, _NETWORK_VALUES)
     _check_expressible(unet)
     base, *_ = widths = unet["block_out_channels"]
     size = unet["sample_size"] or hints.image_size(tuple(width // base for width in widths))
-    if not isinstance(size, int):
-        raise UserError(f"config.json: sample_size={size} cannot be expressed: images are square")
     attends, in_block = _levels(unet)
     return {
         **images(size, channels_in=unet["in_channels"], channels_out=unet["out_channels"]),
@@ -154,6 +181,13 @@ def _network_settings(config, hints):
         "model.norm_groups": unet["norm_num_groups"],
         "model.norm_epsilon": unet["norm_eps"],
     }
+
+
+def _check_values(file, settings, values):
+    """Raises a UserError that names the first value that is none of its key's."""
+    for key, (fits, words) in values.items():
+        if key in settings and not fits(settings[key]):
+            raise UserError(f"{file}: {key}={settings[key]!r} must be {words}")
 
 
 def _check_expressible(unet):
@@ -202,6 +236,7 @@ def up_block(block):
 
 def _diffusion_settings(scheduler, network):
     """Our settings of a scheduler's; without any, those that Ho et al. used for images of that size."""
+    _check_values("scheduler_config.json", scheduler, _SCHEDULER_VALUES)
     size, learned = network["data.image_size"], network["diffusion.learned_variance"]
     name = scheduler.get("_class_name", "DDPMScheduler")
     refused = {

@@ -7,65 +7,107 @@ plain containers alone; elsewhere `pickles.py` does. Read next: `pickles.py`.
 import contextlib
 import hashlib
 import importlib.util
+import pickle
 import re
 import shutil
+import signal
+import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import safetensors
 
 from ddpm_jax.convert import pickles
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 
 
 def read_weights(path):
-    """What a file of weights holds: `{name: array}`, or the containers around such dicts that a pickle has.
+    """What a file of weights holds: `{name: array}`, or a list in which such dicts are.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it holds more than tensors.
+      UserError: there is no such file, it cannot be read, it is damaged, or it holds more than tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}")
-    if path.suffix == ".safetensors":
-        return _safetensors(path)
-    return _torch(path) if importlib.util.find_spec("torch") else pickles.read(path)
+    with reading(path):
+        if not path.is_file():
+            raise UserError(f"there is no file {path}")
+        path.open("rb").close()  # says why it cannot be, where a reader of weights does not
+        try:
+            if path.suffix == ".safetensors":
+                return _safetensors(path)
+            _check_as_stored(path)
+            return _torch(path) if importlib.util.find_spec("torch") else pickles.read(path)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # whatever a broken file comes to
+            raise UserError(f"{path} is no whole file of weights ({_reason(error)}); fetch it again") from error
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turns what the disk says into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or path}: {error.strerror or first_line(error)}") from error
 
 
 def _safetensors(path):
     """The tensors of a safetensors file."""
-    try:
-        with safetensors.safe_open(path, framework="np") as file:
+    with safetensors.safe_open(path, framework="np") as file:
+        try:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
-    except (safetensors.SafetensorError, TypeError) as error:
-        raise UserError(f"{path} is no whole safetensors file ({_first_line(error)}); fetch it again") from error
+        except AttributeError as error:
+            raise UserError(f"{path} has numbers of an unknown kind ({error}); save it as float32") from error
+
+
+def _check_as_stored(path):
+    """Refuses an archive that is larger unpacked than packed before it fills the memory; torch packs nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise UserError(f"{path} is a compressed archive, which no file of PyTorch's is, and was not opened")
 
 
 def _torch(path):
-    """The content of a pickle by torch's own reader, tensors as arrays."""
-    import pickle
-
+    """The content of a pickle by torch's own reader, the tensors of dicts as arrays."""
     import torch
 
-    def as_arrays(value):
-        if isinstance(value, torch.Tensor):
-            return value.detach().to(torch.float32).numpy() if value.is_floating_point() else value.numpy()
-        if isinstance(value, dict):
-            return {key: as_arrays(item) for key, item in value.items()}
-        return [as_arrays(item) for item in value] if isinstance(value, list | tuple) else value
+    def as_array(value):
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.detach().to(torch.float32).numpy() if value.is_floating_point() else value.numpy()
+
+    def as_arrays(value):  # nothing deeper, which may have no end; `dict.items`, for a file may hide the dict's own
+        return {key: as_array(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
 
     try:
-        return as_arrays(torch.load(path, map_location="cpu", weights_only=True))
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
-        raise pickles.refusal(path, wanted and wanted[1]) from error
-    except Exception as error:  # whatever a broken file comes to
-        raise UserError(f"{path} is no whole PyTorch file ({_first_line(error)}); fetch it again") from error
+        if wanted:
+            raise pickles.refusal(path, wanted[1]) from error
+        raise
+    return [as_arrays(item) for item in content] if isinstance(content, list | tuple) else as_arrays(content)
+
+
+def _reason(error):
+    """What an error says in one line, without torch's advice before it."""
+    said = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    return said[1] if said else first_line(error)
 
 
 def is_state_dict(value):
     """Whether this is `{name: array}`."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(item, np.ndarray) for item in value.values())
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(item, np.ndarray) for name, item in value.items())
+    )
 
 
 def without_prefix(state_dict):
@@ -82,29 +124,72 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_new(path):
+    """Raises the UserError of `new_folder` now, before the work that fills it."""
+    path = Path(path)
+    with _writing(path):
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"--out={path}: there is something already; choose a new name")
+
+
 @contextlib.contextmanager
 def new_folder(path):
     """Yields a folder to fill, which takes its name when it is whole and vanishes when anything fails.
 
+    What is made to hold it vanishes with it. SIGTERM is like Ctrl-C meanwhile.
+
     Raises:
       UserError: there is something of that name, or it cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"--out={path}: there is something already; choose a new name")
-    partial = path.absolute().with_name(f".{path.absolute().name}.partial")
+    check_new(path)
+    path = Path(path).absolute()
+    partial, made = path.with_name(f".{path.name}.partial"), []
+    with _writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            made = [parent for parent in partial.parents if not parent.exists()]
+            partial.mkdir(parents=True)
+            yield partial
+            partial.rename(path)
+            made = []
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            for parent in made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Turns what the disk says into one line."""
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(path)
+        yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def undisturbed():
+    """Puts the first SIGINT or SIGTERM off until what it surrounds is done; a second one is not put off."""
+    came = []
+
+    def later(number, frame):
+        came.append(number)
+        signal.signal(number, previous[number])
+
+    with _signals_to(later, signal.SIGINT, signal.SIGTERM) as previous:
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def _signals_to(handler, *numbers):
+    """Has these signals handled so, and yields the handlers before; outside the main thread there are no signals."""
+    of_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.signal(number, handler) or signal.SIG_DFL for number in numbers if of_main}
+    try:
+        yield previous
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _first_line(error):
-    """The first line of an error's message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        for number, old in previous.items():
+            signal.signal(number, old)

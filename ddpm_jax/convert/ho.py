@@ -7,7 +7,7 @@ has one head, sines first and (0, 1) padding; its tensors tell the rest. Read ne
 import re
 
 from ddpm_jax.convert.families import HO
-from ddpm_jax.convert.network import Hints, Network, diffusion, images
+from ddpm_jax.convert.network import Hints, Network, diffusion, images, multiples
 from ddpm_jax.errors import UserError
 
 KIND = "Ho et al.'s"
@@ -36,7 +36,7 @@ def _settings(shapes, hints):
     base, channels_in, *_ = shapes["conv_in.weight"]
     levels = 1 + max(int(found[1]) for found in map(re.compile(r"down\.(\d+)\.").match, shapes) if found)
     blocks = sum(bool(re.fullmatch(r"down\.0\.block\.\d+\.conv1\.weight", name)) for name in shapes)
-    channel_mult = tuple(shapes[f"down.{level}.block.0.conv1.weight"][0] // base for level in range(levels))
+    channel_mult = multiples([shapes[f"down.{level}.block.0.conv1.weight"][0] for level in range(levels)], base)
     size = hints.image_size(channel_mult)
     settings = images(size, channels_in=channels_in, channels_out=shapes["conv_out.weight"][0])
     attends = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in shapes]

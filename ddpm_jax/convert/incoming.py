@@ -14,7 +14,7 @@ from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
-from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, sha256, without_prefix
+from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError
@@ -32,9 +32,10 @@ def understood(path, given):
       UserError: it is none of these, or a network that ours cannot express.
     """
     path = Path(path)
-    if path.is_dir():
-        return diffusers.understood(path, given)
-    state_dict, raw = _state_dicts(path)
+    with reading(path):
+        if path.is_dir():
+            return diffusers.understood(path, given)
+        state_dict, raw = _state_dicts(path)
     if "temb.dense.0.weight" in state_dict:
         return ho.understood(state_dict, given, raw=raw), [path]
     if "input_blocks.0.0.weight" in state_dict:
@@ -91,24 +92,26 @@ def import_weights(path, out, *, given=None):
 
     Returns:
       The network, the configuration and the number of parameters.
+
+    Raises:
+      UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
     """
-    network, files = understood(path, given or {})
-    config = configured(network, experiment("base"), name=Path(out).name)
-    ema_params, params = converted(network, config, source=path)
-    recipe = build.recipe(config, build.network(config), num_images=1)
-    state = initial_state(
-        jax.random.key(config.seed), lambda key: params, optimizer=recipe.optimizer, times=recipe.times
-    )
-    state = state.replace(ema_params=ema_params)
-    provenance = {
-        "format": network.kind,
-        "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files],
-        "assumed": network.assumed,
-    }
     with new_folder(out) as folder:
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(state, config)
+        network, files = understood(path, given or {})
+        config = configured(network, experiment("base"), name=Path(out).name)
+        ema_params, params = converted(network, config, source=path)
+        recipe = build.recipe(config, build.network(config), num_images=1)
+        state = initial_state(
+            jax.random.key(config.seed), lambda key: params, optimizer=recipe.optimizer, times=recipe.times
+        )
+        provenance = {
+            "format": network.kind,
+            "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files],
+            "assumed": network.assumed,
+        }
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        with undisturbed(), Checkpoints(folder) as checkpoints:  # whose threads would write on
+            checkpoints.save(state.replace(ema_params=ema_params), config)
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

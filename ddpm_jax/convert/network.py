@@ -97,6 +97,17 @@ def images(size, *, channels_in, channels_out):
     }
 
 
+def multiples(widths, base):
+    """The channel multipliers of levels that are so wide.
+
+    Raises:
+      ValueError: the base width is none.
+    """
+    if base < 1:
+        raise ValueError(f"a base width of {base}")
+    return tuple(width // base for width in widths)
+
+
 def diffusion(hints, *, schedule, num_timesteps):
     """The settings of the noise; linear betas are Ho et al.'s, rescaled where T is not 1000 (improved diffusion)."""
     schedule, num_timesteps = hints.take("schedule", schedule), hints.take("num_timesteps", num_timesteps)

@@ -9,7 +9,7 @@ import math
 import re
 
 from ddpm_jax.convert.families import OPENAI
-from ddpm_jax.convert.network import Hints, Network, diffusion, images
+from ddpm_jax.convert.network import Hints, Network, diffusion, images, multiples
 from ddpm_jax.errors import UserError
 
 KIND = "improved or guided diffusion"
@@ -46,7 +46,7 @@ def _settings(shapes, hints):
     in_block = not any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes)
     size, (widths, attends) = _blocks_a_level(shapes, in_block), _down_path(shapes)
     starts = range(0, len(widths), size)
-    channel_mult = tuple(widths[start] // base for start in starts)
+    channel_mult = multiples([widths[start] for start in starts], base)
     scale_shift = shapes["middle_block.0.emb_layers.1.bias"][0] == 2 * widths[-1]
     settings = {
         **_FAMILY,

@@ -53,7 +53,7 @@ def export_diffusers(run, out):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
         weights = state_dict(run.params, table)
-        safetensors.numpy.save_file(weights, folder / "unet" / WEIGHTS[0], metadata={"format": "pt"})
+        (folder / "unet" / WEIGHTS[0]).write_bytes(safetensors.numpy.save(weights, metadata={"format": "pt"}))
         size = sum(array.size for array in weights.values())
         card = model_card(run, Path(out).name, pipelines=pipelines(run.config), num_params=size)
         (folder / "README.md").write_text(card)

@@ -1,6 +1,7 @@
 """diffusers in and out: the same numbers on both sides, every tensor bit for bit, and what cannot be expressed."""
 
 import json
+import resource
 
 import jax
 import numpy as np
@@ -116,19 +117,62 @@ def test_a_learned_variance_samples_in_diffusers(diffusers, tmp_path):
 def test_the_card_has_data_figures_and_configuration_but_no_place(tmp_path):
     save(tmp_path / "run", tiny_config(data__path="/home/somebody"))
     (tmp_path / "run" / "evaluation").mkdir()
-    (tmp_path / "run" / "evaluation" / "bpd.json").write_text(json.dumps({"bits_per_dim": 3.25, "terms": [1, 2]}))
+    result = {"step": 1, "params": "ema", "bits_per_dim": 3.25, "terms": [1, 2]}
+    (tmp_path / "run" / "evaluation" / "bpd.json").write_text(json.dumps(result))
     export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "bpd: bits_per_dim 3.25" in card
+    assert "bpd: step 1, bits_per_dim 3.25" in card
     assert "UCI digits, split train, without random flips" in card
     assert '"num_timesteps": 20' in card
     assert "/home" not in card
+
+
+def test_figures_of_averaged_parameters_do_not_stand_under_raw_ones(tmp_path):
+    save(tmp_path / "run", tiny_config())
+    (tmp_path / "run" / "evaluation").mkdir()
+    for params, figure in {"ema": 3.25, "raw": 3.5}.items():
+        result = {"step": 1, "params": params, "bits_per_dim": figure}
+        (tmp_path / "run" / "evaluation" / f"bpd_{params}.json").write_text(json.dumps(result))
+    for params, own, other in (("ema", "3.25", "3.5"), ("raw", "3.5", "3.25")):
+        export_diffusers(Run(tmp_path / "run", params=params), tmp_path / params)
+        card = (tmp_path / params / "README.md").read_text()
+        assert f"bits_per_dim {own}\n" in card
+        assert f"bits_per_dim {other}\n" not in card
+
+
+def test_the_card_tells_where_the_weights_come_from_also_after_training_on(tmp_path):
+    """And of the images of a folder, which has no splits, nothing but that."""
+    files = [{"name": "model.ckpt", "bytes": 3, "sha256": "abc"}]
+    for step, expected in {
+        0: "\nNot trained further: converted from Ho et al.'s weights, model.ckpt (sha256 abc).\n",
+        7: "\nTrained on: a folder of images, with random flips.\n\n"
+        "Before that converted from Ho et al.'s weights, model.ckpt (sha256 abc).\n",
+    }.items():
+        config = tiny_config(data__source="folder", data__random_flip=True)
+        workdir = save(tmp_path / f"run_{step}", config, steps=(step,))
+        (workdir / "provenance.json").write_text(json.dumps({"format": "Ho et al.'s", "files": files}))
+        export_diffusers(Run(workdir), tmp_path / str(step))
+        assert expected in (tmp_path / str(step) / "README.md").read_text()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    save(tmp_path / "run", tiny_config())
+    before = set(tmp_path.rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"^cannot write .*out: File too large$"):
+            export_diffusers(Run(tmp_path / "run"), tmp_path / "a" / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert set(tmp_path.rglob("*")) == before
 
 
 REFUSED = {
     "_class_name": ("UNet2DConditionModel", "UNet2DConditionModel; only UNet2DModel"),
     "time_embedding_type": ("fourier", "time_embedding_type='fourier' cannot be expressed, only 'positional'"),
     "mid_block_type": (None, "mid_block_type=None cannot be expressed"),
+    "mid_block_scale_factor": (2, "mid_block_scale_factor=2 cannot be expressed, only 1"),
     "add_attention": (False, "add_attention=False cannot be expressed"),
     "center_input_sample": (True, "center_input_sample=True"),
     "act_fn": ("gelu", "act_fn='gelu'"),
@@ -143,7 +187,6 @@ REFUSED = {
     "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be norm_num_groups"),
     "upsample_type": ("resnet", "must be both conv or both resnet"),
     "out_channels": (4, "maps 3 channels to 4"),
-    "sample_size": ([8, 16], "images are square"),
 }
 REFUSED_SCHEDULERS = {
     "_class_name": ("PNDMScheduler", "PNDMScheduler"),
@@ -182,13 +225,50 @@ def test_schedulers_that_ours_are_not_are_refused_with_the_reason(key, tmp_path)
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("block_out_channels", []), ("block_out_channels", 32), ("layers_per_block", [1, 2]), ("norm_num_groups", "many")],
-)
-def test_settings_of_the_wrong_kind_are_one_line(key, value, tmp_path):
-    with pytest.raises(UserError, match=r"^the .*settings .*are not those of a network: [^\n]*$"):
-        opened(foreign_folder(tmp_path, {key: value}))
+NONSENSE = [  # (key, values)
+    ("sample_size", [[8, 16], "8", True, 0]),
+    ("in_channels", [None, 0]),
+    ("down_block_types", [5, [], ["DownBlock2D", 1]]),
+    ("block_out_channels", [[], 32, [0, 0], [32, True], [10**9, 10**9]]),
+    ("layers_per_block", [None, [1, 2], 0, 10**6]),
+    ("upsample_type", [[]]),
+    ("downsample_padding", [True]),
+    ("dropout", [None, "0.1", 2]),
+    ("attention_head_dim", [-8, "8"]),
+    ("norm_num_groups", [None, "many", 0]),
+    ("norm_eps", [None, -1, float("nan")]),
+    ("num_class_embeds", [-1, 10**12]),
+]
+NONSENSE_OF_SCHEDULERS = [
+    ("num_train_timesteps", [None, 0, 1000.0, True, 10**13]),
+    ("beta_start", [None, "x", [1]]),
+    ("beta_end", [2.0, float("inf")]),
+    ("variance_type", [None, 5]),
+    ("clip_sample", [None, "yes", 1]),
+]
+
+
+@pytest.mark.parametrize(("key", "values"), NONSENSE)
+def test_values_that_no_network_has_are_one_line_that_names_the_key(key, values, tmp_path):
+    for value in values:
+        with pytest.raises(UserError) as caught:
+            understood(foreign_folder(tmp_path, {key: value}), {})
+        assert f"{key}={value!r} " in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "values"), NONSENSE_OF_SCHEDULERS)
+def test_values_that_no_scheduler_has_are_one_line_that_names_the_key(key, values, tmp_path):
+    for value in values:
+        with pytest.raises(UserError, match=f"^scheduler_config.json: {key}=") as caught:
+            understood(foreign_folder(tmp_path, scheduler={key: value}), {})
+        assert f"{key}={value!r} must be " in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"", b'{"a":' + b"1" * 6000 + b"}"])
+def test_broken_json_is_one_line(content, tmp_path):
+    foreign_folder(tmp_path).joinpath("config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config.json is no JSON: .+$"):
+        understood(tmp_path, {})
 
 
 def test_the_scheduler_says_how_the_original_samples(tmp_path):

@@ -12,6 +12,7 @@ from ddpm_jax.convert.families import HO
 from ddpm_jax.convert.incoming import import_weights
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import flat, tensors
+from ddpm_jax.errors import UserError
 from ddpm_jax.sampling import Run
 
 # (a name of diffusers, the name of DDIM's code)
@@ -100,3 +101,19 @@ def test_the_published_networks_are_read_off_their_tensors(channel_mult, levels,
     assert settings["model.num_res_blocks"] == 2
     assert settings["model.attention_resolutions"] == (16,)
     assert (settings["data.image_size"], settings["sample.variance"]) == (size, variance)
+
+
+def test_flags_that_mean_nothing_for_the_family_are_refused():
+    shape = lambda *sizes: np.broadcast_to(np.float32(0), sizes)
+    weights = {"conv_in.weight": shape(32, 3, 3, 3), "conv_out.weight": shape(3, 32, 3, 3)}
+    weights |= {"down.0.block.0.conv1.weight": shape(32, 32, 3, 3)}
+    assert ho.understood(weights, {"image_size": 8}).settings["model.channels"] == 32
+    with pytest.raises(UserError, match=r"--num_heads=2 means nothing for Ho et al\.'s weights"):
+        ho.understood(weights, {"image_size": 8, "num_heads": 2})
+
+
+def test_tensors_without_a_width_are_one_line():
+    shape = lambda *sizes: np.broadcast_to(np.float32(0), sizes)
+    weights = {"conv_in.weight": shape(0, 3, 3, 3), "down.0.block.0.conv1.weight": shape(0, 0, 3, 3)}
+    with pytest.raises(UserError, match=r"not those of Ho et al\.'s network: a base width of 0 does not fit"):
+        ho.understood(weights, {})

@@ -153,5 +153,8 @@ def test_networks_that_ours_is_not_are_refused_with_the_reason():
     upsampler = {**weights, "input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)}
     with pytest.raises(UserError, match="maps 6 channels to 6"):
         openai.understood(upsampler, given)
+    nothing = {"input_blocks.0.0.weight": np.zeros((0, 3, 3, 3)), "time_embed.0.weight": np.zeros((0, 0))}
+    with pytest.raises(UserError, match="a base width of 0 does not fit"):
+        openai.understood({**weights, **nothing}, given)
     with pytest.raises(UserError, match=r"not those of an improved .* 'time_embed.0.weight' does not fit"):
         openai.understood(without(weights, "time_embed.0.weight"), given)
