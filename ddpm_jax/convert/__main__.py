@@ -6,6 +6,8 @@
 docs/weights.md has the command for each published file.
 """
 
+import shlex
+
 from absl import flags
 
 from ddpm_jax import program
@@ -26,7 +28,7 @@ HINTS = [  # what the weights may not tell
         "Of queries, keys and values in a tensor: new for use_new_attention_order.",
     ),
     flags.DEFINE_enum("schedule", None, sorted(SCHEDULES), "Noise schedule that the network was trained with."),
-    flags.DEFINE_integer("num_timesteps", None, "T of it.", lower_bound=1),
+    flags.DEFINE_integer("num_timesteps", None, "T of it.", lower_bound=1, upper_bound=1_000_000),
     flags.DEFINE_float("time_scale", None, "What the network's time is multiplied with: 1000/T for rescale_timesteps."),
 ]
 
@@ -38,6 +40,8 @@ def main(path):
         if given:
             raise UserError(f"--{next(iter(given))} is for reading weights; a run's configuration says it")
         return write(path)
+    if flags.FLAGS["params"].present:
+        raise UserError("--params is for --to=diffusers; a run made of weights has both")
     read(path, given)
 
 
@@ -51,20 +55,26 @@ def read(path, given):
     if network.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
         print(f"assumed, for the weights do not tell: {assumed}")
-    train = " ".join(["python train.py --config=configs/base.py", f"--workdir={out}", *training_flags(config)])
+    workdir = shlex.quote(f"--workdir={out}")
     if config.task == "denoise":
-        print(f"draw with:\n  python sample.py --workdir={out}")
+        print(f"draw with:\n  python sample.py {workdir}")
+        print(f"measure with:\n  python evaluate.py {workdir} --metrics=bpd --data_path=FOLDER")
     else:
-        print(f"guide with:\n  python sample.py --workdir=DENOISER --classifier_workdir={out} --labels=0")
+        guide = shlex.quote(f"--classifier_workdir={out}")
+        print(f"guide with:\n  python sample.py --workdir=DENOISER {guide} --labels=0")
+    train = " ".join(["python train.py --config=configs/base.py", workdir, *training_flags(config)])
     print(f"train on with:\n  {train} --config.data.path=FOLDER")
 
 
 def write(path):
     """Writes a run as a diffusers folder."""
+    from ddpm_jax.convert.files import check_new, reading
     from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.sampling import Run
 
-    run = Run(path, params=PARAMS.value)
+    check_new(OUT.value)
+    with reading(path):
+        run = Run(path, params=PARAMS.value)
     export_diffusers(run, OUT.value)
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
 

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_path, quick_compilation):
-    workdir = tmp_path / "run"
+    workdir = tmp_path / "a run"
     converted = run(CONVERT, folder, f"--out={workdir}")
     assert converted.status == 0, converted.err
     assert f"wrote {workdir}: " in converted.out
@@ -38,6 +38,9 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
         "scheduler_config.json",
         "diffusion_pytorch_model.safetensors",
     ]
+    printed = [shlex.split(line) for line in converted.out.splitlines() if line.startswith("  python ")]
+    assert [words[1] for words in printed] == ["sample.py", "evaluate.py", "train.py"]
+    assert all(f"--workdir={workdir}" in words for words in printed)
     drawn = run("sample.py", f"--workdir={workdir}", "--sampler=ddim", "--num_steps=2", "--num_images=2")
     assert drawn.status == 0, drawn.err
     assert "step 0, ema parameters" in drawn.out
@@ -52,6 +55,11 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
     }
     trained = run(program, *flags, *(f"--config.{key}={value}" for key, value in short.items()))
     assert trained.status == 0, trained.err
+    program, *flags = shlex.split(converted.out.split("measure with:\n  python ")[1].splitlines()[0])
+    flags = [flag.replace("FOLDER", str(tmp_path / "pictures")) for flag in flags]
+    measured = run(program, *flags, "--num_images=2")
+    assert measured.status == 0, measured.err
+    assert "bits/dim" in measured.out
     assert "resuming from step 0" in trained.out
     assert saved_steps(workdir / "checkpoints") == [2, 0]
     before = safetensors.numpy.load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
@@ -68,13 +76,13 @@ def test_a_converted_classifier_guides(tmp_path, quick_compilation):
     out = run(CONVERT, GOLDEN / "improved_uncond.safetensors", f"--out={tmp_path / 'a'}", "--image_size=8",
               "--num_timesteps=1000", "--schedule=linear")  # fmt: skip
     assert "assumed, for the weights do not tell: num_heads=4, time_scale=1.0, attention_order=interleaved" in out.out
-    out = run(CONVERT, GOLDEN / "classifier.safetensors", f"--out={tmp_path / 'b'}", "--head_channels=32",
+    out = run(CONVERT, GOLDEN / "classifier.safetensors", f"--out={tmp_path / 'b c'}", "--head_channels=32",
               "--schedule=linear")  # fmt: skip
-    assert f"--classifier_workdir={tmp_path / 'b'}" in out.out
-    guided = ["--labels=3", "--num_steps=2", "--num_images=2", f"--classifier_workdir={tmp_path / 'b'}"]
+    assert f"--classifier_workdir={tmp_path / 'b c'}" in shlex.split(out.out)
+    guided = ["--labels=3", "--num_steps=2", "--num_images=2", f"--classifier_workdir={tmp_path / 'b c'}"]
     drawn = run("sample.py", f"--workdir={tmp_path / 'a'}", *guided)
     assert drawn.status == 0, drawn.err
-    assert Run(tmp_path / "b").config.labels.num_classes == 10
+    assert Run(tmp_path / "b c").config.labels.num_classes == 10
 
 
 MISTAKES = {
@@ -84,9 +92,20 @@ MISTAKES = {
     "no file": (["{tmp}/nothing.pt", "--out={tmp}/run"], "there is no file"),
     "no model": (["{tmp}/empty", "--out={tmp}/run"], "holds no diffusers model: it needs config.json"),
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
-    "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "no whole safetensors file"),
+    "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "no whole file of weights"),
     "unknown": (["{tmp}/other.safetensors", "--out={tmp}/run"], "weights of no known network: its first tensors are a"),
     "heads": (["{golden}/improved_uncond.safetensors", "--out={tmp}/run", "--image_size=8", "--num_heads=5"], "divide"),
+    "timesteps": (
+        ["{golden}/classifier.safetensors", "--out={tmp}/run", f"--num_timesteps={10**13}"],
+        "not an integer in the range [1, 1000000]",
+    ),
+    "long": ([f"{{tmp}}/{300 * 'a'}", "--out={tmp}/run"], "File name too long"),
+    "long run": ([f"{{tmp}}/{300 * 'a'}", "--to=diffusers", "--out={tmp}/run"], "File name too long"),
+    "long out": (["{golden}/classifier.safetensors", f"--out={{tmp}}/{300 * 'a'}"], "File name too long"),
+    "params": (["{tmp}/diffusers", "--out={tmp}/run", "--params=raw"], "--params is for --to=diffusers"),
+    "deep": (["{tmp}/nothing.pt", "--out={tmp}/a/b/run"], "there is no file"),
+    "full first": (["{tmp}/nothing.pt", "--out={tmp}"], "there is something already"),
+    "full first out": (["{tmp}/empty", "--to=diffusers", "--out={tmp}"], "there is something already"),
     "taken": (["{golden}/improved_uncond.safetensors", "--out={tmp}/empty", "--image_size=8"], None),
     "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "there is something already"),
     "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' cannot be expressed"),
