@@ -135,6 +135,15 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(read, tmp_path):
         read(archive(tmp_path / "weights.pt", pickled, compression=zipfile.ZIP_DEFLATED))
 
 
+def test_an_archive_whose_members_share_their_bytes_is_refused(read, tmp_path):
+    path = archive(tmp_path / "weights.pt", program(dict_of("w", tensor(storage()))))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("archive/data/1", bytes(10_000))
+        file.filelist += 20 * [file.getinfo("archive/data/1")]
+    with pytest.raises(UserError, match="is a compressed archive"):
+        read(path)
+
+
 def test_names_are_words(read, tmp_path):
     path = archive(tmp_path / "weights.pt", program(dict_of(1, tensor(storage()))))
     assert not is_state_dict(read(path))
@@ -176,6 +185,16 @@ def test_what_may_not_be_read_is_not_called_damaged(name, tmp_path, monkeypatch)
     monkeypatch.setattr(Path, "open", locked)
     with pytest.raises(UserError, match=rf"^cannot read .*{name}: Permission denied$"):
         understood(tmp_path if name == "config.json" else tmp_path / name, {})
+
+
+def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path, monkeypatch):
+    def failing(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    safetensors.numpy.save_file({"a": np.ones(1, np.float32)}, tmp_path / "weights.safetensors")
+    monkeypatch.setattr(safetensors, "safe_open", failing)
+    with pytest.raises(UserError, match=r"^cannot read .*weights.safetensors: Input/output error$"):
+        read_weights(tmp_path / "weights.safetensors")
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
