@@ -53,23 +53,42 @@ _MUST_BE = {
     "add_attention": (True,),
     "class_embed_type": (None,),
 }
-_WHOLE = lambda value, most=1_000_000: type(value) is int and 1 <= value <= most  # no network is beyond it
-_LIST = lambda value, fits: type(value) is list and value and all(map(fits, value))
-_WORD = lambda value: type(value) is str
-# What a value that we compute with must be, and this in words.
-_COUNT = (_WHOLE, "a whole number from 1 to 1,000,000")
-_COUNT_OR_NONE = (lambda value: value is None or _WHOLE(value), f"{_COUNT[1]}, or null")
-_FRACTION = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
-_NAME = (_WORD, "a name")
-_NAMES = (lambda value: _LIST(value, _WORD), "a list of names")
+
+
+def _whole(value, most=1_000_000):
+    """Whether this is a whole number that some network may have."""
+    return type(value) is int and 1 <= value <= most
+
+
+def _fraction(value):
+    """Whether this is a number from 0 to 1."""
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _word(value):
+    """Whether this is a string."""
+    return type(value) is str
+
+
+def _each(fits):
+    """A test of lists, which are not empty, by a test of their items."""
+    return lambda value: type(value) is list and value and all(map(fits, value))
+
+
+# What the values that are computed with must be, and this in words; the others must be one of a few.
+_COUNT = (_whole, "a whole number from 1 to 1,000,000")
+_COUNT_OR_NONE = (lambda value: value is None or _whole(value), f"{_COUNT[1]}, or null")
+_FRACTION = (_fraction, "a number from 0 to 1")
+_NAME = (_word, "a name")
+_NAMES = (_each(_word), "a list of names")
 _NETWORK_VALUES = {
     "sample_size": _COUNT_OR_NONE,
     "in_channels": _COUNT,
     "out_channels": _COUNT,
     "down_block_types": _NAMES,
     "up_block_types": _NAMES,
-    "block_out_channels": (lambda value: _LIST(value, _WHOLE), f"a list, each {_COUNT[1]}"),
-    "layers_per_block": (lambda value: _WHOLE(value, 100), "a whole number from 1 to 100"),
+    "block_out_channels": (_each(_whole), f"a list, each {_COUNT[1]}"),
+    "layers_per_block": (lambda value: _whole(value, most=100), "a whole number from 1 to 100"),
     "downsample_type": _NAME,
     "upsample_type": _NAME,
     "dropout": _FRACTION,

@@ -96,9 +96,9 @@ def _torch(path):
 
 
 def _reason(error):
-    """What an error says in one line, without torch's advice before it."""
+    """What an error says in one line, without torch's advice around it to open the file unguarded."""
     said = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-    return said[1] if said else first_line(error)
+    return said[1] if said else first_line(error).partition(" In PyTorch 2.6")[0]
 
 
 def is_state_dict(value):

@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -251,6 +252,16 @@ def test_files_older_than_torch_1_6_need_torch(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"older than torch 1\.6: fetch it again, or install torch"):
         read_weights(path)
+
+
+def test_nobody_is_advised_to_open_a_file_unguarded(read, tmp_path):
+    path = tmp_path / "weights.pt"
+    with tarfile.open(path, "w") as file:
+        for name in ("storages", "tensors", "pickle"):
+            file.addfile(tarfile.TarInfo(name))
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert "False" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
