@@ -28,6 +28,8 @@ from ddpm_jax.bayes import (
 )
 from ddpm_jax.gaussian import normal_kl_nats
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PRIOR_STD, NOISE_STD = 0.8, 0.3
 
 

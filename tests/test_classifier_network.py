@@ -10,6 +10,8 @@ from oracles import each, normal
 from ddpm_jax.models import Classifier
 from ddpm_jax.models.classifier import AttentionPool
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def relative_error(out, expected):
     out, expected = np.asarray(out, np.float64), np.asarray(expected, np.float64)

@@ -22,6 +22,8 @@ from ddpm_jax.models.layers import (
     upsample_nearest,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RNG = np.random.default_rng(0)
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 

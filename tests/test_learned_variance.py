@@ -17,7 +17,7 @@ from ddpm_jax.prediction import Prediction, as_denoiser
 from ddpm_jax.samplers import Variance, p_mean_log_var
 from ddpm_jax.schedule import cosine, linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 T = 40
 SCHEDULE = linear(T, beta_start=1e-3, beta_end=0.2)

@@ -18,6 +18,8 @@ from ddpm_jax.state import initial_state
 from ddpm_jax.step import Examples, Recipe, augment, draw_examples, mean_gradient, summarise, train_step
 from ddpm_jax.times import TimeSampler, uniform
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 T = 20
 KEY = jax.random.key(3)
 SCHEDULE = linear(T, beta_start=0.01, beta_end=0.2)

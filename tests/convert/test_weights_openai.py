@@ -12,6 +12,8 @@ from ddpm_jax.convert.families import OPENAI
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("name", list(GIVEN))
 def test_recorded_networks_give_their_recorded_output(name):
