@@ -37,6 +37,9 @@ def run(main, *, argument=None):
         try:
             _join_the_others()
             main(*argv[1:])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _fail_unheard()
         except UserError as error:
             _fail(error)
         except jax.errors.JaxRuntimeError as error:
@@ -53,6 +56,14 @@ def run(main, *, argument=None):
 def _fail(message):
     """Prints the error line and exits; one of many processes at once, for an orderly end would wait for the others."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(1)
+    sys.exit(1)
+
+
+def _fail_unheard():
+    """Exits where whoever read the output has gone, as `head` does; what is left of it is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if jax.distributed.is_initialized():
         os._exit(1)
     sys.exit(1)

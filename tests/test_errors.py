@@ -110,6 +110,16 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_program_ends_quietly_where_nobody_reads_on():
+    """As before `head`: what is printed goes into a pipe whose other end is closed."""
+    read, write = os.pipe()
+    os.close(read)
+    program = "from ddpm_jax import program; program.run(lambda: print('unheard'))"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     """A limit on the size of files stands in for the disk: the third save does not fit into a smaller one."""
     config = tiny_config(train__num_steps=4)
