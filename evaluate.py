@@ -29,7 +29,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes 
 def main():
     """Opens the run and its images, measures, prints."""
     from ddpm_jax.evaluation import evaluate, table
-    from ddpm_jax.sampling import Run
+    from ddpm_jax.run import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value)
     if DATA_PATH.value:

@@ -100,7 +100,7 @@ def check_sampler(sampler):
 def configured_run():
     """The run with everything that the flags change of it."""
     from ddpm_jax.editing import read_mask, read_picture
-    from ddpm_jax.sampling import Run
+    from ddpm_jax.run import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value).configure(
         sampler=SAMPLER.value,

@@ -32,7 +32,8 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
-    from ddpm_jax.sampling import Run, sample_run
+    from ddpm_jax.run import Run
+    from ddpm_jax.sampling import sample_run
     from ddpm_jax.training import train
 
     config = CONFIG.value

@@ -15,7 +15,7 @@ from ddpm_jax import bayes, program
 from ddpm_jax.data.digits import Digits
 from ddpm_jax.images import from_uint8
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 POINT = flags.DEFINE_string("point_workdir", "runs/digits_classifier", "Of the point estimate.")
 BAYES = flags.DEFINE_string("bayes_workdir", "runs/digits_classifier_bayes", "Of the posterior.")

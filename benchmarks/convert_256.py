@@ -22,7 +22,7 @@ from absl import flags
 
 from ddpm_jax import program
 from ddpm_jax.errors import UserError
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 SIZE = flags.DEFINE_integer("image_size", 256, "Side of the images of the forward pass.", lower_bound=32)
 SETTINGS = {

@@ -14,7 +14,7 @@ from digits_features import NUM, quality, real, reference
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")

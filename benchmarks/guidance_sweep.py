@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from ddpm_jax import program
 from ddpm_jax.chain import draw
 from ddpm_jax.data.digits import Digits
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 FREE = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "Of the conditional model.")
 PLAIN = flags.DEFINE_string("workdir", "runs/digits", "Of the unconditional model.")

@@ -10,7 +10,7 @@ from digits_features import NUM, quality
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "A run with a learned variance.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "Moves of the chain.")

@@ -18,7 +18,7 @@ from absl import flags
 
 from ddpm_jax import build, program
 from ddpm_jax.parallel import device_mesh, replicated, split
-from ddpm_jax.sampling import chain_of
+from ddpm_jax.run import chain_of
 
 CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "Name in configs/.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images.", lower_bound=1)

@@ -15,7 +15,7 @@ from digits_features import NUM, quality
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
 STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")

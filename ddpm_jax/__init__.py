@@ -3,7 +3,7 @@
 Read in this order: `schedule.py` (how much noise), `gaussian.py` (the forward process and its posterior),
 `prediction.py` (what a network says), `guidance.py` (what may be made of that), `losses.py` (what it learns from),
 `samplers/` (the way back), `models/` (the network), `step.py` (the train step). The jobs are `training.py`,
-`sampling.py`, `editing.py` and `evaluation.py`; `build/` makes objects of a configuration.
+`run.py`, `sampling.py`, `editing.py` and `evaluation.py`; `build/` makes objects of a configuration.
 
 Everything a notebook needs is one dot away:
 
@@ -109,7 +109,8 @@ _LATER = {
     "metrics.precision_recall": ("precision_recall",),
     "models.layers": ("timestep_embedding",),
     "plots": ("live_loss",),
-    "sampling": ("Run", "sample_run", "sample_trajectory"),
+    "run": ("Run",),
+    "sampling": ("sample_run", "sample_trajectory"),
     "training": ("train",),
 }
 _HOME = {name: module for module, names in _LATER.items() for name in names}

@@ -3,7 +3,7 @@
 Image i is drawn from `fold_in(seed, i)` and nothing else, so it is the same whatever the batch size or the number of
 devices, up to the rounding of another compiled program. The chain is one scan (`samplers/driver.py`), taken in pieces
 from the host so that a progress bar can move and frames can be kept without holding every step. Read next:
-`sampling.py`.
+`run.py`.
 """
 
 import copy

@@ -23,7 +23,7 @@ from ddpm_jax.feed import feed
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
-from ddpm_jax.sampling import chain_of
+from ddpm_jax.run import chain_of
 from ddpm_jax.state import initial_state
 from ddpm_jax.step import gathering, train_step
 

@@ -12,7 +12,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import evaluate
 from ddpm_jax.losses import cross_entropy
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 from ddpm_jax.schedule import linear
 from ddpm_jax.step import draw_examples
 

@@ -13,7 +13,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import evaluate
 from ddpm_jax.guidance import clip_x_0
 from ddpm_jax.prediction import Target, as_denoiser
-from ddpm_jax.sampling import Run, sample_run
+from ddpm_jax.run import Run
+from ddpm_jax.sampling import sample_run
 from ddpm_jax.step import draw_examples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

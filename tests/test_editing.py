@@ -9,7 +9,8 @@ from tiny import save, tiny_config
 
 from ddpm_jax.editing import interpolate, read_mask, read_picture, spherical
 from ddpm_jax.errors import UserError
-from ddpm_jax.sampling import Run, sample_run
+from ddpm_jax.run import Run
+from ddpm_jax.sampling import sample_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -18,7 +18,7 @@ from ddpm_jax.evaluation import METRICS as ALL_METRICS
 from ddpm_jax.evaluation import OF_CLASSIFIERS, Images, evaluate, table
 from ddpm_jax.measurements import standard_error
 from ddpm_jax.parallel import device_mesh, replicated
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 from ddpm_jax.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -14,7 +14,8 @@ from tiny import ROOT, arguments, tiny_config
 
 from ddpm_jax import logging, training
 from ddpm_jax.checkpoint import saved_steps
-from ddpm_jax.sampling import Run, sample_run
+from ddpm_jax.run import Run
+from ddpm_jax.sampling import sample_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

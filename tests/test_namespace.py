@@ -34,7 +34,7 @@ def test_every_name_completes_and_is_documented():
 
 
 def test_jobs_are_loaded_when_they_are_asked_for():
-    program = "import sys, ddpm_jax as dj; print('ddpm_jax.sampling' in sys.modules); dj.Run; print(dj.Run.__name__)"
+    program = "import sys, ddpm_jax as dj; print('ddpm_jax.run' in sys.modules); dj.Run; print(dj.Run.__name__)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["False", "Run"], run.stderr
 

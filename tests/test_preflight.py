@@ -10,7 +10,7 @@ from tiny import tiny_config
 from ddpm_jax import build, preflight, training
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh
-from ddpm_jax.sampling import chain_of
+from ddpm_jax.run import chain_of
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

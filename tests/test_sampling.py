@@ -14,7 +14,8 @@ from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh
-from ddpm_jax.sampling import Run, sample_run, sample_trajectory
+from ddpm_jax.run import Run
+from ddpm_jax.sampling import sample_run, sample_trajectory
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -73,7 +74,7 @@ def test_an_image_does_not_depend_on_its_company(run, chain, images):
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 8), (3, 8), (16, 8), (8, 1), (3, 1)])
 def test_an_image_does_not_depend_on_batch_size_or_devices(run, images, monkeypatch, batch_size, devices):
     """Within one level: another shape is another program, which rounds differently."""
-    monkeypatch.setattr(sampling, "device_mesh", lambda: device_mesh(jax.devices()[:devices]))
+    monkeypatch.setattr("ddpm_jax.run.device_mesh", lambda: device_mesh(jax.devices()[:devices]))
     other = Run(run.workdir)
     assert other.mesh.size == devices
     indices = np.array([7, 2, 9, 0])
@@ -220,6 +221,7 @@ def test_a_folder_may_have_a_dot_in_its_name(run, tmp_path):
 
 
 def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.run.draw", None)
     monkeypatch.setattr(sampling, "draw", None)
     (tmp_path / "file").write_text("")
     for out in ("file/grid.png", "file/all.npz", "file/folder", "file"):

@@ -21,7 +21,7 @@ from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh, global_batch, sharded
-from ddpm_jax.sampling import chain_of
+from ddpm_jax.run import chain_of
 from ddpm_jax.step import train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

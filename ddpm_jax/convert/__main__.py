@@ -70,7 +70,7 @@ def write(path):
     """Writes a run as a diffusers folder."""
     from ddpm_jax.convert.files import check_new, reading
     from ddpm_jax.convert.outgoing import export_diffusers
-    from ddpm_jax.sampling import Run
+    from ddpm_jax.run import Run
 
     check_new(OUT.value)
     with reading(path):

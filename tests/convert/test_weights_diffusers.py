@@ -16,7 +16,7 @@ from ddpm_jax.convert.families import DIFFUSERS_OLD_NAMES
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.outgoing import export_diffusers, network_config
 from ddpm_jax.errors import UserError
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 INDEX = np.array([3, 977])
 

@@ -11,7 +11,7 @@ from tiny import TINY, run, save, tiny_config
 from weights import GOLDEN
 
 from ddpm_jax.checkpoint import saved_steps
-from ddpm_jax.sampling import Run
+from ddpm_jax.run import Run
 
 CONVERT = "ddpm_jax/convert/__main__.py"
 

@@ -1,0 +1,229 @@
+"""A trained run opened: its configuration, its parameters, and what can be made of them, first of all its images.
+
+Read next: `chain.py`, `samplers/driver.py`.
+"""
+
+import copy
+import difflib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddpm_jax import build, checkpoint
+from ddpm_jax.chain import Chain, draw
+from ddpm_jax.config import changes, from_json, in_words, to_json
+from ddpm_jax.errors import UserError
+from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.progress import progress_bar
+from ddpm_jax.samplers import repaint
+
+
+class Run:
+    """A trained run opened for sampling: everything is read from its work directory.
+
+    Args:
+      workdir: the run's directory.
+      params: "ema" for the averaged parameters, "raw" for the trained ones.
+
+    Raises:
+      UserError: there is no run, or no checkpoint yet.
+    """
+
+    def __init__(self, workdir, *, params="ema"):
+        if not Path(workdir).is_dir():
+            raise UserError(f"there is no run in {workdir}; train one with: python train.py --workdir={workdir}")
+        stored = checkpoint.stored_config(workdir)
+        if stored is None:
+            raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
+        self.workdir, self.config, self.params_name = Path(workdir), from_json(stored), params
+        self.mesh, data = device_mesh(), self.config.data
+        self.shape = (data.image_size, data.image_size, data.channels)
+        self.model = build.network(self.config)
+        shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
+        name = {"ema": "ema_params", "raw": "params"}[params]
+        self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
+            raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
+        self.classifier, self.inpainting, self._compiled = None, None, {}
+
+    def configure(self, **settings):
+        """Changes keys of `config.sample`, leaving out those that are None; returns the run.
+
+        Labels may also be an integer or a sequence of them.
+
+        Raises:
+          UserError: there is no such key, or its value is of another kind.
+        """
+        for key, value in settings.items():
+            if key not in self.config.sample:
+                near = difflib.get_close_matches(key, self.config.sample, n=1)
+                known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(self.config.sample)}"
+                raise UserError(f"there is no setting {key!r} of sampling; {known}")
+            if key == "labels" and value is not None and not isinstance(value, str):
+                value = ",".join(str(int(label)) for label in np.ravel(value))
+            if value is not None:
+                try:
+                    self.config.sample[key] = value
+                except TypeError as error:
+                    raise UserError(f"{key}={value!r} is no {type(self.config.sample[key]).__name__}") from error
+        return self
+
+    def guide(self, classifier):
+        """Has the `Run` of a classifier guide this one's chains; returns this run.
+
+        Raises:
+          UserError: that is no classifier, or one of other images, other noise or other classes.
+        """
+        if classifier.config.task != "classify":
+            raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
+        known = ({"labels": {"num_classes": run.config.labels.num_classes}} for run in (self, classifier))
+        clashes = changes(_kinship(self.config), _kinship(classifier.config))
+        if self.config.labels.num_classes:
+            clashes |= changes(*known)
+        if clashes:
+            raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
+        own = self.params["denoiser"] if self.classifier else self.params
+        self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
+        self._compiled.clear()
+        return self
+
+    def inpaint(self, image, known):
+        """Has the chains keep the known part of an image; returns this run.
+
+        Args:
+          image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
+          known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask`).
+        """
+        self.inpainting = (image, known)
+        self._compiled.clear()
+        return self
+
+    def source(self, split="test"):
+        """The images of a split of the run's data set, see `build.source`; a folder has one split."""
+        config = copy.deepcopy(self.config)
+        config.data.split = split
+        return build.source(config)
+
+    def denoiser(self):
+        """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
+        self._must_draw()
+        return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier)
+
+    def log_probs(self, images, *, t=1):
+        """What a classifier says of noisy images, `log p(k | x_t, w)` `[S, N, K]`, at S samples of its weights.
+
+        S is 1 where no weight is random. `bayes.predictive_log_prob` averages them, `bayes.uncertainty` compares them.
+
+        Args:
+          images: `[N, H, W, C]` in [-1, 1].
+          t: time, a number.
+        """
+        if self.config.task != "classify":
+            raise UserError(f"{self.workdir} holds a denoiser, which tells no classes")
+        name, level = self.config.posterior.num_samples, build.noise_schedule(self.config).level(t)
+        if name not in self._compiled:
+            samples = build.classifier_samples(copy.deepcopy(self.config), self.model)
+            self._compiled[name] = jax.jit(lambda params, x, level: samples(params)(x, level))
+        images, level = np.asarray(images, np.float32), jax.tree.map(np.float32, level)
+        return np.asarray(self._compiled[name](self.params, images, level))
+
+    def chain(self, num_steps=0):
+        """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says.
+
+        The same settings, or others that are inputs of the compiled chain, give the same programs again.
+        """
+        self._must_draw()
+        config, steps = copy.deepcopy(self.config), num_steps or self.config.sample.num_steps
+        settings = build.sampler_settings(config)
+        scale = settings["guidance_scale"]
+        guides = [scale if scale in (0, 1) else "more", bool(settings["classifier_scale"])]  # another program each
+        inputs = dict.fromkeys([*settings, "labels"])
+        name = json.dumps([steps, {**to_json(config.sample), **inputs}, guides])
+        labels = labels_of(config, classifier=self.classifier)
+        if name not in self._compiled:
+            changes = {"classifier": self.classifier, "inpainting": self.inpainting}
+            self._compiled[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
+        return self._compiled[name].varied(settings=settings, labels=labels)
+
+    def draw(self, num_images, *, seed=0, num_steps=0, batch_size=64):
+        """Draws images; image i depends on the seed and on i alone.
+
+        Args:
+          num_images: how many.
+          seed: integer.
+          num_steps: of the chain; 0 takes what the run's configuration says.
+          batch_size: images at a time.
+
+        Returns:
+          `[N, H, W, C]` uint8.
+        """
+        options = {"seed": seed, "batch_size": min(batch_size, num_images)}
+        return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
+
+    def trajectory(self, num_images, *, seed=0, num_steps=0, num_frames=60):
+        """The chain of the images that `draw` gives: about `num_frames` times, falling, and x at each in [-1, 1].
+
+        Returns:
+          `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
+        """
+        chain = self.chain(num_steps)
+        with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
+            key, indices = jax.random.key(seed), np.arange(num_images)
+            frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
+        return chain.frame_times(num_frames), frames
+
+    def _must_draw(self):
+        """Refuses a classifier."""
+        if self.config.task != "denoise":
+            raise UserError(
+                f"{self.workdir} holds a classifier, which draws no images; give it as --classifier_workdir"
+            )
+
+
+def _kinship(config):
+    """What a denoiser and a classifier that guides it have in common, as a dict."""
+    data, diffusion = config.data, config.diffusion
+    place = {"path": str(Path(data.path).expanduser().resolve())} if data.source == "folder" else {}
+    images = {key: data[key] for key in ("source", "name", "label", "image_size", "channels", "crop")}
+    noise = {key: diffusion[key] for key in ("schedule", "num_timesteps", "beta_start", "beta_end")}
+    return to_json(ConfigDict({"data": {**images, **place}, "diffusion": noise}))
+
+
+def denoiser_of(config, model, *, classifier=None):
+    """The denoiser that a configuration describes, guided by the `Run` of a classifier or by none."""
+    guide = classifier and build.classifier(classifier.config, classifier.model)
+    return build.denoiser(config, model, classifier=guide)
+
+
+def labels_of(config, *, classifier=None):
+    """The classes that a configuration asks for, as for `Chain`: of its own, or of the `Run` that guides it."""
+    if classifier and config.sample.labels == "none":
+        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
+    return build.labels(config, (classifier.config if classifier else config).labels.num_classes)
+
+
+def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None):
+    """The `Chain` that a configuration describes.
+
+    Args:
+      config: configuration.
+      model: its network.
+      num_steps: moves, 0 for all T.
+      mesh: the devices.
+      classifier: `Run` of the classifier that guides it, or None.
+      inpainting: `(image, known)` as for `repaint`, or None.
+    """
+    data, sampler = config.data, build.sampler(config)
+    return Chain(
+        sampler if inpainting is None else lambda settings: repaint(sampler(settings), *inpainting),
+        denoiser_of(config, model, classifier=classifier),
+        settings=build.sampler_settings(config),
+        transitions=build.sampling_transitions(config, num_steps),
+        shape=(data.image_size, data.image_size, data.channels),
+        mesh=mesh,
+        labels=labels_of(config, classifier=classifier),
+    )
