@@ -45,7 +45,7 @@ class Transition(NamedTuple):
       beta: `1 - alpha_bar_t / alpha_bar_s`, the variance that the forward process adds between s and t.
       log_var_small: log of `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`, the posterior's variance. At s
         = 0, where that is zero, the value of the move before stands in (it only matters to the decoder of the bound).
-      log_var_large: log of `beta`, with the same stand-in at s = 0 as Ho et al.'s code has.
+      log_var_large: log of `beta`.
     """
 
     now: NoiseLevel
@@ -128,12 +128,11 @@ class NoiseSchedule:
             raise ValueError(f"a chain is two or more strictly decreasing times, got {timesteps}")
         now, next = self.level(timesteps[:-1]), self.level(timesteps[1:])
         beta = 1 - (now.signal / next.signal) ** 2
-        log_beta = np.log(beta)
+        log_var_large = np.log(beta)
         with np.errstate(divide="ignore"):
-            log_var_small = 2 * (np.log(next.sigma) - np.log(now.sigma)) + log_beta
-        log_var_large = log_beta.copy()
+            log_var_small = 2 * (np.log(next.sigma) - np.log(now.sigma)) + log_var_large
         if timesteps[-1] == 0:
-            log_var_small[-1] = log_var_large[-1] = log_var_small[-2] if len(beta) > 1 else log_beta[-1]
+            log_var_small[-1] = log_var_small[-2] if len(beta) > 1 else log_var_large[-1]
         return Transition(now, next, beta, log_var_small, log_var_large)
 
     def encoding(self, timesteps):

@@ -56,6 +56,15 @@ def test_v_lies_between_beta_tilde_and_beta(t):
     np.testing.assert_allclose(np.exp(log_var), beta**v * beta_tilde ** (1 - v), rtol=1e-9)
 
 
+def test_at_the_last_move_v_lies_between_the_stand_in_and_beta():
+    """Nichol & Dhariwal's code: the small extreme is clipped to the posterior variance of t = 2, the large one is not."""
+    a, v = SCHEDULE.alpha_bar, np.linspace(0, 1, 11)
+    clipped = (1 - a[1]) / (1 - a[2]) * (1 - a[2] / a[1])
+    log_var = log_var_of(v, pick(TRANSITIONS, T - 1))
+    np.testing.assert_allclose(log_var, v * np.log(1 - a[1]) + (1 - v) * np.log(clipped), rtol=1e-9)
+    assert np.all(np.diff(log_var) > 0)
+
+
 def test_the_variance_head_is_scaled_from_minus_one_to_one():
     """A raw output of -1, 0, 1 is a fraction of 0, 1/2, 1, for every target."""
     for target in ALL_TARGETS.values():
@@ -98,7 +107,7 @@ def vlb_by_hand():
         mean = (x_t - beta / np.sqrt(1 - a[t]) * eps_theta) / np.sqrt(1 - beta)
         beta_tilde = (1 - a[max(t, 2) - 1]) / (1 - a[max(t, 2)]) * (1 - a[max(t, 2)] / a[max(t, 2) - 1])
         v = (np.tanh(x_t @ PARAMS["var"]) + 1) / 2
-        log_var = v * np.log(beta if t > 1 else beta_tilde) + (1 - v) * np.log(beta_tilde)
+        log_var = v * np.log(beta) + (1 - v) * np.log(beta_tilde)
         if t > 1:
             true = (np.sqrt(a[t - 1]) * beta * X_0[i] + np.sqrt(1 - beta) * (1 - a[t - 1]) * x_t) / (1 - a[t])
             kl = log_var - np.log(beta_tilde) + (beta_tilde + (true - mean) ** 2) / np.exp(log_var) - 1

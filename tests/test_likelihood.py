@@ -96,11 +96,13 @@ def term_by_hand(schedule, times, i, x_0, eps, variance):
     x_t = np.sqrt(a[t]) * x_0 + np.sqrt(1 - a[t]) * eps
     eps_theta = np.tanh(x_t) * 0.9
     mean = (x_t - beta / np.sqrt(1 - a[t]) * eps_theta) / np.sqrt(1 - beta)
+    large = np.log(beta)
     if s:
-        small, large = np.log((1 - a[s]) / (1 - a[t]) * beta), np.log(beta)
-    else:  # Ho et al.'s code: the posterior variance of the move before
+        small = np.log((1 - a[s]) / (1 - a[t]) * beta)
+    else:  # the posterior variance of the move before, in Ho et al.'s code for a fixed large variance too
         r, q = times[i - 1], times[i]
-        small = large = np.log((1 - a[q]) / (1 - a[r]) * (1 - a[r] / a[q]))
+        small = np.log((1 - a[q]) / (1 - a[r]) * (1 - a[r] / a[q]))
+        large = small if variance is Variance.LARGE else large
     v = {"small": 0.0, "large": 1.0, "learned": 0.5 + 0.6 * np.sin(3 * x_t)}[variance.value]
     log_var = v * large + (1 - v) * small
     if s:
@@ -164,6 +166,7 @@ def expected_bound(schedule, variance):
     now, next = transitions.now, transitions.next
     var_t = now.signal**2 * STD**2 + now.sigma**2
     log_var = transitions.log_var_large if variance is Variance.LARGE else transitions.log_var_small
+    log_var = np.append(log_var[:-1], transitions.log_var_small[-1])
     kept, noise = (now.sigma**2 / var_t), now.signal * now.sigma * STD**2 / var_t
     mse = (VALUE_PROB @ (LEVELS - MEAN) ** 2) * kept**2 + noise**2
     weight = next.signal * transitions.beta / now.sigma**2

@@ -145,7 +145,10 @@ def test_p_sample_adds_noise_of_the_variance_except_at_the_end(variance):
     denoise = with_variance_head(MIXTURE)
     mean, log_var = p_mean_log_var(denoise(x_t, last_three.now), x_t, last_three, variance)
     x_s = p_sample(denoise, image_keys, x_t=x_t, transition=last_three, variance=variance)
-    expected = chosen(variance, last_three.log_var_small, last_three.log_var_large, 3)
+    large = np.copy(last_three.log_var_large)
+    if variance is Variance.LARGE:  # the decoder's, as in Ho et al.'s code
+        large[1:] = last_three.log_var_small[1:]
+    expected = chosen(variance, last_three.log_var_small, large, 3)
     np.testing.assert_allclose(log_var, expected, rtol=1e-12)
     np.testing.assert_array_equal(x_s[1:], mean[1:])
     np.testing.assert_allclose(x_s[0], (mean + jnp.exp(log_var / 2) * noise_like(image_keys, x_t))[0], rtol=1e-12)

@@ -16,6 +16,8 @@ class Variance(enum.Enum):
     """Variance of the reverse step: `beta_tilde` (right for data at a point), `beta` (for data N(0, I)), or learned.
 
     The learned one lies between the two, `exp(v log beta + (1 - v) log beta_tilde)` (Nichol & Dhariwal 2021, eq. 15).
+    At s = 0, where noise is no more drawn and the variance is the decoder's, Ho et al.'s code has the small one for the
+    large one too; the learned one still reaches up to beta.
     """
 
     SMALL = "small"
@@ -40,7 +42,7 @@ def p_mean_log_var(prediction, x_t, transition, variance):
     if variance is Variance.SMALL:
         return mean, small
     if variance is Variance.LARGE:
-        return mean, large
+        return mean, jnp.where(expand_like(transition.next.t, x_t) > 0, large, small)
     if prediction.var_frac is None:
         raise ValueError("a learned variance needs a network with a variance head")
     return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
