@@ -57,7 +57,7 @@ def test_v_lies_between_beta_tilde_and_beta(t):
 
 
 def test_at_the_last_move_v_lies_between_the_stand_in_and_beta():
-    """Nichol & Dhariwal's code: the small extreme is clipped to the posterior variance of t = 2, the large one is not."""
+    """Nichol & Dhariwal's code: the small extreme is clipped to the posterior variance of t = 2, beta is not."""
     a, v = SCHEDULE.alpha_bar, np.linspace(0, 1, 11)
     clipped = (1 - a[1]) / (1 - a[2]) * (1 - a[2] / a[1])
     log_var = log_var_of(v, pick(TRANSITIONS, T - 1))
