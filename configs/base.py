@@ -69,6 +69,7 @@ def get_config():
     posterior.prior_std = 1.0  # standard deviation of their Gaussian prior
     posterior.init_std = 0.05  # standard deviation of the posterior at the start
     posterior.num_samples = 8  # samples of the weights that a prediction averages over
+    posterior.samples_per_step = 1  # in training, each for its part of the batch: more are less noise, and more memory
 
     config.optim = optim = ConfigDict()
     optim.learning_rate = 2e-4  # Adam's, constant after the warm-up

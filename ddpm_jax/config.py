@@ -28,6 +28,7 @@ _COUNTS = [
     "model.num_heads",
     "model.norm_groups",
     "posterior.num_samples",
+    "posterior.samples_per_step",
     "train.batch_size",
     "train.num_steps",
     "train.accumulation",

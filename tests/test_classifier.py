@@ -86,6 +86,28 @@ def test_the_loss_is_the_negative_elbo_over_the_number_of_images():
     assert np.all(terms["data_fit"] != other["data_fit"])
 
 
+@pytest.mark.parametrize("num_samples", [1, 2, 4])
+def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples):
+    """Of one noisy image four times, one sample says one thing, two say two, half and half."""
+    changes = {"posterior__weights": "last", "posterior__samples_per_step": num_samples, "train__batch_size": 4}
+    config = tiny_config(**CLASSIFIER, **changes)
+    model = build.network(config)
+    params = build.initial_params(config, model)(jax.random.key(0))
+    recipe = build.recipe(config, model, num_images=50)
+    batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.full(4, 3, np.int32)}
+    examples = draw_examples(recipe, batch, jax.random.key(1), times_state=recipe.times.init())
+    examples = jax.tree.map(lambda leaf: leaf[np.zeros(4, int)], examples)
+    fit = np.asarray(recipe.objective(params, examples, jax.random.key(2))["data_fit"])
+    assert len(np.unique(fit.round(5))) == num_samples
+    np.testing.assert_allclose(fit.reshape(num_samples, -1).std(axis=1), 0, atol=1e-5)
+
+
+def test_samples_of_the_weights_that_do_not_divide_the_batch_are_refused():
+    config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__samples_per_step=3, train__batch_size=8)
+    with pytest.raises(UserError, match=r"^config.posterior.samples_per_step=3 must divide the 8 images of a step"):
+        build.recipe(config, build.network(config), num_images=50)
+
+
 @pytest.mark.parametrize("weights", POSTERIORS)
 def test_a_prediction_averages_over_samples_of_the_random_weights(tmp_path, weights):
     config = tiny_config(**CLASSIFIER, posterior__weights=weights, posterior__num_samples=3)

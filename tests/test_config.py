@@ -118,6 +118,7 @@ OUT_OF_RANGE = {
     "posterior.prior_std": 0.0,
     "posterior.init_std": -0.1,
     "posterior.num_samples": 0,
+    "posterior.samples_per_step": 0,
     "labels.num_classes": -1,
     "labels.dropout": 1.0,
     "checkpoint.every": 0,
