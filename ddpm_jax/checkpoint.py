@@ -7,6 +7,8 @@ one before.
 
 import asyncio
 import contextlib
+import fcntl
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -23,12 +25,15 @@ _policies = ocp.checkpoint_managers
 
 
 class Checkpoints:
-    """The checkpoints of one run; a context manager that waits for the last save.
+    """The checkpoints of one run, which nobody else writes meanwhile; a context manager that waits for the last save.
 
     Args:
       workdir: the run's directory; checkpoints go to `workdir/checkpoints`.
       keep: how many of the latest are kept.
       keep_every: and one for every so many steps for good; 0 for none.
+
+    Raises:
+      UserError: the directory cannot be written, or another process trains there.
     """
 
     def __init__(self, workdir, *, keep=3, keep_every=0):
@@ -38,6 +43,7 @@ class Checkpoints:
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
         )
         try:
+            _lock(self.folder, self._patience)  # before what others are writing is cleared away as left over
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(
@@ -114,6 +120,27 @@ class Checkpoints:
             raise UserError(
                 f"cannot save a checkpoint in {self.folder}: {_reason(error)}; {kept}; free some space and start again"
             ) from error
+
+
+def _lock(folder, held):
+    """Makes a folder this process's, or of many the first's, for as long as `held`, an `ExitStack`, is open.
+
+    The system lets go of it at the end of the process, however that comes.
+    """
+    if not is_first():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise UserError(
+            f"another process is training in {folder.parent}; wait for it or choose another --workdir"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def saved_steps(folder):

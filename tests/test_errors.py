@@ -109,7 +109,6 @@ def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
         training.train(tiny_config(), tmp_path / "file" / "run")
 
 
-@pytest.mark.slow
 def test_a_program_ends_quietly_where_nobody_reads_on():
     """As before `head`: what is printed goes into a pipe whose other end is closed."""
     read, write = os.pipe()
@@ -120,6 +119,7 @@ def test_a_program_ends_quietly_where_nobody_reads_on():
     assert (result.returncode, result.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     """A limit on the size of files stands in for the disk: the third save does not fit into a smaller one."""
     config = tiny_config(train__num_steps=4)
