@@ -110,6 +110,8 @@ def _parse(argv, argument):
     """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
     if "--help" in argv:
         app.usage(shorthelp=True, writeto_stdout=True)
+        if not argument:
+            print(flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes"))
         sys.exit(0)
     missing = _missing_config_file(argv)
     if missing:
@@ -121,7 +123,7 @@ def _parse(argv, argument):
             _fail("the configuration file defines no function get_config(); see configs/own_images.py")
         _fail(_unknown_key(argv, str(error)))
     except flags.Error as error:
-        _fail(" ".join(str(error).split()))
+        _fail(_mistyped(" ".join(str(error).split())))
     except Exception as error:  # whatever a configuration file of one's own does
         _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
     if argument and len(rest) == 1:
@@ -131,6 +133,18 @@ def _parse(argv, argument):
         stray = strays[0]
         _fail(f"{stray!r} is not a flag" + (f"; write --{stray}" if "=" in stray else "; see --help"))
     return rest
+
+
+def _mistyped(text):
+    """One line for what absl says of a flag."""
+    missing = re.match(r"flag --(\w+)=None: .* must have a value", text)
+    early = re.match(r"Found (\S+) in argv before", text)
+    if missing:
+        name = missing.group(1)
+        return f"--{name} is missing: {flags.FLAGS[name].help} See --help"
+    if early:
+        return f"put --config=FILE before {early.group(1)}"
+    return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)
 
 
 def _unknown_key(argv, text):

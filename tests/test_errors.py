@@ -28,6 +28,8 @@ def run(*command):
         (["train.py", "--config.train.batchsize=3"], "did you mean 'batch_size'?"),
         (["train.py", "--config.trian.batch_size=3"], "did you mean 'train'?"),
         (["train.py", "config.seed=1"], "write --config.seed=1"),
+        (["train.py", "--config.seed=1", "--config=configs/digits.py"], "put --config=FILE before --config.seed=1"),
+        (["train.py", "--config.data.random_flip=maybe"], "flip=maybe: Non-boolean argument to boolean flag"),
         (["train.py", "--confg.x=2"], "Did you mean: config"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc"),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
@@ -53,6 +55,14 @@ def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     assert lines[-1].startswith("error: "), result.stderr
     assert message in lines[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
+    shown = run("sample.py", "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "--num_images" in shown.stdout
+    assert "--coordinator" in shown.stdout
+    assert "--verbosity" not in shown.stdout
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_converted_classifier_guides(tmp_path, quick_compilation):
 MISTAKES = {
     "nothing": (["--out={tmp}/run"], "say what to convert; see --help"),
     "two": (["a", "b", "--out={tmp}/run"], "'b' is not a flag"),
-    "no out": (["a"], "--out"),
+    "no out": (["a"], "--out is missing: What to make: a run directory, or a folder; must be new. See --help"),
     "no file": (["{tmp}/nothing.pt", "--out={tmp}/run"], "there is no file"),
     "no model": (["{tmp}/empty", "--out={tmp}/run"], "holds no diffusers model: it needs config.json"),
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
