@@ -2,12 +2,15 @@
 
   python benchmarks/bayes_digits.py
 
-Needs the runs of configs/digits_classifier.py and digits_classifier_bayes.py. On the 500 test digits, clean: accuracy,
-negative log-likelihood and expected calibration error of both. On them and on images of no digit (uniform noise,
+Needs the runs of configs/digits_classifier.py and digits_classifier_bayes.py, or several of each, whose mean is taken
+too. On the 500 test digits, clean: accuracy, negative log-likelihood and expected calibration error of the point
+estimate, of the posterior, and of the posterior's mean in its place. On them and on images of no digit (uniform noise,
 inverted digits): the predictive entropy and its part that the weights are unsure of, the mutual information.
 """
 
 import _root  # noqa: F401
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
@@ -17,16 +20,39 @@ from ddpm_jax.images import from_uint8
 from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.run import Run
 
-POINT = flags.DEFINE_string("point_workdir", "runs/digits_classifier", "Of the point estimate.")
-BAYES = flags.DEFINE_string("bayes_workdir", "runs/digits_classifier_bayes", "Of the posterior.")
+POINT = flags.DEFINE_list("point_workdir", "runs/digits_classifier", "Of the point estimate: runs, between commas.")
+BAYES = flags.DEFINE_list("bayes_workdir", "runs/digits_classifier_bayes", "Of the posterior: runs, between commas.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples of the weights.", lower_bound=1)
 
 
-def opened(workdir):
-    """The run of a classifier that averages over many samples of its weights."""
+def opened(workdir, *, only_mean=False):
+    """The run of a classifier that averages over many samples of its weights, or takes their mean."""
     run = Run(workdir)
-    run.config.posterior.num_samples = NUM_SAMPLES.value
+    run.config.posterior.num_samples = 1 if only_mean else NUM_SAMPLES.value
+    if only_mean:
+        certain = jax.tree.map(lambda log_std: jnp.full_like(log_std, -jnp.inf), run.params.log_std)
+        run.params = run.params._replace(log_std=certain)
     return run
+
+
+def quality(run, images, label):
+    """Accuracy, negative log-likelihood in nats and expected calibration error, `[3]`."""
+    prob = np.exp(bayes.predictive_log_prob(run.log_probs(images)))
+    nll = -np.mean(np.log(prob[np.arange(len(label)), label]))
+    return np.array([np.mean(prob.argmax(-1) == label), nll, expected_calibration_error(prob, label)])
+
+
+def unsureness(run, images):
+    """Mean predictive entropy and mutual information, `[2]` nats."""
+    unsure = bayes.uncertainty(run.log_probs(images))
+    return np.array([unsure.predictive_entropy.mean(), unsure.mutual_information.mean()])
+
+
+def show(name, rows, spec):
+    """Prints a row for each run, and their mean where there are several."""
+    for row in [*rows, np.mean(rows, axis=0)] if len(rows) > 1 else rows:
+        print(f"{name:<22}" + "".join(f"{value:{spec}}" for value in row))
+        name = "" if row is not rows[-1] else "  mean"
 
 
 def main():
@@ -35,17 +61,18 @@ def main():
     label = np.array([source[i]["label"] for i in range(len(source))])
     digits = from_uint8(np.stack([source[i]["image"] for i in range(len(source))]))
     noise = rng.uniform(-1, 1, digits.shape).astype(np.float32)
-    runs = {"point estimate": opened(POINT.value), "posterior": opened(BAYES.value)}
-    print(f"{len(label)} test digits       accuracy  nll nats  calibration error")
-    for name, run in runs.items():
-        prob = np.exp(bayes.predictive_log_prob(run.log_probs(digits)))
-        right, nll = np.mean(prob.argmax(-1) == label), -np.mean(np.log(prob[np.arange(len(label)), label]))
-        print(f"{name:<20}{right:11.3f}{nll:10.4f}{expected_calibration_error(prob, label):19.4f}")
-    print(f"\nposterior, {NUM_SAMPLES.value} samples  entropy  mutual information, nats")
+    posteriors = [opened(workdir) for workdir in BAYES.value]
+    classifiers = {
+        "point estimate": [opened(workdir) for workdir in POINT.value],
+        "posterior": posteriors,
+        "its mean alone": [opened(workdir, only_mean=True) for workdir in BAYES.value],
+    }
+    print(f"{f'{len(label)} test digits':<22}  accuracy  nll nats       ece")
+    for name, runs in classifiers.items():
+        show(name, [quality(run, digits, label) for run in runs], "10.4f")
+    print(f"\n{f'{NUM_SAMPLES.value} samples of weights':<22}   entropy  mutual information, nats")
     for name, images in (("test digits", digits), ("inverted digits", -digits), ("uniform noise", noise)):
-        unsure = bayes.uncertainty(runs["posterior"].log_probs(images))
-        entropy, information = float(unsure.predictive_entropy.mean()), float(unsure.mutual_information.mean())
-        print(f"{name:<22}{entropy:10.4f}{information:20.4f}")
+        show(name, [unsureness(run, images) for run in posteriors], "10.4f")
 
 
 if __name__ == "__main__":

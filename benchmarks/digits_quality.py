@@ -9,8 +9,8 @@ same writers) and the 500 of the test split (other writers).
 
 import _root  # noqa: F401
 import numpy as np
+from _digits_features import NUM, quality, real, reference
 from absl import flags
-from digits_features import NUM, quality, real, reference
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw

@@ -10,8 +10,8 @@ precision speaks of quality, recall of diversity. Writes a plot of the one again
 
 import _root  # noqa: F401
 import numpy as np
+from _digits_features import NUM, pixels, quality, real
 from absl import flags
-from digits_features import NUM, pixels, quality, real
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 

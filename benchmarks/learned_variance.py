@@ -5,8 +5,8 @@ python benchmarks/learned_variance.py --workdir=runs/digits_improved
 
 import _root  # noqa: F401
 import numpy as np
+from _digits_features import NUM, quality
 from absl import flags
-from digits_features import NUM, quality
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw

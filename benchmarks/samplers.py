@@ -10,8 +10,8 @@ import time
 import _root  # noqa: F401
 import jax
 import numpy as np
+from _digits_features import NUM, quality
 from absl import flags
-from digits_features import NUM, quality
 
 from ddpm_jax import program
 from ddpm_jax.chain import draw

@@ -5,7 +5,8 @@ Command: python train.py --config=configs/celeba.py --config.data.path=DIR
 Data: python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR
   or the folder of aligned images (img_align_celeba, 178x218): --config.data.source=folder --config.data.path=FOLDER
 Hardware: meant for a TPU v3-8 or several modern GPUs.
-Reproduces: FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000 DDIM steps (table 1 there).
+Reproduces: the settings of FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000 DDIM steps (table 1 there); not
+  rerun here.
 """
 
 from configs import base

@@ -4,8 +4,8 @@ Command: python train.py --config=configs/cifar10.py --config.data.path=DIR
 Data: python -m ddpm_jax.data.prepare cifar10 --data_dir=DIR
   or a folder of images: --config.data.source=folder --config.data.path=FOLDER
 Hardware: meant for a TPU v3-8 or a modern GPU; the paper's run took 10.6 hours on the former (21 steps/s).
-Reproduces: FID 3.17, Inception score 9.46 after 800k steps (50,000 samples of the averaged parameters, training
-statistics).
+Reproduces: the settings of FID 3.17, Inception score 9.46 after 800k steps (50,000 samples of the averaged
+  parameters, training statistics); not rerun here.
 """
 
 from configs import base
