@@ -19,6 +19,7 @@ METRICS = flags.DEFINE_list(
 NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many images of the split.", lower_bound=1)
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
 DATA_PATH = flags.DEFINE_string("data_path", None, "Another folder or data_dir than the run was trained on.")
+SKIP_UNREADABLE = flags.DEFINE_boolean("skip_unreadable", False, "Pass over files that cannot be read.")
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
 NUM_STEPS = flags.DEFINE_integer(
     "num_steps", 0, "Steps of the chain or solver (default: each metric's).", lower_bound=0
@@ -32,7 +33,11 @@ def main():
     from ddpm_jax.run import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value)
+    if SKIP_UNREADABLE.value:
+        run.config.data.skip_unreadable = True
     if DATA_PATH.value:
+        if run.config.data.source == "digits":
+            raise UserError("--data_path is for runs of a folder or of tensorflow-datasets; the digits are built in")
         run.config.data.path = DATA_PATH.value
     if run.config.data.source == "folder" and not run.config.data.path:
         raise UserError(f"{WORKDIR.value} names no images to measure it with: say --data_path=FOLDER")

@@ -32,6 +32,7 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
+    from ddpm_jax.checkpoint import saved_steps
     from ddpm_jax.run import Run
     from ddpm_jax.sampling import sample_run
     from ddpm_jax.training import train
@@ -40,18 +41,20 @@ def main():
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = Path(WORKDIR.value or f"runs/{config.name}")
-    begin = time.perf_counter()
+    begin, already = time.perf_counter(), saved_steps(workdir / "checkpoints")[:1] == [config.train.num_steps]
     state = train(config, workdir)
     if state.step < config.train.num_steps:
         return
     made, go_on = "", f"measure it with:\n  python evaluate.py --workdir={workdir} --metrics=accuracy"
     if config.task == "denoise":
-        picture = sample_run(Run(workdir), workdir / "samples.png", num_images=config.log.preview_images, seed=0)
+        picture = workdir / "samples.png"
+        if not (already and picture.exists()):
+            sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
         made = f"samples in {picture}, "
         go_on = f"draw more with:\n  python sample.py --workdir={workdir} --num_images=64 --seed=1"
-    minutes = (time.perf_counter() - begin) / 60
+    when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
-    print(f"done: step {int(state.step):,} after {minutes:.1f} minutes; {made}checkpoint in {checkpoint}; {go_on}")
+    print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}")
 
 
 def dry_run(config):

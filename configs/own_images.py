@@ -22,6 +22,7 @@ def get_config():
     config.model.channel_mult = (1, 2, 2, 2)  # a level more for twice the size
     config.model.dropout = 0.1  # more for fewer pictures
     config.train.batch_size = 64
+    config.optim.warmup_steps = 1000
     config.train.num_steps = 200_000  # look at the previews and stop when you like what you see
     config.checkpoint.every = 5000
     config.log.preview_every = 2500

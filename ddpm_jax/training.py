@@ -54,6 +54,7 @@ def train(config, workdir, *, watch=None):
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
     _check_same_run(config, workdir)
+    _note_doubts(config)
     init = initial(config, model, recipe)
     step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
     with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
@@ -137,6 +138,22 @@ def _check_same_run(config, workdir):
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
         print(f"note: {key} was {old!r} in this run so far and is {new!r} from here on", flush=True)
+
+
+def _note_doubts(config):
+    """Says of settings that make sense, but seldom what was meant."""
+    warmup, last, left = config.optim.warmup_steps, config.train.num_steps, build.noise_schedule(config).alpha_bar[-1]
+    if warmup >= last:
+        print(
+            f"note: optim.warmup_steps={warmup} of train.num_steps={last}: the learning rate is never reached",
+            flush=True,
+        )
+    if left > 0.01:
+        print(
+            f"note: {left:.0%} of an image's power is left at t = T, where sampling starts from noise alone: raise "
+            "diffusion.num_timesteps or diffusion.beta_end",
+            flush=True,
+        )
 
 
 def _restored_or_new(init, key, *, checkpoints, mesh):

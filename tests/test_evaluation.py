@@ -189,6 +189,28 @@ def test_a_run_that_names_no_images_asks_for_them(tmp_path):
     assert outcome.err == f"error: {tmp_path} names no images to measure it with: say --data_path=FOLDER\n"
 
 
+def test_digits_have_no_other_folder(tmp_path):
+    save(tmp_path, tiny_config())
+    outcome = run_program("evaluate.py", f"--workdir={tmp_path}", "--data_path=nowhere")
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: --data_path is for runs of a folder or of tensorflow-datasets;")
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read.*")
+def test_unreadable_files_can_be_passed_over_in_measuring_too(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), 80 * i).save(pictures / f"{i}.png")
+    (pictures / "1.png").write_bytes(b"no picture")
+    save(tmp_path / "run", tiny_config(data__source="folder", data__path=str(pictures)))
+    command = ("evaluate.py", f"--workdir={tmp_path / 'run'}", "--metrics=bpd", "--num_images=3")
+    stopped = run_program(*command)
+    assert stopped.status == 1
+    assert stopped.err.splitlines()[-1].endswith("(evaluate.py --skip_unreadable)")
+    assert run_program(*command, "--skip_unreadable").status == 0
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_too_many_steps_are_a_users_mistake(measured, metric):
     with pytest.raises(UserError, match=r"no (chain|ODE) of 99 steps"):

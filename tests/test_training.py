@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny import ROOT, arguments, random_state, same, tiny_config
+from tiny import run as run_program
 
 from ddpm_jax import build, logging, training
 from ddpm_jax.checkpoint import saved_steps
@@ -289,6 +290,44 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
     assert same(training.train(tiny_config(**BUSY, optim__learning_rate=3e-4), workdir), state)
     told = "note: optim.learning_rate was 0.001 in this run so far and is 0.0003 from here on\n"
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
+def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
+    def start():
+        return run_program("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(train__num_steps=1)))
+
+    picture = tmp_path / "samples.png"
+    assert "done: step 1 after " in start().out
+    drawn = picture.read_bytes()
+    picture.write_bytes(b"kept")
+    assert f"done: step 1 was reached before; samples in {picture}, checkpoint in" in start().out
+    assert picture.read_bytes() == b"kept"
+    picture.unlink()
+    assert "done: step 1 was reached before" in start().out
+    assert picture.read_bytes() == drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        (
+            {"optim__warmup_steps": 1},
+            "note: optim.warmup_steps=1 of train.num_steps=1: the learning rate is never reached",
+        ),
+        (
+            {"diffusion__num_timesteps": 100},
+            "note: 36% of an image's power is left at t = T, where sampling starts from",
+        ),
+        ({}, None),
+    ],
+)
+def test_settings_that_are_seldom_meant_are_noted(changes, noted, tmp_path, capsys):
+    sound = {"optim__warmup_steps": 0, "diffusion__num_timesteps": 1000, "train__num_steps": 1}
+    training.train(tiny_config(**{**sound, **changes}), tmp_path)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(told) == bool(noted)
+    assert not noted or told[0].startswith(noted)
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tmp_path, capsys):

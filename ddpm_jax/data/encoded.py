@@ -95,7 +95,7 @@ class EncodedImages(ABC):
         if not self._skip_unreadable:
             raise UserError(
                 f"cannot use {self._name(index)}: {error}; remove it, or let the next image take its place "
-                "with --config.data.skip_unreadable=True"
+                "with --config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
             ) from error
         self._unreadable.add(index)
         logging.warning("skipping %s: %s", self._name(index), error)
