@@ -1,0 +1,32 @@
+"""Runs of earlier versions: opened, drawn from and trained on."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import arguments
+from tiny import run as program
+
+from ddpm_jax.run import Run
+
+NOVEMBER = Path(__file__).parent / "earlier_runs" / "november_2026"
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def test_it_opens_and_draws_the_same_images():
+    run = Run(NOVEMBER).configure(sampler="ddim", labels=3)
+    drawn = run.draw(8, seed=3, num_steps=10).astype(int)
+    recorded = np.load(NOVEMBER / "ddim_labels_3_seed3.npz")["arr_0"]
+    assert run.step == 8
+    assert np.abs(drawn - recorded).max() <= 1  # one level of 8 bits, for another version of XLA
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
+def test_it_trains_on(tmp_path):
+    shutil.copytree(NOVEMBER, tmp_path / "run")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    again = program("train.py", workdir, *arguments(Run(NOVEMBER).config), "--config.train.num_steps=9")
+    assert again.status == 0, again.err
+    assert Run(tmp_path / "run").step == 9
