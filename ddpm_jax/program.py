@@ -22,11 +22,12 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 _HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
 
 
-def run(main, *, argument=None):
+def run(main, *, module, argument=None):
     """Runs `main` under absl; a mistake prints `error: ...` on stderr and exits with status 1, no traceback.
 
     Args:
       main: function of nothing, or of the command line's one argument that is no flag.
+      module: name of the module that defines the flags; `--help` prints its docstring and them.
       argument: what that argument is, in words, where there is one.
     """
 
@@ -50,7 +51,7 @@ def run(main, *, argument=None):
         except KeyboardInterrupt:
             sys.exit("interrupted")
 
-    app.run(guarded, flags_parser=partial(_parse, argument=argument))
+    app.run(guarded, flags_parser=partial(_parse, module=sys.modules[module], argument=argument))
 
 
 def _fail(message):
@@ -106,13 +107,10 @@ def _use_compilation_cache():
         jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
-def _parse(argv, argument):
+def _parse(argv, module, argument):
     """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
     if "--help" in argv:
-        app.usage(shorthelp=True, writeto_stdout=True)
-        if not argument:
-            print(flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes"))
-        sys.exit(0)
+        _help(module, several=not argument)
     missing = _missing_config_file(argv)
     if missing:
         _fail(missing)
@@ -133,6 +131,17 @@ def _parse(argv, argument):
         stray = strays[0]
         _fail(f"{stray!r} is not a flag" + (f"; write --{stray}" if "=" in stray else "; see --help"))
     return rest
+
+
+def _help(module, *, several):
+    """Prints what a program does and its flags, with those of many processes where it may be one of several; exits."""
+    of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
+    of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes")
+    try:
+        print(f"{module.__doc__}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
+    except BrokenPipeError:
+        _fail_unheard()
+    sys.exit(0)
 
 
 def _mistyped(text):

@@ -123,7 +123,7 @@ def test_a_program_ends_quietly_where_nobody_reads_on():
     """As before `head`: what is printed goes into a pipe whose other end is closed."""
     read, write = os.pipe()
     os.close(read)
-    program = "from ddpm_jax import program; program.run(lambda: print('unheard'))"
+    program = "from ddpm_jax import program; program.run(lambda: print('unheard'), module='ddpm_jax.program')"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (result.returncode, result.stderr) == (1, "")

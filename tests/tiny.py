@@ -131,9 +131,14 @@ def _own_flags():
         yield
     finally:
         by_module = flags.FLAGS.flags_by_module_dict().items()
-        own = {flag.name for module, known in by_module if module.endswith(".py") for flag in known}
+        programs = [
+            module for module, _ in by_module if module.startswith("ddpm_jax.commands.") or "__main__" in module
+        ]
+        own = {flag.name for module, known in by_module if module in programs for flag in known}
         for name in own | {name for name in flags.FLAGS if name.startswith("config.")}:
             delattr(flags.FLAGS, name)
+        for module in programs:
+            sys.modules.pop(module, None)  # so that it defines its flags when it runs again
         flags.FLAGS.mark_as_parsed()
         sys.argv, root.handlers, handler.filters = argv, handlers, filters
         absl_logging.set_verbosity(level)

@@ -55,5 +55,6 @@ def main():
     print(f"written to {WORKDIR.value}/evaluation")
 
 
-if __name__ == "__main__":
-    program.run(main)
+def command():
+    """Runs the program."""
+    program.run(main, module=__name__)

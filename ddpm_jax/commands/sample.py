@@ -120,5 +120,6 @@ def configured_run():
     return run
 
 
-if __name__ == "__main__":
-    program.run(main)
+def command():
+    """Runs the program."""
+    program.run(main, module=__name__)

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from ddpm_jax import program
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "digits.py"
+DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment to train (default: configs/digits.py).", lock_config=True
 )
@@ -64,7 +64,8 @@ def dry_run(config):
     print("\n".join(table(config, plan(config, topology=TOPOLOGY.value))))
 
 
-if __name__ == "__main__":
+def command():
+    """Runs the program."""
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
         sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
-    program.run(main)
+    program.run(main, module=__name__)

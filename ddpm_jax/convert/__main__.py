@@ -79,5 +79,10 @@ def write(path):
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
 
 
+def command():
+    """Runs the program."""
+    program.run(main, module=__name__, argument="what to convert")
+
+
 if __name__ == "__main__":
-    program.run(main, argument="what to convert")
+    command()
