@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import is_first
+from ddpm_jax.paths import local_path
 
 
 def to_uint8(x):
@@ -59,7 +59,7 @@ def write_whole(path, write):
     Raises:
       UserError: the folder cannot be written or the disk is full.
     """
-    path = Path(path)
+    path = local_path(path)
     if not is_first():
         return
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -74,7 +74,7 @@ def write_whole(path, write):
 
 def check_writable(path):
     """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
-    path = Path(path)
+    path = local_path(path)
     if not is_first():
         return
     with _writing(path):

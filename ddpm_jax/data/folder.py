@@ -12,6 +12,7 @@ from pathlib import Path
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.data.transforms import UnreadableImageError
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import local_path
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -42,7 +43,7 @@ class ImageFolder(EncodedImages):
             its sub-folders.
         """
         super().__init__(size=size, channels=channels, crop=crop, skip_unreadable=skip_unreadable)
-        self._root = Path(root).expanduser()
+        self._root = local_path(root)
         if not self._root.is_dir():
             wrong = "is a file, not a folder" if self._root.exists() else "does not exist"
             raise UserError(f"the image folder {self._root} {wrong}: give the path of a folder of images")
