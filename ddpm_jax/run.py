@@ -237,7 +237,11 @@ def _kinship(*configs: ConfigDict) -> list[dict]:
         keys += ["labels.num_classes"] + ["labels.names"] * all(config.labels.names for config in configs)
     if all(config.data.source == "tfds" for config in configs):
         keys += ["data.name", "data.crop"] + ["data.label"] * conditional
-    return [{key: flatten(to_json(config))[key] for key in keys} for config in configs]
+    known = [{key: flatten(to_json(config))[key] for key in keys} for config in configs]
+    for one in known:
+        if "data.name" in one:
+            one["data.name"] = one["data.name"].partition(":")[0]  # without its version
+    return known
 
 
 def denoiser_of(config, model, *, classifier=None):
