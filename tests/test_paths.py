@@ -77,10 +77,7 @@ def test_a_home_directory_is_expanded_and_all_else_stays(home):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        (
-            "gs://bucket/x",
-            "buckets are not read or written yet: mount the bucket, and give the path of the mounted fol",
-        ),
+        ("gs://bucket/x", "buckets are not read or written yet: mount the bucket, and give the path of the "),
         ("S3://bucket/x", "buckets are not"),
         ("abc+d://x", "buckets are not"),
         (Path("gs://bucket/x"), "buckets are not"),
