@@ -108,7 +108,7 @@ def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     output = finish(processes)
     (step,) = saved_steps(tmp_path / "checkpoints")
-    assert f"interrupted: step {step} is saved; the same command goes on from there" in output
+    assert f"interrupted: step {step} is saved; the same command resumes from there" in output
 
 
 @pytest.mark.slow
