@@ -25,14 +25,16 @@ class Examples(NamedTuple):
     Attributes:
       x_0: `[B, H, W, C]` in [-1, 1].
       label: `[B]` integers.
-      keys: `[B]`, the noise of each image.
+      noise_keys: `[B]` keys, of each image's noise; the loss consumes them.
+      label_keys: `[B]` keys, of the draw that hides each image's label.
       transition: `Transition` with leaves `[B]`, each image's time.
       weight: `[B]`, of each image's loss, from the way in which times are drawn.
     """
 
     x_0: Array
     label: Array
-    keys: Array
+    noise_keys: Array
+    label_keys: Array
     transition: Transition
     weight: Array
 
@@ -60,24 +62,33 @@ class Recipe:
     random_flip: bool = False
 
 
-def augment(images, keys, *, random_flip):
-    """uint8 images `[B, H, W, C]` to float32 in [-1, 1], each mirrored left to right by its own coin if asked."""
+def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
+    """Images as float32 in [-1, 1], each mirrored left to right with probability one half if `random_flip` is set.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      keys: `[B]` keys, which the flips consume.
+      random_flip: whether to flip at all.
+    """
     # Not x / 127.5 - 1: compiled to one multiply-add, that puts 255 at 1.0000001.
     x_0 = (images.astype(jnp.float32) - 127.5) / 127.5
     if not random_flip:
         return x_0
-    heads = jax.vmap(lambda key: jax.random.bernoulli(stream(key, "flip")))(keys)
+    heads = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(recipe, batch, key, *, times_state):
-    """Everything random of a step but dropout: flips, times and noise keys, for a batch of uint8 images and labels."""
+def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_state: Any) -> Examples:
+    """Draws everything random of a step but dropout, for a batch of uint8 images and labels.
+
+    Each image has a key of its own, whose named streams are the noise, the flip and the draw that hides the label.
+    """
     batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
     times, weight = recipe.times.draw(times_state, stream(key, "times"), batch_size)
     transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
-    x_0 = augment(batch["image"], keys, random_flip=recipe.random_flip)
-    return Examples(x_0, batch["label"], keys, transition, weight)
+    x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=recipe.random_flip)
+    return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
 
 def mean_gradient(recipe, params, examples, key):

@@ -42,7 +42,7 @@ def noise_error(params, examples, key):
     """L_simple of the linear network; dropout's key has no say."""
     del key
     denoise = as_denoiser(network, params, Target.EPS)
-    return l_simple()(denoise, examples.x_0, examples.keys, examples.transition)
+    return l_simple()(denoise, examples.x_0, examples.noise_keys, examples.transition)
 
 
 def fixed(times, weight):
@@ -115,10 +115,13 @@ def test_times_are_drawn_from_their_state_with_a_stream_of_their_own():
     assert asked == [("memory", stream(KEY, "times"), 8)]
 
 
-def test_every_image_has_a_noise_key_of_its_own():
-    keys = draw_examples(recipe(), BATCH, KEY, times_state=()).keys
-    assert jnp.all(keys == image_keys(stream(KEY, "images"), np.arange(8)))
-    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 8
+def test_every_image_has_its_own_keys_in_streams_of_their_own():
+    examples = draw_examples(recipe(), BATCH, KEY, times_state=())
+    root = image_keys(stream(KEY, "images"), np.arange(8))
+    assert jnp.all(examples.noise_keys == stream(root, "noise"))
+    assert jnp.all(examples.label_keys == stream(root, "label"))
+    keys = jnp.concatenate([root, examples.noise_keys, examples.label_keys])
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 24
 
 
 def examples_at(times, weight=1.0):
@@ -129,7 +132,8 @@ def examples_at(times, weight=1.0):
     return Examples(
         x_0=jnp.zeros((num, 1, 1, 1)),
         label=jnp.arange(num),
-        keys=keys,
+        noise_keys=keys,
+        label_keys=keys,
         transition=Transition(level, level, t, t, t),
         weight=jnp.broadcast_to(weight, t.shape),
     )
@@ -180,8 +184,8 @@ class ByHand:
         size = len(batch["image"])
         keys = image_keys(stream(key, "images"), np.arange(size))
         times = np.asarray(jax.random.randint(stream(key, "times"), (size,), 1, T + 1))
-        x_0 = np.asarray(augment(batch["image"], keys, random_flip=True), np.float64)
-        eps = np.asarray(noise_like(keys, jnp.zeros(x_0.shape, jnp.float32)), np.float64)
+        x_0 = np.asarray(augment(batch["image"], stream(keys, "flip"), random_flip=True), np.float64)
+        eps = np.asarray(noise_like(stream(keys, "noise"), jnp.zeros(x_0.shape, jnp.float32)), np.float64)
         alpha_bar = SCHEDULE.alpha_bar[times][:, None, None, None]
         x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * eps
         index = (times - 1.0)[:, None, None, None]
