@@ -15,6 +15,7 @@ from ddpm_jax.data.pipeline import batches
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import global_batch, replicated
 from ddpm_jax.progress import progress_bar
+from ddpm_jax.step import check_batch
 
 _MOST_BYTES = 4 * 2**30  # of a data set on one device; above it, reading ahead is the better way
 
@@ -62,9 +63,11 @@ def on_devices(source, mesh):
     """All examples of a source, stacked and whole on each device of a mesh: images `[N, H, W, C]`, labels `[N]`.
 
     Raises:
-      UserError: they take more than 4 GiB, or one of them cannot be read.
+      UserError: they take more than 4 GiB, are not uint8 images with labels, or one of them cannot be read.
     """
-    form = source[0]["image"]
+    first = source[0]
+    check_batch(jax.tree.map(lambda x: np.asarray(x)[None], first))
+    form = first["image"]
     if form.nbytes * len(source) > _MOST_BYTES:
         raise UserError(
             f"{len(source):,} images take {form.nbytes * len(source) / 2**30:.0f} GiB on each device; read them as "

@@ -5,15 +5,18 @@ accumulating), optimiser, moving average. Its randomness is `fold_in(root key, s
 image.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
 
 from ddpm_jax.arrays import Array, expand_like, image_keys, stream
+from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.schedule import Transition
 from ddpm_jax.state import ema_update
 from ddpm_jax.times import TimeSampler
@@ -91,6 +94,43 @@ def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_
     return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
 
+def check_batch(batch: dict[str, Array]) -> None:
+    """Raises a `UserError` where a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
+
+    It looks at shapes and types alone, so a compiled step checks what it is traced with and loses no time.
+    """
+    wanted = '{"image": uint8 [B, H, W, C], "label": int32 [B]}'
+    missing = [name for name in ("image", "label") if not isinstance(batch, Mapping) or name not in batch]
+    if missing:
+        held = f"keys {', '.join(map(str, batch)) or 'none'}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise UserError(
+            f"a batch must be {wanted}, and {' and '.join(map(repr, missing))} is missing ({held}); images without "
+            "classes have the label 0"
+        )
+    image, label = batch["image"], batch["label"]
+    if image.dtype != jnp.uint8:
+        raise UserError(
+            f"the images of a batch must be uint8 in 0..255, not {image.dtype}: the train step scales them to [-1, 1] "
+            "itself; ddpm_jax.to_uint8 makes them of images in [-1, 1]"
+        )
+    if image.ndim != 4 or label.shape != image.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise UserError(
+            f"a batch must be {wanted}; its images have the shape {list(image.shape)}, its labels {list(label.shape)} "
+            f"and the type {label.dtype}"
+        )
+
+
+@contextlib.contextmanager
+def _fitting(batch: dict[str, Array]) -> Iterator[None]:
+    """Turns what Flax says of parameters for other images (more channels, say) into one line."""
+    try:
+        yield
+    except flax.errors.ScopeParamShapeError as error:
+        raise UserError(
+            f"images of shape {list(batch['image'].shape[1:])} do not fit the network's parameters: {first_line(error)}"
+        ) from error
+
+
 def mean_gradient(recipe, params, examples, key):
     """Gradient of the mean loss and the terms `{name: [B]}`, computed in `recipe.accumulation` parts."""
 
@@ -140,10 +180,15 @@ def train_step(recipe, state, batch):
 
     Returns:
       The new state and the metrics of `summarise`.
+
+    Raises:
+      UserError: the batch is not of this form, or not of the shape that the network was made for.
     """
+    check_batch(batch)
     key = jax.random.fold_in(state.key, state.step)
     examples = draw_examples(recipe, batch, key, times_state=state.times)
-    grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
+    with _fitting(batch):
+        grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import random_state, tiny_config
 
+from ddpm_jax import build
 from ddpm_jax.arrays import image_keys, noise_like, stream
+from ddpm_jax.errors import UserError
 from ddpm_jax.images import to_uint8
 from ddpm_jax.losses import l_simple
 from ddpm_jax.parallel import device_mesh, global_batch, replicated
@@ -327,3 +330,37 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
         np.testing.assert_allclose(left, right, rtol=1e-12)
     for name in one.params:
         np.testing.assert_allclose(many.params[name], one.params[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            {**BATCH, "image": IMAGES / np.float32(127.5) - 1},
+            "must be uint8 in 0..255, not float32: .*to_uint8 makes them",
+        ),
+        ({**BATCH, "image": IMAGES.astype(np.int32)}, "must be uint8 in 0..255, not int32"),
+        ({"image": IMAGES}, r"'label' is missing \(keys image\); images without classes have the label 0"),
+        ({"label": BATCH["label"]}, r"'image' is missing \(keys label\)"),
+        ({}, r"'image' and 'label' is missing \(keys none\)"),
+        (IMAGES, r"'image' and 'label' is missing \((ndarray|DynamicJaxprTracer)\)"),
+        ({**BATCH, "image": IMAGES[..., 0]}, r"shape \[8, 4, 3\], its labels \[8\]"),
+        ({**BATCH, "label": BATCH["label"][:7]}, r"shape \[8, 4, 3, 2\], its labels \[7\]"),
+        ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels \[8, 1\]"),
+        ({**BATCH, "label": np.zeros(8, np.float32)}, r"its labels \[8\] and the type float32"),
+    ],
+)
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
+def test_a_batch_of_another_form_is_refused_before_anything_is_computed(batch, message, compile):
+    ours = recipe()
+    state = initial_state(KEY, init_params=init_params, optimizer=ours.optimizer, times=ours.times)
+    with pytest.raises(UserError, match=message):
+        compile(partial(train_step, ours))(state, batch)
+
+
+def test_images_with_other_channels_than_the_networks_are_refused_in_one_line():
+    config = tiny_config()
+    ours = build.recipe(config, build.network(config), num_images=8)
+    batch = {"image": np.zeros((8, 8, 8, 3), np.uint8), "label": np.zeros(8, np.int32)}
+    with pytest.raises(UserError, match=r"images of shape \[8, 8, 3\] do not fit the network's parameters: .*conv_in"):
+        jax.eval_shape(partial(train_step, ours), random_state(config), batch)
