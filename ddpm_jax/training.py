@@ -86,6 +86,7 @@ def train(config, workdir, *, watch=None):
                     log.say(f"interrupted: step {step} is saved; the same command resumes from there")
                     break
                 if preview and _due(step, config.log.preview_every):
+                    log.flush()  # which says it better than a preview if the numbers are lost
                     preview(state)
         checkpoints.wait()
     return state
