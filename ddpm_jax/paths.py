@@ -107,11 +107,6 @@ def as_flag(name: str, path: str | os.PathLike[str]) -> str:
     return shlex.quote(f"--{name}={os.fspath(path)}")
 
 
-def printable(text: str) -> str:
-    """The text with its code in place of each character that no font or terminal shows, as for `UserError`."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def show_unprintable_by_code() -> None:
     """Has stdout and stderr write the code of a character that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):

@@ -4,7 +4,7 @@ import json
 
 from ddpm_jax.classes import listed
 from ddpm_jax.config import to_json
-from ddpm_jax.paths import printable
+from ddpm_jax.errors import one_line
 
 _OPEN = """\
 from diffusers import {pipeline}
@@ -67,7 +67,7 @@ def model_card(run, name, *, pipelines, num_params):
     code = "\n".join(_OPEN.format(pipeline=p, name=quoted, arguments=arguments[p]) for p in pipelines)
     config["data"].pop("path")  # a place on somebody's machine
     return _CARD.format(
-        name=printable(name),
+        name=one_line(name),
         size=data.image_size,
         channels=data.channels,
         s="" if data.channels == 1 else "s",
@@ -89,7 +89,7 @@ def _notes(config):
         notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not know.\n")
     if config.labels.num_classes:
         hidden = f"; class {config.labels.num_classes} is the hidden one" if config.labels.dropout else ""
-        names = f": {printable(listed(config.labels.names, 100))}" if config.labels.names else ""
+        names = f": {one_line(listed(config.labels.names, 20))}" if config.labels.names else ""
         notes.append(
             f"\nThe network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}{names}. "
             "diffusers' unconditional pipelines cannot ask for one.\n"
