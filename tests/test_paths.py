@@ -72,6 +72,8 @@ def test_a_home_directory_is_expanded_and_all_else_stays(home):
     for same in ("a/~/b", "./~", "a", "/a/b/", "2026-01-01T10:00:00", "C:x", "./gs://x", "a b"):
         assert paths.expanded(same) == same
     assert paths.local_path(Path("~/x")) == home / "x"
+    Image.new("L", (8, 8)).save(home / "a.png")
+    assert len(dj.ImageFolder("~", size=8)) == 1
 
 
 @pytest.mark.parametrize(
