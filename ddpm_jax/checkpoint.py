@@ -27,8 +27,10 @@ from ddpm_jax import integrity
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.quiet import quieten_orbax
 from ddpm_jax.state import TrainState
 
+quieten_orbax()
 _policies = ocp.checkpoint_managers
 _ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 
