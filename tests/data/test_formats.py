@@ -125,9 +125,12 @@ def test_several_frames_are_noticed_and_the_first_is_the_same_as_ever(name):
     np.testing.assert_allclose(np.asarray(decode(several(name)).convert("RGB"))[4, 4], [255, 0, 0], atol=tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO file")
 def test_the_second_image_inside_a_photograph_is_no_frame():
     data = several("MPO")
     with Image.open(io.BytesIO(data)) as image:
+        if image.format != "MPO":
+            pytest.skip("this Pillow does not read the MPO files that it writes")
         assert image.is_animated
     with opened(data) as image:
         assert not has_several_frames(image)
