@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, checkpoint
+from ddpm_jax import build, restoring
 from ddpm_jax.chain import Chain, draw
 from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
@@ -35,7 +35,7 @@ class Run:
     def __init__(self, workdir, *, params="ema"):
         if not Path(workdir).is_dir():
             raise UserError(f"there is no run in {workdir}; train one with: python train.py --workdir={workdir}")
-        stored = checkpoint.stored_config(workdir)
+        stored = restoring.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
         self.workdir, self.config, self.params_name = Path(workdir), from_json(stored), params
@@ -45,7 +45,7 @@ class Run:
         shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        self.step, self.params = restoring.restore_params(workdir, shapes, name=name)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier, self.inpainting, self._compiled = None, None, {}

@@ -32,7 +32,7 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
-    from ddpm_jax.checkpoint import saved_steps
+    from ddpm_jax.restoring import saved_steps
     from ddpm_jax.run import Run
     from ddpm_jax.sampling import sample_run
     from ddpm_jax.training import train
