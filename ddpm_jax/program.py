@@ -34,7 +34,7 @@ def run(main, *, module, argument=None):
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
-            _quieten_libraries()
+            logging.set_verbosity(logging.WARNING)
         _use_compilation_cache()
         try:
             _join_the_others()
@@ -94,12 +94,6 @@ def _is_one_of_many():
     """Whether Slurm or a TPU slice's launcher says that there are other processes."""
     tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", "1"), os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return (tasks.isdigit() and int(tasks) > 1) or "," in hosts
-
-
-def _quieten_libraries():
-    """Leaves out what libraries report of their insides: tracebacks of Orbax, where one line of ours says it all."""
-    logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().addFilter(lambda record: record.name != "asyncio" and "orbax" not in record.pathname)
 
 
 def _use_compilation_cache():

@@ -20,6 +20,9 @@ import orbax.checkpoint as ocp
 from ddpm_jax import integrity
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.quiet import quieten_orbax
+
+quieten_orbax()
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
