@@ -5,14 +5,13 @@ Read next: `chain.py`, `samplers/driver.py`.
 
 import copy
 import difflib
-import hashlib
 import json
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, restoring
+from ddpm_jax import build, integrity, restoring
 from ddpm_jax.chain import Chain, draw
 from ddpm_jax.classes import listed, usable_names
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
@@ -137,14 +136,8 @@ class Run:
         A run that is moved, renamed or copied keeps them; one that is trained on, or trained anew, has others.
         """
         settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
-        total = hashlib.sha256()
-        for group in ("task", "diffusion", "model", "posterior"):
-            total.update(json.dumps(settings[group], sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(own):
-            array = np.asarray(leaf)
-            total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-            total.update(array.tobytes())
-        return total.hexdigest()[:16]
+        groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
+        return integrity.fingerprint(own, groups)
 
     def denoiser(self):
         """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
