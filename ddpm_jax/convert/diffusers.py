@@ -130,6 +130,11 @@ def understood(folder: Path, given: Mapping[str, Any]) -> tuple[Network, list[Pa
     raw, read_before = _weights(before, settings) if before else (None, [])
     if file and folder.absolute() not in file.parents:
         notes.append(f"the scheduler's settings are those of {os.path.relpath(file, folder)}")
+    if before:
+        notes.append(
+            f"the parameters as trained are those of {before.config.parent.name}/, the averaged ones those of "
+            f"{model.config.parent.name}/"
+        )
     notes += [note for note in map(folders.variant, filter(None, (model, before))) if note]
     assumed = hints.assumed if file else {**hints.assumed, "scheduler": "Ho et al. 2020's"}
     files = [model.config, *([file] if file else []), *read, *([before.config] if before else []), *read_before]

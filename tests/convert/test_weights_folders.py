@@ -58,6 +58,7 @@ def test_a_training_checkpoint_has_trained_and_averaged_weights(foreign, tmp_pat
     network, config, _ = import_weights(tmp_path / "checkpoint-500", tmp_path / "run")
     assert added(network, foreign) == (2.0, 1.0)
     assert config.optim.ema_decay == 0.995
+    assert network.notes == ("the parameters as trained are those of unet/, the averaged ones those of unet_ema/",)
     raw, averaged = (Run(tmp_path / "run", params=params).params for params in ("raw", "ema"))
     for ours, theirs_too in zip(jax.tree.leaves(raw), jax.tree.leaves(averaged), strict=True):
         np.testing.assert_allclose(np.asarray(theirs_too) - np.asarray(ours), 1, atol=1e-5)
