@@ -1,9 +1,16 @@
-"""diffusers, quietly and without a network, where it is installed."""
+"""diffusers, quietly and without a network, where it is installed; a tiny network as it writes them."""
 
+import json
 import os
 import warnings
 
 import pytest
+import safetensors.numpy
+from tiny import save, tiny_config
+from weights import PLAIN, Foreign
+
+from ddpm_jax.convert.outgoing import export_diffusers
+from ddpm_jax.run import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -19,3 +26,13 @@ def diffusers():
         package = pytest.importorskip("diffusers", reason="pip install -r requirements-diffusers.txt")
         package.utils.logging.disable_progress_bar()
         return package
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory):
+    """A tiny network, as diffusers has it."""
+    path = tmp_path_factory.mktemp("foreign")
+    save(path / "run", tiny_config())
+    export_diffusers(Run(path / "run"), path / "out")
+    unet = path / "out" / "unet"
+    return Foreign(json.loads((unet / "config.json").read_text()), safetensors.numpy.load_file(unet / PLAIN))
