@@ -92,7 +92,7 @@ def file_of(folder: Path, parts: list[str]) -> Path | None:
 
 @cache
 def distances(test: str) -> dict[str, int]:
-    """The modules that a file of tests imports, itself or through a package or a helper, with the number of files between."""
+    """The modules that tests import, themselves or through a package or a helper, with the number of imports."""
     found, now = {}, {test}
     for distance in range(1, 9):
         now = {file for one in now for file in imported(one)} - found.keys()

@@ -50,6 +50,7 @@ def pngs(folder):
 
 @pytest.mark.parametrize(("num_moves", "at_most", "lengths"), [
     (1000, 50, [50] * 20), (20, 50, [20]), (20, 8, [5] * 4), (997, 50, [50] * 19 + [47]), (7, 3, [3, 3, 1]),
+    (25, 10, [5] * 5), (9, 8, [8, 1]), (104, 99, [26] * 4), (53, 99, [50, 3]), (51, 50, [50, 1]), (1, 50, [1]),
 ])  # fmt: skip
 def test_pieces_are_of_one_length_but_perhaps_the_last(num_moves, at_most, lengths):
     moves = (np.arange(num_moves), np.arange(num_moves) ** 2)
