@@ -48,7 +48,9 @@ _PAIRS = [
     ("exp", "expm1"),
     ("log", "log1p"),
 ]
+EQUIVALENT = "equivalent"
 _NAMES = {**dict(_PAIRS), **{right: left for left, right in _PAIRS}}
+_SYMMETRIC = {"minimum", "maximum", "min", "max", "logaddexp", "logical_and", "logical_or", "array_equal"}
 
 
 class Mutation(NamedTuple):
@@ -90,8 +92,8 @@ def drawn(root: Path, files: list[str], *, count: int, seed: int) -> tuple[list[
     """Mutations drawn without replacement from all of the files.
 
     Returns:
-      `count` mutations, how many there are in all, and how many drawn ones were passed over because they compile to the
-      same bytecode as the original.
+      `count` mutations, how many there are in all, and how many drawn ones were passed over as equivalent: they compile
+      to the original's bytecode, or swap the arguments of a symmetric function.
     """
     sources = {file: (root / file).read_text() for file in files}
     every = [mutation for file in files for mutation in mutations(file, sources[file])]
@@ -101,7 +103,9 @@ def drawn(root: Path, files: list[str], *, count: int, seed: int) -> tuple[list[
         if len(chosen) == count:
             break
         source = sources[mutation.file]
-        if _equal(compile(source, "x", "exec"), compile(mutation.applied(source), "x", "exec")):
+        if mutation.kind == EQUIVALENT or _equal(
+            compile(source, "x", "exec"), compile(mutation.applied(source), "x", "exec")
+        ):
             same += 1
         else:
             chosen.append(mutation)
@@ -189,7 +193,8 @@ def _calls(node: ast.Call, modules: set[str]) -> Iterator[tuple[str, ast.AST]]:
         starred = isinstance(left, ast.Starred) or isinstance(right, ast.Starred)
         if not starred and ast.dump(left) != ast.dump(right):
             args = [*node.args[:i], right, left, *node.args[i + 2 :]]
-            yield "swapped arguments", ast.Call(node.func, args, node.keywords)
+            symmetric = ast.unparse(node.func).rpartition(".")[2] in _SYMMETRIC
+            yield EQUIVALENT if symmetric else "swapped arguments", ast.Call(node.func, args, node.keywords)
     for i, keyword in enumerate(node.keywords):
         if keyword.arg:
             yield "dropped keyword", ast.Call(node.func, node.args, node.keywords[:i] + node.keywords[i + 1 :])

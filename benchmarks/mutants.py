@@ -4,10 +4,10 @@
   python benchmarks/mutants.py --seed=1 --count=100 --workers=2
 
 The mutations are those of `_mutations.py`, of every module of the mathematics and of `state.py`, `chain.py` and
-`step.py`, each equally likely. In a copy of the repository, the tests that import the changed module run file by file,
-the most specific first, until one fails; one that runs far longer than on the unchanged module has failed too. Every
-file of tests is first run on the unchanged module, and must pass. Every result is a line of `--results`: the same
-command resumes, and tries again what survived if the tests have changed since.
+`step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or a module that
+imports it, run file by file, the most specific first, until one fails; one that runs far longer than on the unchanged
+module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every result is a line
+of `--results`: the same command resumes, and tries again what survived if the tests have changed since.
 """
 
 import argparse
@@ -92,13 +92,14 @@ def file_of(folder: Path, parts: list[str]) -> Path | None:
 
 @cache
 def distances(test: str) -> dict[str, int]:
-    """The modules that tests import, themselves or through a package or a helper, with the number of imports."""
-    found, now = {}, {test}
+    """The modules that tests reach, by the number of imports: through packages and helpers, then one module more."""
+    found, now, beyond = {}, {test}, set()
     for distance in range(1, 9):
         now = {file for one in now for file in imported(one)} - found.keys()
         found.update(dict.fromkeys(now, distance))
+        beyond |= now
         now = {file for file in now if file.endswith("__init__.py") or file.startswith("tests/")}
-    return found
+    return {**{file: 9 for one in beyond for file in imported(one)}, **found}
 
 
 def tests_of(mutation: Mutation) -> list[str]:
@@ -286,7 +287,7 @@ def main() -> None:
     args = parser.parse_args()
     results = Results(args.results)
     chosen, total, same = drawn(ROOT, mutated_files(), count=args.count, seed=args.seed)
-    print(f"seed {args.seed}: {len(chosen)} of {total} mutations; {same} drawn ones have the original's bytecode")
+    print(f"seed {args.seed}: {len(chosen)} of {total} mutations; {same} drawn ones are equivalent")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(SETTINGS)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")
