@@ -20,8 +20,17 @@ def expand_like(a, x):
     return a.reshape(a.shape + (1,) * (jnp.ndim(x) - a.ndim)) if a.ndim else a
 
 
-def stream(key, name):
-    """The key of the named random stream below `key`: the same name gives the same key, whatever was drawn before."""
+def stream(key: Array, name: str) -> Array:
+    """The key of the named random stream below `key`: the same name gives the same key, whatever was drawn before.
+
+    A key that has streams is never consumed itself: what is drawn with it would correlate with what they draw.
+
+    Args:
+      key: one key `[]`, or `[B]` keys, each of which gets its stream.
+      name: of the stream.
+    """
+    if key.ndim:
+        return jax.vmap(partial(stream, name=name))(key)
     return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
 

@@ -51,8 +51,8 @@ class Chain:
 
         def start(key, indices, settings):
             keys = image_keys(key, indices)
-            x_T = noise_like(jax.vmap(lambda key: stream(key, "x_T"))(keys), jnp.zeros((len(indices), *shape)))
-            return jax.vmap(lambda key: stream(key, "chain"))(keys), sampler(settings).init(x_T)
+            x_T = noise_like(stream(keys, "x_T"), jnp.zeros((len(indices), *shape)))
+            return stream(keys, "chain"), sampler(settings).init(x_T)
 
         def take(params, keys, state, label, moves, settings):
             denoise = denoiser(params, label, settings)

@@ -1,27 +1,36 @@
 """Checkpoints: the whole state and its configuration, written by Orbax in the background, read back onto any devices.
 
 A checkpoint is a folder `WORKDIR/checkpoints/STEP`. Orbax writes it under another name and renames it when it is
-whole, so an interrupted save is never taken for a checkpoint. A checkpoint that cannot be read is passed over for the
-one before.
+whole, so an interrupted save is never taken for a checkpoint. The digests of `integrity.py` are stored with it and
+compared with what is read back: a damaged checkpoint is named and kept, and the one before it is taken. Read next:
+`integrity.py`.
 """
 
 import asyncio
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 
+from ddpm_jax import integrity
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.state import TrainState
 
 _policies = ocp.checkpoint_managers
+_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 
 
 class Checkpoints:
@@ -66,46 +75,58 @@ class Checkpoints:
         finally:
             self._patience.close()
 
-    def save(self, state, config):
-        """Starts to save the state under its step; returns at once, while the writing goes on.
+    def save(self, state: TrainState, config: ConfigDict) -> None:
+        """Starts to save the state under its step; returns while the files are still being written.
 
         Raises:
           UserError: this save or the one before could not be written (a full disk, say).
         """
-        step = int(state.step)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(to_json(config)))
-        self._guard(lambda: self._manager.save(step, args=items, force=True))
+        record = integrity.Record(to_json(config), integrity.digests(state))
+        items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(integrity.to_json(record))}
+        self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
 
     def wait(self):
         """Waits until the last save is on disk; raises as `save`."""
         self._guard(self._manager.wait_until_finished)
 
-    def restore(self, target):
-        """The latest checkpoint that can be read, on the devices and shardings of `target`; None where there is none.
+    def restore(self, target: TrainState) -> TrainState | None:
+        """The newest checkpoint that is whole, on the devices and shardings of `target`; None where there is none.
 
-        A checkpoint that cannot be read is moved to `WORKDIR/damaged_checkpoints`, so that its step can be saved again.
+        Damaged ones are moved to `WORKDIR/damaged_checkpoints`, so that their steps can be saved again.
 
         Args:
           target: `TrainState` of `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
-          UserError: there are checkpoints and none can be read.
+          UserError: there are checkpoints and all are damaged; or one cannot be read, or is of another network.
         """
-
-        def read(step):
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            return jax.block_until_ready(self._manager.restore(step, args=items)["state"])
-
-        step, restored = _newest_readable(self.folder, read)
-        if restored is None:
+        several = jax.process_count() > 1
+        probe = (lambda step: _check_alone(self.folder / str(step))) if several else partial(self._read, target=target)
+        step, restored = _newest_whole(self.folder, probe) if is_first() else (None, None)
+        step = int(agreed(np.array(-1 if step is None else step)))
+        if step < 0:
             return None
-        for damaged in [s for s in saved_steps(self.folder) if s > step and is_first()]:
-            aside = self.folder.parent / "damaged_checkpoints" / str(damaged)
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
-            (self.folder / str(damaged)).rename(aside)
-        agreed(np.zeros(()))  # nobody goes on before they are aside
+        restored = self._read(step, target=target) if several else restored
+        if is_first():
+            _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])
+        agreed(np.zeros(()))  # no process continues before they are aside
         self._manager.reload()
+        return restored
+
+    def _read(self, step: int, *, target: TrainState) -> TrainState:
+        """The state of a step, checked."""
+        path = self.folder / str(step)
+        record = _record(path)
+        _check_fits(target, record, path)
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
+        integrity.check(restored, record.digests)
+        if record.digests is None and is_first():
+            print(
+                f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by, and "
+                "drew noise otherwise: from here on the noise differs from what that version would have drawn",
+                flush=True,
+            )
         return restored
 
     def _guard(self, action):
@@ -143,20 +164,32 @@ def _lock(folder, held):
         pass
 
 
-def saved_steps(folder):
-    """Steps of the finished checkpoints in a checkpoints folder, newest first."""
-    folder = Path(folder)
-    return sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
+def saved_steps(folder: str | os.PathLike) -> list[int]:
+    """Steps of the finished checkpoints in a checkpoints folder, newest first.
+
+    Raises:
+      UserError: the folder is there and cannot be listed.
+    """
+    try:
+        return sorted((int(name) for name in os.listdir(folder) if name.isdigit()), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
 
 
-def stored_config(workdir):
-    """The configuration (JSON) of the run's newest readable checkpoint, or None where there is no checkpoint."""
+def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The configuration (JSON) of the run's newest checkpoint whose configuration is whole; None without checkpoints.
+
+    Raises:
+      UserError: as `Checkpoints.restore`.
+    """
     folder = Path(workdir).resolve() / "checkpoints"
-    handler = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-    return _newest_readable(folder, lambda step: handler.restore(folder / str(step) / "config"))[1]
+    record = _newest_whole(folder, lambda step: _record(folder / str(step)))[1]
+    return record and record.config
 
 
-def restore_params(workdir, params, *, name):
+def restore_params(workdir: str | os.PathLike, params: Any, *, name: str) -> tuple[int, Any]:
     """Parameters alone, for sampling.
 
     Args:
@@ -168,38 +201,92 @@ def restore_params(workdir, params, *, name):
       The step and the parameters.
 
     Raises:
-      UserError: there is no checkpoint, or none can be read.
+      UserError: there is no checkpoint, or as `Checkpoints.restore`.
     """
-    folder = Path(workdir).resolve() / "checkpoints"
-    target = {name: params}
-    handler = ocp.PyTreeCheckpointer()
+    folder, target = Path(workdir).resolve() / "checkpoints", {name: params}
 
     def read(step):
+        path = folder / str(step)
+        record = _record(path)
+        _check_fits(target, record, path)
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        return jax.block_until_ready(handler.restore(folder / str(step) / "state", args=options))
+        restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
+        integrity.check(restored, record.digests)
+        return restored
 
-    step, restored = _newest_readable(folder, read)
+    step, restored = _newest_whole(folder, read)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
     return step, restored[name]
 
 
-def _newest_readable(folder, read):
-    """The newest step that `read(step)` can read, and what it gave; (None, None) where there is none."""
-    steps = saved_steps(folder)
-    for step in steps:
+def _record(path: Path) -> integrity.Record:
+    """What is stored beside the arrays of a checkpoint."""
+    handler = ocp.Checkpointer(
+        ocp.JsonCheckpointHandler(multiprocessing_options=_ALONE), multiprocessing_options=_ALONE
+    )
+    return integrity.from_json(handler.restore(path / "config"))
+
+
+def _check_alone(path: Path) -> None:
+    """Checks the whole checkpoint in this process, one of several, without the others."""
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_ALONE)
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_ALONE)
+    saved = checkpointer.metadata(path / "state").item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    integrity.check(restored, _record(path).digests)
+
+
+def _check_fits(target: Any, record: integrity.Record, path: Path) -> None:
+    """Refuses a checkpoint that is whole and of another network than the target."""
+    misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
+    if misfits:
+        raise UserError(
+            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} arrays "
+            f"have other names or shapes there, {misfits[0]} among them; open it with that version"
+        )
+
+
+def _newest_whole(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
+    """The newest step that `read(step)` can read, and what it gave; (None, None) where there is no checkpoint.
+
+    Raises:
+      UserError: one cannot be read though it may be whole, or all are damaged.
+    """
+    damaged = []
+    while steps := [step for step in saved_steps(folder) if step not in damaged]:
+        path = folder / str(steps[0])
         try:
             with _patient_event_loops():
-                return step, read(step)
+                return steps[0], read(steps[0])
+        except UserError:
+            raise
         except Exception as error:
-            path = folder / str(step)
-            print(f"warning: cannot read checkpoint {path} ({_reason(error)}); trying the one before", file=sys.stderr)
-    if steps:
-        raise UserError(
-            f"none of the {len(steps)} checkpoints in {folder} can be read; move the folder away to start anew"
-        )
+            damaged.append(steps[0])
+            if not os.path.lexists(path):  # deleted meanwhile by the process that trains
+                continue
+            obstacle = integrity.obstacle(path, error)
+            if obstacle:
+                raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
+            print(
+                f"warning: checkpoint {path} is damaged ({_reason(error)}); taking the one before it",
+                file=sys.stderr,
+                flush=True,
+            )
+    if damaged:
+        raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start from the beginning")
     return None, None
+
+
+def _set_aside(paths: list[Path]) -> None:
+    """Moves damaged checkpoints to `WORKDIR/damaged_checkpoints`."""
+    for path in paths:
+        aside = path.parents[1] / "damaged_checkpoints" / path.name
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
 
 
 class _PatientEventLoop(asyncio.SelectorEventLoop):
@@ -232,4 +319,4 @@ def _root(error):
 def _reason(error):
     """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
     line = first_line(_root(error)).partition(" [tensorstore_spec")[0]
-    return line if len(line) <= 160 else line.rpartition(": ")[2]
+    return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

@@ -54,6 +54,7 @@ _NOT_NEGATIVE = [
     "sample.classifier_scale",
     "sample.corrector_steps",
     "sample.corrector_snr",
+    "checkpoint.every_minutes",
     "checkpoint.keep_every",
     "log.preview_every",
 ]

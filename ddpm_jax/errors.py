@@ -5,22 +5,44 @@ one line that says what is wrong and what to do; the programs print that line wi
 1; a notebook shows it alone.
 """
 
+_LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
+
 
 class UserError(Exception):
-    """A mistake in the input or the surroundings; the message is one line that says what to do.
+    """A mistake in the input or the surroundings; the message is one line of less than 500 characters: what to do.
 
-    Names from files may be in it, so whatever is no printable character (a newline, an escape) is shown by its code.
+    Names from files may be in it, so it is made fit to print by `one_line`.
     """
 
-    def __init__(self, message):
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
+    def __init__(self, message: object):
+        super().__init__(one_line(message))
 
     def _render_traceback_(self):
         """What a notebook shows in place of a traceback (a hook of IPython's)."""
         return [f"error: {self}"]
 
 
-def first_line(error):
-    """The first line of what an exception says, or its kind where it says nothing."""
+def one_line(text: object) -> str:
+    """A text that may hold names from files, fit to print as one line of less than 500 characters.
+
+    Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
+    does what is too long still, for the end often says what to do.
+    """
+    line = _clipped(str(text), 100 * _LONGEST_LINE)  # no work on what is not shown
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return _clipped(" ".join(_clipped(word, _LONGEST_WORD) for word in line.split(" ")), _LONGEST_LINE)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, by `one_line`, or its kind where it says nothing.
+
+    TensorStore appends what it was asked for, in JSON, which is left out.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return one_line(lines[0].partition(" [tensorstore_spec")[0]) if lines else type(error).__name__
+
+
+def _clipped(text: str, most: int) -> str:
+    """A text of at most so many characters; of a longer one the first half and the last."""
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

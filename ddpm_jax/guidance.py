@@ -9,7 +9,7 @@ scale above 1, for clearer and less diverse images. Read next: `samplers/`.
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.arrays import expand_like, stream
+from ddpm_jax.arrays import Array, expand_like
 from ddpm_jax.prediction import eps_from_x_0
 
 
@@ -93,7 +93,14 @@ def label_log_prob(log_probs, label):
     return lambda x_t, level: jnp.take_along_axis(log_probs(x_t, level), label[:, None], axis=1)[:, 0]
 
 
-def hide_labels(label, keys, *, rate, null):
-    """Replaces each label `[B]` by `null` with probability `rate`, so that one network learns both denoisers."""
-    hidden = jax.vmap(lambda key: jax.random.bernoulli(stream(key, "label"), rate))(keys)
+def hide_labels(label: Array, keys: Array, *, rate: float, null: int) -> Array:
+    """Replaces each label `[B]` by `null` with probability `rate`, so that one network learns both denoisers.
+
+    Args:
+      label: `[B]` integers.
+      keys: `[B]` keys, one per image, which this consumes.
+      rate: probability.
+      null: the label of no class.
+    """
+    hidden = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     return jnp.where(hidden, null, label)

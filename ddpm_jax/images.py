@@ -5,15 +5,26 @@ import math
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import is_first
 
 
-def to_uint8(x):
-    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse."""
-    return np.clip(np.round((np.asarray(x, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+def to_uint8(x: ArrayLike) -> np.ndarray:
+    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse.
+
+    Raises:
+      UserError: a value is not a finite number, which would become some pixel without a word.
+    """
+    x = np.asarray(x, np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(
+            "the images are not finite numbers: the network or the chain diverged; take other weights "
+            "(--params, an earlier checkpoint), more steps (--num_steps) or a smaller guidance scale"
+        )
+    return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def from_uint8(images):

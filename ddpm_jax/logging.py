@@ -6,7 +6,6 @@ is resumed, what was logged after its checkpoint is dropped, so that every step 
 
 import contextlib
 import json
-import math
 import os
 import sys
 import time
@@ -179,7 +178,8 @@ class RunLog:
         """Shows the line in the bar, or prints it where there is no terminal."""
         speed, shown = f"{line['images_per_s']:,.0f} images/s", "accuracy" if "accuracy" in line else "loss"
         loss = f"{shown} {line[shown]:.4f}"
-        quarters = " ".join(f"{line.get(f'{shown}_t{i}', math.nan):.3f}" for i in range(1, 5))
+        values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
+        quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # none was drawn there
         self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
         if not self._on_terminal:
             left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)

@@ -85,7 +85,7 @@ def exact_likelihood(run, images, *, num_steps):
     last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
 
     def both_nats(params, x_0, label, keys):
-        noise, probe, x_1 = (jax.vmap(partial(stream, name=name))(keys) for name in ("dequantise", "probe", "x_1"))
+        noise, probe, x_1 = (stream(keys, name) for name in ("dequantise", "probe", "x_1"))
         noise = jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise) / 255
         trace = exact_trace
         if not exact:

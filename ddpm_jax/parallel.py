@@ -5,21 +5,42 @@ sharded batch is the mean over the whole batch, and a state cut over the axis "f
 On many hosts every process runs the same program; the first one writes.
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 
 
-def device_mesh(devices=None, *, fsdp=1):
+def all_devices() -> list[jax.Device]:
+    """The devices of all processes.
+
+    Raises:
+      UserError: JAX has none of the kind that JAX_PLATFORMS names.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter, without a word, where JAX has no code for the kind
+        asked = jax.config.jax_platforms
+        if not asked:
+            raise
+        reason = f" ({first_line(error).partition(' (set JAX_')[0]})" if str(error) else ""
+        raise UserError(
+            f"JAX_PLATFORMS={asked} asks for a device that is not here, or that this JAX has no support for{reason}: "
+            "unset it to take what there is, or install JAX for it (pip install 'jax[cuda13]' or 'jax[tpu]')"
+        ) from error
+
+
+def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """The mesh over the given devices (all by default), with the axes "data" and "fsdp", the latter of the given size.
 
     Raises:
-      UserError: the devices do not divide by it.
+      UserError: the devices do not divide by it, or there are none.
     """
-    devices = np.array(devices if devices is not None else jax.devices())
+    devices = np.array(devices if devices is not None else all_devices())
     if devices.size % fsdp:
         raise UserError(f"config.mesh.fsdp={fsdp} does not divide {devices.size} devices")
     return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"))

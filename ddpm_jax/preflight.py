@@ -14,7 +14,7 @@ import numpy as np
 from ddpm_jax import build
 from ddpm_jax.config import check_ranges
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.parallel import check_divides, device_mesh, sharded, split
+from ddpm_jax.parallel import all_devices, check_divides, device_mesh, sharded, split
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
@@ -61,7 +61,7 @@ def plan(config, *, topology=None, num_images=1):
       UserError: a number makes no sense, the devices do not divide, `libtpu` is missing, or the step does not fit.
     """
     check_ranges(config)
-    devices = jax.devices() if topology is None else topology_devices(topology)
+    devices = all_devices() if topology is None else topology_devices(topology)
     mesh = device_mesh(devices, fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = build.network(config)

@@ -12,6 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.parallel import all_devices
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
@@ -37,6 +38,7 @@ def run(main, *, module, argument=None):
         _use_compilation_cache()
         try:
             _join_the_others()
+            all_devices()  # before any work
             main(*argv[1:])
             sys.stdout.flush()
         except BrokenPipeError:

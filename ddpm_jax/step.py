@@ -5,15 +5,18 @@ accumulating), optimiser, moving average. Its randomness is `fold_in(root key, s
 image.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import optax
 
 from ddpm_jax.arrays import Array, expand_like, image_keys, stream
+from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.schedule import Transition
 from ddpm_jax.state import ema_update
 from ddpm_jax.times import TimeSampler
@@ -25,14 +28,16 @@ class Examples(NamedTuple):
     Attributes:
       x_0: `[B, H, W, C]` in [-1, 1].
       label: `[B]` integers.
-      keys: `[B]`, the noise of each image.
+      noise_keys: `[B]` keys, of each image's noise; the loss consumes them.
+      label_keys: `[B]` keys, of the draw that hides each image's label.
       transition: `Transition` with leaves `[B]`, each image's time.
       weight: `[B]`, of each image's loss, from the way in which times are drawn.
     """
 
     x_0: Array
     label: Array
-    keys: Array
+    noise_keys: Array
+    label_keys: Array
     transition: Transition
     weight: Array
 
@@ -60,24 +65,70 @@ class Recipe:
     random_flip: bool = False
 
 
-def augment(images, keys, *, random_flip):
-    """uint8 images `[B, H, W, C]` to float32 in [-1, 1], each mirrored left to right by its own coin if asked."""
+def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
+    """Images as float32 in [-1, 1], each mirrored left to right with probability one half if `random_flip` is set.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      keys: `[B]` keys, which the flips consume.
+      random_flip: whether to flip at all.
+    """
     # Not x / 127.5 - 1: compiled to one multiply-add, that puts 255 at 1.0000001.
     x_0 = (images.astype(jnp.float32) - 127.5) / 127.5
     if not random_flip:
         return x_0
-    heads = jax.vmap(lambda key: jax.random.bernoulli(stream(key, "flip")))(keys)
+    heads = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(recipe, batch, key, *, times_state):
-    """Everything random of a step but dropout: flips, times and noise keys, for a batch of uint8 images and labels."""
+def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_state: Any) -> Examples:
+    """Draws everything random of a step but dropout, for a batch of uint8 images and labels.
+
+    Each image has a key of its own, whose named streams are the noise, the flip and the draw that hides the label.
+    """
     batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
     times, weight = recipe.times.draw(times_state, stream(key, "times"), batch_size)
     transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
-    x_0 = augment(batch["image"], keys, random_flip=recipe.random_flip)
-    return Examples(x_0, batch["label"], keys, transition, weight)
+    x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=recipe.random_flip)
+    return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
+
+
+def check_batch(batch: dict[str, Array]) -> None:
+    """Raises a `UserError` where a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
+
+    It looks at shapes and types alone, so a compiled step checks what it is traced with and loses no time.
+    """
+    wanted = '{"image": uint8 [B, H, W, C], "label": int32 [B]}'
+    missing = [name for name in ("image", "label") if not isinstance(batch, Mapping) or name not in batch]
+    if missing:
+        held = f"keys {', '.join(map(str, batch)) or 'none'}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise UserError(
+            f"a batch must be {wanted}, and {' and '.join(map(repr, missing))} is missing ({held}); images without "
+            "classes have the label 0"
+        )
+    image, label = batch["image"], batch["label"]
+    if image.dtype != jnp.uint8:
+        raise UserError(
+            f"the images of a batch must be uint8 in 0..255, not {image.dtype}: the train step scales them to [-1, 1] "
+            "itself; ddpm_jax.to_uint8 makes them of images in [-1, 1]"
+        )
+    if image.ndim != 4 or label.shape != image.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise UserError(
+            f"a batch must be {wanted}; its images have the shape {list(image.shape)}, its labels {list(label.shape)} "
+            f"and the type {label.dtype}"
+        )
+
+
+@contextlib.contextmanager
+def _fitting(batch: dict[str, Array]) -> Iterator[None]:
+    """Turns what Flax says of parameters for other images (more channels, say) into one line."""
+    try:
+        yield
+    except flax.errors.ScopeParamShapeError as error:
+        raise UserError(
+            f"images of shape {list(batch['image'].shape[1:])} do not fit the network's parameters: {first_line(error)}"
+        ) from error
 
 
 def mean_gradient(recipe, params, examples, key):
@@ -129,10 +180,15 @@ def train_step(recipe, state, batch):
 
     Returns:
       The new state and the metrics of `summarise`.
+
+    Raises:
+      UserError: the batch is not of this form, or not of the shape that the network was made for.
     """
+    check_batch(batch)
     key = jax.random.fold_in(state.key, state.step)
     examples = draw_examples(recipe, batch, key, times_state=state.times)
-    grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
+    with _fitting(batch):
+        grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 
 from ddpm_jax import build
@@ -24,11 +23,11 @@ from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.run import chain_of
+from ddpm_jax.saving import Saves
 from ddpm_jax.state import initial_state
 from ddpm_jax.step import gathering, train_step
 
 _PREVIEW_SEED = 0
-_norm = jax.jit(optax.tree.norm)
 
 
 def train(config, workdir, *, watch=None):
@@ -71,21 +70,23 @@ def train(config, workdir, *, watch=None):
         draws = config.task == "denoise" and config.log.preview_every
         preview = Previews(config, model, log, mesh) if draws else None
         fed, explained = feed(config, source, mesh, start_step=start), _explained(config, checkpoints, len(source))
-        with log, fed as stream, explained, _interruption() as stop_asked:
+        saves = Saves(checkpoints, log, config, start_step=start)
+        with log, fed as stream, explained, saves, _interruption() as stop_asked:
             for step in range(start + 1, config.train.num_steps + 1):
                 state, metrics = step_fn(state, next(stream))
+                saves.latest = state
                 log.add(step, metrics)
                 interrupted = stop_asked(step)
-                last = step == config.train.num_steps or interrupted
-                if last or _due(step, config.log.every) or _due(step, config.checkpoint.every):
+                save = step == config.train.num_steps or interrupted or saves.due(step)
+                if save or _due(step, config.log.every):
                     log.flush()
-                if last or _due(step, config.checkpoint.every):
-                    _check_finite(state)
-                    checkpoints.save(state, config)
+                if save:
+                    saves.save()
                 if interrupted:
-                    log.say(f"interrupted: step {step} is saved; the same command goes on from there")
+                    log.say(f"interrupted: step {step} is saved; the same command resumes from there")
                     break
                 if preview and _due(step, config.log.preview_every):
+                    log.flush()  # which says it better than a preview if the numbers are lost
                     preview(state)
         checkpoints.wait()
     return state
@@ -166,12 +167,6 @@ def _restored_or_new(init, key, *, checkpoints, mesh):
         print(f"resuming from step {int(restored.step):,}", flush=True)
         return restored
     return jax.jit(init, out_shardings=shardings)(key)
-
-
-def _check_finite(state):
-    """Keeps parameters that are not finite from being saved; the loss would show them one step too late."""
-    if not np.isfinite(_norm(state.params)):
-        raise DivergedError("parameters became infinite", int(state.step))
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def test_estimates_are_clipped_as_configured(network, clipped):
 
 
 TRANSITION = pick(schedule.linear(1000).transitions(), np.array([999, 600]))
-EXAMPLES = Examples(np.tanh(X_T), np.array([0, 1]), keys(2), TRANSITION, np.ones(2))
+EXAMPLES = Examples(np.tanh(X_T), np.array([0, 1]), keys(2), keys(2), TRANSITION, np.ones(2))
 MADE_LOSSES = {
     ("simple", "eps"): losses.l_simple(),
     ("simple", "x_0"): losses.l_simple(losses.x_0_weight),
@@ -169,7 +169,7 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
     assert network.calls[0]["train"] is True
     assert network.calls[0]["rngs"] == {"dropout": key}
     denoise = build.denoiser(config, network)(3.0)
-    expected = MADE_LOSSES[kind, weight](denoise, EXAMPLES.x_0, EXAMPLES.keys, TRANSITION)
+    expected = MADE_LOSSES[kind, weight](denoise, EXAMPLES.x_0, EXAMPLES.noise_keys, TRANSITION)
     assert terms.keys() == expected.keys()
     for name in terms:
         np.testing.assert_allclose(terms[name], expected[name], rtol=1e-6)

@@ -57,6 +57,18 @@ def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_a_device_that_is_not_here_is_named_before_any_work(platform, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_PLATFORMS", platform)
+    if run("-c", "import jax; jax.devices()").returncode == 0:
+        pytest.skip(f"there is a {platform} device here")
+    result = run("train.py", f"--workdir={tmp_path / 'run'}")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith(f"error: JAX_PLATFORMS={platform} asks for a device that is not")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
     shown = run("sample.py", "--help")
     assert (shown.returncode, shown.stderr) == (0, "")

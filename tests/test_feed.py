@@ -1,16 +1,17 @@
 """What the train step is fed: the same images in the same order, read as needed or kept on the devices."""
 
 import itertools
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from tiny import same, tiny_config
+from tiny import random_state, same, tiny_config
 
 from ddpm_jax import build, feed, logging, training
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh
-from ddpm_jax.step import gathering
+from ddpm_jax.step import gathering, train_step
 
 
 def first_batches(count, *, on_device, start_step=0):
@@ -52,3 +53,22 @@ def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monke
     monkeypatch.setattr(feed, "_MOST_BYTES", 1000)
     with pytest.raises(UserError, match=r"1,297 images take .* --config.data.on_device=False"):
         first_batches(1, on_device=True)
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ({"image": np.zeros((8, 8, 1), np.float32), "label": np.int32(0)}, "must be uint8 in 0..255, not float32"),
+        ({"image": np.zeros((8, 8, 1), np.uint8)}, "'label' is missing"),
+    ],
+)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_examples_of_another_form_are_refused_however_they_are_fed(example, message, on_device):
+    config = tiny_config(data__on_device=on_device, train__batch_size=16)
+    step = partial(train_step, build.recipe(config, build.network(config), num_images=16))
+    take = gathering(step) if on_device else step
+    with (
+        pytest.raises(UserError, match=message),
+        feed.feed(config, [example] * 16, device_mesh(), start_step=0) as stream,
+    ):
+        jax.eval_shape(take, random_state(config), next(stream))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -76,6 +77,21 @@ def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
 
 
 @pytest.mark.slow
+def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
+    """Of a cut state one process may read the damaged part and the other not: the first checks for both."""
+    damaged = shutil.copytree(workdir, tmp_path / "run")
+    flip = next(path for path in sorted((damaged / "checkpoints/4/state").rglob("d/*")) if path.stat().st_size > 5000)
+    data = flip.read_bytes()
+    flip.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 64]) + data[len(data) // 2 + 1 :])
+    config = tiny_config(**CONFIG, train__num_steps=4, mesh__fsdp=4)
+    output = finish(start("train.py", f"--workdir={damaged}", *arguments(config)))
+    assert "resuming from step 2" in output
+    assert output.count("is damaged (") == 1
+    assert saved_steps(damaged / "checkpoints") == [4, 2]
+    assert saved_steps(damaged / "damaged_checkpoints") == [4]
+    assert losses(damaged) == losses(workdir)
+
+
 def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
     drawn = {"num_images": 10, "seed": 0, "num_steps": 5}
     options = [f"--{name}={value}" for name, value in drawn.items()]
@@ -108,7 +124,7 @@ def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
     processes[1].send_signal(signal.SIGTERM)
     output = finish(processes)
     (step,) = saved_steps(tmp_path / "checkpoints")
-    assert f"interrupted: step {step} is saved; the same command goes on from there" in output
+    assert f"interrupted: step {step} is saved; the same command resumes from there" in output
 
 
 @pytest.mark.slow

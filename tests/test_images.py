@@ -161,3 +161,11 @@ def test_a_mistaken_suffix_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="unknown file extension"):
         save_png(tmp_path / "picture.nothing", pictures(4, 4, 1))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_no_picture(value):
+    x = np.zeros((2, 4, 4, 1), np.float32)
+    x[1, 2, 3] = value
+    with pytest.raises(UserError, match=r"^the images are not finite numbers: "):
+        to_uint8(x)

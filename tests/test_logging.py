@@ -79,7 +79,7 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
     rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0}
     assert second == {"step": 3, "loss": 1.0, "grad_norm": 1.0, **quarters, **rest}
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "step 2/10  loss 3.5000  (3.000 nan 1.000 nan)  0.50 steps/s  2 images/s  00:00:16 left"
+    assert printed[0] == "step 2/10  loss 3.5000  (3.000 - 1.000 -)  0.50 steps/s  2 images/s  00:00:16 left"
 
 
 def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):

@@ -321,3 +321,13 @@ def test_a_run_whose_newest_checkpoint_is_damaged_opens_the_one_before(tmp_path,
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(random_state(config, step=3), config)
     assert Run(tmp_path).step == 3
+
+
+@pytest.mark.parametrize("name", ["ema", "raw"])
+def test_weights_that_are_not_finite_draw_nothing(tmp_path, name):
+    config, state = tiny_config(), random_state(tiny_config())
+    lost = jax.tree.map(lambda x: x * np.nan, state.params)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state.replace(params=lost, ema_params=lost), config)
+    with pytest.raises(UserError, match=r"^every checkpoint in .* is damaged"):
+        Run(tmp_path, params=name)

@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import random_state, tiny_config
 
+from ddpm_jax import build
 from ddpm_jax.arrays import image_keys, noise_like, stream
+from ddpm_jax.errors import UserError
 from ddpm_jax.images import to_uint8
 from ddpm_jax.losses import l_simple
 from ddpm_jax.parallel import device_mesh, global_batch, replicated
@@ -42,7 +45,7 @@ def noise_error(params, examples, key):
     """L_simple of the linear network; dropout's key has no say."""
     del key
     denoise = as_denoiser(network, params, Target.EPS)
-    return l_simple()(denoise, examples.x_0, examples.keys, examples.transition)
+    return l_simple()(denoise, examples.x_0, examples.noise_keys, examples.transition)
 
 
 def fixed(times, weight):
@@ -115,10 +118,13 @@ def test_times_are_drawn_from_their_state_with_a_stream_of_their_own():
     assert asked == [("memory", stream(KEY, "times"), 8)]
 
 
-def test_every_image_has_a_noise_key_of_its_own():
-    keys = draw_examples(recipe(), BATCH, KEY, times_state=()).keys
-    assert jnp.all(keys == image_keys(stream(KEY, "images"), np.arange(8)))
-    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 8
+def test_every_image_has_its_own_keys_in_streams_of_their_own():
+    examples = draw_examples(recipe(), BATCH, KEY, times_state=())
+    root = image_keys(stream(KEY, "images"), np.arange(8))
+    assert jnp.all(examples.noise_keys == stream(root, "noise"))
+    assert jnp.all(examples.label_keys == stream(root, "label"))
+    keys = jnp.concatenate([root, examples.noise_keys, examples.label_keys])
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 24
 
 
 def examples_at(times, weight=1.0):
@@ -129,7 +135,8 @@ def examples_at(times, weight=1.0):
     return Examples(
         x_0=jnp.zeros((num, 1, 1, 1)),
         label=jnp.arange(num),
-        keys=keys,
+        noise_keys=keys,
+        label_keys=keys,
         transition=Transition(level, level, t, t, t),
         weight=jnp.broadcast_to(weight, t.shape),
     )
@@ -180,8 +187,8 @@ class ByHand:
         size = len(batch["image"])
         keys = image_keys(stream(key, "images"), np.arange(size))
         times = np.asarray(jax.random.randint(stream(key, "times"), (size,), 1, T + 1))
-        x_0 = np.asarray(augment(batch["image"], keys, random_flip=True), np.float64)
-        eps = np.asarray(noise_like(keys, jnp.zeros(x_0.shape, jnp.float32)), np.float64)
+        x_0 = np.asarray(augment(batch["image"], stream(keys, "flip"), random_flip=True), np.float64)
+        eps = np.asarray(noise_like(stream(keys, "noise"), jnp.zeros(x_0.shape, jnp.float32)), np.float64)
         alpha_bar = SCHEDULE.alpha_bar[times][:, None, None, None]
         x_t = np.sqrt(alpha_bar) * x_0 + np.sqrt(1 - alpha_bar) * eps
         index = (times - 1.0)[:, None, None, None]
@@ -323,3 +330,37 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
         np.testing.assert_allclose(left, right, rtol=1e-12)
     for name in one.params:
         np.testing.assert_allclose(many.params[name], one.params[name], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (
+            {**BATCH, "image": IMAGES / np.float32(127.5) - 1},
+            "must be uint8 in 0..255, not float32: .*to_uint8 makes them",
+        ),
+        ({**BATCH, "image": IMAGES.astype(np.int32)}, "must be uint8 in 0..255, not int32"),
+        ({"image": IMAGES}, r"'label' is missing \(keys image\); images without classes have the label 0"),
+        ({"label": BATCH["label"]}, r"'image' is missing \(keys label\)"),
+        ({}, r"'image' and 'label' is missing \(keys none\)"),
+        (IMAGES, r"'image' and 'label' is missing \((ndarray|DynamicJaxprTracer)\)"),
+        ({**BATCH, "image": IMAGES[..., 0]}, r"shape \[8, 4, 3\], its labels \[8\]"),
+        ({**BATCH, "label": BATCH["label"][:7]}, r"shape \[8, 4, 3, 2\], its labels \[7\]"),
+        ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels \[8, 1\]"),
+        ({**BATCH, "label": np.zeros(8, np.float32)}, r"its labels \[8\] and the type float32"),
+    ],
+)
+@pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
+def test_a_batch_of_another_form_is_refused_before_anything_is_computed(batch, message, compile):
+    ours = recipe()
+    state = initial_state(KEY, init_params=init_params, optimizer=ours.optimizer, times=ours.times)
+    with pytest.raises(UserError, match=message):
+        compile(partial(train_step, ours))(state, batch)
+
+
+def test_images_with_other_channels_than_the_networks_are_refused_in_one_line():
+    config = tiny_config()
+    ours = build.recipe(config, build.network(config), num_images=8)
+    batch = {"image": np.zeros((8, 8, 8, 3), np.uint8), "label": np.zeros(8, np.int32)}
+    with pytest.raises(UserError, match=r"images of shape \[8, 8, 3\] do not fit the network's parameters: .*conv_in"):
+        jax.eval_shape(partial(train_step, ours), random_state(config), batch)

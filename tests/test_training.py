@@ -166,7 +166,7 @@ def test_a_terminated_process_saves_and_ends_well(tmp_path):
     assert process.returncode == 0, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
     assert step == logged(tmp_path / "run")
-    assert output.endswith(f"interrupted: step {step} is saved; the same command goes on from there\n")
+    assert output.endswith(f"interrupted: step {step} is saved; the same command resumes from there\n")
     assert "Traceback" not in output
 
 
@@ -189,7 +189,7 @@ def test_an_interrupted_run_saves_its_step_and_goes_on_bit_for_bit(whole_run, tm
     before = signal.getsignal(signal.SIGINT)
     signal_at(3, signal.SIGINT, monkeypatch)
     assert training.train(tiny_config(**BUSY), tmp_path).step == 3
-    assert "interrupted: step 3 is saved; the same command goes on" in capsys.readouterr().err
+    assert "interrupted: step 3 is saved; the same command resumes" in capsys.readouterr().err
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert signal.getsignal(signal.SIGINT) == before
     assert same(training.train(tiny_config(**BUSY), tmp_path), whole_run[1])

@@ -52,7 +52,8 @@ def _classifier_objective(model):
 
     def terms(params, examples, key):
         log_probs = as_classifier(partial(model.apply, train=True, rngs={"dropout": key}), {"params": params})
-        return losses.cross_entropy(log_probs, examples.x_0, examples.keys, examples.transition, label=examples.label)
+        noisy = (examples.x_0, examples.noise_keys, examples.transition)
+        return losses.cross_entropy(log_probs, *noisy, label=examples.label)
 
     return terms
 
@@ -99,9 +100,9 @@ def _denoiser_objective(config, model):
 
     def terms(params, examples, key):
         apply = partial(model.apply, train=True, rngs={"dropout": key})
-        label = hide_labels(examples.label, examples.keys, rate=rate, null=hidden) if rate else examples.label
+        label = hide_labels(examples.label, examples.label_keys, rate=rate, null=hidden) if rate else examples.label
         denoise = as_network_says(apply, {"params": params}, label=label)
-        return loss(denoise, examples.x_0, examples.keys, examples.transition)
+        return loss(denoise, examples.x_0, examples.noise_keys, examples.transition)
 
     return terms
 

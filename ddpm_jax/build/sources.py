@@ -32,7 +32,9 @@ def _folder(data, shape):
 
     if not data.path:
         raise UserError("name the folder of images with --config.data.path=FOLDER")
-    return ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
+    images = ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
+    print(images.note, flush=True)
+    return images
 
 
 def _tfds(data, shape):

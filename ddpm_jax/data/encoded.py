@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 from absl import logging
+from PIL import Image
 
+from ddpm_jax.data.formats import UnreadableImageError, has_several_frames, opened
 from ddpm_jax.data.source import Example
-from ddpm_jax.data.transforms import UnreadableImageError, crop_and_resize, decode
-from ddpm_jax.errors import UserError
+from ddpm_jax.data.transforms import crop_and_resize, to_8_bits
+from ddpm_jax.errors import UserError, one_line
 
 
 class EncodedImages(ABC):
@@ -24,6 +26,7 @@ class EncodedImages(ABC):
       class_names: the labels' names.
       num_skipped: number of unreadable images met so far by this copy of the source; worker processes count
         in copies of their own.
+      num_animated: likewise, of images with several frames or pages, of which the first is taken.
     """
 
     num_classes: int = 0
@@ -51,6 +54,7 @@ class EncodedImages(ABC):
         self._form = {"size": size, "channels": channels, "crop": None if crop is None else _square(crop)}
         self._skip_unreadable = skip_unreadable
         self._unreadable: set[int] = set()
+        self._animated: set[int] = set()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -69,6 +73,11 @@ class EncodedImages(ABC):
         """The number of unreadable images met so far."""
         return len(self._unreadable)
 
+    @property
+    def num_animated(self) -> int:
+        """The number of images with several frames met so far."""
+        return len(self._animated)
+
     def __getitem__(self, index: int) -> Example:
         """Image `index`, or with `skip_unreadable` the next readable one; the first follows the last.
 
@@ -83,14 +92,24 @@ class EncodedImages(ABC):
                 continue
             try:
                 data, label = self._read(candidate)
-                image = crop_and_resize(decode(data), **self._form)
+                image = crop_and_resize(self._first_frame(candidate, data), **self._form)
             except UnreadableImageError as error:
                 self._pass_over(candidate, error)
             else:
                 return {"image": image, "label": np.int32(label)}
         raise UserError(f"none of the {len(self)} images can be read, {self._name(index)} among them")
 
-    def _pass_over(self, index, error):
+    def _first_frame(self, index: int, data: bytes) -> Image.Image:
+        """Decodes an image; of the first that has several frames it says which is taken."""
+        with opened(data) as image:
+            if has_several_frames(image):
+                if not self._animated:
+                    note = "%s has several frames: the first is taken, here and wherever else an image has several"
+                    logging.warning(note, one_line(self._name(index)))
+                self._animated.add(index)
+            return to_8_bits(image)
+
+    def _pass_over(self, index: int, error: UnreadableImageError) -> None:
         """Remembers an unreadable image and warns of it, or ends the run."""
         if not self._skip_unreadable:
             raise UserError(
@@ -98,7 +117,7 @@ class EncodedImages(ABC):
                 "with --config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
             ) from error
         self._unreadable.add(index)
-        logging.warning("skipping %s: %s", self._name(index), error)
+        logging.warning("skipping %s", one_line(f"{self._name(index)}: {error}"))
 
 
 def _square(crop):

@@ -6,25 +6,26 @@
 Read next: `encoded.py` for what happens to an image, `pipeline.py` for what happens to a source.
 """
 
-import os
 from pathlib import Path
 
 from ddpm_jax.data.encoded import EncodedImages
-from ddpm_jax.data.transforms import UnreadableImageError
-from ddpm_jax.errors import UserError
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+from ddpm_jax.data.formats import read_file, suffixes
+from ddpm_jax.data.listing import list_images
+from ddpm_jax.errors import UserError, one_line
 
 
 class ImageFolder(EncodedImages):
     """The images below a folder, in the order of their relative paths, labelled by first-level folders.
 
     Images that all lie in sub-folders have the first-level folder as label, in the order of the folders'
-    names; images that all lie in the folder itself have none. Hidden files and folders are ignored; links are
-    followed, each real folder once.
+    names; images that all lie in the folder itself have none. Hidden files and folders, and those that a system
+    made for itself, are ignored; links are followed, each real folder once.
 
     Attributes:
       paths: the images' paths relative to the folder, with "/".
+      passed_over: the other files' paths, by why they were passed over.
+      empty_folders: the first-level folders without an image.
+      note: one line that says how many images there are and what was passed over.
     """
 
     def __init__(self, root, *, size, channels=3, crop=None, skip_unreadable=False):
@@ -46,47 +47,27 @@ class ImageFolder(EncodedImages):
         if not self._root.is_dir():
             wrong = "is a file, not a folder" if self._root.exists() else "does not exist"
             raise UserError(f"the image folder {self._root} {wrong}: give the path of a folder of images")
-        self.paths = sorted(_image_paths(self._root))
+        listing = list_images(self._root)
+        self.paths, self.passed_over, self.empty_folders = listing.images, listing.passed_over, listing.empty_folders
         if not self.paths:
-            raise UserError(f"no images in {self._root}: put some there ({' '.join(EXTENSIONS)})")
+            raise UserError(f"no images in {self._root}: put some there ({' '.join(suffixes())}){listing.note()}")
         self.class_names = _class_names(self._root, self.paths)
         self.num_classes = len(self.class_names)
         self._label_of = {name: label for label, name in enumerate(self.class_names)}
+        images = "1 image" if len(self.paths) == 1 else f"{len(self.paths):,} images"
+        classes = f" in {self.num_classes:,} class folders" if self.class_names else ""
+        self.note = one_line(f"{self._root}: {images}{classes}{listing.note()}")
 
     def __len__(self) -> int:
         """The number of image files."""
         return len(self.paths)
 
     def _read(self, index):
-        try:
-            data = (self._root / self.paths[index]).read_bytes()
-        except OSError as error:
-            raise UnreadableImageError(error.strerror) from error
-        return data, self._label_of.get(self.paths[index].partition("/")[0], 0)
+        label = self._label_of.get(self.paths[index].partition("/")[0], 0)
+        return read_file(self._root / self.paths[index]), label
 
     def _name(self, index):
         return str(self._root / self.paths[index])
-
-
-def _image_paths(root):
-    """Yields the relative paths of the images below `root`, with "/"."""
-    seen, trees = set(), [root]
-    while trees:
-        for folder, subfolders, files in os.walk(trees.pop(0), onerror=_cannot_list):
-            # Each real folder once, for a link may lead back up; links last, lest one take over a class.
-            if (real := os.path.realpath(folder)) in seen:
-                subfolders.clear()
-                continue
-            seen.add(real)
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            trees += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
-            for name in files:
-                if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                    yield Path(folder, name).relative_to(root).as_posix()
-
-
-def _cannot_list(error):
-    raise UserError(f"cannot list the folder {error.filename}: {error.strerror}") from error
 
 
 def _class_names(root, paths):

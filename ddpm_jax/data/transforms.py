@@ -1,29 +1,30 @@
 """From the bytes of an image file to the uint8 array that a source hands out: pure functions of one image.
 
-`decode` brings everything that Pillow reads to upright 8-bit grey or RGB; `crop_and_resize` cuts a square out
+`decode` brings every format of `formats.py` to upright 8-bit grey or RGB; `crop_and_resize` cuts a square out
 of it and scales it. All that is random (the flip) happens in the train step instead.
 
 Read next: `encoded.py`, which applies both to every image of a data set.
 """
 
-import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ddpm_jax.data.formats import UnreadableImageError, opened
 
-class UnreadableImageError(Exception):
-    """An image that cannot be used; the message is the reason, without the image's name."""
+_FULL_RANGES = tuple(2**bits - 1 for bits in range(8, 16))  # of samples that fill fewer bits than are stored
+_STRIP = 2**20  # pixels that are converted at a time, where a conversion needs copies of the image
 
 
-def decode(data):
+def decode(data: bytes) -> Image.Image:
     """Decodes an image file into upright 8-bit grey ("L") or colour ("RGB").
 
-    Of an animation it takes the first frame. The EXIF orientation is applied, 16-bit samples v become
-    round(255 v / 65535), and transparency shows a white ground.
+    Of an animation it takes the first frame. The EXIF orientation is applied, samples v of n > 8 bits become
+    round(255 v / (2^n - 1)), and transparency shows a white ground.
 
     Args:
-      data: the file's bytes, in any format that Pillow reads.
+      data: the file's bytes, in any format of `formats.py`.
 
     Returns:
       A `PIL.Image.Image` of mode "L" or "RGB".
@@ -32,23 +33,28 @@ def decode(data):
       UnreadableImageError: not an image, a damaged one, one of too many pixels, or samples without an agreed
         range.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:  # Pillow lets through whatever its decoders trip over: struct.error, KeyError
-        raise UnreadableImageError(_reason(data, error)) from error
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _grey_from_16_bits(image)
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point samples have no agreed range; store it with 8 or 16 bits")
+    with opened(data) as image:
+        return to_8_bits(image)
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """Decodes an image that has just been opened; as `decode`."""
+    white = _white(image)
+    transparent = _transparent_sample(image)
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if white is not None:
+        return _in_strips(image, "L", lambda strip: _scaled(strip, white, transparent))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        if transparent is not None:
+            image.info["transparency"] = transparent
+        return _in_strips(image, "RGB", _on_white)
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def crop_and_resize(image, *, size, channels, crop=None):
+def crop_and_resize(
+    image: Image.Image, *, size: int, channels: int, crop: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
     """Cuts a square out of an image and scales it to `[size, size, channels]`.
 
     The scaling is Pillow's BILINEAR: a triangle filter as wide as the reduction asks, hence free of aliasing,
@@ -78,23 +84,85 @@ def crop_and_resize(image, *, size, channels, crop=None):
     return array.reshape(size, size, channels)
 
 
-def _centre_square(width, height):
+def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
-def _grey_from_16_bits(image):
-    samples = np.asarray(image).astype(np.int64)
-    if samples.min() < 0 or samples.max() > 65535:
-        raise UnreadableImageError("32-bit samples have no agreed range; store it with 8 or 16 bits")
-    return Image.fromarray(((samples * 255 + 32767) // 65535).astype(np.uint8))
+def _white(image: Image.Image) -> int | None:
+    """The sample that means white in a grey image of more than 8 bits, negative where 0 is white; else None.
+
+    Raises:
+      UnreadableImageError: the header leaves the range of the samples open.
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits, kind, photometric = (_first(tags.get(tag)) for tag in (258, 339, 262))
+    unclear = None
+    if image.mode == "F":
+        unclear = "floating-point"
+    elif kind == 2:
+        unclear = f"signed {bits}-bit"
+    elif image.mode == "I" and image.format == "TIFF":
+        unclear = "32-bit"
+    if unclear:
+        raise UnreadableImageError(f"{unclear} samples have no agreed range; store it with 8 or 16 bits, unsigned")
+    deep = image.mode == "I" or image.mode.startswith("I;16")
+    declared = _first(tags.get(281)) if bits == 16 else None  # MaxSampleValue: a statistic, unless it fills the bits
+    white = 4095 if bits == 12 else declared if declared in _FULL_RANGES else 65535
+    if not deep and white < 65535:
+        raise UnreadableImageError(f"its colours reach to {white} of 65535; store it with 8 bits, or with all 16")
+    return (-white if photometric == 0 else white) if deep else None
 
 
-def _reason(data, error):
-    """Says in a few words why `data` is not an image; Pillow's own words name objects in memory."""
-    if not data:
-        return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image in a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+def _first(values: object) -> object:
+    """The first of a TIFF tag's values, which may be one alone or none."""
+    return values[0] if isinstance(values, tuple) and values else values
+
+
+def _transparent_sample(image: Image.Image) -> int | None:
+    """The one grey level of a PNG that is transparent, on the scale of the decoded pixels; None where there is none.
+
+    Raises:
+      UnreadableImageError: it is a colour of 16 bits, of which the decoded pixels keep 8.
+    """
+    level = image.info.get("transparency")
+    if image.format != "PNG" or isinstance(level, bytes) or level is None or image.mode == "P" or not image.tile:
+        return None
+    rawmode = image.tile[0][3]
+    if isinstance(level, tuple):
+        if rawmode == "RGB;16B":
+            raise UnreadableImageError("one of its 16-bit colours is transparent; store it with an alpha channel")
+        return None
+    if image.mode != "L":
+        return level
+    most = 2 ** int(rawmode.partition(";")[2] or 8) - 1
+    return (level & most) * 255 // most
+
+
+def _scaled(strip: Image.Image, white: int, transparent: int | None) -> Image.Image:
+    """Grey samples of more than 8 bits as 8 bits."""
+    samples, most = np.asarray(strip).astype(np.int64), abs(white)
+    if samples.max() > most:
+        raise UnreadableImageError(f"its samples reach to {samples.max()}, and its header says {most}")
+    grey = (samples * 255 + most // 2) // most
+    grey = 255 - grey if white < 0 else grey
+    if transparent is not None:
+        grey[samples == transparent] = 255
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    """What shows of an image on a white ground."""
+    strip = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+
+
+def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An image converted strip by strip, so that the copies that this takes are small."""
+    (width, height), result = image.size, Image.new(mode, image.size)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(height, top + rows)))
+        result.paste(convert(strip).convert(mode), (0, top))
+    return result

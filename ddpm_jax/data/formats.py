@@ -1,0 +1,193 @@
+"""Which image files are read, and opening one without decoding it.
+
+The formats are those that every build of Pillow decodes by itself (AVIF: from Pillow 11.3) and that begin with a
+signature, so that a damaged file is not taken for an image of another format. Pillow knows many more: drawings for
+which it starts another program (EPS), and stubs that know only a format's name (HDF5). Those are named, never opened.
+
+Read next: `transforms.py`, which decodes what is opened here.
+"""
+
+import contextlib
+import ctypes
+import functools
+import io
+import logging
+import os
+import re
+import stat
+import warnings
+from pathlib import Path
+
+import PIL
+from PIL import Image, features
+
+# Each format with the suffixes of its files, the most memory in bytes that a pixel takes while it is decoded and
+# converted, and the feature that Pillow may lack.
+_FORMATS = {
+    "JPEG": ((".jpg", ".jpeg", ".jpe", ".jfif"), 12, "jpg"),
+    "PNG": ((".png", ".apng"), 9, "zlib"),
+    "WEBP": ((".webp",), 21, "webp"),
+    "AVIF": ((".avif",), 24, "avif"),
+    "BMP": ((".bmp",), 9, None),
+    "GIF": ((".gif",), 9, None),
+    "TIFF": ((".tif", ".tiff"), 13, "libtiff"),
+    "PPM": ((".ppm", ".pgm", ".pbm", ".pnm"), 9, None),
+}
+_MEMORY = 768 * 2**20  # bytes that the file, its pixels and all copies of them may take while an image is decoded
+
+# Suffixes of what is never opened, each with what it is.
+_DRAWINGS = dict.fromkeys((".eps", ".epsf", ".epsi", ".ps"), "EPS") | {".wmf": "WMF", ".emf": "EMF"}
+_STUBS = dict.fromkeys((".h5", ".hdf", ".hdf5"), "HDF5") | {".grib": "GRIB", ".bufr": "BUFR", ".fits": "FITS"}
+
+# What is no raster image of these formats: how its files begin (where), and what to call it.
+_OTHERS = (
+    (0, b"%!PS", "an EPS or PostScript drawing"),
+    (0, b"\xc5\xd0\xd3\xc6", "an EPS drawing"),
+    (0, b"\xd7\xcd\xc6\x9a", "a WMF drawing"),
+    (40, b" EMF", "an EMF drawing"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML file"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"GRIB", "a GRIB file"),
+    (0, b"BUFR", "a BUFR file"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (4, b"ftyphei", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIF file"),
+    (4, b"ftypavi", "an AVIF file, for which a newer Pillow is needed,"),
+    (0, b"version https://git-lfs", "a Git LFS pointer in place of the file"),
+    (0, b"<!DOCTYPE", "a web page"),
+    (0, b"<html", "a web page"),
+)
+
+
+class UnreadableImageError(Exception):
+    """An image that cannot be used; the message is the reason, without the image's name."""
+
+
+def _silence() -> None:
+    """Keeps what Pillow and libtiff find odd in a file off the user's screen; what matters is raised all the same."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(AttributeError, OSError):  # a Pillow whose libtiff cannot be reached
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+
+
+_silence()
+
+
+@functools.cache
+def supported_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that this build of Pillow reads."""
+    return tuple(name for name, (_, _, needed) in _FORMATS.items() if needed is None or _has(needed))
+
+
+def suffixes(formats: tuple[str, ...] = tuple(_FORMATS)) -> tuple[str, ...]:
+    """The suffixes, in lower case, of the files of some formats, by default of all that may be read."""
+    return tuple(suffix for name in formats for suffix in _FORMATS[name][0])
+
+
+def why_not(path: str) -> str:
+    """Why a file that has none of the suffixes of `supported_formats` is passed over, as in "2 files of ..."."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in _DRAWINGS:
+        return f"of the format {_DRAWINGS[suffix]}, a drawing that another program would have to make an image of"
+    if suffix in _STUBS:
+        return f"of the format {_STUBS[suffix]}, which holds no images of a known kind"
+    if suffix in suffixes():
+        return f"that this Pillow, {PIL.__version__}, was built without; pip install --upgrade pillow may read them"
+    return "of other formats"
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file that may hold an image.
+
+    Raises:
+      UnreadableImageError: it cannot be read, is no regular file (a pipe would be waited for), or is too large.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("it is not a regular file")
+        if status.st_size > _MEMORY:
+            raise UnreadableImageError(f"the file has {status.st_size:,} bytes; at most {_MEMORY:,} are read")
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def opened(data: bytes):
+    """Opens an image file by its header: a `PIL.Image.Image` of a known size whose pixels are not decoded yet.
+
+    The body of the `with` decodes it; whatever that raises becomes an `UnreadableImageError` too.
+
+    Args:
+      data: the file's bytes.
+
+    Raises:
+      UnreadableImageError: not an image of one of the formats, a damaged one, or one whose pixels would take too much
+        memory.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=supported_formats()) as image:
+            _check_size(image, len(data))
+            yield image
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # Pillow lets through whatever its decoders trip over: struct.error, KeyError
+        raise UnreadableImageError(_reason(data, error)) from error
+
+
+def has_several_frames(image: Image.Image) -> bool:
+    """Whether an image just opened is an animation, or holds several pages."""
+    if image.format != "GIF":  # a JPEG's second image is a preview or a depth map of the first
+        return image.format in ("PNG", "WEBP", "AVIF", "TIFF") and bool(getattr(image, "is_animated", False))
+    with contextlib.suppress(Exception):  # the first frame may well be sound where the second is not
+        # Opened another time, for to look for a second frame moves the image to it.
+        return Image.open(io.BytesIO(image.fp.getvalue()), formats=("GIF",)).is_animated
+    return False
+
+
+def _has(feature: str) -> bool:
+    """Whether Pillow was built with a feature; an older Pillow warns where asked for one that it does not know."""
+    known = features.modules.keys() | features.codecs.keys()
+    return feature in known and bool(features.check(feature))
+
+
+def _check_size(image: Image.Image, num_bytes: int) -> None:
+    """Refuses an image that would take too much memory, from its header."""
+    most = (_MEMORY - num_bytes) // _FORMATS[_family(image)][1]
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: a tile is decoded whole, however little of it lies in the image
+    for what, (width, height) in (("it has", image.size), ("its tiles have", (tags.get(322, 1), tags.get(323, 1)))):
+        if isinstance(width, int) and isinstance(height, int) and width * height > most:
+            raise UnreadableImageError(_too_large(f"{what} {width:,} x {height:,} = {width * height:,}", most))
+
+
+def _family(image: Image.Image) -> str:
+    """The row of `_FORMATS` that an image belongs to; a JPEG with a second image inside has a name of its own."""
+    return {"MPO": "JPEG"}.get(image.format, image.format)
+
+
+def _too_large(pixels: str, most: int) -> str:
+    return f"{pixels} pixels, and at most {most:,} of such a file are decoded; make it smaller"
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    """Says in a few words why `data` is not an image; Pillow's own words name objects in memory."""
+    if not data:
+        return "the file is empty"
+    if isinstance(error, Image.DecompressionBombError):  # above twice Pillow's own limit it says no more than these
+        (pixels, *_) = re.findall(r"\d+", str(error))
+        return _too_large(
+            f"it has {int(pixels):,}", _MEMORY // min(bytes_each for _, bytes_each, _ in _FORMATS.values())
+        )
+    if isinstance(error, Image.UnidentifiedImageError):
+        other = next((what for start, magic, what in _OTHERS if data.startswith(magic, start)), None)
+        return f"it is {other}; store it as PNG or JPEG" if other else "it is not an image in a known format"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    return " ".join(str(error).split()) or type(error).__name__

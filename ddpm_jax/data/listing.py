@@ -1,0 +1,95 @@
+"""What lies below a folder of images: the images, and everything else, so that nothing is left out unsaid.
+
+Read next: `folder.py`, which makes a source of it.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddpm_jax.data.formats import suffixes, supported_formats, why_not
+from ddpm_jax.errors import UserError, one_line
+
+# Folders that systems and devices put beside the user's own; like hidden ones, they are not the user's images.
+_OF_THE_SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
+_SHOWN = 3  # names of each kind in a note
+
+
+@dataclass
+class Listing:
+    """The files below a folder, by their relative paths with "/"; hidden files and those of the system are left out.
+
+    Attributes:
+      images: paths of the images, sorted.
+      passed_over: paths of the other files, sorted, by the reason: "of other formats", or why a format is not read.
+      empty_folders: names of the first-level folders without an image of their own, sorted.
+    """
+
+    images: list[str] = field(default_factory=list)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+    empty_folders: list[str] = field(default_factory=list)
+
+    def note(self) -> str:
+        """What was passed over, as the end of a sentence, with the first names of each kind; empty if nothing was."""
+        parts = []
+        for reason, paths in self.passed_over.items():
+            files = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
+            parts.append(f"; passed over {files} {reason} ({_first_few(paths)})")
+        if self.empty_folders and any("/" in path for path in self.images):
+            many = len(self.empty_folders) > 1
+            folders = f"{len(self.empty_folders):,} folders have" if many else "1 folder has"
+            parts.append(f"; {folders} no images, so {'they are no classes' if many else 'it is no class'} ")
+            parts[-1] += f"({_first_few(self.empty_folders)})"
+        return "".join(parts)
+
+
+def list_images(root: Path) -> Listing:
+    """Lists a folder; no image is opened.
+
+    Raises:
+      UserError: a folder cannot be listed.
+    """
+    read, others, folders = suffixes(supported_formats()), defaultdict(list), set()
+    images = []
+    for path in _files(root, folders):
+        if path.lower().endswith(read):
+            images.append(path)
+        else:
+            others[why_not(path)].append(path)
+    images.sort()
+    empty = sorted(folders - {path.partition("/")[0] for path in images})
+    return Listing(images, {reason: sorted(others[reason]) for reason in sorted(others)}, empty)
+
+
+def _files(root: Path, folders: set[str]) -> Iterator[str]:
+    """Yields the relative paths of the files below `root`, with "/"; adds the names of its folders to a set."""
+    seen, trees = set(), [root]
+    while trees:
+        for folder, subfolders, files in os.walk(trees.pop(0), onerror=_cannot_list):
+            # Each real folder once, for a link may lead back up; links last, lest one take over a class.
+            if (real := os.path.realpath(folder)) in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
+            if Path(folder) == root:
+                folders.update(subfolders)
+            trees += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+            for name in files:
+                if not name.startswith("."):
+                    yield Path(folder, name).relative_to(root).as_posix()
+
+
+def _hidden(folder: str) -> bool:
+    return folder.startswith(".") or folder.lower() in _OF_THE_SYSTEM
+
+
+def _cannot_list(error: OSError) -> None:
+    raise UserError(f"cannot list the folder {error.filename}: {error.strerror}") from error
+
+
+def _first_few(names: list[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(one_line(name) for name in names[:_SHOWN]) + more
