@@ -76,15 +76,14 @@ def _init(config: ConfigDict) -> Callable[[jax.Array], TrainState]:
 
 
 def _random(init: Callable[[jax.Array], TrainState], step: int) -> TrainState:
-    """The state of a step with random numbers in every array of floats."""
-    state, rng = jax.jit(init)(jax.random.key(step)), np.random.default_rng(step)
+    """The state of a step with other random numbers in every array than at any other step."""
+    shapes, rng = state_shapes(init), np.random.default_rng(step)
 
-    def noisy(leaf):
+    def numbers(leaf):
         is_float = jax.numpy.issubdtype(leaf.dtype, np.floating)
-        return leaf + np.abs(rng.normal(0.1, 0.1, leaf.shape)).astype(leaf.dtype) if is_float else leaf
+        return jax.numpy.asarray(rng.uniform(0, 1, leaf.shape) if is_float else np.full(leaf.shape, step), leaf.dtype)
 
-    key = state.key
-    return jax.tree.map(noisy, state.replace(key=state.step)).replace(key=key, step=jax.numpy.int32(step))
+    return jax.tree.map(numbers, shapes.replace(key=shapes.step)).replace(key=jax.random.key(step))
 
 
 def task(seed: int, whole: dict[str, Saved], folder: Path) -> Callable[[int], Outcome]:

@@ -6,8 +6,9 @@ replaces one stretch of the text, so every other line stays as it is.
 """
 
 import ast
-import random
+import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -50,7 +51,7 @@ _PAIRS = [
 ]
 EQUIVALENT = "equivalent"
 _NAMES = {**dict(_PAIRS), **{right: left for left, right in _PAIRS}}
-_SYMMETRIC = {"minimum", "maximum", "min", "max", "logaddexp", "logical_and", "logical_or", "array_equal"}
+_SYMMETRIC = {"minimum", "maximum", "min", "max", "logaddexp", "logical_and", "logical_or", "array_equal", "swapaxes"}
 
 
 class Mutation(NamedTuple):
@@ -93,13 +94,13 @@ def drawn(root: Path, files: list[str], *, count: int, seed: int) -> tuple[list[
 
     Returns:
       `count` mutations, how many there are in all, and how many drawn ones were passed over as equivalent: they compile
-      to the original's bytecode, or swap the arguments of a symmetric function.
+      to the original's bytecode, or swap what is symmetric.
     """
     sources = {file: (root / file).read_text() for file in files}
     every = [mutation for file in files for mutation in mutations(file, sources[file])]
     chosen, same = [], 0
     warnings.simplefilter("ignore", SyntaxWarning)  # of what some changes make
-    for mutation in random.Random(seed).sample(every, len(every)):
+    for mutation in _shuffled(every, seed):
         if len(chosen) == count:
             break
         source = sources[mutation.file]
@@ -110,6 +111,16 @@ def drawn(root: Path, files: list[str], *, count: int, seed: int) -> tuple[list[
         else:
             chosen.append(mutation)
     return chosen, len(every), same
+
+
+def _shuffled(every: list[Mutation], seed: int) -> list[Mutation]:
+    """The mutations in the order of a hash: a change of one function leaves the draw of the others as it was."""
+    met, keyed = Counter(), []
+    for mutation in every:
+        what = (mutation.file, mutation.inside, mutation.kind, *mutation.before.split(), mutation.after)
+        met[what] += 1
+        keyed.append((hashlib.sha256(repr((seed, *what, met[what])).encode()).digest(), mutation))
+    return [mutation for _, mutation in sorted(keyed)]
 
 
 def _walk(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str, ast.AST | None, str]]:
@@ -126,6 +137,8 @@ def _walk(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str, ast.A
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             inside = inside or node.name
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+            node.left.squared = ast.unparse(node.right) == "2"
         for kind, after in _changes(node, modules):
             yield node, kind, after, inside
         for test in getattr(node, "ifs", []) + ([node.test] if isinstance(node, ast.If | ast.While) else []):
@@ -153,7 +166,8 @@ def _changes(node: ast.AST, modules: set[str]) -> Iterator[tuple[str, ast.AST | 
             if type(op) in _BINARY:
                 yield "operator", ast.BinOp(left, _BINARY[type(op)](), right)
             if isinstance(op, _ORDERED):
-                yield "swapped operands", ast.BinOp(right, op, left)
+                sign_only = isinstance(op, ast.Sub) and getattr(node, "squared", False)
+                yield EQUIVALENT if sign_only else "swapped operands", ast.BinOp(right, op, left)
         case ast.AugAssign(target, op, value) if type(op) in _BINARY:
             yield "operator", ast.AugAssign(target, _BINARY[type(op)](), value)
         case ast.UnaryOp(_, operand):

@@ -26,6 +26,7 @@ import _damaged_checkpoints
 import _damaged_images
 import _damaged_weights
 from _pool import Outcome, outcomes
+from absl import logging
 
 SECONDS = 60  # of a task; the first one of a process compiles
 RESULTS = ("loads", "one-line error", "traceback", "hang", "over 1 GB", "executed", "crash")
@@ -50,7 +51,7 @@ def gathered(task: Callable[[int], Outcome], count: int, args: argparse.Namespac
     """What came of each task, in their order, with a line every half minute."""
     found, begin, said = [], time.monotonic(), time.monotonic()
     for number, outcome in outcomes(task, count, workers=args.workers, seconds=SECONDS):
-        found.append((number, outcome))
+        found.append((number, outcome._replace(detail=f"number {number}: {outcome.detail}")))
         if time.monotonic() - said > 30:
             said = time.monotonic()
             left = (said - begin) / len(found) * (count - len(found))
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=3, help="faults of each kind to describe")
     args = parser.parse_args()
     begin, wrong = time.monotonic(), None
+    logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.images:
