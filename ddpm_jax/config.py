@@ -13,6 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import expanded, shortened
 
 # What a checkpoint's meaning depends on. The rest (learning rate, dropout, number of steps, logging) may change between
 # two starts; where the data lies and how it is read may too.
@@ -63,6 +64,8 @@ _POSITIVE = ["model.time_scale", "posterior.prior_std", "posterior.init_std"]
 _FRACTIONS = ["labels.dropout", "model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
 # Tuples of them.
 _INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
+_NAMES = ["labels.names"]
+_PATHS = ["data.path"]
 
 
 _EXPERIMENTS = Path(__file__).parents[1] / "configs"
@@ -105,6 +108,9 @@ def check_ranges(config):
         (_POSITIVE, lambda value: 0 < value < math.inf, "must be above 0"),
         (_FRACTIONS, lambda value: 0 <= value < 1, "must lie from 0 to below 1"),
         (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must hold whole numbers"),
+        (_NAMES, lambda value: all(isinstance(item, str) for item in value), "must hold names"),
+        (_NAMES, lambda value: len(set(value)) == len(value), "must hold each name once"),
+        (_NAMES, lambda value: len(value) in (0, config.labels.num_classes), "must name each of labels.num_classes"),
         (["model.channel_mult"], lambda value: value and min(value) >= 1, "needs at least 1 for each level"),
     )
     if not 0 <= config.seed < 2**32:
@@ -112,7 +118,10 @@ def check_ranges(config):
     for keys, fits, rule in rules:
         for key in keys:
             if not fits(flat[key]):
-                raise UserError(f"config.{key}={flat[key]!r} {rule}")
+                raise UserError(f"config.{key}={shortened(repr(flat[key]))} {rule}")
+    for key in _PATHS:
+        if flat[key]:
+            expanded(flat[key])
 
 
 def to_json(config):
@@ -120,15 +129,37 @@ def to_json(config):
     return json.loads(config.to_json())
 
 
-def from_json(stored):
-    """The locked configuration of `to_json`'s result."""
+def completed(stored: dict) -> dict:
+    """A stored configuration with every key that has come since it was written, at its default.
+
+    Raises:
+      UserError: it has keys that this version lacks.
+    """
+    base = to_json(experiment("base"))
+    unknown = sorted(flatten(stored).keys() - flatten(base).keys())
+    if unknown:
+        keys = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else "")
+        raise UserError(
+            f"the run's configuration has keys that this version does not know ({shortened(keys, 200)}): a newer "
+            "version wrote it; update ddpm_jax"
+        )
+
+    def fill(defaults, values):
+        nested = {key: fill(value, values.get(key, {})) for key, value in defaults.items() if isinstance(value, dict)}
+        return {**defaults, **values, **nested}
+
+    return fill(base, stored)
+
+
+def from_json(stored: dict) -> ConfigDict:
+    """The locked configuration of `to_json`'s result, of this version or an earlier one; raises as `completed`."""
 
     def restore(value):
         if isinstance(value, dict):
             return {key: restore(item) for key, item in value.items()}
         return tuple(restore(item) for item in value) if isinstance(value, list) else value
 
-    return ConfigDict(restore(stored)).lock()
+    return ConfigDict(restore(completed(stored))).lock()
 
 
 def flatten(config, prefix=""):
@@ -148,16 +179,23 @@ def changes(stored, current):
 
 def in_words(changed):
     """What `changes` found, for a message."""
-    return ", ".join(f"{key} is {old!r} there and {new!r} here" for key, (old, new) in changed.items())
+    short = lambda value: shortened(repr(value), 80)
+    words = [f"{key} is {short(old)} there and {short(new)} here" for key, (old, new) in changed.items()]
+    return ", ".join(words[:6]) + (f", and {len(words) - 6} more keys" if len(words) > 6 else "")
 
 
 def check_resumable(stored, config, *, workdir):
     """Returns the harmless differences between a run's configuration and the one asked for.
 
+    A key that is newer than the run had its default there. Names of classes differ only where both have some.
+
     Raises:
       UserError: the work directory holds another model or other data; the message names the keys.
     """
+    stored = completed(stored)
     differing, free = changes(stored, to_json(config)), set(_FREE)
+    if not (stored["labels"]["names"] and config.labels.names):
+        differing.pop("labels.names", None)
     if stored["data"]["source"] == "folder" and not stored["data"]["path"]:  # converted weights: any images will do
         free |= {f"data.{key}" for key in stored["data"] if key not in ("image_size", "channels")}
     clashes = {k: v for k, v in differing.items() if {k, k.split(".")[0]} & set(_FIXED) and k not in free}

@@ -28,9 +28,8 @@ def one_line(text: object) -> str:
     Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
     does what is too long still, for the end often says what to do.
     """
-    line = _clipped(str(text), 100 * _LONGEST_LINE)  # no work on what is not shown
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return _clipped(" ".join(_clipped(word, _LONGEST_WORD) for word in line.split(" ")), _LONGEST_LINE)
+    words = [_clipped(_printable(_clipped(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
+    return _clipped(" ".join(words), _LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:
@@ -39,10 +38,14 @@ def first_line(error: BaseException) -> str:
     TensorStore appends what it was asked for, in JSON, which is left out.
     """
     lines = str(error).strip().splitlines()
-    return one_line(lines[0].partition(" [tensorstore_spec")[0]) if lines else type(error).__name__
+    return one_line(lines[0].partition(" [tensorstore_spec")[0].strip()) if lines else type(error).__name__
 
 
 def _clipped(text: str, most: int) -> str:
     """A text of at most so many characters; of a longer one the first half and the last."""
     half = (most - 5) // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,6 +18,7 @@ from ddpm_jax.parallel import all_devices, check_divides, device_mesh, sharded, 
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
+_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
 _REMEDY = (
     "cut the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
@@ -123,7 +124,9 @@ def topology_devices(name):
     """
     from jax.experimental import topologies
 
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    # Of the machine that it runs on, libtpu would ask these, and print that it got no answer; the topology rules.
+    for name_of, value in _NO_TPU.items():
+        os.environ.setdefault(name_of, value)
     if not re.fullmatch(_TOPOLOGY, name):
         raise UserError(f"--topology={name} is no slice: write it as v5e:4x4 or v4:2x2x4")
     try:

@@ -4,6 +4,7 @@ import difflib
 import io
 import os
 import re
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from ddpm_jax import paths
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import all_devices
 
@@ -21,6 +23,25 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first p
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 _HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
+
+
+class PathParser(flags.ArgumentParser):
+    """The value of a flag that takes a path: `~` is expanded, and what cannot be used is refused before any work."""
+
+    def parse(self, argument: str) -> str:
+        """The path, expanded; a ValueError says what is wrong with it."""
+        try:
+            return paths.expanded(argument)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+
+class PathsParser(flags.ListParser):
+    """The value of a flag that takes paths with commas between them, each as for `PathParser`."""
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        """The paths, expanded."""
+        return [PathParser().parse(path) for path in super().parse(argument)]
 
 
 def run(main, *, module, argument=None):
@@ -34,7 +55,7 @@ def run(main, *, module, argument=None):
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
-            _quieten_libraries()
+            logging.set_verbosity(logging.WARNING)
         _use_compilation_cache()
         try:
             _join_the_others()
@@ -96,23 +117,21 @@ def _is_one_of_many():
     return (tasks.isdigit() and int(tasks) > 1) or "," in hosts
 
 
-def _quieten_libraries():
-    """Leaves out what libraries report of their insides: tracebacks of Orbax, where one line of ours says it all."""
-    logging.set_verbosity(logging.WARNING)
-    logging.get_absl_handler().addFilter(lambda record: record.name != "asyncio" and "orbax" not in record.pathname)
-
-
 def _use_compilation_cache():
-    """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ddpm_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
+    if jax.config.jax_compilation_cache_dir is None and (cache := paths.cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
 
 
 def _parse(argv, module, argument):
     """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
+    paths.show_unprintable_by_code()
     if "--help" in argv:
         _help(module, several=not argument)
+    try:
+        argv = [_with_expanded_config(argument) for argument in argv]
+    except UserError as error:
+        _fail(error)
     missing = _missing_config_file(argv)
     if missing:
         _fail(missing)
@@ -131,8 +150,14 @@ def _parse(argv, module, argument):
     strays = rest[2:] if argument else rest[1:]
     if strays:
         stray = strays[0]
-        _fail(f"{stray!r} is not a flag" + (f"; write --{stray}" if "=" in stray else "; see --help"))
+        _fail(f"{stray!r} is not a flag" + (f"; write {shlex.quote('--' + stray)}" if "=" in stray else "; see --help"))
     return rest
+
+
+def _with_expanded_config(argument: str) -> str:
+    """`--config=FILE` with `~` expanded, which a shell leaves as it is after the `=`; any other argument unchanged."""
+    name, _, value = argument.partition("=")
+    return f"{name}={paths.expanded(value)}" if name in ("--config", "-config") and value else argument
 
 
 def _help(module, *, several):

@@ -10,11 +10,12 @@ import optax
 import pytest
 from tiny import same, tiny_config
 
-from ddpm_jax import checkpoint, times
-from ddpm_jax.checkpoint import Checkpoints, restore_params, saved_steps, stored_config
+from ddpm_jax import restoring, times
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.restoring import restore_params, saved_steps, stored_config
 from ddpm_jax.state import TrainState
 
 CONFIG = tiny_config()
@@ -265,6 +266,6 @@ def test_long_errors_are_told_by_their_end():
     inner = ValueError(text)
     outer = RuntimeError("something failed")
     outer.__cause__ = inner
-    assert checkpoint._reason(outer) == "No such array: x=1"
-    assert checkpoint._reason(ValueError("short: yes\nmore")) == "short: yes"
-    assert checkpoint._reason(KeyError()) == "KeyError"
+    assert restoring.reason(outer) == "No such array: x=1"
+    assert restoring.reason(ValueError("short: yes\nmore")) == "short: yes"
+    assert restoring.reason(KeyError()) == "KeyError"

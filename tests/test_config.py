@@ -1,5 +1,6 @@
 """Configurations keep every value through JSON, their numbers are checked, and a run is not mixed with another."""
 
+import functools
 import json
 
 import pytest
@@ -121,6 +122,7 @@ OUT_OF_RANGE = {
     "posterior.samples_per_step": 0,
     "labels.num_classes": -1,
     "labels.dropout": 1.0,
+    "labels.names": (1, 2),
     "checkpoint.every": 0,
     "checkpoint.keep": 0,
     "checkpoint.keep_every": -1,
@@ -143,6 +145,73 @@ def test_every_number_of_the_base_configuration_is_checked():
     numbers = {key for key, value in flatten(base.get_config()).items() if type(value) in (int, float, tuple)}
     elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (("a", 2), "must hold names"),
+        (("a", "a"), "must hold each name once"),
+        (("a", "b", "c"), "must name each of labels.num_classes"),
+    ],
+)
+def test_each_class_has_a_name_of_its_own(names, rule):
+    check_ranges(tiny_config(labels__num_classes=2, labels__names=("a", "b")))
+    with pytest.raises(UserError, match=rf"^config.labels.names=\('a'.*\) {rule}$"):
+        check_ranges(tiny_config(labels__num_classes=2, labels__names=names))
+
+
+def test_a_path_that_cannot_be_used_is_refused_with_the_ranges():
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/photos: buckets are not read or written yet"):
+        check_ranges(tiny_config(data__path="gs://bucket/photos"))
+
+
+def without(stored, *keys):
+    """A stored configuration as of a version that did not have these keys."""
+    stored = json.loads(json.dumps(stored))
+    for key in keys:
+        *groups, name = key.split(".")
+        functools.reduce(dict.__getitem__, groups, stored).pop(name)
+    return stored
+
+
+def test_keys_that_are_newer_than_a_run_have_their_defaults_in_it():
+    old = without(to_json(tiny_config(seed=3)), "labels.names", "model.time_scale", "posterior")
+    assert flatten(from_json(old)) == flatten(tiny_config(seed=3))
+    assert check_resumable(old, tiny_config(seed=3), workdir="w") == {}
+    assert check_resumable(old, tiny_config(seed=3, posterior__num_samples=9), workdir="w") == {
+        "posterior.num_samples": (8, 9)
+    }
+    with pytest.raises(UserError, match=r"model\.time_scale is 1\.0 there and 0\.5 here"):
+        check_resumable(old, tiny_config(seed=3, model__time_scale=0.5), workdir="w")
+
+
+def test_keys_of_a_newer_version_are_refused_in_one_line():
+    stored = to_json(tiny_config())
+    stored["model"]["wavelets"], stored["quantum"] = True, {"qubits": 3}
+    with pytest.raises(UserError) as caught:
+        from_json(stored)
+    assert str(caught.value) == (
+        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): a newer "
+        "version wrote it; update ddpm_jax"
+    )
+
+
+def test_class_names_differ_only_where_both_have_some():
+    named, other, none = (
+        tiny_config(labels__num_classes=2, labels__names=names) for names in (("cat", "dog"), ("dog", "cat"), ())
+    )
+    for stored, config in ((none, named), (named, none), (named, named)):
+        assert check_resumable(to_json(stored), config, workdir="w") == {}
+    with pytest.raises(UserError, match=r"labels.names is \['cat', 'dog'\] there and \['dog', 'cat'\] here;"):
+        check_resumable(to_json(named), other, workdir="w")
+
+
+def test_what_differs_is_told_briefly():
+    told = in_words({f"key{i}": (i, "x" * 500) for i in range(50)})
+    assert len(told) < 800
+    assert told.startswith("key0 is 0 there and 'xxx")
+    assert told.endswith(", and 44 more keys")
 
 
 def test_a_network_has_levels():

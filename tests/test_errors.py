@@ -10,11 +10,33 @@ from PIL import Image
 from tiny import arguments, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line, one_line
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_messages_are_one_short_line_that_keeps_its_beginning_and_its_end():
+    name = "".join(f"{i:04d}" for i in range(25_000))
+    message = str(UserError(f"cannot read {name}: no space;\n" + "and so on, " * 1000 + "free some space"))
+    assert len(message) <= 480
+    assert message.startswith("cannot read 00000001")
+    assert message.endswith("and so on, free some space")
+    assert str(UserError(f"cannot read {name}: free some space")) == (
+        f"cannot read {name[:97]} ... {name[-96:]}: free some space"
+    )
+    assert str(UserError("a\x1b[31m\n" + "b" * 150)) == r"a\x1b[31m\n" + "b" * 150
+    assert str(UserError("w" * 200 + " " + "v" * 200)) == "w" * 200 + " " + "v" * 200  # two long paths
+
+
+def test_the_first_line_of_an_exception_is_short_and_without_the_specification():
+    assert first_line(ValueError("\n full \nmore")) == "full"
+    assert first_line(ValueError()) == "ValueError"
+    assert len(first_line(ValueError("x " * 10**6))) <= 480
+    reading = "FAILED_PRECONDITION: Error reading: disk gone [tensorstore_spec='" + "x" * 1000
+    assert first_line(ValueError(reading)) == "FAILED_PRECONDITION: Error reading: disk gone"
+    assert one_line(7) == "7"
 
 
 def run(*command):

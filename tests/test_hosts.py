@@ -14,7 +14,7 @@ import pytest
 from tiny import ROOT, arguments, tiny_config
 
 from ddpm_jax import logging, training
-from ddpm_jax.checkpoint import saved_steps
+from ddpm_jax.restoring import saved_steps
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import sample_run
 
@@ -80,9 +80,10 @@ def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
 def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
     """Of a cut state one process may read the damaged part and the other not: the first checks for both."""
     damaged = shutil.copytree(workdir, tmp_path / "run")
-    flip = next(path for path in sorted((damaged / "checkpoints/4/state").rglob("d/*")) if path.stat().st_size > 5000)
-    data = flip.read_bytes()
-    flip.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 64]) + data[len(data) // 2 + 1 :])
+    largest = max((damaged / "checkpoints/4/state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 64
+    largest.write_bytes(data)
     config = tiny_config(**CONFIG, train__num_steps=4, mesh__fsdp=4)
     output = finish(start("train.py", f"--workdir={damaged}", *arguments(config)))
     assert "resuming from step 2" in output

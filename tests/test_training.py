@@ -17,11 +17,11 @@ from tiny import ROOT, arguments, random_state, same, tiny_config
 from tiny import run as run_program
 
 from ddpm_jax import build, logging, training
-from ddpm_jax.checkpoint import saved_steps
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh, global_batch, sharded
+from ddpm_jax.restoring import saved_steps
 from ddpm_jax.run import chain_of
 from ddpm_jax.step import train_step
 

@@ -13,13 +13,13 @@ import shutil
 import signal
 import threading
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import safetensors
 
 from ddpm_jax.convert import pickles
 from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.paths import local_path
 
 
 def read_weights(path):
@@ -28,7 +28,7 @@ def read_weights(path):
     Raises:
       UserError: there is no such file, it cannot be read, it is damaged, or it holds more than tensors.
     """
-    path = Path(path)
+    path = local_path(path)
     with reading(path):
         if not path.is_file():
             raise UserError(f"there is no file {path}")
@@ -126,7 +126,7 @@ def sha256(path):
 
 def check_new(path):
     """Raises the UserError of `new_folder` now, before the work that fills it."""
-    path = Path(path)
+    path = local_path(path)
     with _writing(path):
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"--out={path}: there is something already; choose a new name")
@@ -142,7 +142,7 @@ def new_folder(path):
       UserError: there is something of that name, or it cannot be written.
     """
     check_new(path)
-    path = Path(path).absolute()
+    path = local_path(path).absolute()
     partial, made = path.with_name(f".{path.name}.partial"), []
     with _writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
         try:

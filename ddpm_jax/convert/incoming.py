@@ -5,7 +5,6 @@ Read next: `network.py`, then one file for each family.
 
 import json
 import shlex
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, read
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 
 
@@ -31,7 +31,7 @@ def understood(path, given):
     Raises:
       UserError: it is none of these, or a network that ours cannot express.
     """
-    path = Path(path)
+    path = outside_checkpoints(path)
     with reading(path):
         if path.is_dir():
             return diffusers.understood(path, given)
@@ -96,9 +96,10 @@ def import_weights(path, out, *, given=None):
     Raises:
       UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
     """
+    out = run_folder(out)
     with new_folder(out) as folder:
         network, files = understood(path, given or {})
-        config = configured(network, experiment("base"), name=Path(out).name)
+        config = configured(network, experiment("base"), name=out.name)
         ema_params, params = converted(network, config, source=path)
         recipe = build.recipe(config, build.network(config), num_images=1)
         state = initial_state(

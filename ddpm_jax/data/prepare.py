@@ -18,6 +18,7 @@ import numpy as np
 from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, save_png
+from ddpm_jax.paths import show_unprintable_by_code
 
 _SHEET_IMAGES, _SHEET_SIZE = 64, 64
 
@@ -103,8 +104,9 @@ def main(argv=None):
         "--data_dir", metavar="DIR", help="all data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
     arguments = parser.parse_args(argv)
-    data_dir = data_folder(arguments.data_dir)
+    show_unprintable_by_code()
     try:
+        data_dir = data_folder(arguments.data_dir)
         if find_builder(arguments.name, data_dir) is None:
             prepare(arguments.name, data_dir)
         text, sheet = report(arguments.name, data_dir)

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import TINY, run, save, tiny_config
 from weights import GOLDEN
 
-from ddpm_jax.checkpoint import saved_steps
+from ddpm_jax.restoring import saved_steps
 from ddpm_jax.run import Run
 
 CONVERT = "ddpm_jax/convert/__main__.py"
