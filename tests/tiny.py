@@ -132,7 +132,7 @@ def _own_flags():
     finally:
         by_module = flags.FLAGS.flags_by_module_dict().items()
         programs = [
-            module for module, _ in by_module if module.startswith("ddpm_jax.commands.") or "__main__" in module
+            module for module, _ in by_module if module.startswith("ddpm_jax.commands.") or module.endswith(sys.argv[0])
         ]
         own = {flag.name for module, known in by_module if module in programs for flag in known}
         for name in own | {name for name in flags.FLAGS if name.startswith("config.")}:
