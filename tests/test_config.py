@@ -5,8 +5,7 @@ import json
 import pytest
 from tiny import tiny_config
 
-from configs import base
-from ddpm_jax.config import changes, check_ranges, check_resumable, flatten, from_json, in_words, to_json
+from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
 
 
@@ -140,7 +139,7 @@ def test_a_number_out_of_range_is_named(key):
 
 def test_every_number_of_the_base_configuration_is_checked():
     """Save for those that a table, the schedule, the digits or the sampler's own check bounds."""
-    numbers = {key for key, value in flatten(base.get_config()).items() if type(value) in (int, float, tuple)}
+    numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
     elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
 

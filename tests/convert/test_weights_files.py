@@ -26,7 +26,7 @@ def read(request, monkeypatch):
     if request.param == "our reader":
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     else:
-        pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
+        pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
     return read_weights
 
 
@@ -219,7 +219,7 @@ def test_a_missing_file_is_one_line(tmp_path):
 
 def test_our_reader_reads_what_torch_writes(tmp_path, monkeypatch):
     """Types, views of one storage, turned tensors, parameters, containers, a scalar and nothing at all."""
-    torch = pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
+    torch = pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
     whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     content = {
         "whole": whole,
@@ -245,7 +245,7 @@ def test_our_reader_reads_what_torch_writes(tmp_path, monkeypatch):
 
 
 def test_files_older_than_torch_1_6_need_torch(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
+    torch = pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
     path = tmp_path / "weights.pt"
     torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
     np.testing.assert_array_equal(read_weights(path)["w"], np.ones(2))
