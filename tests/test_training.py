@@ -292,7 +292,6 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
     assert told in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
     def start():
         return run_program("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(train__num_steps=1)))
