@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from configs import base
 from ddpm_jax import build
+from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -30,7 +30,7 @@ def read_golden(name):
 def opened(path, **given):
     """Foreign weights as `(config, network as a jitted function of (x, index, ...), params, foreign Network)`."""
     foreign, _ = understood(path, given)
-    config = configured(foreign, base.get_config(), name="converted")
+    config = configured(foreign, experiment("base"), name="converted")
     params, _ = converted(foreign, config, source=path)
     apply = jax.jit(build.network(config).apply)
     return config, lambda *args: np.asarray(apply({"params": params}, *args)), params, foreign

@@ -6,6 +6,7 @@ Read next: `network.py`, then one file for each family.
 import json
 import os
 import shlex
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict

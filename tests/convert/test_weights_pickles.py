@@ -301,7 +301,7 @@ def test_what_is_no_file_of_torch_is_said_to_be_none(tmp_path):
 @pytest.mark.parametrize("form", ["torch 1.6", "before", "protocol 4"])
 def test_what_torch_writes_is_read_as_torch_reads_it(form, tmp_path):
     """Types, views of one storage, turned tensors, parameters, containers, a scalar and nothing at all."""
-    torch = pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
+    torch = pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
     whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     content = {
         "whole": whole,

@@ -26,7 +26,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_path, quick_compilation):
     workdir = tmp_path / "a run"
     converted = run(CONVERT, folder, f"--out={workdir}")
