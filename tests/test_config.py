@@ -127,6 +127,7 @@ OUT_OF_RANGE = {
     "labels.dropout": 1.0,
     "labels.names": (1, 2),
     "checkpoint.every": 0,
+    "checkpoint.every_minutes": -1.0,
     "checkpoint.keep": 0,
     "checkpoint.keep_every": -1,
     "log.every": 0,
