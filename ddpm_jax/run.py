@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, checkpoint
+from ddpm_jax import build, checkpoint, errors
 from ddpm_jax.chain import Chain, draw
 from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
@@ -34,7 +34,9 @@ class Run:
 
     def __init__(self, workdir, *, params="ema"):
         if not Path(workdir).is_dir():
-            raise UserError(f"there is no run in {workdir}; train one with: python train.py --workdir={workdir}")
+            raise UserError(
+                f"there is no run in {workdir}; train one with: {errors.program('train')} --workdir={workdir}"
+            )
         stored = checkpoint.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
