@@ -30,6 +30,7 @@ def get_config():
 
     config.labels = labels = ConfigDict()
     labels.num_classes = 0  # classes of a conditional model or a classifier; 0 for a model that knows none
+    labels.names = ()  # theirs, in the order of their numbers; () takes those of the data, which the run then keeps
     labels.dropout = 0.0  # share of training images whose class is hidden; above 0 (0.1) for classifier-free guidance
 
     config.diffusion = diffusion = ConfigDict()
@@ -96,7 +97,9 @@ def get_config():
     sample.corrector_snr = 0.16  # their signal-to-noise ratio
     sample.num_steps = 0  # moves of the reverse chain; 0 for all T
     sample.grid = "trailing"  # spacing of its times: trailing | uniform | quadratic | log_snr | karras
-    sample.labels = ""  # classes in turn: "7", "0,1,2", "all", "none" (a hidden class); "" for all there are
+    sample.labels = (
+        ""  # classes in turn, by name or number: "cat,dog", "7", "all", "none" (hidden); "" for all there are
+    )
     sample.guidance_scale = 1.0  # classifier-free, 1 + w of the notes: 0 without the class, 1 with it, above 1 guided
     sample.classifier_scale = 1.0  # of the gradient of the classifier that sampling is given
     sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]

@@ -8,7 +8,6 @@ the probability-flow ODE, goes from the one noise to the other along the sphere 
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ from ddpm_jax.arrays import Array
 from ddpm_jax.data.transforms import UnreadableImageError, decode
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import check_writable, from_uint8, grid, save_gif, save_png, to_uint8
+from ddpm_jax.paths import local_path
 from ddpm_jax.samplers import ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 
 # Ways up to the encoding and down again.
@@ -38,7 +38,7 @@ def read_picture(path, shape, *, what="image"):
       UserError: no such file, no image, or one of another size.
     """
     try:
-        picture = decode(Path(path).read_bytes())
+        picture = decode(local_path(path).read_bytes())
     except (OSError, UnreadableImageError) as error:
         raise UserError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
     height, width, channels = shape
@@ -104,8 +104,7 @@ def flow(run, *, num_steps=0):
     config = copy.deepcopy(run.config)
     if config.labels.dropout and not run.classifier and not config.sample.labels:
         config.sample.labels = "none"
-    classes = (run.classifier.config if run.classifier else config).labels.num_classes
-    labels = set(build.labels(config, classes)) or {0}
+    labels = set(build.labels(config, run.num_classes, names=run.class_names)) or {0}
     if len(labels) > 1:
         raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
     encoder, decoder = (solver() for solver in _FLOWS.get(config.sample.sampler, (heun, heun)))
@@ -157,7 +156,7 @@ def interpolate(run, paths, out, *, num_images=9, num_steps=0):
     Returns:
       The path written.
     """
-    out = Path(out)
+    out = local_path(out)
     if out.suffix not in (".png", ".gif"):
         raise UserError(f"--out={out}: an interpolation is a row, .png, or a moving picture, .gif")
     if len(paths) != 2 or num_images < 2:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +9,7 @@ from PIL import Image
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import is_first
+from ddpm_jax.paths import local_path
 
 
 def to_uint8(x: ArrayLike) -> np.ndarray:
@@ -70,7 +70,7 @@ def write_whole(path, write):
     Raises:
       UserError: the folder cannot be written or the disk is full.
     """
-    path = Path(path)
+    path = local_path(path)
     if not is_first():
         return
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -85,7 +85,7 @@ def write_whole(path, write):
 
 def check_writable(path):
     """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
-    path = Path(path)
+    path = local_path(path)
     if not is_first():
         return
     with _writing(path):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import save_png
 from ddpm_jax.parallel import is_first
+from ddpm_jax.paths import local_path
 from ddpm_jax.progress import on_terminal, progress_bar
 
 
@@ -193,7 +194,7 @@ class RunLog:
 
 def read_log(workdir):
     """The lines of a run's log as a list of dicts, oldest first."""
-    path = Path(workdir) / "log.jsonl"
+    path = local_path(workdir) / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

@@ -164,8 +164,11 @@ def accuracy(run, images, *, num_steps):
     log_probs, label = np.concatenate(log_probs, axis=2), np.concatenate(label)  # [levels, S, N, K], [N]
     mean = np.asarray(jax.vmap(predictive_log_prob)(log_probs))
     right = mean.argmax(-1) == label
+    of_class = [right[0][label == k] for k in range(mean.shape[-1])]
     return {
         "accuracy": float(right[0].mean()),
+        "accuracy_by_class": [float(of.mean()) if of.size else None for of in of_class],
+        "class_names": list(images.class_names or run.class_names),
         "nll_nats": float(-mean[0, np.arange(len(label)), label].mean()),
         "calibration_error": expected_calibration_error(np.exp(mean[0]), label),
         "mutual_information_nats": float(uncertainty(log_probs[0]).mutual_information.mean()),

@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ddpm_jax.errors import one_line
 from ddpm_jax.images import to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -85,9 +86,9 @@ def strips(images, *, columns=(), rows=(), size=0.9):
         panel.grid(visible=False)
         panel.spines[:].set_visible(False)
         if row == 0 and columns:
-            panel.set_title(columns[column], fontsize=8)
+            panel.set_title(one_line(columns[column]), fontsize=8)
         if column == 0 and rows:
-            panel.set_ylabel(rows[row], fontsize=8, rotation=0, ha="right", va="center")
+            panel.set_ylabel(one_line(rows[row]), fontsize=8, rotation=0, ha="right", va="center")
     return figure
 
 

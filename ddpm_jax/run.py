@@ -6,17 +6,18 @@ Read next: `chain.py`, `samplers/driver.py`.
 import copy
 import difflib
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, checkpoint
+from ddpm_jax import build, errors, integrity, restoring
 from ddpm_jax.chain import Chain, draw
-from ddpm_jax.config import changes, from_json, in_words, to_json
+from ddpm_jax.classes import listed, usable_names
+from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.paths import as_flag, run_folder
 from ddpm_jax.progress import progress_bar
 from ddpm_jax.samplers import repaint
 
@@ -33,19 +34,22 @@ class Run:
     """
 
     def __init__(self, workdir, *, params="ema"):
-        if not Path(workdir).is_dir():
-            raise UserError(f"there is no run in {workdir}; train one with: python train.py --workdir={workdir}")
-        stored = checkpoint.stored_config(workdir)
+        workdir = run_folder(workdir)
+        if not workdir.is_dir():
+            raise UserError(
+                f"there is no run in {workdir}; train one with: {errors.program('train')} {as_flag('workdir', workdir)}"
+            )
+        stored = restoring.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-        self.workdir, self.config, self.params_name = Path(workdir), from_json(stored), params
+        self.workdir, self.config, self.params_name = workdir, from_json(stored), params
         self.mesh, data = device_mesh(), self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = build.network(self.config)
         shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        self.step, self.params = restoring.restore_params(workdir, shapes, name=name)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier, self.inpainting, self._compiled = None, None, {}
@@ -53,7 +57,7 @@ class Run:
     def configure(self, **settings):
         """Changes keys of `config.sample`, leaving out those that are None; returns the run.
 
-        Labels may also be an integer or a sequence of them.
+        Labels are a comma list of names or numbers, see `classes.indices`, or an index or a sequence of indices.
 
         Raises:
           UserError: there is no such key, or its value is of another kind.
@@ -64,7 +68,7 @@ class Run:
                 known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(self.config.sample)}"
                 raise UserError(f"there is no setting {key!r} of sampling; {known}")
             if key == "labels" and value is not None and not isinstance(value, str):
-                value = ",".join(str(int(label)) for label in np.ravel(value))
+                value = ",".join(f"#{int(label)}" for label in np.ravel(value))
             if value is not None:
                 try:
                     self.config.sample[key] = value
@@ -80,10 +84,7 @@ class Run:
         """
         if classifier.config.task != "classify":
             raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
-        known = ({"labels": {"num_classes": run.config.labels.num_classes}} for run in (self, classifier))
-        clashes = changes(_kinship(self.config), _kinship(classifier.config))
-        if self.config.labels.num_classes:
-            clashes |= changes(*known)
+        clashes = changes(*_kinship(self.config, classifier.config))
         if clashes:
             raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
         own = self.params["denoiser"] if self.classifier else self.params
@@ -103,10 +104,40 @@ class Run:
         return self
 
     def source(self, split="test"):
-        """The images of a split of the run's data set, see `build.source`; a folder has one split."""
+        """The images of a split of the run's data set, see `build.source`; a folder has one split.
+
+        Their classes are numbered as the run's are, by name.
+        """
         config = copy.deepcopy(self.config)
         config.data.split = split
-        return build.source(config)
+        source, labels = build.source(config), config.labels
+        names = usable_names(source, labels.num_classes)
+        if names and not labels.names and names != tuple(map(str, range(len(names)))):
+            print(f"note: the run has no class names; those of the data are taken, from 0: {listed(names)}", flush=True)
+        return source
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes can be asked for: those of the classifier that guides the run, or its own."""
+        return (self.classifier or self).config.labels.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Their names, or () where they are not known."""
+        return names_of(self.config, classifier=self.classifier)
+
+    def labels(self) -> tuple[int, ...]:
+        """The classes that images are drawn of in turn, as their numbers; () for a model without classes."""
+        return labels_of(self.config, classifier=self.classifier)
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell this network from others: its settings and its parameters.
+
+        A run that is moved, renamed or copied keeps them; one that is trained on, or trained anew, has others.
+        """
+        settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
+        groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
+        return integrity.fingerprint(own, groups)
 
     def denoiser(self):
         """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
@@ -184,13 +215,26 @@ class Run:
             )
 
 
-def _kinship(config):
-    """What a denoiser and a classifier that guides it have in common, as a dict."""
-    data, diffusion = config.data, config.diffusion
-    place = {"path": str(Path(data.path).expanduser().resolve())} if data.source == "folder" else {}
-    images = {key: data[key] for key in ("source", "name", "label", "image_size", "channels", "crop")}
-    noise = {key: diffusion[key] for key in ("schedule", "num_timesteps", "beta_start", "beta_end")}
-    return to_json(ConfigDict({"data": {**images, **place}, "diffusion": noise}))
+def _kinship(*configs: ConfigDict) -> list[dict]:
+    """What a denoiser and a classifier that guides it must have in common, a dict of each.
+
+    Size and noise of the images, and their classes if both are conditioned on them; of one collection of data sets also
+    which of them. Where the images lie has no part in it.
+    """
+    keys = ["data.image_size", "data.channels"]
+    first, second = (build.noise_schedule(config).alpha_bar for config in configs)
+    if first.shape != second.shape or not np.allclose(first, second, rtol=1e-6, atol=0):
+        keys += [f"diffusion.{key}" for key in ("schedule", "num_timesteps", "beta_start", "beta_end")]
+    conditional = all(config.labels.num_classes for config in configs)
+    if conditional:
+        keys += ["labels.num_classes"] + ["labels.names"] * all(config.labels.names for config in configs)
+    if all(config.data.source == "tfds" for config in configs):
+        keys += ["data.name", "data.crop"] + ["data.label"] * conditional
+    known = [{key: flatten(to_json(config))[key] for key in keys} for config in configs]
+    for one in known:
+        if "data.name" in one:
+            one["data.name"] = one["data.name"].partition(":")[0]  # without its version
+    return known
 
 
 def denoiser_of(config, model, *, classifier=None):
@@ -203,7 +247,14 @@ def labels_of(config, *, classifier=None):
     """The classes that a configuration asks for, as for `Chain`: of its own, or of the `Run` that guides it."""
     if classifier and config.sample.labels == "none":
         raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
-    return build.labels(config, (classifier.config if classifier else config).labels.num_classes)
+    num_classes = (classifier.config if classifier else config).labels.num_classes
+    return build.labels(config, num_classes, names=names_of(config, classifier=classifier))
+
+
+def names_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[str, ...]:
+    """The names of the classes that can be asked for, as for `labels_of`; () where they are not known."""
+    labels, own = (classifier.config if classifier else config).labels, config.labels
+    return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
 
 
 def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None):

@@ -15,6 +15,7 @@ from ddpm_jax.config import changes, in_words, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.paths import expanded, local_path
 
 
 def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
@@ -23,7 +24,7 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     Args:
       run: `Run`.
       out: `FILE.png` for a grid, `FILE.npz` for `arr_0` uint8 `[N, H, W, C]`, or a folder for one PNG an image. A
-        folder half done is continued.
+        folder half done is continued, by the same run or a copy of it wherever that lies.
       num_images: how many.
       seed: integer.
       num_steps: of the chain; 0 takes what the run's configuration says.
@@ -35,13 +36,14 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     Raises:
       UserError: the place cannot be written, or the folder holds images of other settings.
     """
-    is_folder, out = str(out).endswith("/") or Path(out).is_dir(), Path(out)
+    out = expanded(out)
+    is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
     chain = run.chain(num_steps)
     if is_folder or not out.suffix:
         indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
-        settings = {"workdir": str(run.workdir.resolve()), "step": run.step, "params": run.params_name, "seed": seed}
-        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves}
-        settings["classifier"] = run.classifier and str(run.classifier.workdir.resolve())
+        settings = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
+        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves, "labels": [*run.labels()]}
+        settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
         missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
@@ -59,12 +61,13 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
 
 def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60):
     """Writes the chain of the first images as a GIF of grids, from noise to pictures; returns its path."""
-    if Path(out).suffix != ".gif":
+    out = local_path(out)
+    if out.suffix != ".gif":
         raise UserError(f"--trajectory={out}: end it with .gif")
     check_writable(out)
     _, frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames)
     save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
-    return Path(out)
+    return out
 
 
 def _open_folder(folder, settings, indices):

@@ -5,6 +5,7 @@ and the randomness of a step are functions of the two. Read next: `step.py`, `ch
 """
 
 import contextlib
+import copy
 import signal
 from functools import partial
 from pathlib import Path
@@ -12,16 +13,21 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints, saved_steps, stored_config
+from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.classes import listed, usable_names
 from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batch_indices
+from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.feed import feed
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
+from ddpm_jax.paths import run_folder, shortened
+from ddpm_jax.restoring import saved_steps, stored_config
 from ddpm_jax.run import chain_of
 from ddpm_jax.saving import Saves
 from ddpm_jax.state import initial_state
@@ -45,14 +51,14 @@ def train(config, workdir, *, watch=None):
       UserError: anything a person can mend; nothing is left half written.
     """
     check_ranges(config)
-    workdir, mesh = Path(workdir), device_mesh(fsdp=config.mesh.fsdp)
+    workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
-    model = build.network(config)
-    source = build.source(config)
+    model, stored = build.network(config), stored_config(workdir)
+    _check_same_run(config, stored, workdir=workdir)
+    config, source = _with_class_names(config, stored)
     recipe = build.recipe(config, model, num_images=len(source))
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
-    _check_same_run(config, workdir)
     _note_doubts(config)
     init = initial(config, model, recipe)
     step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
@@ -132,13 +138,32 @@ class Previews:
         self._log.restart_clock()
 
 
-def _check_same_run(config, workdir):
+def _with_class_names(config: ConfigDict, stored: dict | None) -> tuple[ConfigDict, Source]:
+    """The configuration with the names of its classes, the run's own or else those of the data; and the data."""
+    config = copy.deepcopy(config)
+    labels = config.labels
+    if stored and not labels.names:
+        labels.names = tuple(stored["labels"].get("names", ()))
+    source = build.source(config)
+    if labels.num_classes and not labels.names:
+        labels.names = usable_names(source, labels.num_classes)
+        if stored and labels.names:
+            print(f"note: the run had no class names; it keeps those of the data from here on: {listed(labels.names)}",
+                  flush=True)  # fmt: skip
+    return config, source
+
+
+def _check_same_run(config: ConfigDict, stored: dict | None, *, workdir: Path) -> None:
     """Refuses a directory that holds another run; says which harmless keys have changed."""
-    stored = stored_config(workdir)
     if stored is None:
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
-        print(f"note: {key} was {old!r} in this run so far and is {new!r} from here on", flush=True)
+        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from here on", flush=True)
+
+
+def _short(value: object) -> str:
+    """A value of a configuration in a line."""
+    return shortened(repr(value), 80)
 
 
 def _note_doubts(config):

@@ -164,22 +164,50 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(places, model, argument
     assert outcome.err.count("\n") == 1
 
 
+CIFAR = {"data.source": "tfds", "data.name": "cifar10"}
+
+
+def changed(run, changes):
+    for key, value in changes.items():
+        group, _, name = key.partition(".")
+        run.config[group][name] = value
+    return run
+
+
 @pytest.mark.parametrize(
-    ("key", "value"), [("data.name", "svhn"), ("data.image_size", 16), ("data.label", "other"), ("data.channels", 3)]
+    ("model", "changes", "named"),
+    [
+        ("plain", {"data.image_size": 16}, "data.image_size"),
+        ("plain", {"data.channels": 3}, "data.channels"),
+        ("plain", {"diffusion.beta_end": 0.1}, "diffusion.beta_end"),
+        ("plain", {"data.name": "svhn"}, "data.name"),
+        ("plain", {"data.crop": (0, 0, 4, 4)}, "data.crop"),
+        ("conditional", {"data.label": "other"}, "data.label"),
+        ("conditional", {"labels.names": tuple("9876543210")}, "labels.names"),
+        ("conditional", {"labels.num_classes": 5, "labels.names": ()}, "labels.num_classes"),
+    ],
 )
-def test_a_classifier_of_other_images_is_refused(places, key, value):
-    other = Run(places["classifier"])
-    group, name = key.split(".")
-    other.config[group][name] = value
-    with pytest.raises(UserError, match=f"classifies other images than .*: {key} is "):
-        Run(places["plain"]).guide(other)
+def test_a_classifier_of_other_images_or_classes_is_refused(places, model, changes, named):
+    digits = {"labels.names": tuple("0123456789")} if model == "conditional" else {}
+    denoiser = changed(Run(places[model]), {**CIFAR, **digits})
+    with pytest.raises(UserError, match=rf"classifies other images than .*: {named} is [^:]* here$"):
+        denoiser.guide(changed(Run(places["classifier"]), {**CIFAR, **changes}))
 
 
-def test_a_classifier_of_other_classes_is_refused(places):
-    other = Run(places["classifier"])
-    other.config.labels.num_classes = 5
-    with pytest.raises(UserError, match=r"labels.num_classes is 10 there and 5 here"):
-        Run(places["conditional"]).guide(other)
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("plain", {"data.source": "folder", "data.path": "/elsewhere/moved", "data.label": "other"}),
+        ("plain", {"data.source": "tfds", "data.name": "cifar10:3.0.2", "data.label": "other"}),
+        ("plain", {"data.path": "relative"}),
+        ("conditional", {"data.path": "relative", "labels.names": tuple("0123456789")}),
+        ("conditional", {"diffusion.beta_start": 1e-4 * (1 + 1e-12)}),
+    ],
+)
+def test_where_the_images_lie_and_what_does_not_matter_may_differ(places, model, changes):
+    denoiser = changed(Run(places[model]), CIFAR)
+    assert denoiser.guide(changed(Run(places["classifier"]), changes)).classifier
+    assert denoiser.class_names == changes.get("labels.names", ())
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """Configurations keep every value through JSON, their numbers are checked, and a run is not mixed with another."""
 
+import functools
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
-from tiny import tiny_config
+import tiny
+from tiny import ROOT, tiny_config
 
-from configs import base
-from ddpm_jax.config import changes, check_ranges, check_resumable, flatten, from_json, in_words, to_json
+from ddpm_jax import training
+from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
 
 
@@ -121,7 +125,9 @@ OUT_OF_RANGE = {
     "posterior.samples_per_step": 0,
     "labels.num_classes": -1,
     "labels.dropout": 1.0,
+    "labels.names": (1, 2),
     "checkpoint.every": 0,
+    "checkpoint.every_minutes": -1.0,
     "checkpoint.keep": 0,
     "checkpoint.keep_every": -1,
     "log.every": 0,
@@ -140,9 +146,76 @@ def test_a_number_out_of_range_is_named(key):
 
 def test_every_number_of_the_base_configuration_is_checked():
     """Save for those that a table, the schedule, the digits or the sampler's own check bounds."""
-    numbers = {key for key, value in flatten(base.get_config()).items() if type(value) in (int, float, tuple)}
+    numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
     elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (("a", 2), "must hold names"),
+        (("a", "a"), "must hold each name once"),
+        (("a", "b", "c"), "must name each of labels.num_classes"),
+    ],
+)
+def test_each_class_has_a_name_of_its_own(names, rule):
+    check_ranges(tiny_config(labels__num_classes=2, labels__names=("a", "b")))
+    with pytest.raises(UserError, match=rf"^config.labels.names=\('a'.*\) {rule}$"):
+        check_ranges(tiny_config(labels__num_classes=2, labels__names=names))
+
+
+def test_a_path_that_cannot_be_used_is_refused_with_the_ranges():
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/photos: buckets are not read or written yet"):
+        check_ranges(tiny_config(data__path="gs://bucket/photos"))
+
+
+def without(stored, *keys):
+    """A stored configuration as of a version that did not have these keys."""
+    stored = json.loads(json.dumps(stored))
+    for key in keys:
+        *groups, name = key.split(".")
+        functools.reduce(dict.__getitem__, groups, stored).pop(name)
+    return stored
+
+
+def test_keys_that_are_newer_than_a_run_have_their_defaults_in_it():
+    old = without(to_json(tiny_config(seed=3)), "labels.names", "model.time_scale", "posterior")
+    assert flatten(from_json(old)) == flatten(tiny_config(seed=3))
+    assert check_resumable(old, tiny_config(seed=3), workdir="w") == {}
+    assert check_resumable(old, tiny_config(seed=3, posterior__num_samples=9), workdir="w") == {
+        "posterior.num_samples": (8, 9)
+    }
+    with pytest.raises(UserError, match=r"model\.time_scale is 1\.0 there and 0\.5 here"):
+        check_resumable(old, tiny_config(seed=3, model__time_scale=0.5), workdir="w")
+
+
+def test_keys_of_a_newer_version_are_refused_in_one_line():
+    stored = to_json(tiny_config())
+    stored["model"]["wavelets"], stored["quantum"] = True, {"qubits": 3}
+    with pytest.raises(UserError) as caught:
+        from_json(stored)
+    assert str(caught.value) == (
+        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): a newer "
+        "version wrote it; update ddpm_jax"
+    )
+
+
+def test_class_names_differ_only_where_both_have_some():
+    named, other, none = (
+        tiny_config(labels__num_classes=2, labels__names=names) for names in (("cat", "dog"), ("dog", "cat"), ())
+    )
+    for stored, config in ((none, named), (named, none), (named, named)):
+        assert check_resumable(to_json(stored), config, workdir="w") == {}
+    with pytest.raises(UserError, match=r"labels.names is \['cat', 'dog'\] there and \['dog', 'cat'\] here;"):
+        check_resumable(to_json(named), other, workdir="w")
+
+
+def test_what_differs_is_told_briefly():
+    told = in_words({f"key{i}": (i, "x" * 500) for i in range(50)})
+    assert len(told) < 800
+    assert told.startswith("key0 is 0 there and 'xxx")
+    assert told.endswith(", and 44 more keys")
 
 
 def test_a_network_has_levels():
@@ -155,3 +228,46 @@ def test_the_least_values_are_in_range():
     ones = ["train.batch_size", "train.num_steps", "checkpoint.every", "checkpoint.keep", "model.channels"]
     least = {**dict.fromkeys(zeros, 0), **dict.fromkeys(ones, 1)}
     check_ranges(tiny_config(**{key.replace(".", "__"): value for key, value in least.items()}))
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """The configurations that `train.py` trains, in place of training them, in an empty folder."""
+    configs = []
+
+    def train(config, workdir):
+        configs.append(config)
+        return SimpleNamespace(step=-1)
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.chdir(tmp_path)
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ([], "digits"),
+        (["--config=celeba"], "celeba"),
+        (["--config", "celeba"], "celeba"),
+        ([f"--config={ROOT / 'configs' / 'celeba.py'}"], "celeba"),
+    ],
+)
+def test_the_program_takes_an_experiment_by_name_or_by_file(given, name, trained):
+    assert tiny.run("train.py", *given, "--config.seed=5") == (0, "", "")
+    expected = experiment(name)
+    expected.seed = 5
+    assert [flatten(config) for config in trained] == [flatten(expected)]
+
+
+def test_a_copy_of_an_experiment_works_in_any_folder(trained, tmp_path):
+    shutil.copy(ROOT / "configs" / "own_images.py", tmp_path / "mine.py")
+    assert tiny.run("train.py", "--config=mine.py").status == 0
+    assert [flatten(config) for config in trained] == [flatten(experiment("own_images"))]
+
+
+def test_a_configuration_file_may_take_an_argument(trained, tmp_path):
+    text = "import ddpm_jax as dj\n\ndef get_config(name):\n    return dj.experiment(name)\n"
+    (tmp_path / "chosen.py").write_text(text)
+    assert tiny.run("train.py", "--config=chosen.py:mnist").status == 0
+    assert [config.name for config in trained] == ["mnist"]

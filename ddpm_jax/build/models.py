@@ -1,14 +1,17 @@
 """Of what a network says: the network, its parameters, denoisers with and without guidance, classifiers, labels."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from ddpm_jax import bayes
 from ddpm_jax.arrays import stream
 from ddpm_jax.build.chains import sampler_settings
 from ddpm_jax.build.names import named, plain
+from ddpm_jax.classes import indices
 from ddpm_jax.errors import UserError
 from ddpm_jax.guidance import (
     classifier_free,
@@ -18,6 +21,7 @@ from ddpm_jax.guidance import (
     label_log_prob,
 )
 from ddpm_jax.models import Architecture, Classifier, UNet
+from ddpm_jax.paths import shortened
 from ddpm_jax.prediction import Target, as_classifier, as_denoiser
 
 TASKS = ("denoise", "classify")
@@ -166,12 +170,16 @@ def classifier(config, model):
     return with_params
 
 
-def labels(config, num_classes):
+def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -> tuple[int, ...]:
     """The classes of `config.sample.labels`, as a tuple of integers that images take in turn.
 
     Args:
       config: of the denoiser.
       num_classes: how many there are: the model's own, or those of a classifier that guides it.
+      names: theirs, or ().
+
+    Raises:
+      UserError: there is no such class.
     """
     asked = config.sample.labels.strip()
     if asked in ("", "all"):
@@ -182,12 +190,8 @@ def labels(config, num_classes):
         if not config.labels.dropout:
             raise UserError("--labels=none: this model was not trained without the class (config.labels.dropout)")
         return (config.labels.num_classes,)
-    try:
-        chosen = tuple(int(label) for label in asked.split(","))
-    except ValueError:
-        raise UserError(f"--labels={asked}: write whole numbers with commas between them, or all, or none") from None
     if not num_classes:
-        raise UserError(f"--labels={asked}: this model knows no classes; train a conditional one or give a classifier")
-    if not all(0 <= label < num_classes for label in chosen):
-        raise UserError(f"--labels={asked}: the classes are 0 to {num_classes - 1}")
-    return chosen
+        raise UserError(
+            f"--labels={shortened(asked)}: this model knows no classes; train a conditional one or give a classifier"
+        )
+    return indices(asked, num_classes=num_classes, names=names)

@@ -1,14 +1,24 @@
 """Of the data: where the images come from."""
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.build.names import named
+from ddpm_jax.classes import matched
+from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 
 
-def source(config):
-    """The images of `config.data`."""
+def source(config: ConfigDict) -> Source:
+    """The images of `config.data`, their classes numbered as those of `config.labels.names`, if there are.
+
+    Raises:
+      UserError: there are none, or they have other classes.
+    """
     data = config.data
     shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
     images = named(SOURCES, data.source, "data.source")(data, shape)
+    if config.labels.num_classes and config.labels.names and images.class_names:
+        return matched(images, config.labels.names)
     if config.labels.num_classes not in (0, images.num_classes):
         raise UserError(
             f"the images have {images.num_classes or 'no'} classes and config.labels.num_classes is "

@@ -12,13 +12,15 @@ from absl import flags
 from ddpm_jax import program
 from ddpm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run to measure.", required=True)
+WORKDIR = flags.DEFINE(program.PathParser(), "workdir", None, "The run to measure.", required=True)
 METRICS = flags.DEFINE_list(
     "metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum; accuracy (classifier)."
 )
 NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many images of the split.", lower_bound=1)
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
-DATA_PATH = flags.DEFINE_string("data_path", None, "Another folder or data_dir than the run was trained on.")
+DATA_PATH = flags.DEFINE(
+    program.PathParser(), "data_path", None, "Another folder or data_dir than the run was trained on."
+)
 SKIP_UNREADABLE = flags.DEFINE_boolean("skip_unreadable", False, "Pass over files that cannot be read.")
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
 NUM_STEPS = flags.DEFINE_integer(

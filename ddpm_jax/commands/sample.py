@@ -19,11 +19,15 @@ from absl import flags
 
 from ddpm_jax import program
 from ddpm_jax.build import GRIDS, SAMPLERS
+from ddpm_jax.classes import file_part, legend
 from ddpm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run to sample from.", required=True)
-OUT = flags.DEFINE_string(
-    "out", None, "FILE.png (grid), FILE.npz (array) or FOLDER/ (default: WORKDIR/samples_seedN.png)."
+WORKDIR = flags.DEFINE(program.PathParser(), "workdir", None, "The run to sample from.", required=True)
+OUT = flags.DEFINE(
+    program.PathParser(),
+    "out",
+    None,
+    "FILE.png (grid), FILE.npz (array) or FOLDER/ (default: WORKDIR/samples_seedN.png).",
 )
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images", None, "How many images (default: 64; of an interpolation 9).", lower_bound=1
@@ -41,20 +45,30 @@ CORRECTOR_STEPS = flags.DEFINE_integer(
     "corrector_steps", None, "Langevin steps after each move (default: the run's).", lower_bound=0
 )
 LABELS = flags.DEFINE_string(
-    "labels", None, "Classes that the images take in turn: 7, or 0,1,2, or all, or none (default: all, if there are)."
+    "labels",
+    None,
+    "Classes that the images take in turn, by name or number: cat, or 0,1,2, or all, or none (default: all, if any).",
 )
 GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "Classifier-free, 1 + w: 1 conditional, above 1 guided (default: the run's).", lower_bound=0
 )
-CLASSIFIER_WORKDIR = flags.DEFINE_string("classifier_workdir", None, "The run of a classifier that guides the chain.")
+CLASSIFIER_WORKDIR = flags.DEFINE(
+    program.PathParser(), "classifier_workdir", None, "The run of a classifier that guides the chain."
+)
 CLASSIFIER_SCALE = flags.DEFINE_float(
     "classifier_scale", None, "Of the classifier's gradient, 1 by its own word (default: the run's).", lower_bound=0
 )
-INPAINT = flags.DEFINE_string("inpaint", None, "An image of the model's size, to be filled in; needs --mask.")
-MASK = flags.DEFINE_string("mask", None, "An image of the same size: white is drawn, black is kept.")
-INTERPOLATE = flags.DEFINE_list("interpolate", None, "A.png,B.png of the model's size: the way from one to the other.")
+INPAINT = flags.DEFINE(
+    program.PathParser(), "inpaint", None, "An image of the model's size, to be filled in; needs --mask."
+)
+MASK = flags.DEFINE(program.PathParser(), "mask", None, "An image of the same size: white is drawn, black is kept.")
+INTERPOLATE = flags.DEFINE(
+    program.PathsParser(), "interpolate", None, "A.png,B.png of the model's size: the way from one to the other."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes memory and speed only.", lower_bound=1)
-TRAJECTORY = flags.DEFINE_string("trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
+TRAJECTORY = flags.DEFINE(
+    program.PathParser(), "trajectory", None, "FILE.gif: the chain of the first images (at most 64)."
+)
 
 
 def main():
@@ -65,7 +79,7 @@ def main():
     check_flags()
     run, num_images = configured_run(), NUM_IMAGES.value or 64
     name = "interpolation" if INTERPOLATE.value else "inpainted" if INPAINT.value else "samples"
-    name += f"_labels_{LABELS.value.replace(',', '_')}" if LABELS.value else ""
+    name += f"_labels_{file_part(LABELS.value)}" if LABELS.value else ""
     out = OUT.value or str(Path(WORKDIR.value) / f"{name}_seed{SEED.value}.png")
     chain = {"seed": SEED.value, "num_steps": NUM_STEPS.value}
     written = []
@@ -78,6 +92,11 @@ def main():
         written.append(sample_run(run, out, num_images=num_images, batch_size=BATCH_SIZE.value, **chain))
     for path in written:
         print(f"wrote {path} (step {run.step:,}, {PARAMS.value} parameters)")
+    asked = run.labels()
+    if asked and not (INTERPOLATE.value and not LABELS.value):
+        columns = written[-1].suffix in (".png", ".gif")
+        what = "class" if len(asked) == 1 else "classes of the columns" if columns else "classes, in turn"
+        print(f"{what}: {legend(asked[:num_images], run.class_names, num_classes=run.num_classes)}")
 
 
 def check_flags():

@@ -6,15 +6,16 @@
 docs/weights.md has the command for each published file.
 """
 
-import shlex
-
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax import errors, program
 from ddpm_jax.build import SCHEDULES
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import as_flag
 
-OUT = flags.DEFINE_string("out", None, "What to make: a run directory, or a folder; must be new.", required=True)
+OUT = flags.DEFINE(
+    program.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
+)
 TO = flags.DEFINE_enum("to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run).")
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step.")
 HINTS = [  # what the weights may not tell
@@ -55,14 +56,16 @@ def read(path, given):
     if network.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
         print(f"assumed, for the weights do not tell: {assumed}")
-    workdir = shlex.quote(f"--workdir={out}")
+    for note in network.notes:
+        print(f"note: {note}")
+    workdir = as_flag("workdir", out)
     if config.task == "denoise":
-        print(f"draw with:\n  python sample.py {workdir}")
-        print(f"measure with:\n  python evaluate.py {workdir} --metrics=bpd --data_path=FOLDER")
+        print(f"draw with:\n  {errors.program('sample')} {workdir}")
+        print(f"measure with:\n  {errors.program('evaluate')} {workdir} --metrics=bpd --data_path=FOLDER")
     else:
-        guide = shlex.quote(f"--classifier_workdir={out}")
-        print(f"guide with:\n  python sample.py --workdir=DENOISER {guide} --labels=0")
-    train = " ".join(["python train.py --config=configs/base.py", workdir, *training_flags(config)])
+        guide = as_flag("classifier_workdir", out)
+        print(f"guide with:\n  {errors.program('sample')} --workdir=DENOISER {guide} --labels=0")
+    train = " ".join([f"{errors.program('train')} --config=base", workdir, *training_flags(config)])
     print(f"train on with:\n  {train} --config.data.path=FOLDER")
 
 

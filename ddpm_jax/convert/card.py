@@ -2,17 +2,19 @@
 
 import json
 
+from ddpm_jax.classes import listed
 from ddpm_jax.config import to_json
+from ddpm_jax.errors import one_line
 
 _OPEN = """\
 from diffusers import {pipeline}
-image = {pipeline}.from_pretrained("{name}")({arguments}).images[0]
+image = {pipeline}.from_pretrained({name})({arguments}).images[0]
 """
 _CALL = """\
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-unet = UNet2DModel.from_pretrained("{name}", subfolder="unet")
-scheduler = DDPMScheduler.from_pretrained("{name}", subfolder="scheduler")
+unet = UNet2DModel.from_pretrained({name}, subfolder="unet")
+scheduler = DDPMScheduler.from_pretrained({name}, subfolder="scheduler")
 x, label = torch.randn(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size), torch.tensor([0])
 with torch.no_grad():
     for t in scheduler.timesteps:
@@ -61,17 +63,18 @@ def model_card(run, name, *, pipelines, num_params):
     data, config = run.config.data, to_json(run.config)
     arguments = {"DDPMPipeline": f"num_inference_steps={run.config.diffusion.num_timesteps}"}
     arguments["DDIMPipeline"] = "num_inference_steps=50, use_clipped_model_output=True"
-    code = "\n".join(_OPEN.format(pipeline=p, name=name, arguments=arguments[p]) for p in pipelines)
+    quoted = json.dumps(name, ensure_ascii=False)  # a string of Python's as well
+    code = "\n".join(_OPEN.format(pipeline=p, name=quoted, arguments=arguments[p]) for p in pipelines)
     config["data"].pop("path")  # a place on somebody's machine
     return _CARD.format(
-        name=name,
+        name=one_line(name),
         size=data.image_size,
         channels=data.channels,
         s="" if data.channels == 1 else "s",
         num=num_params,
         params={"ema": "averaged", "raw": "as of the last step"}[run.params_name],
         step=run.step,
-        code=code or _CALL.format(name=name),
+        code=code or _CALL.format(name=quoted),
         notes=_notes(run.config),
         data=_data(run),
         figures=_figures(run) or "None were measured.",
@@ -86,8 +89,9 @@ def _notes(config):
         notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not know.\n")
     if config.labels.num_classes:
         hidden = f"; class {config.labels.num_classes} is the hidden one" if config.labels.dropout else ""
+        names = f": {one_line(listed(config.labels.names, 20))}" if config.labels.names else ""
         notes.append(
-            f"\nThe network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}. "
+            f"\nThe network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}{names}. "
             "diffusers' unconditional pipelines cannot ask for one.\n"
         )
     return "".join(notes)

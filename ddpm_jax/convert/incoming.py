@@ -4,6 +4,7 @@ Read next: `network.py`, then one file for each family.
 """
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -14,10 +15,20 @@ from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
-from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
+from ddpm_jax.convert.files import (
+    is_state_dict,
+    listed,
+    new_folder,
+    read_weights,
+    reading,
+    sha256,
+    undisturbed,
+    without_prefix,
+)
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 
 
@@ -31,10 +42,12 @@ def understood(path, given):
     Raises:
       UserError: it is none of these, or a network that ours cannot express.
     """
-    path = Path(path)
+    path = outside_checkpoints(path)
     with reading(path):
         if path.is_dir():
             return diffusers.understood(path, given)
+        if path.suffix == ".json" and path.is_file():
+            raise UserError(f"{path} holds settings: give the folder that it is in")
         state_dict, raw = _state_dicts(path)
     if "temb.dense.0.weight" in state_dict:
         return ho.understood(state_dict, given, raw=raw), [path]
@@ -42,8 +55,7 @@ def understood(path, given):
         return openai.understood(state_dict, given), [path]
     if "time_embedding.linear_1.weight" in state_dict:
         raise UserError(f"{path} has weights of diffusers: give the folder that holds them and their config.json")
-    names = ", ".join(list(state_dict)[:3])
-    raise UserError(f"{path} holds weights of no known network: its first tensors are {names}")
+    raise UserError(f"{path} holds weights of no known network: its first tensors are {listed(list(state_dict)[:3])}")
 
 
 def _state_dicts(path):
@@ -79,7 +91,9 @@ def converted(network, config, *, source):
     heads = model.arch.heads if network.interleaved else lambda width: 1
     table = tensors(network.family, shapes, heads=heads)
     params = parameters(network.state_dict, table, source=source)
-    return params, params if network.raw is None else parameters(network.raw, table, source=source)
+    if network.raw is None:
+        return params, params
+    return params, parameters(network.raw, table, source=f"{source}, before averaging,")
 
 
 def import_weights(path, out, *, given=None):
@@ -96,9 +110,10 @@ def import_weights(path, out, *, given=None):
     Raises:
       UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
     """
+    out = run_folder(out)
     with new_folder(out) as folder:
         network, files = understood(path, given or {})
-        config = configured(network, experiment("base"), name=Path(out).name)
+        config = configured(network, experiment("base"), name=out.name)
         ema_params, params = converted(network, config, source=path)
         recipe = build.recipe(config, build.network(config), num_images=1)
         state = initial_state(
@@ -106,17 +121,25 @@ def import_weights(path, out, *, given=None):
         )
         provenance = {
             "format": network.kind,
-            "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files],
+            "files": [
+                {"name": _within(file, path), "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
+            ],
             "assumed": network.assumed,
+            "notes": network.notes,
         }
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1, allow_nan=False))
         with undisturbed(), Checkpoints(folder) as checkpoints:  # whose threads would write on
             checkpoints.save(state.replace(ema_params=ema_params), config)
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def _within(file: Path, source: Path) -> str:
+    """The file's name, with its place within a folder that was given."""
+    return os.path.relpath(file, source) if Path(source).is_dir() else file.name
+
+
 def training_flags(config):
-    """The flags by which `train.py --config=configs/base.py` has this configuration."""
+    """The flags by which `train.py --config=base` has this configuration."""
     usual = flatten(experiment("base"))
     changed = {key: value for key, value in flatten(config).items() if value != usual[key]}
     return [shlex.quote(f"--config.{key}={value}".replace(", ", ",")) for key, value in changed.items()]

@@ -4,7 +4,6 @@ Read next: `__main__.py`.
 """
 
 import json
-from pathlib import Path
 
 import safetensors.numpy
 
@@ -14,18 +13,17 @@ from ddpm_jax.convert.diffusers import (
     DEFAULTS,
     PADDING,
     SCALE_SHIFT,
-    SCHEDULE,
-    TARGET,
     TIME,
-    VARIANCE,
-    WEIGHTS,
     up_block,
 )
 from ddpm_jax.convert.families import DIFFUSERS
 from ddpm_jax.convert.files import new_folder
+from ddpm_jax.convert.folders import WEIGHTS
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
+from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import local_path
 
 
 def export_diffusers(run, out):
@@ -51,12 +49,12 @@ def export_diffusers(run, out):
     with new_folder(out) as folder:
         for name, content in settings.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+            (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         weights = state_dict(run.params, table)
         (folder / "unet" / WEIGHTS[0]).write_bytes(safetensors.numpy.save(weights, metadata={"format": "pt"}))
         size = sum(array.size for array in weights.values())
-        card = model_card(run, Path(out).name, pipelines=pipelines(run.config), num_params=size)
-        (folder / "README.md").write_text(card)
+        card = model_card(run, local_path(out).name, pipelines=pipelines(run.config), num_params=size)
+        (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
 def network_config(config, model):

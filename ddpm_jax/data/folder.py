@@ -6,12 +6,11 @@
 Read next: `encoded.py` for what happens to an image, `pipeline.py` for what happens to a source.
 """
 
-from pathlib import Path
-
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.data.formats import read_file, suffixes
 from ddpm_jax.data.listing import list_images
 from ddpm_jax.errors import UserError, one_line
+from ddpm_jax.paths import local_path
 
 
 class ImageFolder(EncodedImages):
@@ -43,7 +42,7 @@ class ImageFolder(EncodedImages):
             its sub-folders.
         """
         super().__init__(size=size, channels=channels, crop=crop, skip_unreadable=skip_unreadable)
-        self._root = Path(root).expanduser()
+        self._root = local_path(root)
         if not self._root.is_dir():
             wrong = "is a file, not a folder" if self._root.exists() else "does not exist"
             raise UserError(f"the image folder {self._root} {wrong}: give the path of a folder of images")

@@ -1,6 +1,6 @@
 """Prepares a data set of TensorFlow Datasets: `python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR`.
 
-This step, and only this one, needs TensorFlow: `pip install -r requirements-prepare.txt`. It may run on another
+This step, and only this one, needs TensorFlow: `pip install tensorflow-cpu`. It may run on another
 machine and DIR be copied. The report that follows (images, size on the disk, a sheet of 64 of them) needs
 none; where the data set is already prepared, the report is all that happens.
 
@@ -18,6 +18,7 @@ import numpy as np
 from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, save_png
+from ddpm_jax.paths import show_unprintable_by_code
 
 _SHEET_IMAGES, _SHEET_SIZE = 64, 64
 
@@ -33,9 +34,7 @@ def prepare(name, data_dir):
       UserError: TensorFlow is missing, the configuration or version does not exist, or the download fails.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"preparing {name} needs TensorFlow, unlike training: run `pip install -r requirements-prepare.txt` first"
-        )
+        raise UserError(f"preparing {name} needs TensorFlow, unlike training: run `pip install tensorflow-cpu` first")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -103,8 +102,9 @@ def main(argv=None):
         "--data_dir", metavar="DIR", help="all data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
     )
     arguments = parser.parse_args(argv)
-    data_dir = data_folder(arguments.data_dir)
+    show_unprintable_by_code()
     try:
+        data_dir = data_folder(arguments.data_dir)
         if find_builder(arguments.name, data_dir) is None:
             prepare(arguments.name, data_dir)
         text, sheet = report(arguments.name, data_dir)

@@ -11,12 +11,14 @@ Read next: `encoded.py` for what happens to an image, `prepare.py` for how the f
 import difflib
 import os
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.errors import UserError
+from ddpm_jax.paths import as_flag, expanded
 
 _DEFAULT_LABEL = "label"
 
@@ -108,14 +110,26 @@ def find_builder(name, data_dir=None):
     if (file_format := builder.info.file_format.value) != "array_record":
         raise UserError(
             f"{builder.data_dir} is prepared as {file_format}, which has no random access: "
-            f"run `python -m ddpm_jax.data.prepare {name} --data_dir=DIR` with another folder"
+            f"run `python -m ddpm_jax.data.prepare {shlex.quote(name)} --data_dir=DIR` with another folder"
         )
     return builder
 
 
-def data_folder(data_dir=None):
-    """The folder of prepared data sets: the one that is given, else TFDS's own."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
+    """The folder of prepared data sets: the one that is given, else TFDS's own.
+
+    Raises:
+      UserError: it is not a local folder, or nothing is given and there is no home directory.
+    """
+    if data_dir or (data_dir := os.environ.get("TFDS_DATA_DIR")):
+        return expanded(data_dir)
+    try:
+        return expanded("~/tensorflow_datasets")
+    except UserError as error:
+        raise UserError(
+            "there is no home directory with prepared data sets: name their folder with --config.data.path=DIR "
+            "(python -m ddpm_jax.data.prepare: --data_dir=DIR), or in TFDS_DATA_DIR"
+        ) from error
 
 
 def did_you_mean(word, known):
@@ -134,7 +148,7 @@ def _prepared_builder(name, data_dir):
         raise UserError(
             f"the data set {name} is not prepared in {data_dir}, which holds "
             f"{', '.join(_prepared_names(data_dir)) or 'none'}: correct the folder, or run "
-            f"`python -m ddpm_jax.data.prepare {name} --data_dir={data_dir}`"
+            f"`python -m ddpm_jax.data.prepare {shlex.quote(name)} {as_flag('data_dir', data_dir)}`"
         )
     return builder
 

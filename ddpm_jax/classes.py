@@ -1,0 +1,153 @@
+"""Classes by their names: which ones are asked for, and whether those of the data are those of the run.
+
+A run keeps the names of its classes (`config.labels.names`), so that a class has one number wherever its images lie.
+"""
+
+import difflib
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+
+from ddpm_jax.data.source import Example, Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.paths import shortened
+
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+_INDEX = re.compile(r"#(-?[0-9]+)")  # "#7" is the class of index 7, whatever the classes are called
+
+
+def listed(names: Sequence[object], most: int = 8) -> str:
+    """Names with commas between them, of many the first few and how many more; each of them short."""
+    shown = [shortened(name, 40) for name in names[:most]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def legend(labels: Sequence[int], names: Sequence[str], *, num_classes: int, most: int = 20) -> str:
+    """The names of labels, or their numbers where they have none; `num_classes` itself is the null label."""
+    word = lambda label: "no class" if label == num_classes else names[label] if names else str(label)
+    return listed([word(label) for label in labels], most)
+
+
+def file_part(asked: str) -> str:
+    """What was asked for as part of a file's name: short, without any character that a shell or file system minds."""
+    usual = asked.replace(",", "_")
+    safe = re.sub(r"[^\w.-]+", "_", usual)[:40]
+    if safe == usual:
+        return safe
+    return f"{safe}_{hashlib.sha256(asked.encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def usable_names(source: Source, num_classes: int) -> tuple[str, ...]:
+    """The names of a source's classes as a run keeps them; () where it has none, or not one for each class."""
+    names = tuple(getattr(source, "class_names", ()))
+    fit = len(names) == num_classes == len(set(names)) and all(isinstance(name, str) for name in names)
+    return names if fit else ()
+
+
+def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple[int, ...]:
+    """The classes in a comma list of names or numbers.
+
+    An entry that is the name of a class is that class; another one that is a whole number is the class of that index,
+    unless the classes are all called by whole numbers, where an entry is always a name. `#7` is always an index.
+
+    Args:
+      asked: such as "cat", "0,1,2" or "cat,#3".
+      num_classes: how many there are, 1 or more.
+      names: theirs, or ().
+
+    Raises:
+      UserError: there is no such class.
+    """
+    return tuple(_index(entry.strip(), asked, num_classes, names) for entry in asked.split(","))
+
+
+def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> int:
+    """The class of one entry."""
+    if entry in ("all", "none"):
+        raise UserError(
+            f"--labels={shortened(asked)}: {entry} stands alone; a class of that name is asked for by its number"
+        )
+    index = _INDEX.fullmatch(entry)
+    found = None if index else position(entry, names)
+    if found is not None:
+        return found
+    are_numbers = bool(names) and all(map(_NUMBER.fullmatch, names))
+    if index or (_NUMBER.fullmatch(entry) and not are_numbers):
+        number = int(index[1] if index else entry)
+        if 0 <= number < num_classes:
+            return number
+        known = f": {listed(names)}" if names else ""
+        raise UserError(f"--labels={shortened(asked)}: the classes are 0 to {num_classes - 1}{known}")
+    if not names:
+        raise UserError(
+            f"--labels={shortened(asked)}: write whole numbers with commas between them, or all, or none; the names of "
+            "this model's classes are not known"
+        )
+    near = difflib.get_close_matches(entry.lower(), [name.lower() for name in names], n=1)
+    meant = next((f"; did you mean {shortened(name, 40)!r}?" for name in names if name.lower() in near), "")
+    raise UserError(
+        f"--labels={shortened(asked)}: no class is called {shortened(entry, 40)!r}{meant or ';'} the classes are "
+        f"{listed(names)}"
+    )
+
+
+def position(name: str, names: Sequence[str]) -> int | None:
+    """Where a name is among others, letter for letter or else in another Unicode form; None where it is not."""
+    if name in names:
+        return names.index(name)
+    alike = [i for i, other in enumerate(names) if _composed(other) == _composed(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one character: macOS hands out folders' names taken apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+class Relabelled:
+    """A source whose labels are renumbered, so that a class has the number that a run gives its name.
+
+    Attributes:
+      source: the source itself.
+      num_classes, class_names: of the run.
+    """
+
+    def __init__(self, source: Source, names: Sequence[str], numbers: Sequence[int]):
+        """Takes the run's names, and for each label of the source its number among them."""
+        self.source, self.num_classes, self.class_names = source, len(names), tuple(names)
+        self._numbers = np.asarray(numbers, np.int32)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        """Image `index` with its label of the run."""
+        example = self.source[index]
+        return {**example, "label": self._numbers[example["label"]]}
+
+
+def matched(source: Source, names: Sequence[str]) -> Source:
+    """The source with its classes numbered as a run's of these names; itself where that is so, or one has no names.
+
+    Raises:
+      UserError: a class of the data is none of the run's.
+    """
+    ours, names = tuple(getattr(source, "class_names", ())), tuple(names)
+    if ours == names or not ours or not names:
+        return source
+    numbers = [position(name, names) for name in ours]
+    if None in numbers or len(set(numbers)) < len(numbers):
+        raise UserError(
+            f"the classes of the data are {listed(ours)} and those of the run {listed(names)}: take data whose classes "
+            "have names of the run's, or rename its folders"
+        )
+    if numbers == list(range(len(names))):
+        return Relabelled(source, names, numbers)
+    print(f"note: the data has the classes {listed(ours)}; their numbers are those of the run, {listed(names)}",
+          flush=True)  # fmt: skip
+    return Relabelled(source, names, numbers)

@@ -1,0 +1,130 @@
+"""Paths as people write them: `~`, addresses of buckets, odd names, a checkpoint in place of its run.
+
+Every flag, configuration key and argument that takes a path goes through `expanded`, `local_path` or `run_folder`,
+so that a path means the same everywhere, and one that cannot be used is refused before any work.
+"""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from ddpm_jax.errors import UserError
+
+# Any `word://`, and of the usual ones what `pathlib` makes of them, `word:/`.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)
+_HINTS = {
+    "file": "write the path alone, from its first /",
+    **dict.fromkeys(("http", "https", "ftp", "hf"), "download it, and give the path of the download"),
+}
+_BUCKET_HINT = "buckets are not read or written yet: mount the bucket, and give the path of the mounted folder"
+
+
+def shortened(text: object, most: int = 120) -> str:
+    """The text itself, or of a long one the beginning and the end, `most` characters in all."""
+    text = str(text)
+    if len(text) <= most:
+        return text
+    half = (most - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """The path with `~` and `~user` replaced by the home directory; a slash at the end stays.
+
+    Raises:
+      UserError: the path is empty or an address such as `gs://bucket/folder`, or there is no such home directory.
+    """
+    text = os.fspath(path)
+    scheme = _SCHEME.match(text)
+    if scheme:
+        hint = _HINTS.get((scheme[1] or scheme[2]).lower(), _BUCKET_HINT)
+        raise UserError(f"cannot use {shortened(text)}: {hint}")
+    if not text or "\0" in text:
+        raise UserError("cannot use an empty path: give that of a file or folder")
+    whole = os.path.expanduser(text)
+    if whole.startswith("~"):
+        user = text.partition("/")[0]
+        missing = "there is no home directory" if user == "~" else f"there is no user {user[1:]}"
+        hint = f"write the whole path, or ./{user} for a name that begins with ~"
+        raise UserError(f"cannot use {shortened(text)}: {shortened(missing)}; {shortened(hint)}")
+    return whole
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """`expanded` as a `Path`; it stays relative if it is."""
+    return Path(expanded(path))
+
+
+def run_folder(path: str | os.PathLike[str]) -> Path:
+    """The directory of a run, there or to be made.
+
+    Raises:
+      UserError: as `outside_checkpoints`; its name is not UTF-8, under which no checkpoint can be stored or read.
+    """
+    folder = outside_checkpoints(path)
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"checkpoints cannot lie under {shortened(folder.absolute())}, whose name is not UTF-8: rename the folder"
+        ) from error
+    return folder
+
+
+def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
+    """`local_path` of what may be a run.
+
+    Raises:
+      UserError: as `local_path`; it is the folder of a run's checkpoints, or one of them: the message names the run.
+    """
+    folder = local_path(path)
+    whole = Path(os.path.normpath(folder.absolute()))
+    for level in (whole, *whole.parents[:2]):  # RUN/checkpoints, RUN/checkpoints/STEP, RUN/checkpoints/STEP/state
+        if _holds_checkpoints(level):
+            what = "the checkpoints folder" if level == whole else "a checkpoint"
+            run = os.path.normpath(folder / os.path.relpath(level.parent, whole))
+            raise UserError(
+                f"{shortened(folder)} is {what} of the run in {shortened(run)}: give {shortened(shlex.quote(run))}, "
+                "whose newest checkpoint is taken"
+            )
+    return folder
+
+
+def _holds_checkpoints(folder: Path) -> bool:
+    """Whether this is the folder in which a run has its checkpoints, not just one of that name."""
+    try:
+        return folder.name == "checkpoints" and any(
+            child.name.isdigit() and (child / "_CHECKPOINT_METADATA").exists() for child in folder.iterdir()
+        )
+    except OSError:
+        return False
+
+
+def as_flag(name: str, path: str | os.PathLike[str]) -> str:
+    """`--name=path` as a shell reads it back, for commands in messages."""
+    return shlex.quote(f"--{name}={os.fspath(path)}")
+
+
+def show_unprintable_by_code() -> None:
+    """Has stdout and stderr write the code of a character that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again, `$XDG_CACHE_HOME` or `~/.cache`; None where nothing can be kept.
+
+    A container's user may have no home directory, or one that cannot be written.
+    """
+    place = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(place if os.path.isabs(place) else os.path.expanduser("~/.cache")) / "ddpm_jax"
+    try:
+        if folder.is_absolute():
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder if os.access(folder, os.W_OK | os.X_OK) else None
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,385 @@
+"""Paths: `~`, addresses, odd names, no home directory, a checkpoint in place of its run; runs that are moved."""
+
+import io
+import json
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import ROOT, arguments, random_state, save, tiny_config
+from tiny import run as program
+
+import ddpm_jax as dj
+from ddpm_jax import paths, training
+from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.data.tfds import TfdsImages, data_folder
+from ddpm_jax.errors import UserError
+from ddpm_jax.plots import strips
+from ddpm_jax.run import Run
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections loads a config with it
+]
+
+BUCKET = "gs://bucket/x"
+SHORT = {"diffusion__num_timesteps": 4}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home directory, apart from the folder that the test works in."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A container's user: no HOME, no entry in passwd."""
+
+    def no_entry(user):
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(pwd, "getpwnam", no_entry)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, quick_compilation):
+    """A run of random parameters at step 3."""
+    return save(tmp_path_factory.mktemp("runs") / "my run", tiny_config(**SHORT), steps=(3,))
+
+
+def test_a_home_directory_is_expanded_and_all_else_stays(home):
+    root = pwd.getpwuid(0)
+    assert paths.expanded("~") == str(home)
+    assert paths.expanded("~/a b/") == f"{home}/a b/"
+    assert paths.expanded(f"~{root.pw_name}/x") == f"{root.pw_dir}/x"
+    for same in ("a/~/b", "./~", "a", "/a/b/", "2026-01-01T10:00:00", "C:x", "./gs://x", "a b"):
+        assert paths.expanded(same) == same
+    assert paths.local_path(Path("~/x")) == home / "x"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gs://bucket/x", "buckets are not read or written yet: mount the bucket, and give the path of the "),
+        ("S3://bucket/x", "buckets are not"),
+        ("abc+d://x", "buckets are not"),
+        (Path("gs://bucket/x"), "buckets are not"),
+        ("hf://org/model", "download it, and give the path of the download"),
+        ("https://host/x.pt", "download it"),
+        ("file:///tmp/x", "write the path alone, from its first /"),
+        ("~nobody_of_that_name/x", "there is no user nobody_of_that_name; write the whole path, or ./~nobody_of_that"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(path, message):
+    with pytest.raises(UserError) as caught:
+        paths.local_path(path)
+    assert str(caught.value).startswith(f"cannot use {path}: {message}")
+
+
+def test_an_empty_path_and_a_long_one_are_one_short_line():
+    with pytest.raises(UserError, match=r"^cannot use an empty path"):
+        paths.local_path("")
+    with pytest.raises(UserError) as caught:
+        paths.local_path("gs://" + "x" * 5000)
+    assert len(str(caught.value)) < 300
+
+
+DOORS = {
+    "Run": lambda path, run: Run(path),
+    "train": lambda path, run: training.train(tiny_config(), path),
+    "train's data": lambda path, run: training.train(tiny_config(data__source="folder", data__path=path), "run"),
+    "sample_run": lambda path, run: dj.sample_run(run, path, num_images=1, seed=0),
+    "sample_trajectory": lambda path, run: dj.sample_trajectory(run, path, num_images=1, seed=0),
+    "interpolate": lambda path, run: dj.interpolate(run, ["a.png", "b.png"], path),
+    "interpolate's ends": lambda path, run: dj.interpolate(run, [path, path], "x.png"),
+    "read_picture": lambda path, run: dj.read_picture(path, run.shape),
+    "read_mask": lambda path, run: dj.read_mask(path, run.shape),
+    "read_log": lambda path, run: dj.read_log(path),
+    "save_png": lambda path, run: dj.save_png(path, np.zeros((8, 8, 1), np.uint8)),
+    "save_gif": lambda path, run: dj.save_gif(path, np.zeros((1, 8, 8, 1), np.uint8)),
+    "import_weights": lambda path, run: dj.import_weights(path, "run"),
+    "import_weights to": lambda path, run: dj.import_weights("weights.pt", path),
+    "export_diffusers": lambda path, run: dj.export_diffusers(run, path),
+    "ImageFolder": lambda path, run: dj.ImageFolder(path, size=8),
+    "TfdsImages": lambda path, run: TfdsImages("mnist", "train", data_dir=path, size=8),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_library_refuses_an_address_before_it_writes(door, trained, home, monkeypatch):
+    run = Run(trained)
+    monkeypatch.setattr(Run, "chain", None)
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/x: buckets are not read or written yet"):
+        DOORS[door](BUCKET, run)
+    assert [*Path().iterdir(), *home.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train.py", "--workdir=@"],
+        ["train.py", "--workdir=run", "--config.data.source=folder", "--config.data.path=@"],
+        ["train.py", "--workdir=run", "--config=@"],
+        ["sample.py", "--workdir=@"],
+        ["sample.py", "--workdir=run", "--out=@"],
+        ["sample.py", "--workdir=run", "--trajectory=@"],
+        ["sample.py", "--workdir=run", "--classifier_workdir=@"],
+        ["sample.py", "--workdir=run", "--inpaint=@", "--mask=m.png"],
+        ["sample.py", "--workdir=run", "--inpaint=m.png", "--mask=@"],
+        ["sample.py", "--workdir=run", "--interpolate=a.png,@"],
+        ["evaluate.py", "--workdir=@"],
+        ["evaluate.py", "--workdir=run", "--data_path=@"],
+        ["ddpm_jax/convert/__main__.py", "@", "--out=run"],
+        ["ddpm_jax/convert/__main__.py", "weights.pt", "--out=@"],
+    ],
+)
+def test_the_programs_refuse_an_address_in_one_line_before_any_work(command, home, monkeypatch):
+    monkeypatch.setattr("ddpm_jax.run.Run.__init__", lambda self, *args, **options: paths.run_folder(args[0]))
+    outcome = program(*(argument.replace("@", BUCKET) for argument in command))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ")
+    assert "cannot use gs://bucket/x: buckets are not read or written yet: mount the bucket" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert [*Path().iterdir(), *home.iterdir()] == []
+
+
+def test_preparing_data_refuses_an_address(capsys):
+    from ddpm_jax.data.prepare import main
+
+    assert main(["mnist", f"--data_dir={BUCKET}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: cannot use {BUCKET}: buckets")
+
+
+def test_the_programs_write_below_the_home_directory(home):
+    """As `--out=~/x.png`, which bash leaves as it is."""
+    save(home / "run", tiny_config(**SHORT))
+    drawn = program("sample.py", "--workdir=~/run", "--out=~/x.png", "--trajectory=~/x.gif", "--num_images=1")
+    assert drawn.status == 0, drawn.err
+    trained = program("train.py", "--workdir=~/other", *arguments(tiny_config(**SHORT, train__num_steps=1)))
+    assert trained.status == 0, trained.err
+    converted = program("ddpm_jax/convert/__main__.py", "~/run", "--to=diffusers", "--out=~/weights")
+    assert converted.status == 0, converted.err
+    assert sorted(path.name for path in home.iterdir()) == ["other", "run", "weights", "x.gif", "x.png"]
+    assert list(Path().iterdir()) == []
+
+
+def test_a_configuration_file_may_lie_below_the_home_directory(home):
+    outcome = program("train.py", "--config=~/mine.py", "--workdir=run")
+    assert outcome.err.startswith(f"error: there is no configuration file '{home}/mine.py'")
+
+
+def test_commands_in_messages_run_as_they_stand(home):
+    """Their paths have spaces and quotes."""
+    workdir = home / "it's my run"
+    outcome = program("train.py", f"--workdir={workdir}", *arguments(tiny_config(**SHORT, train__num_steps=1)))
+    words = shlex.split(outcome.out.splitlines()[-1])
+    assert words == ["python", "sample.py", f"--workdir={workdir}", "--num_images=64", "--seed=1"]
+    with pytest.raises(UserError) as caught:
+        Run(home / "no run")
+    assert shlex.split(str(caught.value).partition("train one with: ")[2])[2:] == [f"--workdir={home / 'no run'}"]
+    (home / "data sets").mkdir()
+    with pytest.raises(UserError) as caught:
+        TfdsImages("mnist", "train", data_dir="~/data sets", size=8)
+    command = str(caught.value).partition("run `")[2].strip("`")
+    assert shlex.split(command)[3:] == ["mnist", f"--data_dir={home / 'data sets'}"]
+
+
+@pytest.mark.parametrize("level", ["checkpoints", "checkpoints/3", "checkpoints/3/state"])
+def test_a_checkpoint_in_place_of_its_run_is_recognised(trained, level, monkeypatch):
+    what = "the checkpoints folder" if level == "checkpoints" else "a checkpoint"
+    told = rf"/{level} is {what} of the run in {trained}: give '{trained}', whose newest checkpoint is taken$"
+    for refused in (Run, lambda path: training.train(tiny_config(), path), lambda path: dj.import_weights(path, "x")):
+        with pytest.raises(UserError, match=told):
+            refused(trained / level)
+    for command in (
+        ["sample.py", f"--workdir={trained / level}"],
+        ["sample.py", f"--workdir={trained}", f"--classifier_workdir={trained / level}"],
+        ["evaluate.py", f"--workdir={trained / level}"],
+        ["train.py", f"--workdir={trained / level}/"],
+        ["ddpm_jax/convert/__main__.py", trained / level, "--to=diffusers", f"--out={trained.parent / 'new'}"],
+    ):
+        outcome = program(*command)
+        assert (outcome.status, outcome.err.count("\n")) == (1, 1)
+        assert f"of the run in {trained}: give '{trained}'" in outcome.err
+    monkeypatch.chdir(trained / level)
+    up = "/".join([".."] * (level.count("/") + 1))
+    with pytest.raises(UserError, match=rf"^\. is {what} of the run in {up}: give {up},"):
+        Run(".")
+
+
+def test_a_folder_that_is_called_checkpoints_is_a_folder_like_others(tmp_path):
+    for run in ("checkpoints/7", "checkpoints/mine", "checkpoints"):
+        assert paths.run_folder(tmp_path / run) == tmp_path / run
+    save(tmp_path / "checkpoints" / "7", tiny_config(**SHORT))
+    assert Run(tmp_path / "checkpoints" / "7").step == 1
+    assert paths.run_folder(tmp_path / "checkpoints" / "8") == tmp_path / "checkpoints" / "8"
+
+
+def test_a_run_whose_name_is_no_text_is_refused_before_any_work(tmp_path):
+    """The bytes of another encoding, which the library of the checkpoints cannot open."""
+    workdir = tmp_path / os.fsdecode(b"r\xfcn")
+    for refused in (Run, lambda path: training.train(tiny_config(), path)):
+        with pytest.raises(UserError, match=r"^checkpoints cannot lie under .*/r\\udcfcn, whose name is not UTF-8: re"):
+            refused(workdir)
+    assert not workdir.exists()
+
+
+def test_files_of_any_name_are_written_and_told(trained, tmp_path):
+    place = tmp_path / os.fsdecode(b"p\xfc\n\x1b")
+    outcome = program("sample.py", f"--workdir={trained}", f"--out={place}/x.png", "--num_images=1")
+    assert outcome.status == 0, outcome.err
+    assert (place / "x.png").exists()
+    strips(np.zeros((1, 1, 8, 8, 1)), columns=[place.name], rows=["\udcff"]).savefig(place / "strips.png")
+    dj.export_diffusers(Run(trained), place / "weights\udcff")
+    card = (place / "weights\udcff" / "README.md").read_text()
+    assert 'from_pretrained("weights\\udcff")' in card
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_a_terminal_without_the_characters_of_a_name_shows_their_codes(monkeypatch, encoding):
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    paths.show_unprintable_by_code()
+    print("r\u00fcn \u4e16 \udcff")
+    print("r\u00fcn \u4e16 \udcff", file=sys.stderr)
+    for stream in (out, err):
+        stream.flush()
+        written = stream.buffer.getvalue()
+        assert written.endswith(b"\\udcff\n")
+        assert (b"\\u4e16" in written) == (encoding != "utf-8")
+
+
+def test_a_program_on_an_ascii_terminal_ends_well():
+    code = "from ddpm_jax import program; program.run(lambda: print('r\u00fcn \\udcff'), module='ddpm_jax.program')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"r\\xfcn \\udcff\n", b"")
+
+
+def test_without_a_home_directory_there_is_no_cache_and_a_line_for_what_needs_one(homeless, tmp_path, monkeypatch):
+    assert paths.cache_folder() is None
+    with pytest.raises(UserError, match=r"^cannot use ~/x: there is no home directory; write the whole path, or \./~ "):
+        paths.local_path("~/x")
+    with pytest.raises(UserError, match=r"^there is no home directory with prepared data sets: name their folder with"):
+        data_folder()
+    assert data_folder("data") == "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert paths.cache_folder() == tmp_path / "cache" / "ddpm_jax"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert paths.cache_folder() is None
+
+
+def test_the_cache_lies_in_the_home_directory(home, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert paths.cache_folder() == home / ".cache" / "ddpm_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
+    assert paths.cache_folder() == home / ".cache" / "ddpm_jax"
+
+
+def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
+    """In a namespace of its own, as in a container that is started under any number."""
+    user = ["unshare", "--user", "--map-user=12345"]
+    bare = ["env", "-u", "HOME", "-u", "XDG_CACHE_HOME", "-u", "USER", "-u", "LOGNAME"]
+    if not shutil.which("unshare") or subprocess.run([*user, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs user namespaces (unshare --user)")
+    workdir = tmp_path / "run"
+    shutil.copytree(trained, workdir)
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    command = [*user, *bare, sys.executable, "evaluate.py", f"--workdir={workdir}", "--metrics=bpd", "--num_images=8"]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "bits/dim" in result.stdout
+    assert (workdir / "evaluation" / "bpd.png").exists()
+
+
+def test_a_folder_of_samples_is_continued_by_the_run_wherever_it_lies(trained, tmp_path, monkeypatch):
+    """Moved, copied, given relative, guided by a classifier that is moved too."""
+    digits = {"labels__num_classes": 10, "task": "classify", **SHORT}
+    shutil.copytree(trained, tmp_path / "a")
+    save(tmp_path / "classifier_a", tiny_config(**digits))
+
+    def guided(name, classifier):
+        return Run(name).guide(Run(classifier)).configure(labels=3)
+
+    dj.sample_run(guided(tmp_path / "a", tmp_path / "classifier_a"), f"{tmp_path}/a/s/", num_images=1, seed=0)
+    first = (tmp_path / "a" / "s" / "000000.png").stat().st_mtime_ns
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "classifier_a").rename(tmp_path / "c")
+    monkeypatch.chdir(tmp_path)
+    dj.sample_run(guided("b", "c"), "b/s/", num_images=2, seed=0)
+    assert sorted(path.name for path in Path("b/s").iterdir()) == ["000000.png", "000001.png", "sampling.json"]
+    assert Path("b/s/000000.png").stat().st_mtime_ns == first
+    assert str(tmp_path) not in Path("b/s/sampling.json").read_text()
+    other = save(tmp_path / "d", tiny_config(**digits), steps=(2,))
+    with pytest.raises(UserError, match=r"^b/s holds other samples: classifier is '\w{16}' there and '\w{16}' here;"):
+        dj.sample_run(guided("b", other), "b/s/", num_images=2, seed=0)
+
+
+def test_a_folder_of_samples_is_not_continued_by_a_run_that_was_trained_anew(tmp_path):
+    """Under the same name, to the same step."""
+    config = tiny_config(**SHORT)
+    save(tmp_path / "run", config, steps=(3,))
+    dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=1, seed=0)
+    shutil.rmtree(tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(random_state(config, step=4).replace(step=random_state(config, step=3).step), config)
+    with pytest.raises(UserError, match=r"/s holds other samples: network is '\w{16}' there and '\w{16}' here; choose"):
+        dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=2, seed=0)
+
+
+def test_a_digest_tells_networks_apart_by_their_numbers_and_settings(trained, tmp_path):
+    run = Run(trained)
+    shutil.copytree(trained, tmp_path / "copy")
+    assert run.digest() == Run(tmp_path / "copy").digest()
+    assert run.digest() != Run(trained, params="raw").digest()
+    before = run.digest()
+    run.config.diffusion.beta_end = 0.5
+    assert run.digest() != before
+    off = Run(trained)
+    leaves, tree = jax.tree.flatten(off.params)
+    last = np.array(leaves[-1])
+    last.flat[-1] = np.nextafter(last.flat[-1], np.inf)  # one bit of one number
+    off.params = jax.tree.unflatten(tree, [*leaves[:-1], last])
+    assert off.digest() != Run(trained).digest()
+
+
+def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
+    """Given relative and absolute; the classifier and the denoiser name the same images by other paths."""
+    for i in range(8):
+        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 30 * i).save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+
+    def config(path, **overrides):
+        of_folder = {"data__source": "folder", "data__path": path, "data__on_device": False, "train__num_steps": 1}
+        return tiny_config(**{**of_folder, **SHORT, **overrides})
+
+    training.train(config("data"), "run")
+    save("classifier", config(str(tmp_path / "data"), task="classify", labels__num_classes=2, labels__names=("a", "b")))
+    Path("run").rename("moved run")
+    Path("data").rename("moved data")
+    state = training.train(config(str(tmp_path / "moved data"), train__num_steps=2), tmp_path / "moved run")
+    assert int(state.step) == 2
+    run = Run("moved run").guide(Run("classifier")).configure(labels="b")
+    assert run.draw(1).shape == (1, 8, 8, 1)
+    stored = json.loads((tmp_path / "moved run/checkpoints/2/config/metadata").read_text())
+    assert stored["config"]["data"]["path"] == str(tmp_path / "moved data")
