@@ -24,6 +24,9 @@ CONFIG = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 2
 LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log__every": 2}
 
 
+DEADLOCK = 1200  # seconds until two processes that wait for each other are given up; says nothing of speed
+
+
 def start(program, *args):
     """Two processes of a program with two devices each; the first one's output is read."""
     with socket.socket() as free:
@@ -43,7 +46,7 @@ def start(program, *args):
 
 
 def finish(processes):
-    outputs = [process.communicate()[0] for process in processes]
+    outputs = [process.communicate(timeout=DEADLOCK)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     return outputs[0]
 
@@ -133,7 +136,7 @@ def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
     wait_for_steps(tmp_path, processes)
     processes[1].send_signal(end)
-    output = processes[0].communicate()[0]
+    output = processes[0].communicate(timeout=DEADLOCK)[0]
     processes[1].kill()
     assert processes[0].returncode not in (0, None)
     assert "lost touch with the other processes" in output or "another task died" in output, output[-2000:]
