@@ -86,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, module=__name__)

@@ -22,9 +22,10 @@ import numpy as np
 from absl import flags
 
 from ddpm_jax import build, logging, program
-from ddpm_jax.checkpoint import Checkpoints, stored_config
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import from_json
 from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.restoring import stored_config
 from ddpm_jax.training import initial, state_shapes
 
 KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
@@ -117,4 +118,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, module=__name__)

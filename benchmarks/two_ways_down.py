@@ -36,4 +36,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, module=__name__)

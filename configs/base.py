@@ -97,9 +97,7 @@ def get_config():
     sample.corrector_snr = 0.16  # their signal-to-noise ratio
     sample.num_steps = 0  # moves of the reverse chain; 0 for all T
     sample.grid = "trailing"  # spacing of its times: trailing | uniform | quadratic | log_snr | karras
-    sample.labels = (
-        ""  # classes in turn, by name or number: "cat,dog", "7", "all", "none" (hidden); "" for all there are
-    )
+    sample.labels = ""  # classes in turn, by name or number: "cat,dog", "7", "all", "none" (null label); "" for all
     sample.guidance_scale = 1.0  # classifier-free, 1 + w of the notes: 0 without the class, 1 with it, above 1 guided
     sample.classifier_scale = 1.0  # of the gradient of the classifier that sampling is given
     sample.clip_x_0 = True  # clip each estimate of the clean image to [-1, 1]

@@ -6,17 +6,12 @@ compared with what is read back: a damaged checkpoint is named and kept, and the
 `integrity.py`.
 """
 
-import asyncio
 import contextlib
 import fcntl
 import os
-import re
 import shutil
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,12 +20,20 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import integrity
 from ddpm_jax.config import to_json
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.restoring import (
+    check_fits,
+    newest_whole,
+    patient_event_loops,
+    reason,
+    root_cause,
+    saved_steps,
+    stored_record,
+)
 from ddpm_jax.state import TrainState
 
 _policies = ocp.checkpoint_managers
-_ALONE = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
 
 
 class Checkpoints:
@@ -61,7 +64,7 @@ class Checkpoints:
 
     def __enter__(self):
         """Returns self."""
-        self._patience.enter_context(_patient_event_loops())
+        self._patience.enter_context(patient_event_loops())
         return self
 
     def __exit__(self, error_type, error, traceback):
@@ -100,13 +103,9 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and all are damaged; or one cannot be read, or is of another network.
         """
-        several = jax.process_count() > 1
-        probe = (lambda step: _check_alone(self.folder / str(step))) if several else partial(self._read, target=target)
-        step, restored = _newest_whole(self.folder, probe) if is_first() else (None, None)
-        step = int(agreed(np.array(-1 if step is None else step)))
-        if step < 0:
+        step, restored = newest_whole(self.folder, partial(self._read, target=target))
+        if restored is None:
             return None
-        restored = self._read(step, target=target) if several else restored
         if is_first():
             _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])
         agreed(np.zeros(()))  # no process continues before they are aside
@@ -116,8 +115,8 @@ class Checkpoints:
     def _read(self, step: int, *, target: TrainState) -> TrainState:
         """The state of a step, checked."""
         path = self.folder / str(step)
-        record = _record(path)
-        _check_fits(target, record, path)
+        record = stored_record(path)
+        check_fits(target, record, path)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
         integrity.check(restored, record.digests)
@@ -134,12 +133,12 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            if isinstance(_root(error), jax.errors.JaxRuntimeError):
-                raise _root(error) from error  # not the disk: another process is gone
+            if isinstance(root_cause(error), jax.errors.JaxRuntimeError):
+                raise root_cause(error) from error  # not the disk: another process is gone
             steps = saved_steps(self.folder)
             kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
             raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {_reason(error)}; {kept}; free some space and start again"
+                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {kept}; free some space and start again"
             ) from error
 
 
@@ -164,122 +163,6 @@ def _lock(folder, held):
         pass
 
 
-def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """Steps of the finished checkpoints in a checkpoints folder, newest first.
-
-    Raises:
-      UserError: the folder is there and cannot be listed.
-    """
-    try:
-        return sorted((int(name) for name in os.listdir(folder) if name.isdigit()), reverse=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
-
-
-def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The configuration (JSON) of the run's newest checkpoint whose configuration is whole; None without checkpoints.
-
-    Raises:
-      UserError: as `Checkpoints.restore`.
-    """
-    folder = Path(workdir).resolve() / "checkpoints"
-    record = _newest_whole(folder, lambda step: _record(folder / str(step)))[1]
-    return record and record.config
-
-
-def restore_params(workdir: str | os.PathLike, params: Any, *, name: str) -> tuple[int, Any]:
-    """Parameters alone, for sampling.
-
-    Args:
-      workdir: the run's directory.
-      params: tree of `jax.ShapeDtypeStruct` with shardings.
-      name: "params" for the trained, "ema_params" for the averaged ones.
-
-    Returns:
-      The step and the parameters.
-
-    Raises:
-      UserError: there is no checkpoint, or as `Checkpoints.restore`.
-    """
-    folder, target = Path(workdir).resolve() / "checkpoints", {name: params}
-
-    def read(step):
-        path = folder / str(step)
-        record = _record(path)
-        _check_fits(target, record, path)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
-        restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
-        integrity.check(restored, record.digests)
-        return restored
-
-    step, restored = _newest_whole(folder, read)
-    if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-    return step, restored[name]
-
-
-def _record(path: Path) -> integrity.Record:
-    """What is stored beside the arrays of a checkpoint."""
-    handler = ocp.Checkpointer(
-        ocp.JsonCheckpointHandler(multiprocessing_options=_ALONE), multiprocessing_options=_ALONE
-    )
-    return integrity.from_json(handler.restore(path / "config"))
-
-
-def _check_alone(path: Path) -> None:
-    """Checks the whole checkpoint in this process, one of several, without the others."""
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_ALONE)
-    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=_ALONE)
-    saved = checkpointer.metadata(path / "state").item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-    restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    integrity.check(restored, _record(path).digests)
-
-
-def _check_fits(target: Any, record: integrity.Record, path: Path) -> None:
-    """Refuses a checkpoint that is whole and of another network than the target."""
-    misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
-    if misfits:
-        raise UserError(
-            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} arrays "
-            f"have other names or shapes there, {misfits[0]} among them; open it with that version"
-        )
-
-
-def _newest_whole(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
-    """The newest step that `read(step)` can read, and what it gave; (None, None) where there is no checkpoint.
-
-    Raises:
-      UserError: one cannot be read though it may be whole, or all are damaged.
-    """
-    damaged = []
-    while steps := [step for step in saved_steps(folder) if step not in damaged]:
-        path = folder / str(steps[0])
-        try:
-            with _patient_event_loops():
-                return steps[0], read(steps[0])
-        except UserError:
-            raise
-        except Exception as error:
-            damaged.append(steps[0])
-            if not os.path.lexists(path):  # deleted meanwhile by the process that trains
-                continue
-            obstacle = integrity.obstacle(path, error)
-            if obstacle:
-                raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
-            print(
-                f"warning: checkpoint {path} is damaged ({_reason(error)}); taking the one before it",
-                file=sys.stderr,
-                flush=True,
-            )
-    if damaged:
-        raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start from the beginning")
-    return None, None
-
-
 def _set_aside(paths: list[Path]) -> None:
     """Moves damaged checkpoints to `WORKDIR/damaged_checkpoints`."""
     for path in paths:
@@ -287,36 +170,3 @@ def _set_aside(paths: list[Path]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
-
-
-class _PatientEventLoop(asyncio.SelectorEventLoop):
-    """An event loop that ends what is under way before it closes."""
-
-    def close(self):
-        """Waits for the tasks that are left; what they raise is of no interest any more."""
-        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
-            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        super().close()
-
-
-@contextlib.contextmanager
-def _patient_event_loops():
-    """Orbax closes its loop at the first array that cannot be read or written; each other would print a traceback."""
-    original, asyncio.new_event_loop = asyncio.new_event_loop, _PatientEventLoop
-    try:
-        yield
-    finally:
-        asyncio.new_event_loop = original
-
-
-def _root(error):
-    """The exception that all began with."""
-    while error.__cause__:
-        error = error.__cause__
-    return error
-
-
-def _reason(error):
-    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
-    line = first_line(_root(error)).partition(" [tensorstore_spec")[0]
-    return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

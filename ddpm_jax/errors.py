@@ -2,9 +2,13 @@
 
 Everything that a person can mend (a wrong path, a mistyped key, a batch that does not divide) raises `UserError` with
 one line that says what is wrong and what to do; the programs print that line without a traceback and exit with status
-1; a notebook shows it alone.
+1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
 """
 
+import sys
+from pathlib import Path
+
+_CLONE = Path(__file__).parents[1]
 _LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
 
 
@@ -28,9 +32,8 @@ def one_line(text: object) -> str:
     Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
     does what is too long still, for the end often says what to do.
     """
-    line = _clipped(str(text), 100 * _LONGEST_LINE)  # no work on what is not shown
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return _clipped(" ".join(_clipped(word, _LONGEST_WORD) for word in line.split(" ")), _LONGEST_LINE)
+    words = [_clipped(_printable(_clipped(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
+    return _clipped(" ".join(words), _LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:
@@ -39,10 +42,24 @@ def first_line(error: BaseException) -> str:
     TensorStore appends what it was asked for, in JSON, which is left out.
     """
     lines = str(error).strip().splitlines()
-    return one_line(lines[0].partition(" [tensorstore_spec")[0]) if lines else type(error).__name__
+    return one_line(lines[0].partition(" [tensorstore_spec")[0].strip()) if lines else type(error).__name__
 
 
 def _clipped(text: str, most: int) -> str:
     """A text of at most so many characters; of a longer one the first half and the last."""
     half = (most - 5) // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def program(name: str) -> str:
+    """How a message writes a program: `python train.py` from a clone, `ddpm-train` where the package is installed.
+
+    Args:
+      name: train, sample or evaluate.
+    """
+    installed = Path(sys.argv[0]).name.startswith("ddpm-") or not (_CLONE / f"{name}.py").is_file()
+    return f"ddpm-{name}" if installed else f"python {name}.py"

@@ -89,9 +89,9 @@ def check(tree: Any, expected: Mapping[str, str] | None) -> None:
             raise DamagedError(f"{name} is not finite")
 
 
-def fingerprint(tree: Any) -> str:
-    """A short name for the values of a tree of arrays: sixteen hexadecimal digits of a SHA-256."""
-    return _sha256_of_json(digests(tree))[:16]
+def fingerprint(tree: Any, settings: Any) -> str:
+    """Sixteen hexadecimal digits that tell a tree of arrays, with settings that JSON can hold, from others."""
+    return _sha256_of_json({"digests": digests(tree), "settings": settings})[:16]
 
 
 def obstacle(folder: Path, error: BaseException) -> str | None:

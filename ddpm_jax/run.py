@@ -5,14 +5,13 @@ Read next: `chain.py`, `samplers/driver.py`.
 
 import copy
 import difflib
-import hashlib
 import json
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, checkpoint
+from ddpm_jax import build, errors, integrity, restoring
 from ddpm_jax.chain import Chain, draw
 from ddpm_jax.classes import listed, usable_names
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
@@ -38,9 +37,9 @@ class Run:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             raise UserError(
-                f"there is no run in {workdir}; train one with: python train.py {as_flag('workdir', workdir)}"
+                f"there is no run in {workdir}; train one with: {errors.program('train')} {as_flag('workdir', workdir)}"
             )
-        stored = checkpoint.stored_config(workdir)
+        stored = restoring.stored_config(workdir)
         if stored is None:
             raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
         self.workdir, self.config, self.params_name = workdir, from_json(stored), params
@@ -50,7 +49,7 @@ class Run:
         shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
         name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, self.params = checkpoint.restore_params(workdir, shapes, name=name)
+        self.step, self.params = restoring.restore_params(workdir, shapes, name=name)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier, self.inpainting, self._compiled = None, None, {}
@@ -137,14 +136,8 @@ class Run:
         A run that is moved, renamed or copied keeps them; one that is trained on, or trained anew, has others.
         """
         settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
-        total = hashlib.sha256()
-        for group in ("task", "diffusion", "model", "posterior"):
-            total.update(json.dumps(settings[group], sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(own):
-            array = np.asarray(leaf)
-            total.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
-            total.update(array.tobytes())
-        return total.hexdigest()[:16]
+        groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
+        return integrity.fingerprint(own, groups)
 
     def denoiser(self):
         """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""

@@ -50,4 +50,4 @@ def settling_time(times, power):
     """
     below = power < power[-1] / 2
     first = np.where(below.any(axis=0), len(times) - np.argmax(below[::-1], axis=0), 0)
-    return np.asarray(times)[np.minimum(first, len(times) - 1)]
+    return np.asarray(times)[first]

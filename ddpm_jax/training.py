@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints, saved_steps, stored_config
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.classes import listed, usable_names
 from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batch_indices
@@ -27,6 +27,7 @@ from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.paths import run_folder, shortened
+from ddpm_jax.restoring import saved_steps, stored_config
 from ddpm_jax.run import chain_of
 from ddpm_jax.saving import Saves
 from ddpm_jax.state import initial_state

@@ -10,11 +10,12 @@ import optax
 import pytest
 from tiny import same, tiny_config
 
-from ddpm_jax import checkpoint, times
-from ddpm_jax.checkpoint import Checkpoints, restore_params, saved_steps, stored_config
+from ddpm_jax import restoring, times
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.restoring import restore_params, saved_steps, stored_config
 from ddpm_jax.state import TrainState
 
 CONFIG = tiny_config()
@@ -250,13 +251,14 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_run_is_written_by_one_process_at_a_time(copy):
     """The second is refused before it clears away what the first is writing, which is free to be read."""
     with Checkpoints(copy.workdir):
-        under_way = copy.workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+        under_way = copy.workdir / "checkpoints" / "12.orbax-checkpoint-tmp"
         under_way.mkdir()
         with pytest.raises(UserError, match=rf"^another process is training in {copy.workdir}; wait for it or choose"):
             Checkpoints(copy.workdir)
         assert under_way.exists()
         assert restore_params(copy.workdir, target().ema_params, name="ema_params")[0] == 8
-    with Checkpoints(copy.workdir):
+    with Checkpoints(copy.workdir) as checkpoints:
+        checkpoints.save(state_at(9), CONFIG)  # which waits until it is cleared away
         assert not under_way.exists()
 
 
@@ -265,6 +267,6 @@ def test_long_errors_are_told_by_their_end():
     inner = ValueError(text)
     outer = RuntimeError("something failed")
     outer.__cause__ = inner
-    assert checkpoint._reason(outer) == "No such array: x=1"
-    assert checkpoint._reason(ValueError("short: yes\nmore")) == "short: yes"
-    assert checkpoint._reason(KeyError()) == "KeyError"
+    assert restoring.reason(outer) == "No such array: x=1"
+    assert restoring.reason(ValueError("short: yes\nmore")) == "short: yes"
+    assert restoring.reason(KeyError()) == "KeyError"

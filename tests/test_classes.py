@@ -10,12 +10,12 @@ from tiny import run as program
 from tiny import save, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.checkpoint import stored_config
 from ddpm_jax.classes import Relabelled, file_part, indices, legend, listed, matched, position, usable_names
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.data import Digits, ImageFolder
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import evaluate, table
+from ddpm_jax.restoring import stored_config
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import sample_run
 

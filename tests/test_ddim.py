@@ -130,6 +130,21 @@ def test_ddim_decodes_what_its_inverse_encoded(data, grid):
     assert errors[0] > 1e-2 > 1e-3 > errors[1]
 
 
+def test_the_inverse_takes_three_substitutions_a_move_unless_told_otherwise():
+    """`x_bar_t = x_bar_s + (s_t - s_s) eps(x_t, t)`, where eps is that of x_s and then, thrice, of x_t."""
+    upward = pick(SCHEDULE.encoding([900.0, 400.0]), slice(0, 1))
+    now, next = pick(upward.now, 0), pick(upward.next, 0)
+    x_s = normal(5, 2)
+    x_bar, width = x_s / now.signal, next.sigma / next.signal - now.sigma / now.signal
+    eps = np.asarray(MIXTURE.denoiser(jnp.asarray(x_s), now).eps)
+    for _ in range(3):
+        before = eps
+        eps = np.asarray(MIXTURE.denoiser(jnp.asarray(next.signal * (x_bar + width * eps)), next).eps)
+    assert np.linalg.norm(eps - before) > 1e-6 * np.linalg.norm(eps)  # so that one more or less would be seen
+    ours = sample(ddim_inverse(), MIXTURE.denoiser, keys(5), x_T=x_s, transitions=upward)
+    np.testing.assert_allclose(ours, next.signal * (x_bar + width * eps), rtol=1e-9)
+
+
 def test_an_image_without_noise_cannot_be_encoded():
     with pytest.raises(ValueError, match="t = 1"):
         SCHEDULE.encoding(grids.log_snr(SCHEDULE, 10))
@@ -176,6 +191,7 @@ def test_moves_in_pieces_are_the_chain():
     x_T, moves = jnp.asarray(normal(5, 2)), (jnp.arange(12), SHORT)
     state = ddim(0.5).init(x_T)
     for part in (slice(0, 5), slice(5, 12)):
-        state, _ = advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part))
+        state, kept = advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part))
+        assert kept is None
     whole = sample(ddim(0.5), MIXTURE.denoiser, keys(5), x_T=x_T, transitions=SHORT)
     np.testing.assert_allclose(state.x, whole, rtol=1e-12)

@@ -10,11 +10,33 @@ from PIL import Image
 from tiny import arguments, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line, one_line
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_messages_are_one_short_line_that_keeps_its_beginning_and_its_end():
+    name = "".join(f"{i:04d}" for i in range(25_000))
+    message = str(UserError(f"cannot read {name}: no space;\n" + "and so on, " * 1000 + "free some space"))
+    assert len(message) <= 480
+    assert message.startswith("cannot read 00000001")
+    assert message.endswith("and so on, free some space")
+    assert str(UserError(f"cannot read {name}: free some space")) == (
+        f"cannot read {name[:97]} ... {name[-96:]}: free some space"
+    )
+    assert str(UserError("a\x1b[31m\n" + "b" * 150)) == r"a\x1b[31m\n" + "b" * 150
+    assert str(UserError("w" * 200 + " " + "v" * 200)) == "w" * 200 + " " + "v" * 200  # two long paths
+
+
+def test_the_first_line_of_an_exception_is_short_and_without_the_specification():
+    assert first_line(ValueError("\n full \nmore")) == "full"
+    assert first_line(ValueError()) == "ValueError"
+    assert len(first_line(ValueError("x " * 10**6))) <= 480
+    reading = "FAILED_PRECONDITION: Error reading: disk gone [tensorstore_spec='" + "x" * 1000
+    assert first_line(ValueError(reading)) == "FAILED_PRECONDITION: Error reading: disk gone"
+    assert one_line(7) == "7"
 
 
 def run(*command):
@@ -33,6 +55,11 @@ def run(*command):
         (["train.py", "--confg.x=2"], "Did you mean: config"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc"),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
+        (["train.py", "--config=configs/xyz.py"], "the experiments are base, celeba, "),
+        (["train.py", "--config={tmp}/celebs.py"], "did you mean --config=celeba?"),
+        (["train.py", "--config={tmp}/emty.py"], "did you mean {tmp}/empty.py?"),
+        (["train.py", "--config=cifr10"], "there is no experiment 'cifr10'; did you mean 'cifar10'?"),
+        (["train.py", "--config", "{tmp}/own.py"], "there is no experiment 'bass'; did you mean 'base'?"),
         (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
         (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
         (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must lie from 0"),
@@ -46,6 +73,7 @@ def run(*command):
 def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(:")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "own.py").write_text("import ddpm_jax as dj\ndef get_config():\n  return dj.experiment('bass')")
     command = [argument.format(tmp=tmp_path) for argument in command]
     workdir = [] if any("workdir" in argument for argument in command) else [f"--workdir={tmp_path / 'run'}"]
     result = run(*command, *workdir)
@@ -53,7 +81,7 @@ def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert lines[-1].startswith("error: "), result.stderr
-    assert message in lines[-1]
+    assert message.format(tmp=tmp_path) in lines[-1]
     assert not (tmp_path / "run").exists()
 
 

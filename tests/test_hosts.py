@@ -14,7 +14,7 @@ import pytest
 from tiny import ROOT, arguments, tiny_config
 
 from ddpm_jax import logging, training
-from ddpm_jax.checkpoint import saved_steps
+from ddpm_jax.restoring import saved_steps
 from ddpm_jax.run import Run
 from ddpm_jax.sampling import sample_run
 
@@ -22,6 +22,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 2}
 LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log__every": 2}
+
+
+DEADLOCK = 1200  # seconds until two processes that wait for each other are given up; says nothing of speed
 
 
 def start(program, *args):
@@ -42,8 +45,8 @@ def start(program, *args):
     ]
 
 
-def finish(processes, seconds=240):
-    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+def finish(processes):
+    outputs = [process.communicate(timeout=DEADLOCK)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     return outputs[0]
 
@@ -80,9 +83,10 @@ def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
 def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
     """Of a cut state one process may read the damaged part and the other not: the first checks for both."""
     damaged = shutil.copytree(workdir, tmp_path / "run")
-    flip = next(path for path in sorted((damaged / "checkpoints/4/state").rglob("d/*")) if path.stat().st_size > 5000)
-    data = flip.read_bytes()
-    flip.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 64]) + data[len(data) // 2 + 1 :])
+    largest = max((damaged / "checkpoints/4/state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 64
+    largest.write_bytes(data)
     config = tiny_config(**CONFIG, train__num_steps=4, mesh__fsdp=4)
     output = finish(start("train.py", f"--workdir={damaged}", *arguments(config)))
     assert "resuming from step 2" in output
@@ -110,10 +114,8 @@ def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
 
 
 def wait_for_steps(workdir, processes, count=4):
-    deadline = time.monotonic() + 240
     while not (workdir / "log.jsonl").exists() or len(logging.read_log(workdir)) < count:
         assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -130,11 +132,11 @@ def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
-    """Within two minutes, and saying why."""
+    """By the heartbeat that stops, and saying why."""
     processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
     wait_for_steps(tmp_path, processes)
     processes[1].send_signal(end)
-    output = processes[0].communicate(timeout=120)[0]
+    output = processes[0].communicate(timeout=DEADLOCK)[0]
     processes[1].kill()
     assert processes[0].returncode not in (0, None)
     assert "lost touch with the other processes" in output or "another task died" in output, output[-2000:]

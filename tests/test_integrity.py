@@ -15,10 +15,11 @@ import pytest
 from test_checkpoint import CONFIG, EIGHT, averaged, restore, same, save, state_at, target
 
 from ddpm_jax import integrity
-from ddpm_jax.checkpoint import Checkpoints, restore_params, saved_steps, stored_config
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.integrity import DamagedError, Record
+from ddpm_jax.restoring import restore_params, saved_steps, stored_config
 
 
 @pytest.fixture(scope="module")

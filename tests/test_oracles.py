@@ -1,5 +1,7 @@
 """The exact answers themselves, held to SciPy's densities and to integrals over the clean image."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,3 +184,14 @@ def test_samples_of_classes_and_points_are_as_frequent_as_they_should_be():
 def test_what_is_no_distribution_is_refused(make, what):
     with pytest.raises(ValueError, match=what):
         make()
+
+
+@each("oracle", ALL_ORACLES)
+def test_an_oracle_is_fixed_and_equal_to_itself_alone(oracle):
+    name = dataclasses.fields(oracle)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(oracle, name, 0)
+    other = dataclasses.replace(oracle)
+    assert oracle == oracle
+    assert oracle != other
+    assert {oracle: 1}[oracle] == 1

@@ -89,11 +89,12 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 @pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4)])
-def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch):
-    """So that its memory is the chip's."""
+def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch, capfd):
+    """So that its memory is the chip's; and libtpu prints nothing of the TPU that is not here."""
     pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     assert len(preflight.topology_devices(topology)) == chips
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

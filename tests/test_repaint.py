@@ -7,7 +7,7 @@ from oracles import ALL_SAMPLERS, keys, normal
 
 from ddpm_jax import grids
 from ddpm_jax.oracles import Gaussian
-from ddpm_jax.samplers import Variance, ancestral, dpm_solver_pp_2m, repaint, sample
+from ddpm_jax.samplers import Sampler, SamplerState, Variance, ancestral, dpm_solver_pp_2m, repaint, sample
 from ddpm_jax.schedule import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -47,6 +47,21 @@ def test_the_known_part_is_kept_exactly(name):
     np.testing.assert_array_equal(drawn[:, 0], VALUE[0])
     assert np.all(np.abs(drawn[:, 1]) < 5)
     assert np.std(drawn[:, 1]) > 0.05
+
+
+@pytest.mark.parametrize("num_resamples", [1, 4])
+def test_every_move_is_taken_so_many_times_and_the_last_once(num_resamples):
+    """Moves to t = 60, t = 1 and t = 0, counted where they are taken."""
+    taken = []
+
+    def step(denoise, keys, state, transition):
+        taken.append(float(transition.next.t))
+        return SamplerState(state.x)
+
+    sampler = repaint(Sampler(SamplerState, step), VALUE, KNOWN, num_resamples=num_resamples)
+    with jax.disable_jit():
+        sample(sampler, PAIR.denoiser, keys(3), x_T=normal(3, 2), transitions=SCHEDULE.transitions([200, 60, 1, 0]))
+    assert taken == [60] * num_resamples + [1] * num_resamples + [0]
 
 
 def test_with_nothing_known_once_is_the_sampler_with_other_noise():

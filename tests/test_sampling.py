@@ -1,5 +1,6 @@
 """Samples of a run: image i depends on the seed and i alone, however it is drawn, and files are whole."""
 
+import contextlib
 import json
 
 import jax
@@ -9,13 +10,16 @@ from PIL import Image
 from tiny import random_state, save, tiny_config
 
 from ddpm_jax import sampling
-from ddpm_jax.chain import draw, pieces
+from ddpm_jax.arrays import noise_like, stream
+from ddpm_jax.chain import Chain, draw, pieces
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.parallel import device_mesh
 from ddpm_jax.run import Run
+from ddpm_jax.samplers import Sampler, SamplerState
 from ddpm_jax.sampling import sample_run, sample_trajectory
+from ddpm_jax.schedule import linear
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -50,6 +54,7 @@ def pngs(folder):
 
 @pytest.mark.parametrize(("num_moves", "at_most", "lengths"), [
     (1000, 50, [50] * 20), (20, 50, [20]), (20, 8, [5] * 4), (997, 50, [50] * 19 + [47]), (7, 3, [3, 3, 1]),
+    (25, 10, [5] * 5), (9, 8, [8, 1]), (104, 99, [26] * 4), (53, 99, [50, 3]), (51, 50, [50, 1]), (1, 50, [1]),
 ])  # fmt: skip
 def test_pieces_are_of_one_length_but_perhaps_the_last(num_moves, at_most, lengths):
     moves = (np.arange(num_moves), np.arange(num_moves) ** 2)
@@ -256,6 +261,44 @@ def test_progress_counts_every_move(run, chain):
     moves = []
     chain(run.params, jax.random.key(0), indices=np.arange(8), progress=moves.append)
     assert sum(moves) == chain.num_moves == 20
+
+
+def test_the_bar_of_a_drawing_counts_every_move_of_every_batch(run, chain, monkeypatch):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, name, *, unit):
+            self.total, self.moves = total, []
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def update(self, moves):
+            self.moves.append(moves)
+
+    monkeypatch.setattr("ddpm_jax.chain.progress_bar", Bar)
+    draw(chain, run.params, seed=0, indices=np.arange(10), batch_size=8)
+    assert [(bar.total, sum(bar.moves)) for bar in bars] == [(40, 40)]
+
+
+def test_a_chain_has_a_stream_for_its_start_and_one_for_its_moves():
+    """Image 5 of key k has x_T from stream "x_T" of `fold_in(k, 5)`, and move i from key i of its stream "chain"."""
+    taken = Sampler(SamplerState, lambda denoise, keys, state, transition: SamplerState(noise_like(keys, state.x)))
+    chain = Chain(
+        lambda settings: taken,
+        lambda params, label, settings: None,
+        settings={},
+        transitions=linear(3).transitions(),
+        shape=(2, 2, 1),
+        mesh=device_mesh(),
+    )
+    root = jax.random.key(7)
+    frames = chain((), root, indices=np.array([5]), num_frames=4)[:, 0]
+    image = jax.random.fold_in(root, 5)
+    moves = [jax.random.fold_in(stream(image, "chain"), i) for i in range(3)]
+    expected = [jax.random.normal(key, (2, 2, 1)) for key in (stream(image, "x_T"), *moves)]
+    np.testing.assert_array_equal(frames, np.stack(expected))
 
 
 def test_sampling_before_there_is_anything_to_sample_from_is_refused(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from tiny import same, tiny_config
 
 from ddpm_jax import build, feed, saving, training
-from ddpm_jax.checkpoint import Checkpoints, saved_steps
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.data import Digits
 from ddpm_jax.errors import UserError
 from ddpm_jax.logging import RunLog
+from ddpm_jax.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -1,6 +1,7 @@
 """Schedules against the formulas of their papers, and every respaced chain against the algebra of Gaussians."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -37,6 +38,12 @@ def test_betas_are_the_papers(schedule, beta):
     betas = [beta(t / (T - 1)) for t in range(T)]
     np.testing.assert_allclose(schedule(T).beta, betas, rtol=1e-11)
     np.testing.assert_allclose(schedule(T).alpha_bar, alpha_bar_of(betas), rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [linear, quadratic, sigmoid, cosine])
+def test_a_schedule_has_a_thousand_steps_unless_told_otherwise(schedule):
+    assert schedule().num_timesteps == 1000
+    np.testing.assert_array_equal(schedule().alpha_bar, schedule(1000).alpha_bar)
 
 
 @pytest.mark.parametrize("schedule", [linear, quadratic])
@@ -90,6 +97,16 @@ def test_a_schedule_cannot_be_changed():
     assert schedule.alpha_bar[1] == 0.5
     with pytest.raises(ValueError, match="read-only"):
         schedule.alpha_bar[1] = 0.9
+    with pytest.raises(FrozenInstanceError):
+        schedule.alpha_bar = alpha_bar
+
+
+def test_a_schedule_is_equal_to_itself_alone():
+    """So that it is a key of a dict, and a static argument of a compiled function."""
+    schedule = linear(3)
+    assert schedule == schedule
+    assert schedule != linear(3)
+    assert {schedule: 1}[schedule] == 1
 
 
 @each("schedule", ALL_SCHEDULES)

@@ -1,5 +1,6 @@
 """The train step against a step written out in NumPy, and each of its parts against what it promises."""
 
+from dataclasses import FrozenInstanceError
 from functools import partial
 
 import jax
@@ -60,6 +61,14 @@ def fixed(times, weight):
 def recipe(**changes):
     options = {"objective": noise_error, "times": uniform(T), "optimizer": optax.adam(0.1)}
     return Recipe(**{**options, "transitions": SCHEDULE.transitions(), **changes})
+
+
+def test_a_recipe_is_fixed_and_keeps_this_average_unless_told_otherwise():
+    """In one part, without flips."""
+    given = recipe()
+    assert (given.ema_decay, given.accumulation, given.random_flip) == (0.9999, 1, False)
+    with pytest.raises(FrozenInstanceError):
+        given.accumulation = 2
 
 
 @pytest.mark.parametrize("compile", [lambda f: f, jax.jit])

@@ -2,6 +2,7 @@
 
   python train.py                                    trains on handwritten digits: minutes on a laptop
   python train.py --config=configs/cifar10.py        any experiment of configs/; its docstring says what it needs
+  python train.py --config=cifar10                   the same, in any folder: an experiment by its name
   python train.py --config=configs/celeba.py --workdir=DIR --config.optim.learning_rate=1e-4
   python train.py --config=configs/celeba.py --dry_run                       what it would take; trains nothing
   python train.py --config=configs/celeba.py --dry_run --topology=v5e:4x4    and on a TPU slice that is not there
@@ -11,17 +12,15 @@ The same command resumes an interrupted run, bit for bit. configs/base.py lists 
 
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from ddpm_jax import program
+from ddpm_jax import errors, program
 from ddpm_jax.paths import as_flag, run_folder
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment to train (default: configs/digits.py).", lock_config=True
+    "config", None, "Experiment to train: a file, or a name of configs/ (default: digits).", lock_config=True
 )
 flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
 WORKDIR = flags.DEFINE(
@@ -36,7 +35,7 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
-    from ddpm_jax.checkpoint import saved_steps
+    from ddpm_jax.restoring import saved_steps
     from ddpm_jax.run import Run
     from ddpm_jax.sampling import sample_run
     from ddpm_jax.training import train
@@ -50,13 +49,13 @@ def main():
     if state.step < config.train.num_steps:
         return
     there = as_flag("workdir", workdir)
-    made, go_on = "", f"measure it with:\n  python evaluate.py {there} --metrics=accuracy"
+    made, go_on = "", f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
     if config.task == "denoise":
         picture = workdir / "samples.png"
         if not (already and picture.exists()):
             sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
         made = f"samples in {picture}, "
-        go_on = f"draw more with:\n  python sample.py {there} --num_images=64 --seed=1"
+        go_on = f"draw more with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
     print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}")
@@ -72,5 +71,5 @@ def dry_run(config):
 def command():
     """Runs the program."""
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
-        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
+        sys.argv.insert(1, "--config=digits")
     program.run(main, module=__name__)

@@ -6,7 +6,6 @@
 Read next: `encoded.py` for what happens to an image, `pipeline.py` for what happens to a source.
 """
 
-
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.data.formats import read_file, suffixes
 from ddpm_jax.data.listing import list_images

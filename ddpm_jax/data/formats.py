@@ -180,7 +180,7 @@ def _reason(data: bytes, error: Exception) -> str:
     """Says in a few words why `data` is not an image; Pillow's own words name objects in memory."""
     if not data:
         return "the file is empty"
-    if isinstance(error, Image.DecompressionBombError):  # above twice Pillow's own limit it says no more than these
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):  # Pillow's own limit
         (pixels, *_) = re.findall(r"\d+", str(error))
         return _too_large(
             f"it has {int(pixels):,}", _MEMORY // min(bytes_each for _, bytes_each, _ in _FORMATS.values())

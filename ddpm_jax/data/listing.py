@@ -33,16 +33,16 @@ class Listing:
 
     def note(self) -> str:
         """What was passed over, as the end of a sentence, with the first names of each kind; empty if nothing was."""
-        parts = []
-        for reason, paths in self.passed_over.items():
-            files = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
-            parts.append(f"; passed over {files} {reason} ({_first_few(paths)})")
+        kinds = [
+            f"{_count(paths, 'file')} {reason} ({_first_few(paths)})" for reason, paths in self.passed_over.items()
+        ]
+        note = f"; passed over {', '.join(kinds)}" if kinds else ""
         if self.empty_folders and any("/" in path for path in self.images):
-            many = len(self.empty_folders) > 1
-            folders = f"{len(self.empty_folders):,} folders have" if many else "1 folder has"
-            parts.append(f"; {folders} no images, so {'they are no classes' if many else 'it is no class'} ")
-            parts[-1] += f"({_first_few(self.empty_folders)})"
-        return "".join(parts)
+            so = "they are no classes" if len(self.empty_folders) > 1 else "it is no class"
+            note += (
+                f"; {_count(self.empty_folders, 'folder')} without images, so {so} ({_first_few(self.empty_folders)})"
+            )
+        return note
 
 
 def list_images(root: Path) -> Listing:
@@ -93,3 +93,7 @@ def _cannot_list(error: OSError) -> None:
 def _first_few(names: list[str]) -> str:
     more = ", ..." if len(names) > _SHOWN else ""
     return ", ".join(one_line(name) for name in names[:_SHOWN]) + more
+
+
+def _count(things: list[str], what: str) -> str:
+    return f"{len(things):,} {what}" + "s" * (len(things) != 1)

@@ -78,8 +78,12 @@ def crop_and_resize(
     left, top, right, bottom = crop or _centre_square(width, height)
     if right > width or bottom > height:
         raise UnreadableImageError(f"its {width}x{height} pixels do not hold the crop {tuple(crop)}")
-    # Cropped first: resize(box=...) would let the filter reach for pixels outside the square.
-    image = image.crop((left, top, right, bottom)).convert("L" if channels == 1 else "RGB")
+    # Cropped first: resize(box=...) would let the filter reach for pixels outside the square. No copy without need.
+    if (left, top, right, bottom) != (0, 0, width, height):
+        image = image.crop((left, top, right, bottom))
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     array = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
     return array.reshape(size, size, channels)
 

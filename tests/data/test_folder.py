@@ -40,16 +40,6 @@ def test_images_come_in_the_order_of_their_paths(tmp_path):
     assert {int(source[i]["label"]) for i in range(len(source))} == {0}
 
 
-def test_every_listed_extension_is_read_and_no_other(tmp_path):
-    kinds = {"jpg": "JPEG", "JPEG": "JPEG", "png": "PNG", "webp": "WEBP", "Bmp": "BMP", "gif": "GIF", "tif": "TIFF"}
-    fill(tmp_path, {f"x.{ext}": encoded(np.full((4, 4), 80, np.uint8), kind) for ext, kind in kinds.items()})
-    fill(tmp_path, {"x.tiff": encoded(np.full((4, 4), 80, np.uint8), "TIFF")})
-    fill(tmp_path, {"notes.txt": b"x", "x.npy": b"x", "jpg": b"x", ".hidden.png": flat(0), ".cache/a.png": flat(0)})
-    source = ImageFolder(tmp_path, size=4, channels=1)
-    assert len(source) == 8
-    np.testing.assert_allclose(levels(source), 80, atol=1)
-
-
 def test_first_level_folders_are_the_labels(tmp_path):
     files = {"dogs/deep/er/1.png": 1, "cats/3.png": 3, "cats/2.png": 2, "birds/4.png": 4, "Zebras/5.png": 5}
     fill(tmp_path, {path: flat(value) for path, value in files.items()})
@@ -233,3 +223,17 @@ def test_copy_by_pickle_reads_the_same(tmp_path):
     assert source[1]["label"] == 1
     with pytest.raises(IndexError):
         source[2]
+
+
+def test_of_animations_the_first_frame_is_taken_and_this_is_said_once_and_counted(tmp_path, caplog):
+    frames = [Image.new("L", (4, 4), level) for level in (10, 20, 30)]
+    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    fill(tmp_path, {"0.png": flat(5), "1.gif": animation, "2.gif": animation})
+    source = ImageFolder(tmp_path, size=4, channels=1)
+    with caplog.at_level(logging.WARNING):
+        assert levels(source) == [5, 10, 10]
+        assert levels(source) == [5, 10, 10]
+    assert source.num_animated == 2
+    assert caplog.messages == [
+        f"{tmp_path}/1.gif has several frames: the first is taken, here and wherever else an image has several"
+    ]

@@ -3,9 +3,10 @@ import struct
 
 import numpy as np
 import pytest
-from data.pictures import encoded, gradient, png
+from data.pictures import encoded, gradient, png, tiff
 from PIL import Image
 
+from ddpm_jax.data import transforms
 from ddpm_jax.data.transforms import UnreadableImageError, crop_and_resize, decode
 
 NOISE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -39,14 +40,60 @@ def test_sixteen_bit_colour_keeps_its_high_bytes():
     np.testing.assert_array_equal(pixels(data), [[[0, 1, 255], [128, 2, 16]]])
 
 
-def test_samples_without_a_range_are_refused():
-    for array in (
-        np.full((2, 2), 70000, np.int32),
-        np.full((2, 2), -1, np.int32),
-        np.ones((2, 2), np.float32),
-    ):
-        with pytest.raises(UnreadableImageError, match="no agreed range"):
-            decode(encoded(array, "TIFF"))
+def test_sixteen_bit_pgm_is_scaled_by_its_largest_value():
+    samples = np.array([0, 128, 129, 257, 32768, 65406, 65407, 65535], ">u2")
+    np.testing.assert_array_equal(pixels(b"P5 8 1 65535\n" + samples.tobytes()), [[0, 0, 1, 1, 128, 254, 255, 255]])
+    samples = np.array([0, 8, 9, 4095], ">u2")  # round(255 v / 4095)
+    np.testing.assert_array_equal(pixels(b"P5 4 1 4095\n" + samples.tobytes()), [[0, 0, 1, 255]])
+
+
+@pytest.mark.parametrize(
+    ("data", "unclear"),
+    [
+        (encoded(np.full((2, 2), 200, np.int32), "TIFF"), "signed 32-bit"),
+        (encoded(np.full((2, 2), 70000, np.int32), "TIFF"), "signed 32-bit"),
+        (tiff(2, 2, struct.pack("<4I", 0, 1, 2, 255), t258=32), "32-bit"),
+        (tiff(2, 2, struct.pack("<4h", -1, 1, 2, 255), t258=16, t339=2), "signed 16-bit"),
+        (tiff(2, 2, bytes(4), t339=2), "signed 8-bit"),
+        (encoded(np.ones((2, 2), np.float32), "TIFF"), "floating-point"),
+        (b"Pf 2 1 -1.0\n" + bytes(8), "floating-point"),
+    ],
+)
+def test_samples_without_a_range_are_refused(data, unclear):
+    with pytest.raises(UnreadableImageError, match=f"^{unclear} samples have no agreed range; store it with 8 or 16"):
+        decode(data)
+
+
+def test_twelve_bit_samples_fill_the_range():
+    packed = bytes.fromhex("000800 009FFF")  # 0, 2048, 9 and 4095
+    np.testing.assert_array_equal(pixels(tiff(4, 1, packed, t258=12)), [[0, 128, 1, 255]])  # round(255 v / 4095)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_sixteen_bits_that_hold_fewer_are_scaled_by_the_largest_value_that_the_header_declares(bits):
+    white = 2**bits - 1
+    samples = np.array([[0, white // 5, white]], np.uint16)
+    data = encoded(samples, "TIFF", tiffinfo={281: white})
+    np.testing.assert_array_equal(pixels(data), [[0, round(255 * (white // 5) / white), 255]])
+    with pytest.raises(UnreadableImageError, match=f"its samples reach to {white + 1}, and its header says {white}"):
+        decode(encoded(samples + np.uint16(1), "TIFF", tiffinfo={281: white}))
+
+
+def test_a_largest_value_that_only_tells_of_the_image_changes_nothing():
+    samples = np.array([[0, 32768, 50000]], np.uint16)
+    np.testing.assert_array_equal(pixels(encoded(samples, "TIFF", tiffinfo={281: 50000})), [[0, 128, 195]])
+
+
+def test_colours_that_hold_fewer_than_sixteen_bits_are_refused():
+    data = tiff(1, 1, struct.pack("<3H", 4095, 0, 0), t258=16, t262=2, t277=3, t281=4095)
+    with pytest.raises(UnreadableImageError, match="its colours reach to 4095 of 65535"):
+        decode(data)
+
+
+def test_sixteen_bits_whose_zero_is_white_are_inverted():
+    samples = struct.pack("<3H", 0, 32768, 65535)
+    np.testing.assert_array_equal(pixels(tiff(3, 1, samples, t258=16, t262=0)), [[255, 127, 0]])
+    np.testing.assert_array_equal(pixels(tiff(3, 1, samples, t258=16)), [[0, 128, 255]])
 
 
 def test_one_bit_images_are_black_and_white():
@@ -70,6 +117,43 @@ def test_transparency_shows_white():
     np.testing.assert_array_equal(pixels(encoded(rgba)), [[[200, 100, 0], [255, 255, 255], [244, 224, 204]]])
     grey_alpha = Image.fromarray(np.array([[[100, 255], [100, 0]]], np.uint8), "LA")
     np.testing.assert_array_equal(np.asarray(decode(encoded(grey_alpha)).convert("L")), [[100, 255]])
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "transparent", "expected"),
+    [
+        (1, b"\x50", 0, [255, 255, 255, 255]),
+        (1, b"\x50", 1, [0, 255, 0, 255]),
+        (2, b"\x1b", 1, [0, 255, 170, 255]),
+        (4, b"\x03\x4f", 3, [0, 255, 68, 255]),
+        (8, b"\0\x03\x04\xff", 3, [0, 255, 4, 255]),
+        (16, struct.pack(">4H", 0, 771, 772, 65535), 771, [0, 255, 3, 255]),
+        (16, struct.pack(">4H", 0, 771, 772, 65535), 3, [0, 3, 3, 255]),
+    ],
+)
+def test_the_transparent_level_of_grey_shows_white_at_every_depth(depth, row, transparent, expected):
+    data = png(4, 1, depth=depth, colour=0, rows=[row], chunks=[(b"tRNS", struct.pack(">H", transparent))])
+    np.testing.assert_array_equal(np.asarray(decode(data).convert("L")), [expected])
+
+
+def test_the_transparent_colour_shows_white_where_the_decoded_pixels_still_tell_it():
+    chunks = [(b"tRNS", struct.pack(">3H", 1, 2, 3))]
+    shown = pixels(png(2, 1, depth=8, colour=2, rows=[bytes([1, 2, 3, 1, 2, 4])], chunks=chunks))
+    np.testing.assert_array_equal(shown, [[[255, 255, 255], [1, 2, 4]]])
+    with pytest.raises(UnreadableImageError, match="one of its 16-bit colours is transparent"):
+        decode(png(1, 1, depth=16, colour=2, rows=[struct.pack(">3H", 1, 2, 4)], chunks=chunks))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_strips_change_nothing(mode, monkeypatch):
+    """Transparency is composited a few rows at a time."""
+    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (11, 7, 4), dtype=np.uint8)).convert(mode)
+    data = encoded(image, "TIFF" if mode == "PA" else "PNG")
+    rgba = image.convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    for pixels_at_a_time in (1, 14, 2**20):
+        monkeypatch.setattr(transforms, "_STRIP", pixels_at_a_time)
+        np.testing.assert_array_equal(pixels(data), np.asarray(whole))
 
 
 def test_cmyk_becomes_rgb():

@@ -1,0 +1,200 @@
+"""Checkpoints read: which steps there are, the newest that is whole, its configuration, its parameters.
+
+A damaged checkpoint is named and kept, and the one before it is taken; one that cannot be read for another reason ends
+the search with that reason. Read next: `integrity.py`.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ddpm_jax import integrity
+from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.parallel import agreed, is_first
+from ddpm_jax.quiet import quieten_orbax
+
+quieten_orbax()
+
+
+def saved_steps(folder: str | os.PathLike) -> list[int]:
+    """Steps of the finished checkpoints in a checkpoints folder, newest first.
+
+    Raises:
+      UserError: the folder is there and cannot be listed.
+    """
+    try:
+        return sorted((int(name) for name in os.listdir(folder) if name.isdigit()), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
+
+
+def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The configuration (JSON) of the run's newest checkpoint whose configuration is whole; None without checkpoints.
+
+    Raises:
+      UserError: as `Checkpoints.restore`.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    read = lambda step: stored_record(folder / str(step))
+    record = newest_whole(folder, read, check=read)[1]
+    return record and record.config
+
+
+def restore_params(workdir: str | os.PathLike, params: Any, *, name: str) -> tuple[int, Any]:
+    """Parameters alone, for sampling.
+
+    Args:
+      workdir: the run's directory.
+      params: tree of `jax.ShapeDtypeStruct` with shardings.
+      name: "params" for the trained, "ema_params" for the averaged ones.
+
+    Returns:
+      The step and the parameters.
+
+    Raises:
+      UserError: there is no checkpoint, or as `Checkpoints.restore`.
+    """
+    folder, target = Path(workdir).resolve() / "checkpoints", {name: params}
+
+    def read(step):
+        path = folder / str(step)
+        record = stored_record(path)
+        check_fits(target, record, path)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
+        integrity.check(restored, record.digests)
+        return restored
+
+    step, restored = newest_whole(folder, read)
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
+    return step, restored[name]
+
+
+def _alone(handler: type) -> ocp.Checkpointer:
+    """A checkpointer that this process uses without the others, should there be any."""
+    index = jax.process_index()
+    prefix = f"process_{index}"
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=prefix
+    )
+    return ocp.Checkpointer(handler(multiprocessing_options=options), multiprocessing_options=options)
+
+
+def stored_record(path: Path) -> integrity.Record:
+    """What is stored beside the arrays of a checkpoint."""
+    return integrity.from_json(_alone(ocp.JsonCheckpointHandler).restore(path / "config"))
+
+
+def _check_alone(path: Path) -> None:
+    """Checks a whole checkpoint without the other processes."""
+    checkpointer = _alone(ocp.PyTreeCheckpointHandler)
+    saved = checkpointer.metadata(path / "state").item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    integrity.check(restored, stored_record(path).digests)
+
+
+def check_fits(target: Any, record: integrity.Record, path: Path) -> None:
+    """Refuses a checkpoint that is whole and of another network than the target."""
+    misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
+    if misfits:
+        raise UserError(
+            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} arrays "
+            f"have other names or shapes there, {misfits[0]} among them; open it with that version"
+        )
+
+
+def newest_whole(
+    folder: Path, read: Callable[[int], Any], *, check: Callable[[int], Any] | None = None
+) -> tuple[int | None, Any]:
+    """The newest step that can be read, and what `read(step)` gave; (None, None) where there is no checkpoint.
+
+    Of several processes the first one looks, since a part of the state may be damaged that the others do not read.
+
+    Args:
+      folder: of the checkpoints.
+      read: function of a step, which all processes call.
+      check: what the first of several calls to look, without the others; None checks the whole checkpoint.
+
+    Raises:
+      UserError: one cannot be read though it may be whole, or all are damaged.
+    """
+    if jax.process_count() == 1:
+        return _search(folder, read)
+    check = check or (lambda step: _check_alone(folder / str(step)))
+    step = _search(folder, check)[0] if is_first() else None
+    step = int(agreed(np.array(-1 if step is None else step)))
+    return (None, None) if step < 0 else (step, read(step))
+
+
+def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
+    """`newest_whole` of one process."""
+    damaged = []
+    while steps := [step for step in saved_steps(folder) if step not in damaged]:
+        path = folder / str(steps[0])
+        try:
+            with patient_event_loops():
+                return steps[0], read(steps[0])
+        except (UserError, jax.errors.JaxRuntimeError):  # the latter is of the devices or of other processes
+            raise
+        except Exception as error:
+            damaged.append(steps[0])
+            if not os.path.lexists(path):  # deleted meanwhile by the process that trains
+                continue
+            obstacle = integrity.obstacle(path, error)
+            if obstacle:
+                raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
+            print(
+                f"warning: checkpoint {path} is damaged ({reason(error)}); taking the one before it",
+                file=sys.stderr,
+                flush=True,
+            )
+    if damaged:
+        raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start from the beginning")
+    return None, None
+
+
+class _PatientEventLoop(asyncio.SelectorEventLoop):
+    """An event loop that ends what is under way before it closes."""
+
+    def close(self):
+        """Waits for the tasks that are left; what they raise is of no interest any more."""
+        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
+            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        super().close()
+
+
+@contextlib.contextmanager
+def patient_event_loops():
+    """Orbax closes its loop at the first array that cannot be read or written; each other would print a traceback."""
+    original, asyncio.new_event_loop = asyncio.new_event_loop, _PatientEventLoop
+    try:
+        yield
+    finally:
+        asyncio.new_event_loop = original
+
+
+def root_cause(error):
+    """The exception that all began with."""
+    while error.__cause__:
+        error = error.__cause__
+    return error
+
+
+def reason(error):
+    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
+    line = first_line(root_cause(error)).partition(" [tensorstore_spec")[0]
+    return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

@@ -1,0 +1,86 @@
+"""The benchmarks start, and what they mutate and damage is what they say."""
+
+import ast
+import importlib
+import json
+
+import numpy as np
+import pytest
+from tiny import ROOT, run
+
+BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_starts(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    shown = run(f"benchmarks/{name}", "--help")
+    assert shown.status == 0, shown.err
+    said = ast.get_docstring(ast.parse((ROOT / "benchmarks" / name).read_text())).splitlines()[0]
+    assert said in shown.out
+
+
+def imported(name, monkeypatch):
+    """A module of the benchmarks."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
+def test_mutations_are_of_all_kinds_and_leave_annotations_alone(monkeypatch):
+    source = '''def f(x: int = 3, *, key=True) -> int | None:
+    """Says 4."""
+    if x < 2 and not key:
+        raise ValueError(f"{x + 1}")
+    return g(min(x, 5), h(x)[1:]) - x**2
+'''
+    found = imported("_mutations", monkeypatch).mutations("f.py", source)
+    changed = {m.applied(source).splitlines()[m.line - 1].strip() for m in found}
+    for line in (
+        "def f(x: int = (4), *, key=True) -> int | None:",
+        "def f(x: int = 3, *, key=(False)) -> int | None:",
+        "if (x <= 2) and not key:",
+        "if (x < 2 or not key):",
+        "if (not (x < 2 and (not key))):",
+        "if x < 2 and (key):",
+        "pass",
+        "return g((max)(x, 5), h(x)[1:]) - x**2",
+        "return g(min(x, (6)), h(x)[1:]) - x**2",
+        "return g((x), h(x)[1:]) - x**2",
+        "return (g(h(x)[1:], min(x, 5))) - x**2",
+        "return g(min(x, 5), (h(x)[:])) - x**2",
+        "return (x ** 2 - g(min(x, 5), h(x)[1:]))",
+        "return g(min(x, 5), h(x)[1:]) - (x * 2)",
+    ):
+        assert line in changed, line
+    assert all("-> int | None:" in line for line in changed if "def" in line)
+    assert not any("Says" in line for line in changed)
+    assert all("x + 1" in m.applied(source) for m in found if m.before != 'raise ValueError(f"{x + 1}")')
+    assert all(compile(m.applied(source), "f.py", "exec") for m in found)
+
+
+def test_the_draw_of_mutations_is_that_of_its_seed_and_passes_over_what_changes_nothing(monkeypatch, tmp_path):
+    mutations = imported("_mutations", monkeypatch)
+    (tmp_path / "f.py").write_text("def f(a, b):\n    return max(a, b) + (a - b) ** 2\n")
+    draw = lambda seed, count: mutations.drawn(tmp_path, ["f.py"], count=count, seed=seed)
+    whole, total, same = draw(0, 100)
+    assert len(whole) == total - same
+    assert same == 2  # the arguments of max, and the order in the square
+    assert draw(0, 3)[0] == whole[:3]
+    assert draw(0, 100)[0] != draw(1, 100)[0]
+    assert sorted(draw(1, 100)[0]) == sorted(whole)
+
+
+def test_every_kind_of_damage_is_that_of_its_seed_and_changes_the_bytes(monkeypatch):
+    corrupt, data = imported("_corrupt", monkeypatch), bytes(range(256)) * 40
+    for name, kind in corrupt.BYTES.items():
+        damaged = [kind(data, np.random.default_rng(seed)) for seed in range(20)]
+        assert damaged == [kind(data, np.random.default_rng(seed)) for seed in range(20)], name
+        assert sum(one != data for one in damaged) >= 18, name
+        assert len(set(damaged)) >= 15, name
+
+
+def test_json_is_damaged_in_one_value(monkeypatch):
+    corrupt, text = imported("_corrupt", monkeypatch), json.dumps({"a": [1, {"b": 2}], "c": "d"})
+    damaged = {corrupt.corrupted_json(text, np.random.default_rng(seed)) for seed in range(100)}
+    assert len(damaged) > 20
+    assert all(json.loads(one) is not None for one in damaged)

@@ -1,0 +1,47 @@
+"""Progress bars: how often they write, and for whom."""
+
+import io
+import sys
+
+import pytest
+
+from ddpm_jax.progress import progress_bar
+
+
+class Terminal(io.StringIO):
+    """A stderr at which a person looks."""
+
+    def isatty(self):
+        return True
+
+
+class Kernel(io.StringIO):
+    """A stderr of a notebook."""
+
+    __module__ = "ipykernel.iostream"
+
+
+@pytest.mark.parametrize(
+    ("stream", "seconds", "stays"), [(io.StringIO, 30, True), (Terminal, 0.1, True), (Kernel, 0.1, False)]
+)
+def test_a_bar_writes_ten_times_a_second_for_a_person_and_twice_a_minute_for_a_log(monkeypatch, stream, seconds, stays):
+    monkeypatch.setattr(sys, "stderr", stream())
+    with progress_bar(8, "sampling", unit="move") as bar:
+        assert bar.mininterval == seconds
+        assert bar.leave == stays
+        assert not bar.disable
+    assert "sampling" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize(("process", "written"), [(0, True), (1, False)])
+def test_of_many_processes_the_first_shows_its_bar(monkeypatch, process, written):
+    monkeypatch.setattr("jax.process_index", lambda: process)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_bar(8, "sampling", unit="move") as bar:
+        bar.update(8)
+    assert bool(sys.stderr.getvalue()) == written
+
+
+def test_what_the_caller_asks_for_stands():
+    with progress_bar(8, "sampling", unit="move", mininterval=7, disable=True) as bar:
+        assert bar.disable
