@@ -107,8 +107,8 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
         run.configure(samplr="ddim")
     with pytest.raises(UserError, match=r"^eta='much' is no float$"):
         run.configure(eta="much")
-    assert run.configure(labels=7).config.sample.labels == "7"
-    assert run.configure(labels=range(3), guidance_scale=2).config.sample.labels == "0,1,2"
+    assert run.configure(labels=7).config.sample.labels == "#7"
+    assert run.configure(labels=range(3), guidance_scale=2).config.sample.labels == "#0,#1,#2"
 
 
 def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):
