@@ -1,6 +1,6 @@
 """The 113.7M network of google/ddpm-celebahq-256 from diffusers: seconds, memory, and the same output on both sides.
 
-  pip install -r requirements-diffusers.txt
+  pip install -r requirements/diffusers.txt
   python benchmarks/convert_256.py
 
 Makes a folder of that configuration with random weights, converts it in a process of its own, and compares one forward
@@ -44,7 +44,7 @@ def network():
         import torch
         from diffusers import UNet2DModel
     except ImportError as error:
-        raise UserError(f"{error}: pip install -r requirements-diffusers.txt") from error
+        raise UserError(f"{error}: pip install -r requirements/diffusers.txt") from error
     torch.manual_seed(0)
     unet = UNet2DModel(**SETTINGS).eval()
     with torch.no_grad():

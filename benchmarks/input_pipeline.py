@@ -21,8 +21,8 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from configs import celeba
 from ddpm_jax import build, program
+from ddpm_jax.config import experiment
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.parallel import device_mesh, global_batch, sharded
 from ddpm_jax.training import compiled_step, initial, state_shapes
@@ -46,7 +46,7 @@ def write_jpegs(folder):
 
 def configuration(folder, *, workers, batch_size):
     """CelebA's, of the folder."""
-    config = celeba.get_config()
+    config = experiment("celeba")
     config.data.source, config.data.path, config.data.num_workers = "folder", str(folder), workers
     config.train.batch_size = batch_size
     if jax.default_backend() == "cpu":

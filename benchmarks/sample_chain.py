@@ -7,7 +7,6 @@ Times the chain and, in turn, as many calls of the same jit-compiled network one
 pair.
 """
 
-import importlib
 import time
 
 import _root  # noqa: F401
@@ -17,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from ddpm_jax import build, program
+from ddpm_jax.config import experiment
 from ddpm_jax.parallel import device_mesh, replicated, split
 from ddpm_jax.run import chain_of
 
@@ -35,7 +35,7 @@ def timed(function):
 
 def main():
     """Prints a line for each pair and the median ratio."""
-    config = importlib.import_module(f"configs.{CONFIG_NAME.value}").get_config()
+    config = experiment(CONFIG_NAME.value)
     mesh, model = device_mesh(), build.network(config)
     params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
     chain = chain_of(config, model, num_steps=NUM_STEPS.value, mesh=mesh)

@@ -7,7 +7,6 @@ Prints the median of several timed windows of whole steps after compilation, on 
 left out. Batches are the configurations' own; on a CPU they are cut to 8,192 pixels, 8 images of CIFAR-10.
 """
 
-import importlib
 import time
 
 import _root  # noqa: F401
@@ -16,6 +15,7 @@ import numpy as np
 from absl import flags
 
 from ddpm_jax import build, program
+from ddpm_jax.config import experiment
 from ddpm_jax.parallel import device_mesh, global_batch, replicated
 from ddpm_jax.training import compiled_step, initial
 
@@ -45,7 +45,7 @@ def windows(step):
 
 def measure(name):
     """Prints the row of one configuration."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = experiment(name)
     config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
     config.model.dtype = DTYPE.value or config.model.dtype
     mesh, model = device_mesh(), build.network(config)

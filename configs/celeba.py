@@ -9,12 +9,12 @@ Reproduces: the settings of FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000
   rerun here.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The CelebA experiment."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "celeba"
     config.data.source = "tfds"
     config.data.name = "celeb_a"

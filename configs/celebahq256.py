@@ -8,12 +8,12 @@ Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s. On fewer devices
 Reproduces: the settings of the paper's figure 3, after 0.5M steps; not rerun here.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The CelebA-HQ experiment; the LSUN experiments share its network."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "celebahq256"
     config.data.source = "tfds"
     config.data.name = "celeb_a_hq/256"

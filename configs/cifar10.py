@@ -8,12 +8,12 @@ Reproduces: the settings of FID 3.17, Inception score 9.46 after 800k steps (50,
   parameters, training statistics); not rerun here.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The CIFAR-10 experiment."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "cifar10"
     config.data.source = "tfds"
     config.data.name = "cifar10"

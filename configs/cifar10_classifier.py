@@ -7,12 +7,12 @@ Hardware: meant for one modern GPU.
 Reproduces: nothing published.
 """
 
-from configs import cifar10
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The lower half of the CIFAR-10 network, trained to tell the class."""
-    config = cifar10.get_config()
+    config = experiment("cifar10")
     config.name = "cifar10_classifier"
     config.task = "classify"
     config.labels.num_classes = 10

@@ -8,12 +8,12 @@ Hardware: meant for a TPU v3-8 or several modern GPUs.
 Reproduces: nothing published; Ho et al. 2020's network, told the class.
 """
 
-from configs import cifar10
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The CIFAR-10 experiment, told the class."""
-    config = cifar10.get_config()
+    config = experiment("cifar10")
     config.name = "cifar10_conditional"
     config.labels.num_classes = 10
     config.labels.dropout = 0.1

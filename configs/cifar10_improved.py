@@ -7,12 +7,12 @@ Hardware: meant for several modern GPUs or a TPU v3-8.
 Reproduces: the settings of 2.94 bits/dim with the bound and importance-sampled times (500k steps); not rerun here.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The improved CIFAR-10 experiment."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "cifar10_improved"
     config.data.source = "tfds"
     config.data.name = "cifar10"

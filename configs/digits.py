@@ -5,12 +5,12 @@ Hardware: 2 CPU cores, under 5 minutes.
 Reproduces: nothing published.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The digits experiment."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "digits"
     config.data.source = "digits"
     config.data.image_size = 8

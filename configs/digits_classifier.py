@@ -7,12 +7,12 @@ Hardware: 2 CPU cores, about 2 minutes.
 Reproduces: nothing published.
 """
 
-from configs import digits
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The lower half of the digits' network, trained to tell the class."""
-    config = digits.get_config()
+    config = experiment("digits")
     config.name = "digits_classifier"
     config.task = "classify"
     config.labels.num_classes = 10

@@ -7,12 +7,12 @@ Hardware: 2 CPU cores, about 3 minutes.
 Reproduces: nothing published.
 """
 
-from configs import digits_classifier
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The digits' classifier, unsure of its last layer."""
-    config = digits_classifier.get_config()
+    config = experiment("digits_classifier")
     config.name = "digits_classifier_bayes"
     config.posterior.weights = "last"
     config.posterior.samples_per_step = config.train.batch_size

@@ -6,12 +6,12 @@ Hardware: 2 CPU cores, about 5 minutes.
 Reproduces: nothing published.
 """
 
-from configs import digits
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The digits experiment, told the class."""
-    config = digits.get_config()
+    config = experiment("digits")
     config.name = "digits_conditional"
     config.labels.num_classes = 10
     config.labels.dropout = 0.1

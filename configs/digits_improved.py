@@ -6,12 +6,12 @@ Hardware: 2 CPU cores, about 5 minutes.
 Reproduces: nothing published.
 """
 
-from configs import digits
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The digits with a learned variance."""
-    config = digits.get_config()
+    config = experiment("digits")
     config.name = "digits_improved"
     config.diffusion.schedule = "cosine"
     config.diffusion.learned_variance = True

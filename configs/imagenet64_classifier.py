@@ -7,12 +7,12 @@ Hardware: meant for 8 modern GPUs.
 Reproduces: nothing published; ADM's network, trained without its weight decay.
 """
 
-from configs import imagenet64
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """ADM's classifier, for the images and the noise of configs/imagenet64.py."""
-    config = imagenet64.get_config()
+    config = experiment("imagenet64")
     config.name = "imagenet64_classifier"
     config.task = "classify"
     config.diffusion.learned_variance = False

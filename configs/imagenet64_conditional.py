@@ -7,12 +7,12 @@ Hardware: meant for a TPU pod slice or 8 modern GPUs.
 Reproduces: nothing published; Ho & Salimans 2022 (FID 1.55 at w = 0.1) train ADM's larger network.
 """
 
-from configs import imagenet64
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The ImageNet experiment, told the class."""
-    config = imagenet64.get_config()
+    config = experiment("imagenet64")
     config.name = "imagenet64_conditional"
     config.labels.num_classes = 1000
     config.labels.dropout = 0.1

@@ -7,12 +7,12 @@ Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s.
 Reproduces: the settings of FID 6.36 after 2.4M steps; not rerun here.
 """
 
-from configs import celebahq256
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The LSUN bedroom experiment."""
-    config = celebahq256.get_config()
+    config = experiment("celebahq256")
     config.name = "lsun_bedroom"
     config.data.name = "lsun/bedroom"
     config.train.num_steps = 2_400_000

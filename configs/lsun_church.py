@@ -7,12 +7,12 @@ Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s.
 Reproduces: the settings of FID 7.89 after 1.2M steps; not rerun here.
 """
 
-from configs import celebahq256
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The LSUN church experiment."""
-    config = celebahq256.get_config()
+    config = experiment("celebahq256")
     config.name = "lsun_church"
     config.data.name = "lsun/church_outdoor"
     config.train.num_steps = 1_200_000

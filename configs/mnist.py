@@ -6,12 +6,12 @@ Hardware: one GPU.
 Reproduces: nothing published.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """The MNIST experiment."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "mnist"
     config.data.source = "tfds"
     config.data.name = "mnist"

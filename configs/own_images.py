@@ -8,12 +8,12 @@ Hardware: one modern GPU. Out of memory? --config.train.accumulation=4, --config
 Reproduces: nothing published.
 """
 
-from configs import base
+from ddpm_jax.config import experiment
 
 
 def get_config():
     """An experiment on a folder of images."""
-    config = base.get_config()
+    config = experiment("base")
     config.name = "own_images"
     config.data.source = "folder"
     config.data.path = ""  # or on the command line: --config.data.path=FOLDER

@@ -96,6 +96,8 @@ from ddpm_jax.schedule import (
 )
 from ddpm_jax.spectrum import band_power, forward_power, settling_time
 
+__version__ = "0.1.0"  # of the distribution too: pyproject.toml reads it here
+
 _LATER = {
     "build": (),
     "config": ("experiment",),

@@ -8,6 +8,7 @@ which batch, device or host it is in. Read next: `schedule.py`.
 import zlib
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,6 +18,9 @@ Array = jax.Array
 def expand_like(a, x):
     """Appends axes of size one to a `[]` or `[B]` until it broadcasts against x `[B, ...]`."""
     a = jnp.asarray(a)
+    if a.ndim:
+        chex.assert_rank(a, 1)
+        chex.assert_equal_shape_prefix([a, x], 1)
     return a.reshape(a.shape + (1,) * (jnp.ndim(x) - a.ndim)) if a.ndim else a
 
 
@@ -46,6 +50,8 @@ def noise_like(keys, x):
       keys: `[B]` keys, one an image (noise of image i depends on `keys[i]` alone), or one key `[]` for the whole array.
       x: `[B, ...]`.
     """
+    chex.assert_rank(keys, {0, 1})
     if keys.ndim == 0:
         return jax.random.normal(keys, x.shape, x.dtype)
+    chex.assert_equal_shape_prefix([keys, x], 1)
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

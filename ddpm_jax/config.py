@@ -1,13 +1,13 @@
 """Configurations: experiments by name, numbers in range, JSON as it is stored with a run and compared on resuming.
 
-The keys themselves, with a comment each, are in `configs/base.py`.
+The keys themselves, with a comment each, are in `configs/base.py`. The repository's folder `configs/` is installed as
+`ddpm_jax/experiments`.
 """
 
 import difflib
-import importlib
+import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -67,12 +67,32 @@ _INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
 _NAMES = ["labels.names"]
 _PATHS = ["data.path"]
 
+_PACKAGE = Path(__file__).parent
+_FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "configs")  # of an installed wheel; of a clone
+EXPERIMENTS = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
 
-_EXPERIMENTS = Path(__file__).parents[1] / "configs"
+
+def experiment_names() -> list[str]:
+    """The names of all experiments, sorted."""
+    return sorted(path.stem for path in EXPERIMENTS.glob("[!_]*.py"))
 
 
-def experiment(name):
-    """The configuration of `configs/NAME.py`, which lies beside the package in its repository.
+def experiment_file(name: str) -> Path:
+    """The file of the experiment that is called `name`.
+
+    Raises:
+      UserError: there is no such experiment; the message suggests one.
+    """
+    known = experiment_names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+        raise UserError(f"there is no experiment {name!r}; {hint}")
+    return EXPERIMENTS / f"{name}.py"
+
+
+def experiment(name: str) -> ConfigDict:
+    """The configuration that the experiment `name` defines, as `get_config()` of `configs/NAME.py` returns it.
 
     Args:
       name: such as "digits".
@@ -81,21 +101,11 @@ def experiment(name):
       A locked `ConfigDict`; its keys are set like attributes, `config.train.num_steps = 500`.
 
     Raises:
-      UserError: there is no such experiment, or the package is not used from its repository.
+      UserError: there is no such experiment.
     """
-    known = [path.stem for path in sorted(_EXPERIMENTS.glob("[!_]*.py"))]
-    if not known:
-        raise UserError("the experiments lie beside the package in its repository: clone it, `pip install -e .` there")
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UserError(
-            f"there is no experiment {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {known}")
-        )
-    if str(_EXPERIMENTS.parent) not in sys.path:
-        sys.path.append(str(_EXPERIMENTS.parent))
-    module = importlib.import_module(f"configs.{name}")
-    if Path(module.__file__).parent != _EXPERIMENTS:
-        raise UserError(f"another package is called configs: {Path(module.__file__).parent}; start elsewhere")
+    spec = importlib.util.spec_from_file_location(f"ddpm_jax.experiments.{name}", experiment_file(name))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module.get_config()
 
 

@@ -5,8 +5,10 @@ Read next: `measurements.py`.
 
 import json
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -79,6 +81,9 @@ def evaluate(run, metrics, *, source=None, num_images=500, num_steps=0, batch_si
 
     Returns:
       `{metric: result}`.
+
+    Raises:
+      UserError: a metric is not known or not for this run, or a result is not finite; nothing of it is written.
     """
     folder, results = Path(run.workdir) / "evaluation", {}
     for name in metrics:
@@ -91,12 +96,33 @@ def evaluate(run, metrics, *, source=None, num_images=500, num_steps=0, batch_si
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name in metrics:
         result = METRICS[name](run, images, num_steps=num_steps)
+        _check_finite(name, result)
         result = {"step": run.step, "params": run.params_name, "num_images": images.num_images, **result}
-        write_whole(folder / f"{name}.json", lambda path, r=result: path.write_text(json.dumps(r, indent=1)))
+        text = json.dumps(result, indent=1, allow_nan=False)
+        write_whole(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
         if name in plots.PLOTS:
             write_whole(folder / f"{name}.png", plots.PLOTS[name](result).savefig)
         results[name] = result
     return results
+
+
+def _check_finite(name: str, result: Mapping[str, Any]) -> None:
+    """Raises a UserError that names what is not finite in a metric's result."""
+    broken = [key for key, value in result.items() if not _is_finite(value)]
+    if broken:
+        raise UserError(
+            f"{name}: {', '.join(broken)} not finite, so nothing was written: the network does not give finite numbers "
+            "for these images; try other parameters (--params) or more steps (--num_steps)"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether all numbers in a value of JSON's are finite."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def table(results):

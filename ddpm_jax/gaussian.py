@@ -5,6 +5,7 @@ once the clean image is known (`q_posterior`, by Bayes). Training needs the firs
 network's guess in place of x_0. Read next: `prediction.py`.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +19,7 @@ def q_sample(x_0, eps, level):
       x_0, eps: `[B, ...]`, clean image in [-1, 1] and standard normal noise.
       level: `NoiseLevel` with leaves `[]` or `[B]`.
     """
+    chex.assert_equal_shape([x_0, eps])
     return expand_like(level.signal, x_0) * x_0 + expand_like(level.sigma, x_0) * eps
 
 
@@ -26,6 +28,7 @@ def q_step(x_s, eps, transition):
 
     Over neighbouring times this is one noising step; over any s < t it is all the steps between them at once.
     """
+    chex.assert_equal_shape([x_s, eps])
     beta = expand_like(transition.beta, x_s)
     return jnp.sqrt(1 - beta) * x_s + jnp.sqrt(beta) * eps
 
@@ -43,6 +46,7 @@ def q_posterior(x_0, x_t, transition):
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
     """
+    chex.assert_equal_shape([x_0, x_t])
     now, next = transition.now, transition.next
     var_now = now.sigma**2
     mean = (

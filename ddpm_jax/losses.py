@@ -8,6 +8,7 @@ what the network outputs: `l_simple(weight)` is the whole family. A variance can
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -119,6 +120,8 @@ def cross_entropy(log_probs, x_0, keys, transition, *, label):
     """
     x_t = q_sample(x_0, noise_like(keys, x_0), transition.now)
     log_prob = log_probs(x_t, transition.now)
+    chex.assert_equal_shape_prefix([log_prob, label, x_0], 1)
+    chex.assert_rank([log_prob, label], [2, 1])
     right = jnp.argmax(log_prob, axis=-1) == label
     return {
         "loss": -jnp.take_along_axis(log_prob, label[:, None], axis=-1)[:, 0],
@@ -132,6 +135,7 @@ def _noise_error(denoise, x_0, keys, transition, weight):
     eps = noise_like(keys, x_0)
     x_t = q_sample(x_0, eps, level)
     prediction = denoise(x_t, level)
+    chex.assert_equal_shape([prediction.eps, eps])
     eps_mse = jnp.mean((prediction.eps - eps) ** 2, axis=range(1, x_0.ndim))
     return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}, prediction, x_t
 

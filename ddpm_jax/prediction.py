@@ -9,6 +9,7 @@ after it (samplers, losses, likelihood, guidance) sees a `Denoiser`: a function 
 import enum
 from typing import NamedTuple, Protocol
 
+import chex
 import jax.numpy as jnp
 from jax import nn
 
@@ -56,6 +57,7 @@ class Target(enum.Enum):
 
     def prediction(self, output, x_t, level):
         """The `Prediction` that a network's output `[B, ...]` means at x_t."""
+        chex.assert_equal_shape([output, x_t])
         if self is Target.EPS:
             return Prediction(x_0_from_eps(output, x_t, level), output)
         if self is Target.X_0:

@@ -6,6 +6,7 @@ compiled for that TPU slice, on any machine that has `libtpu` installed.
 
 import os
 import re
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -15,10 +16,10 @@ from ddpm_jax import build
 from ddpm_jax.config import check_ranges
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import all_devices, check_divides, device_mesh, sharded, split
+from ddpm_jax.quiet import quieten_libtpu
 from ddpm_jax.training import compiled_step, initial, state_shapes
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
-_NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost"}
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
 _REMEDY = (
     "cut the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
@@ -74,7 +75,9 @@ def plan(config, *, topology=None, num_images=1):
     batch = {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=split(mesh))}
     traced = compiled_step(recipe, mesh, shapes).trace(state, batch)
     try:
-        compiled = traced.lower(lowering_platforms=(mesh.devices.flat[0].platform,)).compile()
+        with warnings.catch_warnings():  # a step kept from before, compiled for devices that are not here
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+            compiled = traced.lower(lowering_platforms=(mesh.devices.flat[0].platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -124,9 +127,8 @@ def topology_devices(name):
     """
     from jax.experimental import topologies
 
-    # Of the machine that it runs on, libtpu would ask these, and print that it got no answer; the topology rules.
-    for name_of, value in _NO_TPU.items():
-        os.environ.setdefault(name_of, value)
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    quieten_libtpu()
     if not re.fullmatch(_TOPOLOGY, name):
         raise UserError(f"--topology={name} is no slice: write it as v5e:4x4 or v4:2x2x4")
     try:

@@ -13,8 +13,10 @@ import jax
 from absl import app, flags, logging
 
 from ddpm_jax import paths
+from ddpm_jax.config import experiment_file, experiment_names
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import all_devices
+from ddpm_jax.quiet import quieten_libtpu
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
@@ -56,6 +58,7 @@ def run(main, *, module, argument=None):
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+            quieten_libtpu()
         _use_compilation_cache()
         try:
             _join_the_others()
@@ -129,17 +132,13 @@ def _parse(argv, module, argument):
     if "--help" in argv:
         _help(module, several=not argument)
     try:
-        argv = [_with_expanded_config(argument) for argument in argv]
+        argv = _with_config_file(argv)
+        rest = flags.FLAGS(argv)
     except UserError as error:
         _fail(error)
-    missing = _missing_config_file(argv)
-    if missing:
-        _fail(missing)
-    try:
-        rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
         if "get_config" in str(error):
-            _fail("the configuration file defines no function get_config(); see configs/own_images.py")
+            _fail(f"the configuration file defines no function get_config(); see {_shown('own_images')}")
         _fail(_unknown_key(argv, str(error)))
     except flags.Error as error:
         _fail(_mistyped(" ".join(str(error).split())))
@@ -152,12 +151,6 @@ def _parse(argv, module, argument):
         stray = strays[0]
         _fail(f"{stray!r} is not a flag" + (f"; write {shlex.quote('--' + stray)}" if "=" in stray else "; see --help"))
     return rest
-
-
-def _with_expanded_config(argument: str) -> str:
-    """`--config=FILE` with `~` expanded, which a shell leaves as it is after the `=`; any other argument unchanged."""
-    name, _, value = argument.partition("=")
-    return f"{name}={paths.expanded(value)}" if name in ("--config", "-config") and value else argument
 
 
 def _help(module, *, several):
@@ -191,18 +184,47 @@ def _unknown_key(argv, text):
         (a for a in argv if a.startswith("--") and wrong in a.split("=")[0].split(".")), f"--config...{wrong}"
     )
     near = re.search(r'Did you mean "(\w+)"', text)
-    hint = f"did you mean {near.group(1)!r}?" if near else "configs/base.py lists every key"
+    hint = f"did you mean {near.group(1)!r}?" if near else f"{_shown('base')} lists every key"
     return f"{argument.split('=')[0]}: there is no configuration key {wrong!r}; {hint}"
 
 
-def _missing_config_file(argv):
-    """One line for a configuration file that is not there, or None where that is not the trouble."""
-    for i, argument in enumerate(argv):
-        if argument.startswith("--config=") or argument == "--config":
-            value = argument.partition("=")[2] if "=" in argument else "".join(argv[i + 1 : i + 2])
-            path = Path(value.split(":")[0])
-            if not path.is_file():
-                near = difflib.get_close_matches(path.name, [p.name for p in Path("configs").glob("*.py")], n=1)
-                hint = f"; did you mean configs/{near[0]}?" if near else "; the experiments are in configs/"
-                return f"there is no configuration file {value!r}{hint}"
-    return None
+def _with_config_file(argv: list[str]) -> list[str]:
+    """The command line, in which `--config` has a file that exists: an experiment's where it has only a name.
+
+    An argument of `get_config` may follow either, after a colon.
+
+    Raises:
+      UserError: there is no such file or no such experiment.
+    """
+    argv = list(argv)
+    for i, flag in enumerate(argv):
+        if flag in ("--config", "-config") and i + 1 < len(argv):
+            argv[i + 1] = _config_file(argv[i + 1])
+        elif flag.startswith(("--config=", "-config=")):
+            argv[i] = f"--config={_config_file(flag.partition('=')[2])}"
+    return argv
+
+
+def _config_file(value: str) -> str:
+    """What `--config` stands for: the file of an experiment in place of its bare name, with the same argument."""
+    file, colon, argument = paths.expanded(value).partition(":")
+    if not file.endswith(".py") and os.sep not in file:
+        file = experiment_file(file)
+    elif not Path(file).is_file():
+        raise UserError(f"there is no configuration file {file!r}; {_nearest_config(Path(file))}")
+    return f"{file}{colon}{argument}"
+
+
+def _nearest_config(missing: Path) -> str:
+    """A suggestion for a configuration file that does not exist: one beside it, or an experiment of a similar name."""
+    beside = difflib.get_close_matches(missing.stem, [path.stem for path in missing.parent.glob("*.py")], n=1)
+    named = difflib.get_close_matches(missing.stem, experiment_names(), n=1)
+    if beside:
+        return f"did you mean {missing.with_stem(beside[0])}?"
+    return f"did you mean --config={named[0]}?" if named else f"the experiments are {', '.join(experiment_names())}"
+
+
+def _shown(experiment: str) -> str:
+    """The path of an experiment's file as a person would write it here."""
+    path = experiment_file(experiment)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -54,5 +55,6 @@ def ema_update(ema_params, params, *, step, decay):
 
     Without the warm-up the average of a short run is mostly the initial parameters.
     """
+    chex.assert_trees_all_equal_shapes(ema_params, params)
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda ema, new: decay * ema + (1 - decay) * new, ema_params, params)

@@ -2,10 +2,11 @@
 
   python notebooks/run.py                  all of them
   python notebooks/run.py 01 03            those whose names begin so
+  python notebooks/run.py --opening        runs none, and gives all of them the first cell that is written here
 
-Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`, written here; outputs are saved
-without time stamps and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few
-steps into a temporary folder and nothing is saved: the tests run them so.
+Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`; outputs are saved without time stamps
+and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few steps into a temporary
+folder and nothing is saved: the tests run them so.
 """
 
 import os
@@ -25,21 +26,47 @@ from nbclient.exceptions import CellExecutionError
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
-REPOSITORY = "https://github.com/ddpm-jax/ddpm_jax"
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSION = re.search(r'^__version__ = "(.+?)"', (ROOT / "ddpm_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
 MAX_BYTES = 1_500_000
 CELL_SECONDS = 1800
 
 OPENING = f"""\
-# In Colab this installs ddpm_jax at the version of this notebook; elsewhere it imports, and no more.
-import os, sys, tempfile
+# In Colab this installs ddpm_jax at the version of this notebook; elsewhere it imports it: from its clone, if that is
+# the folder of this notebook or the one above, otherwise as installed.
+import importlib.metadata, os, re, subprocess, sys, tempfile
 from pathlib import Path
 
-REPOSITORY, VERSION = "{REPOSITORY}", "v{VERSION}"
-if "google.colab" in sys.modules and not Path("ddpm_jax").exists():
-    !git clone --quiet --depth 1 --branch {{VERSION}} {{REPOSITORY}} ddpm_jax
-    %cd ddpm_jax
-    %pip install --quiet -e . {{"'jax[cuda12]'" if os.path.exists("/dev/nvidia0") else ""}}
+REPOSITORY, VERSION = "{PROJECT["urls"]["Repository"]}", "{VERSION}"
+
+
+class Failure(Exception):
+    def _render_traceback_(self):  # what a notebook shows: one line
+        return [f"error: {{self}}"]
+
+
+def install():
+    gpu = os.path.exists("/dev/nvidia0")
+    tpu = os.path.exists("/dev/accel0") or os.path.exists("/dev/vfio/0") or os.environ.get("COLAB_TPU_1VM")
+    extra = "[cuda12]" if gpu else "[tpu]" if tpu else ""
+    command = [sys.executable, "-m", "pip", "install", "-q", f"ddpm_jax{{extra}} @ git+{{REPOSITORY}}@v{{VERSION}}"]
+    print(f"installing {{command[-1]}} (a minute or two)")
+    done = subprocess.run(command, env=os.environ | {{"GIT_TERMINAL_PROMPT": "0"}}, capture_output=True, text=True)
+    if done.returncode:
+        said = re.search("(fatal|error|ERROR): (?!subprocess).*", done.stderr)
+        raise Failure(
+            f"ddpm_jax cannot be installed ({{said.group() if said else 'by pip'}}); is there a network connection, "
+            f"and does {{REPOSITORY}} have the tag v{{VERSION}}?"
+        )
+    importlib.invalidate_caches()
+
+
+clones = [folder for folder in (Path(), Path("..")) if (folder / "ddpm_jax" / "__init__.py").exists()]
+sys.path[:0] = [str(folder.resolve()) for folder in clones[:1]]
+if "google.colab" in sys.modules and not clones:
+    installed = next(importlib.metadata.distributions(name="ddpm_jax"), None)
+    if installed is None or installed.version != VERSION:  # it is there after a restart of the runtime
+        install()
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +75,7 @@ import numpy as np
 import ddpm_jax as dj
 
 smoke = "DDPM_JAX_SMOKE" in os.environ  # few steps, for the tests
-runs = Path(tempfile.mkdtemp() if smoke else os.path.relpath(Path(dj.__file__).parents[1] / "runs"))
+runs = Path(tempfile.mkdtemp()) if smoke else Path(*clones[:1], "runs")
 print(f"jax {{jax.__version__}} on {{jax.device_count()}} x {{jax.devices()[0].device_kind}}")
 if jax.default_backend() == "cpu":
     print("NO GPU OR TPU: this runs on the CPU. In Colab: Runtime > Change runtime type > GPU.")"""
@@ -76,11 +103,17 @@ def notebooks(*beginnings):
     return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(beginnings or "")]
 
 
+def opened(path):
+    """The notebook as it is saved, with the first cell that is written here."""
+    notebook = nbformat.read(path, as_version=4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").source = OPENING
+    return notebook
+
+
 def execute(path):
     """The notebook, run from top to bottom in the repository's root, with outputs; a warning or an error raises."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = opened(path)
     cells = notebook.cells
-    next(cell for cell in cells if cell.cell_type == "code").source = OPENING
     notebook.cells = [nbformat.v4.new_code_cell(_STRICT), *cells]
     options = {"timeout": CELL_SECONDS, "coalesce_streams": True, "record_timing": False}
     with _own_folders():
@@ -139,7 +172,11 @@ def _kept(output):
 
 
 def main():
-    """Prints them all anew, with a line for each."""
+    """Prints the notebooks again, with a line for each, or gives them their first cell."""
+    if sys.argv[1:] == ["--opening"]:
+        for path in notebooks():
+            path.write_text(nbformat.writes(opened(path)) + "\n")
+        return
     smoke = "DDPM_JAX_SMOKE" in os.environ
     for path in notebooks(*sys.argv[1:]):
         begin = time.perf_counter()

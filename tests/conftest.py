@@ -4,8 +4,12 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
+import zipfile
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -21,6 +25,8 @@ import jax
 import pytest
 from absl import flags
 
+ROOT = Path(__file__).parents[1]
+SOURCES = ("ddpm_jax", "configs", "requirements", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
 flags.FLAGS.mark_as_parsed()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
 
@@ -46,3 +52,27 @@ def quick_compilation():
     yield
     del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of a copy of the sources, built without a network."""
+    pytest.importorskip("setuptools", minversion="77", reason="pip install -r requirements-dev.txt")
+    clone = tmp_path_factory.mktemp("clone")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, clone / name)
+    program = "import setuptools.build_meta as build; build.build_wheel('dist')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = (clone / "dist").iterdir()
+    return built
+
+
+@pytest.fixture(scope="session")
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder of installed packages that holds the wheel alone."""
+    site = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(site)
+    return site

@@ -11,17 +11,16 @@ import pytest
 from networks import shapes
 from oracles import GAUSSIAN, keys, normal, pick
 
-from configs import base, cifar10, digits
 from ddpm_jax import build, grids, losses, samplers, schedule
-from ddpm_jax.config import from_json, to_json
+from ddpm_jax.config import experiment, from_json, to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.prediction import Target
 from ddpm_jax.step import Examples
 
 
-def changed(config=base, **changes):
+def changed(name="base", **changes):
     """A configuration with some keys changed, written `section__key=value`."""
-    config = config.get_config()
+    config = experiment(name)
     with config.unlocked():
         for path, value in changes.items():
             section, key = path.split("__")
@@ -86,7 +85,7 @@ def test_every_option_reaches_the_network_and_survives_json():
 
 @pytest.mark.parametrize(("channels", "learned", "out"), [(3, False, 3), (1, False, 1), (3, True, 6), (1, True, 2)])
 def test_the_network_has_the_channels_of_the_images_twice_with_a_variance(channels, learned, out):
-    config = changed(digits, data__channels=channels, diffusion__learned_variance=learned)
+    config = changed("digits", data__channels=channels, diffusion__learned_variance=learned)
     model = build.network(config)
     params = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
     assert params["encoder"]["conv_in"]["kernel"].shape[2] == channels
@@ -185,7 +184,7 @@ def test_losses_that_do_not_fit_are_refused():
 
 
 def test_the_learning_rate_rises_in_a_line_and_stays():
-    rate = build.learning_rate(cifar10.get_config())
+    rate = build.learning_rate(experiment("cifar10"))
     np.testing.assert_allclose(rate(np.array([0, 500, 2500, 5000, 800_000])), [0, 2e-5, 1e-4, 2e-4, 2e-4], rtol=1e-5)
     constant = build.learning_rate(changed(optim__warmup_steps=0))
     np.testing.assert_allclose([constant(0), constant(10**6)], 2e-4)
@@ -305,7 +304,7 @@ def test_chains_that_do_not_fit_are_refused():
 
 
 def test_the_source_is_the_named_one():
-    assert [len(build.source(changed(digits, data__split=split))) for split in ("train", "test")] == [1297, 500]
+    assert [len(build.source(changed("digits", data__split=split))) for split in ("train", "test")] == [1297, 500]
     refused(
         build.source, "config.data.source='webdataset' is not one of: digits, folder, tfds", data__source="webdataset"
     )

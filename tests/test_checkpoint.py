@@ -251,13 +251,14 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
 def test_a_run_is_written_by_one_process_at_a_time(copy):
     """The second is refused before it clears away what the first is writing, which is free to be read."""
     with Checkpoints(copy.workdir):
-        under_way = copy.workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+        under_way = copy.workdir / "checkpoints" / "12.orbax-checkpoint-tmp"
         under_way.mkdir()
         with pytest.raises(UserError, match=rf"^another process is training in {copy.workdir}; wait for it or choose"):
             Checkpoints(copy.workdir)
         assert under_way.exists()
         assert restore_params(copy.workdir, target().ema_params, name="ema_params")[0] == 8
-    with Checkpoints(copy.workdir):
+    with Checkpoints(copy.workdir) as checkpoints:
+        checkpoints.save(state_at(9), CONFIG)  # which waits until it is cleared away
         assert not under_way.exists()
 
 

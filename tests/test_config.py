@@ -2,12 +2,15 @@
 
 import functools
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
-from tiny import tiny_config
+import tiny
+from tiny import ROOT, tiny_config
 
-from configs import base
-from ddpm_jax.config import changes, check_ranges, check_resumable, flatten, from_json, in_words, to_json
+from ddpm_jax import training
+from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
 
 
@@ -124,6 +127,7 @@ OUT_OF_RANGE = {
     "labels.dropout": 1.0,
     "labels.names": (1, 2),
     "checkpoint.every": 0,
+    "checkpoint.every_minutes": -1.0,
     "checkpoint.keep": 0,
     "checkpoint.keep_every": -1,
     "log.every": 0,
@@ -142,7 +146,7 @@ def test_a_number_out_of_range_is_named(key):
 
 def test_every_number_of_the_base_configuration_is_checked():
     """Save for those that a table, the schedule, the digits or the sampler's own check bounds."""
-    numbers = {key for key, value in flatten(base.get_config()).items() if type(value) in (int, float, tuple)}
+    numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
     elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
 
@@ -224,3 +228,46 @@ def test_the_least_values_are_in_range():
     ones = ["train.batch_size", "train.num_steps", "checkpoint.every", "checkpoint.keep", "model.channels"]
     least = {**dict.fromkeys(zeros, 0), **dict.fromkeys(ones, 1)}
     check_ranges(tiny_config(**{key.replace(".", "__"): value for key, value in least.items()}))
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """The configurations that `train.py` trains, in place of training them, in an empty folder."""
+    configs = []
+
+    def train(config, workdir):
+        configs.append(config)
+        return SimpleNamespace(step=-1)
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.chdir(tmp_path)
+    return configs
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ([], "digits"),
+        (["--config=celeba"], "celeba"),
+        (["--config", "celeba"], "celeba"),
+        ([f"--config={ROOT / 'configs' / 'celeba.py'}"], "celeba"),
+    ],
+)
+def test_the_program_takes_an_experiment_by_name_or_by_file(given, name, trained):
+    assert tiny.run("train.py", *given, "--config.seed=5") == (0, "", "")
+    expected = experiment(name)
+    expected.seed = 5
+    assert [flatten(config) for config in trained] == [flatten(expected)]
+
+
+def test_a_copy_of_an_experiment_works_in_any_folder(trained, tmp_path):
+    shutil.copy(ROOT / "configs" / "own_images.py", tmp_path / "mine.py")
+    assert tiny.run("train.py", "--config=mine.py").status == 0
+    assert [flatten(config) for config in trained] == [flatten(experiment("own_images"))]
+
+
+def test_a_configuration_file_may_take_an_argument(trained, tmp_path):
+    text = "import ddpm_jax as dj\n\ndef get_config(name):\n    return dj.experiment(name)\n"
+    (tmp_path / "chosen.py").write_text(text)
+    assert tiny.run("train.py", "--config=chosen.py:mnist").status == 0
+    assert [config.name for config in trained] == ["mnist"]

@@ -1,20 +1,19 @@
 """The experiments: each loads, builds and says how it is run, and the published ones have the published numbers."""
 
+import ast
 import dataclasses
-import importlib
 import re
-from pathlib import Path
 
 import jax
 import pytest
+from tiny import ROOT
 
-from configs import base
 from ddpm_jax import build
-from ddpm_jax.config import flatten
+from ddpm_jax.config import experiment, experiment_names, flatten
 from ddpm_jax.models import Architecture
 
-FOLDER = Path(base.__file__).parent
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
+FOLDER = ROOT / "configs"
+NAMES = [name for name in experiment_names() if name != "base"]
 
 # What the papers and their code trained with. Every experiment: width 128, one head, linear betas 1e-4 to 0.02.
 CIFAR10 = {
@@ -108,35 +107,32 @@ PUBLISHED = {
 }
 
 
-def load(name):
-    return importlib.import_module(f"configs.{name}")
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_experiments_have_the_published_numbers(name):
-    ours = flatten(load(name).get_config())
+    ours = flatten(experiment(name))
     assert {key: ours[key] for key in PUBLISHED[name]} == PUBLISHED[name]
 
 
 def test_celeba_is_cropped_to_128_pixels_around_the_published_centre():
-    left, top, right, bottom = load("celeba").get_config().data.crop
+    left, top, right, bottom = experiment("celeba").data.crop
     assert (right - left, bottom - top) == (128, 128)
     assert ((left + right) / 2, (top + bottom) / 2) == (89, 121)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_is_locked_named_as_its_file_and_complete(name):
-    config = load(name).get_config()
+    config = experiment(name)
     assert config.is_locked
     assert config.name == name
-    assert flatten(config).keys() == flatten(base.get_config()).keys()
+    assert flatten(config).keys() == flatten(experiment("base")).keys()
     with pytest.raises(AttributeError):
         config.train.batchsize = 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_says_how_it_is_run_on_what_and_what_it_reaches(name):
-    said = dict(re.findall(r"^(\w+): (.+)$", load(name).__doc__, re.MULTILINE))
+    docstring = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
+    said = dict(re.findall(r"^(\w+): (.+)$", docstring, re.MULTILINE))
     assert said.keys() >= {"Command", "Hardware", "Reproduces"}
     default = "python train.py" if name == "digits" else f"python train.py --config=configs/{name}.py"
     assert re.match(re.escape(default) + r"( |,|$)", said["Command"])
@@ -144,7 +140,7 @@ def test_every_experiment_says_how_it_is_run_on_what_and_what_it_reaches(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_builds(name):
-    config = load(name).get_config()
+    config = experiment(name)
     model = build.network(config)
     jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
     recipe = build.recipe(config, model, num_images=1297)
@@ -159,7 +155,7 @@ def test_every_experiment_builds(name):
 def test_the_keys_of_the_model_are_the_fields_of_the_architecture():
     """With equal defaults, but for the dropout of Ho et al.'s CIFAR-10."""
     defaults = {field.name: field.default for field in dataclasses.fields(Architecture)}
-    ours = base.get_config().model.to_dict()
+    ours = experiment("base").model.to_dict()
     assert ours.keys() == defaults.keys()
     assert {key: value for key, value in ours.items() if value != defaults[key]} == {"dropout": 0.1}
 
@@ -174,7 +170,7 @@ def comment_of(path):
     return line.partition("  # ")[2]
 
 
-@pytest.mark.parametrize("path", flatten(base.get_config()))
+@pytest.mark.parametrize("path", flatten(experiment("base")))
 def test_every_key_has_a_comment_on_its_line(path):
     assert re.match(r"\S", comment_of(path))
 

@@ -23,7 +23,6 @@ def test_it_opens_and_draws_the_same_images():
     assert np.abs(drawn - recorded).max() <= 1  # one level of 8 bits, for another version of XLA
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_it_trains_on(tmp_path):
     shutil.copytree(NOVEMBER, tmp_path / "run")
     workdir = f"--workdir={tmp_path / 'run'}"

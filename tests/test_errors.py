@@ -55,6 +55,11 @@ def run(*command):
         (["train.py", "--confg.x=2"], "Did you mean: config"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc"),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
+        (["train.py", "--config=configs/xyz.py"], "the experiments are base, celeba, "),
+        (["train.py", "--config={tmp}/celebs.py"], "did you mean --config=celeba?"),
+        (["train.py", "--config={tmp}/emty.py"], "did you mean {tmp}/empty.py?"),
+        (["train.py", "--config=cifr10"], "there is no experiment 'cifr10'; did you mean 'cifar10'?"),
+        (["train.py", "--config", "{tmp}/own.py"], "there is no experiment 'bass'; did you mean 'base'?"),
         (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
         (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
         (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must lie from 0"),
@@ -68,6 +73,7 @@ def run(*command):
 def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     (tmp_path / "broken.py").write_text("def get_config(:")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "own.py").write_text("import ddpm_jax as dj\ndef get_config():\n  return dj.experiment('bass')")
     command = [argument.format(tmp=tmp_path) for argument in command]
     workdir = [] if any("workdir" in argument for argument in command) else [f"--workdir={tmp_path / 'run'}"]
     result = run(*command, *workdir)
@@ -75,7 +81,7 @@ def test_programs_say_what_to_do_in_one_line(command, message, tmp_path):
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert lines[-1].startswith("error: "), result.stderr
-    assert message in lines[-1]
+    assert message.format(tmp=tmp_path) in lines[-1]
     assert not (tmp_path / "run").exists()
 
 

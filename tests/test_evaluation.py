@@ -181,6 +181,29 @@ def test_an_unknown_metric_is_refused_before_anything_is_measured(measured, work
     assert (workdir / "evaluation" / "nll.json").stat().st_mtime_ns == before
 
 
+def last_replaced(value, new):
+    """The value with its last number replaced, however deep in lists and dicts that is."""
+    if isinstance(value, list):
+        return [*value[:-1], last_replaced(value[-1], new)]
+    return {**value, "bits_per_dim": new} if isinstance(value, dict) else new
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", METRICS)
+def test_a_result_that_is_not_finite_is_one_line_and_not_written(name, value, measured, workdir, monkeypatch):
+    """Wherever in the result it is; earlier results stay."""
+    path = workdir / "evaluation" / f"{name}.json"
+    before = path.read_bytes()
+    good = {key: of for key, of in measured.results[name].items() if key not in ("step", "params", "num_images")}
+    for key in [key for key, of in good.items() if not isinstance(of, str)]:
+        broken = {**good, key: last_replaced(good[key], value)}
+        monkeypatch.setitem(ALL_METRICS, name, lambda *args, broken=broken, **kwargs: broken)
+        with pytest.raises(UserError, match=f"^{name}: {key} not finite, so nothing was written: ") as caught:
+            evaluate(measured.run, [name], source=measured.source, num_images=NUM_IMAGES)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == before
+
+
 def test_a_run_that_names_no_images_asks_for_them(tmp_path):
     """As one of converted weights."""
     save(tmp_path, tiny_config(data__source="folder", data__path=""))

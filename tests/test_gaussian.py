@@ -33,7 +33,8 @@ def test_q_sample_mixes_image_and_noise_by_the_level_of_each_image():
 def test_steps_compose_to_the_closed_form(schedule, timesteps):
     """`q_step` is linear: its coefficients carry mean and variance from x_0 through any chain of times."""
     transitions = schedule(40).transitions([*sorted(timesteps, reverse=True), 0])
-    keep, add = q_step(jnp.ones(1), 0.0, transitions), q_step(jnp.zeros(1), 1.0, transitions)
+    one, zero = jnp.ones_like(transitions.beta), jnp.zeros_like(transitions.beta)
+    keep, add = q_step(one, zero, transitions), q_step(zero, one, transitions)
     mean, var = 1.0, 0.0
     for a, b in zip(keep[::-1], add[::-1], strict=True):
         mean, var = a * mean, a**2 * var + b**2

@@ -53,8 +53,9 @@ def test_a_module_imports_only_those_before_it(file):
 
 @pytest.mark.parametrize("file", [file for file in FILES if module_of(file) in MATHEMATICS])
 def test_the_mathematics_needs_nothing_but_jax(file):
+    """And NumPy, and chex, which asserts shapes while a function is traced."""
     roots = {name.split(".")[0] for name in imports(FILES[file])}
-    assert roots <= {"ddpm_jax", "jax", "numpy", *sys.stdlib_module_names}
+    assert roots <= {"ddpm_jax", "jax", "numpy", "chex", *sys.stdlib_module_names}
 
 
 def test_importing_the_package_loads_no_heavy_one():

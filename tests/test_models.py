@@ -9,8 +9,8 @@ import pytest
 from networks import FAMILIES, LABEL, equations, flat, ho, inputs, random_params, shapes, small_unet
 from oracles import each
 
-from configs import celeba, celebahq256, cifar10, lsun_bedroom, lsun_church
 from ddpm_jax import build
+from ddpm_jax.config import experiment
 from ddpm_jax.models import UNet
 from ddpm_jax.models.unet import Encoder, Middle
 
@@ -33,21 +33,21 @@ def relative_error(out, expected):
 
 
 SIZES = {
-    "cifar10": (cifar10, 35_746_307),
-    "celeba": (celeba, 78_700_803),
-    "celebahq256": (celebahq256, 113_673_219),
-    "lsun_church": (lsun_church, 113_673_219),
-    "lsun_bedroom": (lsun_bedroom, 113_673_219),
+    "cifar10": 35_746_307,
+    "celeba": 78_700_803,
+    "celebahq256": 113_673_219,
+    "lsun_church": 113_673_219,
+    "lsun_bedroom": 113_673_219,
 }
 
 
-@pytest.mark.parametrize(("module", "size"), list(SIZES.values()), ids=list(SIZES))
-def test_configurations_have_the_published_number_of_parameters(module, size):
-    assert num_params(param_shapes(module.get_config())) == size
+@pytest.mark.parametrize("name", SIZES)
+def test_configurations_have_the_published_number_of_parameters(name):
+    assert num_params(param_shapes(experiment(name))) == SIZES[name]
 
 
 def test_a_learned_variance_doubles_the_output_channels_only():
-    assert num_params(param_shapes(cifar10.get_config(), out_channels=6)) == 35_749_766
+    assert num_params(param_shapes(experiment("cifar10"), out_channels=6)) == 35_749_766
 
 
 def test_skips_are_the_first_convolution_then_every_block_and_resampling():
@@ -80,7 +80,7 @@ def test_the_decoder_takes_the_skips_in_reverse():
 
 def test_attention_follows_every_block_at_its_resolution_and_the_middle_one():
     """CIFAR-10: 16x16 is the second level; two blocks down, three up."""
-    paths = param_shapes(cifar10.get_config())
+    paths = param_shapes(experiment("cifar10"))
     assert {path.split("_attention")[0] for path in paths if "_attention" in path} == {
         "encoder.level_1_block_0",
         "encoder.level_1_block_1",

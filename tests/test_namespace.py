@@ -64,12 +64,28 @@ def test_the_readme_s_library_snippet_draws_digits():
     np.testing.assert_allclose(x_0, images[:8], atol=0.05)
 
 
-def test_an_experiment_that_is_not_there_is_one_line(monkeypatch, tmp_path):
+def test_an_experiment_that_is_not_there_is_one_line():
     with pytest.raises(UserError, match=r"^there is no experiment 'digit'; did you mean 'digits'\?$"):
         dj.experiment("digit")
-    monkeypatch.setattr("ddpm_jax.config._EXPERIMENTS", tmp_path)
-    with pytest.raises(UserError, match=r"^the experiments lie beside the package in its repository: clone it"):
-        dj.experiment("digits")
+    for name in ("imagenet", "__init__", "../configs/digits", "", "xxxx"):
+        with pytest.raises(UserError, match=rf"^there is no experiment {name!r}; "):
+            dj.experiment(name)
+
+
+def test_an_experiment_is_found_by_its_name_alone(monkeypatch, tmp_path):
+    """Whatever lies in the current folder and on the import path."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("")
+    (tmp_path / "configs" / "base.py").write_text("raise AssertionError('the wrong file')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(path for path in sys.path if path not in ("", str(ROOT)))])
+    before = list(sys.path)
+    assert dj.experiment("celeba").data.name == "celeb_a"
+    assert sys.path == before
+
+
+def test_the_version_is_the_package_s():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dj.__version__)
 
 
 def test_a_mistake_in_a_notebook_is_one_line():

@@ -382,4 +382,4 @@ def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
     run = Run("moved run").guide(Run("classifier")).configure(labels="b")
     assert run.draw(1).shape == (1, 8, 8, 1)
     stored = json.loads((tmp_path / "moved run/checkpoints/2/config/metadata").read_text())
-    assert stored["data"]["path"] == str(tmp_path / "moved data")
+    assert stored["config"]["data"]["path"] == str(tmp_path / "moved data")

@@ -8,6 +8,7 @@ from tiny import random_state, tiny_config
 
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
+from ddpm_jax.quiet import quieten_libtpu
 
 
 @pytest.fixture
@@ -37,3 +38,14 @@ def test_other_records_are_left_alone(caplog):
         logging.getLogger("asyncio").error("Task exception was never retrieved: of a notebook's")
         logging.getLogger("asyncio").error("Task exception was never retrieved: defined at /orbax/checkpoint.py")
     assert caplog.messages == ["of ours", "Task exception was never retrieved: of a notebook's"]
+
+
+@pytest.mark.parametrize(("device", "answers"), [("null", 3), ("accel0", 0), ("vfio/0", 0)])
+def test_libtpu_is_answered_only_where_there_is_no_tpu(tmp_path, monkeypatch, device, answers):
+    (tmp_path / device).parent.mkdir(exist_ok=True)
+    (tmp_path / device).touch()
+    environment = {"TPU_NAME": "mine"}
+    monkeypatch.setattr("os.environ", environment)
+    quieten_libtpu(tmp_path)
+    assert len(environment) == 1 + answers
+    assert environment.get("TPU_WORKER_HOSTNAMES", "localhost") == "localhost"

@@ -317,7 +317,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_opens_the_one_before(tmp_path,
     opened = Run(tmp_path)
     assert opened.step == 1
     jax.tree.map(np.testing.assert_array_equal, opened.params, random_state(config, step=1).ema_params)
-    assert f"warning: cannot read checkpoint {tmp_path / 'checkpoints' / '2'} (" in capsys.readouterr().err
+    assert f"warning: checkpoint {tmp_path / 'checkpoints' / '2'} is damaged (" in capsys.readouterr().err
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(random_state(config, step=3), config)
     assert Run(tmp_path).step == 3

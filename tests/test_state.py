@@ -1,5 +1,6 @@
 """What a run starts from, and the moving average of its parameters against its formula."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,25 +18,21 @@ def init_params(key):
     return {"layer": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}
 
 
-def equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
 def test_a_run_starts_at_step_zero_from_its_own_streams():
     optimizer, times = optax.adam(0.1), importance(5)
     state = initial_state(KEY, init_params, optimizer=optimizer, times=times)
     assert state.step == 0
     assert state.step.dtype == jnp.int32
-    equal(state.params, init_params(stream(KEY, "params")))
-    equal(state.opt_state, optimizer.init(state.params))
-    equal(state.times, times.init())
+    chex.assert_trees_all_equal(state.params, init_params(stream(KEY, "params")))
+    chex.assert_trees_all_equal(state.opt_state, optimizer.init(state.params))
+    chex.assert_trees_all_equal(state.times, times.init())
     assert state.key == stream(KEY, "train")
 
 
 def test_the_average_starts_as_a_copy_of_the_parameters():
     """A copy, not the same array: the step donates both."""
     state = initial_state(KEY, init_params, optimizer=optax.adam(0.1), times=uniform(5))
-    equal(state.ema_params, state.params)
+    chex.assert_trees_all_equal(state.ema_params, state.params)
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((state.params, state.ema_params))]
     assert len(set(pointers)) == len(pointers)
 
@@ -68,3 +65,9 @@ def test_the_average_is_the_weighted_sum_of_its_past(x64):
 
 def test_the_average_of_float32_stays_float32():
     assert ema_update(jnp.ones(2), jnp.zeros(2), step=jnp.int32(1), decay=0.9).dtype == jnp.float32
+
+
+def test_an_average_of_other_shapes_is_refused():
+    """A parameter `[1]` would be broadcast without a word."""
+    with pytest.raises(AssertionError, match="shape"):
+        ema_update({"a": jnp.ones(3)}, {"a": jnp.ones(1)}, step=1, decay=0.9)

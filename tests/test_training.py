@@ -110,10 +110,9 @@ def logged(workdir):
 
 
 def wait_until(condition, process):
-    deadline = time.monotonic() + 240
+    """Waits as long as the process runs, which ends by itself after its last step."""
     while not condition():
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
         time.sleep(0.001)
 
 
@@ -162,7 +161,7 @@ def test_a_terminated_process_saves_and_ends_well(tmp_path):
     process = start(tmp_path / "run", config)
     wait_until(lambda: logged(tmp_path / "run") >= 2, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate()[0]
     assert process.returncode == 0, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
     assert step == logged(tmp_path / "run")
@@ -292,7 +291,6 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
     assert told in capsys.readouterr().out
 
 
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
     def start():
         return run_program("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(train__num_steps=1)))

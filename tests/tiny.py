@@ -16,10 +16,9 @@ from absl import flags
 from absl import logging as absl_logging
 
 import ddpm_jax.program  # noqa: F401  -- defines absl's own flags before any program's
-from configs import digits
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.config import flatten
+from ddpm_jax.config import experiment, flatten
 from ddpm_jax.state import initial_state
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +42,7 @@ TINY = {
 
 def tiny_config(**overrides):
     """The tiny configuration with changes, as in `train__num_steps=4` for `train.num_steps`."""
-    config = digits.get_config()
+    config = experiment("digits")
     for key, value in {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}.items():
         group, _, name = key.rpartition(".")
         (config[group] if group else config)[name] = value
@@ -52,7 +51,7 @@ def tiny_config(**overrides):
 
 def arguments(config):
     """The configuration as command-line arguments over the default experiment."""
-    base = flatten(digits.get_config())
+    base = flatten(experiment("digits"))
     return [f"--config.{key}={value}" for key, value in flatten(config).items() if value != base[key]]
 
 

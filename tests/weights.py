@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 import safetensors.numpy
 
-from configs import base
 from ddpm_jax import build
+from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,7 +30,7 @@ def read_golden(name):
 def opened(path, **given):
     """Foreign weights as `(config, network as a jitted function of (x, index, ...), params, foreign Network)`."""
     foreign, _ = understood(path, given)
-    config = configured(foreign, base.get_config(), name="converted")
+    config = configured(foreign, experiment("base"), name="converted")
     params, _ = converted(foreign, config, source=path)
     apply = jax.jit(build.network(config).apply)
     return config, lambda *args: np.asarray(apply({"params": params}, *args)), params, foreign
@@ -41,6 +42,24 @@ def assert_agree(what, out, expected, *, within=1e-5):
     error = np.linalg.norm(out - expected) / np.linalg.norm(expected)
     print(f"\n{what}: relative error {error:.1e}")
     assert error < within
+
+
+class Foreign(NamedTuple):
+    """A network of diffusers: its settings and its weights."""
+
+    config: dict
+    weights: dict
+
+
+PLAIN = "diffusion_pytorch_model.safetensors"
+
+
+def write(folder: Path, foreign: Foreign, *, name: str = PLAIN, add: float = 0.0, **config: object) -> Path:
+    """The folder with the network in it, to whose weights a number is added."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(foreign.config | config))
+    safetensors.numpy.save_file({key: array + np.float32(add) for key, array in foreign.weights.items()}, folder / name)
+    return folder
 
 
 GOOGLE = {  # what the four networks of google/ddpm-* have in common

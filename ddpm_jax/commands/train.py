@@ -2,6 +2,7 @@
 
   python train.py                                    trains on handwritten digits: minutes on a laptop
   python train.py --config=configs/cifar10.py        any experiment of configs/; its docstring says what it needs
+  python train.py --config=cifar10                   the same, in any folder: an experiment by its name
   python train.py --config=configs/celeba.py --workdir=DIR --config.optim.learning_rate=1e-4
   python train.py --config=configs/celeba.py --dry_run                       what it would take; trains nothing
   python train.py --config=configs/celeba.py --dry_run --topology=v5e:4x4    and on a TPU slice that is not there
@@ -11,7 +12,6 @@ The same command resumes an interrupted run, bit for bit. configs/base.py lists 
 
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
@@ -19,9 +19,8 @@ from ml_collections import config_flags
 from ddpm_jax import program
 from ddpm_jax.paths import as_flag, run_folder
 
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "digits.py"
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment to train (default: configs/digits.py).", lock_config=True
+    "config", None, "Experiment to train: a file, or a name of configs/ (default: digits).", lock_config=True
 )
 flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
 WORKDIR = flags.DEFINE(
@@ -72,5 +71,5 @@ def dry_run(config):
 def command():
     """Runs the program."""
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
-        sys.argv.insert(1, f"--config={DEFAULT_CONFIG}")
+        sys.argv.insert(1, "--config=digits")
     program.run(main, module=__name__)

@@ -56,6 +56,8 @@ def read(path, given):
     if network.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
         print(f"assumed, for the weights do not tell: {assumed}")
+    for note in network.notes:
+        print(f"note: {note}")
     workdir = as_flag("workdir", out)
     if config.task == "denoise":
         print(f"draw with:\n  python sample.py {workdir}")

@@ -1,28 +1,25 @@
-"""Tensors from files, without running anything that is in them: safetensors, and PyTorch's pickles.
+"""Tensors from files, without running anything that is in them, and folders that are whole or absent.
 
-A pickle is a program. Where torch is installed its reader takes the file with `weights_only`, which admits tensors and
-plain containers alone; elsewhere `pickles.py` does. Read next: `pickles.py`.
+Read next: `torch_files.py`, `folders.py`.
 """
 
 import contextlib
 import hashlib
-import importlib.util
-import pickle
-import re
 import shutil
 import signal
 import threading
-import zipfile
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import safetensors
 
-from ddpm_jax.convert import pickles
+from ddpm_jax.convert import pickles, torch_files
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.paths import local_path
 
 
-def read_weights(path):
+def read_weights(path: Path) -> dict | list:
     """What a file of weights holds: `{name: array}`, or a list in which such dicts are.
 
     Raises:
@@ -34,14 +31,18 @@ def read_weights(path):
             raise UserError(f"there is no file {path}")
         path.open("rb").close()  # says why it cannot be, where a reader of weights does not
         try:
-            if path.suffix == ".safetensors":
-                return _safetensors(path)
-            _check_as_stored(path)
-            return _torch(path) if importlib.util.find_spec("torch") else pickles.read(path)
+            return _safetensors(path) if path.suffix == ".safetensors" else torch_files.read(path)
         except (UserError, OSError):
             raise
+        except pickles.UnknownNameError as error:
+            raise UserError(
+                f"{path} asks to run {clipped(error)}, and was not opened: weights need no code; take a safetensors "
+                "file instead"
+            ) from error
         except Exception as error:  # whatever a broken file comes to
-            raise UserError(f"{path} is no whole file of weights ({_reason(error)}); fetch it again") from error
+            raise UserError(
+                f"{path} is no whole file of weights ({clipped(first_line(error), 120)}); fetch it again"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -53,52 +54,15 @@ def reading(path):
         raise UserError(f"cannot read {error.filename or path}: {error.strerror or first_line(error)}") from error
 
 
-def _safetensors(path):
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a safetensors file."""
     with safetensors.safe_open(path, framework="np") as file:
         try:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
-        except AttributeError as error:
-            raise UserError(f"{path} has numbers of an unknown kind ({error}); save it as float32") from error
-
-
-def _check_as_stored(path):
-    """Refuses an archive that is larger unpacked than packed before it fills the memory; torch packs nothing."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-    if packed or sum(member.file_size for member in members) > path.stat().st_size:
-        raise UserError(f"{path} is a compressed archive, which no file of PyTorch's is, and was not opened")
-
-
-def _torch(path):
-    """The content of a pickle by torch's own reader, the tensors of dicts as arrays."""
-    import torch
-
-    def as_array(value):
-        if not isinstance(value, torch.Tensor):
-            return value
-        return value.detach().to(torch.float32).numpy() if value.is_floating_point() else value.numpy()
-
-    def as_arrays(value):  # nothing deeper, which may have no end; `dict.items`, for a file may hide the dict's own
-        return {key: as_array(item) for key, item in dict.items(value)} if isinstance(value, dict) else value
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise pickles.refusal(path, wanted[1]) from error
-        raise
-    return [as_arrays(item) for item in content] if isinstance(content, list | tuple) else as_arrays(content)
-
-
-def _reason(error):
-    """What an error says in one line, without torch's advice around it to open the file unguarded."""
-    said = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-    return said[1] if said else first_line(error).partition(" In PyTorch 2.6")[0]
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        except (AttributeError, safetensors.SafetensorError) as error:
+            if isinstance(error, AttributeError) or "Dtype not understood" in str(error):
+                raise UserError(f"{path} has numbers of an unknown kind ({error}); save it as float32") from error
+            raise
 
 
 def is_state_dict(value):
@@ -110,12 +74,30 @@ def is_state_dict(value):
     )
 
 
-def without_prefix(state_dict):
-    """The dict without the `module.` that training on several GPUs leaves before every name."""
-    prefix = "module."
-    if not all(name.startswith(prefix) for name in state_dict):
+def without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The dict without what training puts before names: `module.` on several GPUs, `_orig_mod.` if compiled.
+
+    A part that was compiled by itself has `_orig_mod.` within its names.
+    """
+    names = {name: name.removeprefix("_orig_mod.").replace("._orig_mod.", ".") for name in state_dict}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {name: short.removeprefix("module.").removeprefix("_orig_mod.") for name, short in names.items()}
+    if len(set(names.values())) < len(names):  # two tensors of one name, which the loader then says
         return state_dict
-    return {name.removeprefix(prefix): array for name, array in state_dict.items()}
+    return {names[name]: array for name, array in state_dict.items()}
+
+
+def clipped(text: object, most: int = 80) -> str:
+    """A text from a file, cut to what a message can hold."""
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def listed(names: Iterable[object], most: int = 10) -> str:
+    """The names in one line, clipped, or the first of very many."""
+    names = list(names)
+    more = len(names) - most
+    return ", ".join(clipped(name) for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def sha256(path):

@@ -4,7 +4,9 @@ Read next: `network.py`, then one file for each family.
 """
 
 import json
+import os
 import shlex
+from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -13,7 +15,16 @@ from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
-from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
+from ddpm_jax.convert.files import (
+    is_state_dict,
+    listed,
+    new_folder,
+    read_weights,
+    reading,
+    sha256,
+    undisturbed,
+    without_prefix,
+)
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError
@@ -35,6 +46,8 @@ def understood(path, given):
     with reading(path):
         if path.is_dir():
             return diffusers.understood(path, given)
+        if path.suffix == ".json" and path.is_file():
+            raise UserError(f"{path} holds settings: give the folder that it is in")
         state_dict, raw = _state_dicts(path)
     if "temb.dense.0.weight" in state_dict:
         return ho.understood(state_dict, given, raw=raw), [path]
@@ -42,8 +55,7 @@ def understood(path, given):
         return openai.understood(state_dict, given), [path]
     if "time_embedding.linear_1.weight" in state_dict:
         raise UserError(f"{path} has weights of diffusers: give the folder that holds them and their config.json")
-    names = ", ".join(list(state_dict)[:3])
-    raise UserError(f"{path} holds weights of no known network: its first tensors are {names}")
+    raise UserError(f"{path} holds weights of no known network: its first tensors are {listed(list(state_dict)[:3])}")
 
 
 def _state_dicts(path):
@@ -79,7 +91,9 @@ def converted(network, config, *, source):
     heads = model.arch.heads if network.interleaved else lambda width: 1
     table = tensors(network.family, shapes, heads=heads)
     params = parameters(network.state_dict, table, source=source)
-    return params, params if network.raw is None else parameters(network.raw, table, source=source)
+    if network.raw is None:
+        return params, params
+    return params, parameters(network.raw, table, source=f"{source}, before averaging,")
 
 
 def import_weights(path, out, *, given=None):
@@ -107,13 +121,21 @@ def import_weights(path, out, *, given=None):
         )
         provenance = {
             "format": network.kind,
-            "files": [{"name": file.name, "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files],
+            "files": [
+                {"name": _within(file, path), "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
+            ],
             "assumed": network.assumed,
+            "notes": network.notes,
         }
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1))
+        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1, allow_nan=False))
         with undisturbed(), Checkpoints(folder) as checkpoints:  # whose threads would write on
             checkpoints.save(state.replace(ema_params=ema_params), config)
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _within(file: Path, source: Path) -> str:
+    """The file's name, with its place within a folder that was given."""
+    return os.path.relpath(file, source) if Path(source).is_dir() else file.name
 
 
 def training_flags(config):

@@ -3,16 +3,17 @@
 Read next: `files.py`.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
-from ddpm_jax.convert.names import flat, nested
+from ddpm_jax.convert.files import listed
+from ddpm_jax.convert.names import Tensor, flat, nested
 from ddpm_jax.errors import UserError
 
-_LISTED = 10  # names of each kind of mistake
 
-
-def parameters(state_dict, table, *, source):
-    """Our parameters, float32, of a foreign state dict.
+def parameters(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor], *, source: object) -> dict:
+    """Our parameters, float32 and finite, of a foreign state dict.
 
     Args:
       state_dict: `{name: array}`.
@@ -20,15 +21,23 @@ def parameters(state_dict, table, *, source):
       source: what the tensors come from, for the message.
 
     Raises:
-      UserError: a tensor is missing, left over or of another shape; all are listed.
+      UserError: a tensor is missing, left over, of another shape, or not finite; all are listed.
     """
     found = mismatches(state_dict, table)
     if found:
         raise UserError(f"{source} does not fit the network: {'; '.join(found)}")
-    leaves = {}
+    leaves, broken = {}, []
     for tensor in table:
-        array = np.asarray(state_dict[tensor.name], np.float32)
+        with np.errstate(over="ignore"):  # which is infinite then
+            array = np.asarray(state_dict[tensor.name], np.float32)
+        if not np.isfinite(array).all():
+            broken.append(tensor.name)
         leaves.update(zip(tensor.leaves, tensor.to_ours(array), strict=True))
+    if broken:
+        raise UserError(
+            f"{source} has weights that are not finite (NaN, infinite, or too large for float32), in "
+            f"{listed(broken, most=3)}; take an earlier checkpoint"
+        )
     return nested(leaves)
 
 
@@ -41,7 +50,7 @@ def state_dict(params, table):
     }
 
 
-def mismatches(state_dict, table):
+def mismatches(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor]) -> list[str]:
     """What keeps a state dict from being the table's network, in words; empty where nothing does."""
     expected = {tensor.name: tensor.shape for tensor in table}
     shapes = {name: np.shape(array) for name, array in state_dict.items()}
@@ -54,11 +63,6 @@ def mismatches(state_dict, table):
         "missing": [name for name in expected if name not in shapes],
         "left over": [name for name in shapes if name not in expected],
         "of another shape": differing,
+        "of complex numbers": [name for name, array in state_dict.items() if np.iscomplexobj(array)],
     }
-    return [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
-
-
-def _listed(names):
-    """The names, or the first of very many."""
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return [f"{kind}: {listed(names, most=3)}" for kind, names in kinds.items() if names]

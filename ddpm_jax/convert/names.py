@@ -52,9 +52,13 @@ class Tensor(NamedTuple):
     heads: int
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Of the foreign tensor."""
-        return self.to_foreign([np.broadcast_to(np.float32(0), shape) for shape in self.leaves.values()]).shape
+        shape = next(iter(self.leaves.values()))
+        if self.kernel:
+            *places, inputs, outputs = shape
+            shape = (outputs, inputs, *places, *(1,) * self.axes)
+        return (len(self.leaves) * shape[0], *shape[1:])
 
     def to_foreign(self, leaves):
         """The foreign tensor of our leaves."""

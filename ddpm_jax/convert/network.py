@@ -29,6 +29,7 @@ class Network(NamedTuple):
       state_dict: `{name: array}`, the weights to sample with.
       raw: the weights before averaging, where the file has both; else None.
       assumed: `{flag: value}` of what the weights do not tell and nobody said.
+      notes: sentences on what was taken in the place of what.
       interleaved: the rows of fused queries, keys and values run over (head, which of three, channel), not over (which
         of three, head, channel).
     """
@@ -39,6 +40,7 @@ class Network(NamedTuple):
     state_dict: Mapping[str, Any]
     raw: Mapping[str, Any] | None = None
     assumed: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
     interleaved: bool = True
 
 

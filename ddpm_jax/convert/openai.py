@@ -109,7 +109,8 @@ def _classifier(shapes, hints, channels, levels):
 def _down_path(shapes):
     """Widths and places of attention of all blocks on the way down, resamplings included, in two lists."""
     widths, attends = [], []
-    while (place := f"input_blocks.{len(widths) + 1}") and any(name.startswith(f"{place}.") for name in shapes):
+    places = {".".join(name.split(".")[:2]) for name in shapes}
+    while (place := f"input_blocks.{len(widths) + 1}") in places:
         layer = "op" if f"{place}.0.op.bias" in shapes else "out_layers.3"
         widths.append(shapes[f"{place}.0.{layer}.bias"][0])
         attends.append(f"{place}.1.qkv.weight" in shapes)

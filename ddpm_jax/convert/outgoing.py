@@ -13,17 +13,15 @@ from ddpm_jax.convert.diffusers import (
     DEFAULTS,
     PADDING,
     SCALE_SHIFT,
-    SCHEDULE,
-    TARGET,
     TIME,
-    VARIANCE,
-    WEIGHTS,
     up_block,
 )
 from ddpm_jax.convert.families import DIFFUSERS
 from ddpm_jax.convert.files import new_folder
+from ddpm_jax.convert.folders import WEIGHTS
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
+from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
 from ddpm_jax.errors import UserError
 from ddpm_jax.paths import local_path
 
@@ -51,7 +49,7 @@ def export_diffusers(run, out):
     with new_folder(out) as folder:
         for name, content in settings.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+            (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
         weights = state_dict(run.params, table)
         (folder / "unet" / WEIGHTS[0]).write_bytes(safetensors.numpy.save(weights, metadata={"format": "pt"}))
         size = sum(array.size for array in weights.values())

@@ -1,140 +1,187 @@
-"""A reader of PyTorch's files that admits tensors alone, for where torch is not installed.
+"""A reader of pickles that admits numbers, words and plain containers, and calls the few functions that it is given.
 
-Since torch 1.6 a file is a zip archive: `data.pkl`, a pickle that may call functions by their names, and the numbers
-of each tensor in a member of its own. This reader knows the three functions that rebuild tensors and dicts; any other
-name ends it before anything is called. A pickle may also set attributes of what it gets: it gets tuples, which have
-none.
+A pickle is a program for a machine with a stack and a memory. This machine knows the instructions that weights need
+and no others, looks names up in a table and nowhere else, and is bounded: its memory grows with the instructions that
+are there, not with the numbers in them, no container is ever copied, compared, hashed or printed, and nothing is
+called that is not in the table. Read next: `torch_files.py`.
 """
 
-import io
-import math
-import pickle
-import zipfile
-from collections.abc import Callable
-from typing import NamedTuple
+import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
 
-import numpy as np
-
-from ddpm_jax.errors import UserError
+_MOST = 2_000_000  # instructions; a tensor takes about thirty
+_MOST_BITS = 128  # of a number; the first one of torch's old files has 77
 
 
-class _DType(NamedTuple):
-    """The kind of a storage's numbers."""
-
-    name: str
-
-
-class _Storage(NamedTuple):
-    """Numbers `[N]`, which tensors are views of."""
-
-    numbers: np.ndarray
-
-
-class _Function(NamedTuple):
+class Function(NamedTuple):
     """A function that a pickle may call."""
 
-    function: Callable
-
-    def __call__(self, *args):
-        """The function's result."""
-        return self.function(*args)
+    function: Callable[..., Any]
 
 
-class _Dict(dict):
-    """A dict on which a pickle can set nothing."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state):
-        """Leaves out torch's notes on the modules."""
+class UnknownNameError(Exception):
+    """A pickle asks for a name that is not in the table."""
 
 
-_DTYPES = {
-    "DoubleStorage": _DType("<f8"),
-    "FloatStorage": _DType("<f4"),
-    "HalfStorage": _DType("<f2"),
-    "BFloat16Storage": _DType("bfloat16"),
-    "LongStorage": _DType("<i8"),
-    "IntStorage": _DType("<i4"),
-    "ShortStorage": _DType("<i2"),
-    "CharStorage": _DType("<i1"),
-    "ByteStorage": _DType("<u1"),
-    "BoolStorage": _DType("?"),
-}
+def load(file: BinaryIO, *, names: Mapping[str, Any], stored: Callable[[tuple], Any]) -> Any:
+    """What the pickle at a file's present place makes; the file is left behind it.
 
-
-def refusal(path, wanted):
-    """The error for a pickle that asks for more than tensors."""
-    return UserError(
-        f"{path} asks to run {wanted}, and was not opened: weights need no code; take a safetensors file instead"
-    )
-
-
-def read(path):
-    """The content of a file of torch 1.6 or later, tensors as arrays.
+    Args:
+      file: whose `read(n)` takes no more memory than it returns (`io.BytesIO`, `mmap.mmap`).
+      names: `{"module.name": value}` of what a pickle may name; a `Function` may be called.
+      stored: the value that a persistent id, a tuple, stands for.
 
     Raises:
-      UserError: the file is older, or holds more than tensors.
-      Exception: whatever a damaged file comes to.
+      UnknownNameError: the pickle asks for a name that is not in `names`.
+      Exception: whatever a damaged pickle comes to.
     """
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is damaged, or older than torch 1.6: fetch it again, or install torch, which reads both"
-        )
-    with zipfile.ZipFile(path) as archive:
-        pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
-        if pickled is None:
-            raise UserError(f"{path} is an archive without weights")
-        return _Reader(path, archive, pickled).load()
+    machine = _Machine(names, stored)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if count == _MOST:
+            raise ValueError(f"more than {_MOST:,} instructions")
+        step = _STEPS.get(opcode.name)
+        if step is None:
+            raise ValueError(f"the instruction {opcode.name}, which no file of weights needs")
+        step(machine, argument)
+    return machine.pop()
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that finds nothing but what tensors are made of."""
+class _Machine:
+    """The stack, the stacks below each mark, and the memory."""
 
-    def __init__(self, path, archive, pickled):
-        super().__init__(io.BytesIO(archive.read(pickled)))
-        self._path, self._archive, self._folder, self._storages = path, archive, pickled.removesuffix("data.pkl"), {}
+    def __init__(self, names: Mapping[str, Any], stored: Callable[[tuple], Any]):
+        self.names, self.stored = names, stored
+        self.stack: list = []
+        self.below: list[list] = []
+        self.memory: dict[int, Any] = {}
 
-    def find_class(self, module, name):
-        """The admitted functions and kinds of numbers by their names."""
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        if (module, name) not in _KNOWN:
-            raise refusal(self._path, f"{module}.{name}")
-        return _KNOWN[module, name]
+    def pop(self) -> Any:
+        """The topmost value."""
+        if not self.stack:
+            raise ValueError("an instruction without its values")
+        return self.stack.pop()
 
-    def persistent_load(self, pid):
-        """The `_Storage` of that name."""
-        _, dtype, key, *_ = pid
-        if type(dtype) is not _DType:
-            raise ValueError("numbers of no known kind")
-        if key not in self._storages:
-            numbers = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), np.dtype(dtype.name))
-            self._storages[key] = _Storage(numbers)
-        return self._storages[key]
+    def top(self, kind: type) -> Any:
+        """The topmost value, which stays and must be of that kind."""
+        if not self.stack or type(self.stack[-1]) is not kind:
+            raise ValueError(f"an instruction for a {kind.__name__} without one")
+        return self.stack[-1]
 
-
-def _tensor(storage, offset, size, stride, *unused):
-    """The tensor of that size and those strides, in numbers, within a storage."""
-    if type(storage) is not _Storage:
-        raise ValueError("a tensor without numbers")
-    if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
-        raise ValueError("a tensor without a size")
-    numbers = storage.numbers
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    if math.prod(size) and last >= numbers.size:
-        raise ValueError("a tensor that is larger than its numbers")
-    strides = [step * numbers.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(numbers[offset:], size, strides, writeable=False)
+    def pop_to_mark(self) -> list:
+        """All values above the last mark."""
+        if not self.below:
+            raise ValueError("an instruction without its mark")
+        values, self.stack = self.stack, self.below.pop()
+        return values
 
 
-def _parameter(tensor, *unused):
-    """A parameter is its tensor."""
-    return tensor
+def _push(machine: _Machine, value: Any) -> None:
+    machine.stack.append(value)
 
 
-_KNOWN = {
-    ("collections", "OrderedDict"): _Function(_Dict),
-    ("torch._utils", "_rebuild_tensor_v2"): _Function(_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Function(_parameter),
+def _push_number(machine: _Machine, value: int) -> None:
+    if value.bit_length() > _MOST_BITS:
+        raise ValueError("a number of very many digits")
+    machine.stack.append(value)
+
+
+def _mark(machine: _Machine, _: None) -> None:
+    machine.below.append(machine.stack)
+    machine.stack = []
+
+
+def _tuple_of(count: int) -> Callable[[_Machine, None], None]:
+    def step(machine: _Machine, _: None) -> None:
+        values = [machine.pop() for _ in range(count)]
+        machine.stack.append(tuple(reversed(values)))
+
+    return step
+
+
+def _put(machine: _Machine, index: int) -> None:
+    value = machine.pop()
+    machine.stack.append(value)
+    machine.memory[index] = value
+
+
+def _get(machine: _Machine, index: int) -> None:
+    if index not in machine.memory:
+        raise ValueError("a value that was not remembered")
+    machine.stack.append(machine.memory[index])
+
+
+def _append(machine: _Machine, values: list) -> None:
+    machine.top(list).extend(values)
+
+
+def _set_items(machine: _Machine, values: list) -> None:
+    target = machine.top(dict)
+    for key, value in zip(values[::2], values[1::2], strict=True):
+        if type(key) not in (str, int, float, bool, type(None)):
+            raise ValueError(f"a {type(key).__name__} as the name of a value")
+        target[key] = value
+
+
+def _name(machine: _Machine, module: Any, name: Any) -> None:
+    if type(module) is not str or type(name) is not str:
+        raise ValueError("a name that is not text")
+    if f"{module}.{name}" not in machine.names:
+        raise UnknownNameError(f"{module}.{name}")
+    machine.stack.append(machine.names[f"{module}.{name}"])
+
+
+def _stack_global(machine: _Machine, _: None) -> None:
+    name, module = machine.pop(), machine.pop()
+    _name(machine, module, name)
+
+
+def _call(machine: _Machine, _: None) -> None:
+    arguments, function = machine.pop(), machine.pop()
+    if type(function) is not Function or type(arguments) is not tuple:
+        raise ValueError("a call of something that is not a function")
+    machine.stack.append(function.function(*arguments))
+
+
+def _build(machine: _Machine, _: None) -> None:
+    """Leaves out the attributes of a dict: torch's notes on the modules."""
+    machine.pop()
+    machine.top(dict)
+
+
+def _load_stored(machine: _Machine, _: None) -> None:
+    name = machine.pop()
+    if type(name) is not tuple:
+        raise ValueError("numbers without a name")
+    machine.stack.append(machine.stored(name))
+
+
+_STEPS: dict[str, Callable[[_Machine, Any], None]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), _push_number),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"), _push),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _get),
+    "MEMOIZE": lambda machine, _: _put(machine, len(machine.memory)),
+    "BINFLOAT": _push,
+    "NONE": lambda machine, _: _push(machine, None),
+    "NEWTRUE": lambda machine, _: _push(machine, True),
+    "NEWFALSE": lambda machine, _: _push(machine, False),
+    "EMPTY_DICT": lambda machine, _: _push(machine, {}),
+    "EMPTY_LIST": lambda machine, _: _push(machine, []),
+    "EMPTY_TUPLE": lambda machine, _: _push(machine, ()),
+    "MARK": _mark,
+    "TUPLE": lambda machine, _: _push(machine, tuple(machine.pop_to_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "APPEND": lambda machine, _: _append(machine, [machine.pop()]),
+    "APPENDS": lambda machine, _: _append(machine, machine.pop_to_mark()),
+    "SETITEM": lambda machine, _: _set_items(machine, [machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: _set_items(machine, machine.pop_to_mark()),
+    "GLOBAL": lambda machine, name: _name(machine, *name.split(" ", 1)),
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _call,
+    "BUILD": _build,
+    "BINPERSID": _load_stored,
 }

@@ -1,6 +1,6 @@
 """Prepares a data set of TensorFlow Datasets: `python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR`.
 
-This step, and only this one, needs TensorFlow: `pip install -r requirements-prepare.txt`. It may run on another
+This step, and only this one, needs TensorFlow: `pip install tensorflow-cpu`. It may run on another
 machine and DIR be copied. The report that follows (images, size on the disk, a sheet of 64 of them) needs
 none; where the data set is already prepared, the report is all that happens.
 
@@ -34,9 +34,7 @@ def prepare(name, data_dir):
       UserError: TensorFlow is missing, the configuration or version does not exist, or the download fails.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            f"preparing {name} needs TensorFlow, unlike training: run `pip install -r requirements-prepare.txt` first"
-        )
+        raise UserError(f"preparing {name} needs TensorFlow, unlike training: run `pip install tensorflow-cpu` first")
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 

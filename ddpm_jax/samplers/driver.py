@@ -8,6 +8,7 @@ and get the same numbers as `sample`, which takes it whole. Read next: `ancestra
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -72,6 +73,8 @@ def sample(sampler, denoise, keys, *, x_T, transitions, trajectory=False):
     Returns:
       x `[B, ...]` at the end of the chain, or `[N + 1, B, ...]` from x_T on with `trajectory`.
     """
+    chex.assert_equal_shape_prefix([keys, x_T], 1)
+    chex.assert_rank(transitions.beta, 1)
     moves = (jnp.arange(len(transitions.beta)), transitions)
     state, xs = advance(sampler, denoise, keys, state=sampler.init(x_T), moves=moves, trajectory=trajectory)
     return jnp.concatenate([x_T[None], xs]) if trajectory else state.x

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from weights import SMALL, random_unet, saved
 
-from configs import base
 from ddpm_jax import build
+from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
 from ddpm_jax.samplers.ancestral import p_sample
 from ddpm_jax.samplers.ddim import ddim_step
@@ -27,7 +27,7 @@ def both(diffusers, folder, name, **scheduler):
     unet = random_unet(diffusers, settings)
     saved(folder, unet, **scheduler)
     foreign, _ = understood(folder, {})
-    config = configured(foreign, base.get_config(), name="converted")
+    config = configured(foreign, experiment("base"), name="converted")
     params, _ = converted(foreign, config, source=folder)
     denoise = build.denoiser(config, build.network(config))(jax.tree.map(jnp.asarray, params))
 

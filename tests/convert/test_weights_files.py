@@ -1,177 +1,112 @@
-"""Files of weights: nothing in them is run, damage is one line, torch's reader and ours read the same."""
+"""Files of weights: safetensors, what cannot be read, names in messages; folders that are whole or absent."""
 
-import os
-import pickle
+import json
 import signal
-import tarfile
-import zipfile
+import tracemalloc
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from weights import GIVEN, GOLDEN
 
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.convert import pickles
-from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, undisturbed
+from ddpm_jax.convert.files import listed, new_folder, read_weights, undisturbed, without_prefix
 from ddpm_jax.convert.incoming import import_weights, understood
+from ddpm_jax.convert.loader import parameters
+from ddpm_jax.convert.names import Tensor
 from ddpm_jax.errors import UserError
 
 
-@pytest.fixture(params=["torch's reader", "our reader"])
-def read(request, monkeypatch):
-    """`read_weights` as it is with torch, and as it is without."""
-    if request.param == "our reader":
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    else:
-        pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
-    return read_weights
-
-
-class Malicious:
-    """Unpickled without care, it makes a file."""
-
-    def __init__(self, path):
-        self._path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self._path,)
-
-
-def archive(path, pickled, *, compression=zipfile.ZIP_STORED):
-    """A file in torch's form around a pickle and a storage of four numbers."""
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("archive/data.pkl", pickled)
-        file.writestr("archive/data/0", np.arange(1, 5, dtype="<f4").tobytes())
-        file.writestr("archive/version", "3\n")
+def safetensors_file(path: Path, header: object, numbers: bytes = b"", *, length: int | None = None) -> Path:
+    """A safetensors file of this header, which may say another length than it has."""
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    length = len(header) if length is None else length
+    path.write_bytes(length.to_bytes(8, "little") + header + numbers)
     return path
 
 
-def code(value):
-    """The instructions of a pickle that make a value."""
-    return pickle.dumps(value, protocol=2)[2:-1]
+def one(kind: str, shape: list[int], end: int, *, name: str = "a") -> dict:
+    """The header of one tensor."""
+    return {name: {"dtype": kind, "shape": shape, "data_offsets": [0, end]}}
 
 
-def program(*instructions):
-    """The pickle of these instructions."""
-    return b"\x80\x02" + b"".join(instructions) + b"."
+@pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 4), ("F8_E5M2", 4), ("F6_E2M3", 3)])
+def test_numbers_of_an_unknown_kind_are_one_line(kind, size, tmp_path):
+    path = safetensors_file(tmp_path / "weights.safetensors", one(kind, [4], size), bytes(size))
+    with pytest.raises(UserError, match=r"has numbers of an unknown kind \(.*\); save it as float32"):
+        read_weights(path)
 
 
-FLOATS, TENSOR = b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n"
+@pytest.mark.parametrize(("kind", "numbers"), [("BF16", b"\x80\x3f\x00\xc0"), ("F16", b"\x00\x3c\x00\xc0")])
+def test_half_precision_becomes_float32(kind, numbers, tmp_path):
+    path = safetensors_file(tmp_path / "weights.safetensors", one(kind, [2], 4), numbers)
+    params = parameters(read_weights(path), [Tensor("a", {"b.bias": (2,)}, False, 0, 1)], source=path)
+    np.testing.assert_array_equal(params["b"]["bias"], np.array([1, -2], np.float32))
+    assert params["b"]["bias"].dtype == np.float32
 
 
-def storage(kind=FLOATS):
-    """The instructions for the four numbers."""
-    return b"(" + code("storage") + kind + code("0") + code("cpu") + code(4) + b"tQ"
-
-
-def tensor(numbers, size=(4,), stride=(1,)):
-    """The instructions for a tensor of these numbers."""
-    return TENSOR + b"(" + numbers + code(0) + code(size) + code(stride) + code(False) + code({}) + b"tR"
-
-
-def dict_of(name, instructions):
-    """The instructions for a dict."""
-    return b"}" + code(name) + instructions + b"s"
-
-
-def test_a_malicious_pickle_is_refused_and_runs_nothing(read, tmp_path):
-    made = tmp_path / "made"
-    path = archive(tmp_path / "weights.pt", pickle.dumps({"w": Malicious(made)}, protocol=2))
-    pickle.loads(pickle.dumps({"w": Malicious(made)}))
-    assert made.exists()  # so it does run, where it is let
-    made.rmdir()
-    with pytest.raises(UserError, match=r"asks to run posix\.mkdir, and was not opened") as caught:
-        read(path)
-    assert "\n" not in str(caught.value)
-    assert not made.exists()
-
-
-def test_a_pickle_of_tensors_is_read(read, tmp_path):
-    path = archive(tmp_path / "weights.pt", program(dict_of("w", tensor(storage(), (2, 2), (1, 2)))))
-    np.testing.assert_array_equal(read(path)["w"], [[1, 3], [2, 4]])
-
-
-HOSTILE = {
-    "a tensor as the numbers of another": dict_of("w", tensor(tensor(storage(), (10**9,), (0,)), (10**6,))),
-    "an attribute of a kind of numbers": b"ctorch\nBFloat16Storage\n" + code((None, {"dtype": "x"})) + b"b",
-    "an attribute of a function": TENSOR + code((None, {"__doc__": "x", "__defaults__": ("x",)})) + b"b",
-    "a kind of numbers of its own": dict_of("w", tensor(storage(code("S4")))),
-    "an object as numbers": dict_of("w", tensor(storage(code("O")), (2,))),
+HEADERS = {
+    "a header longer than the file": (b"{}", b"", 2**62),
+    "a header longer than memory": (b"{}", b"", 2**63 - 1),
+    "no header": (b"", b"", None),
+    "nested lists": (10_000 * b"[", b"", None),
+    "more than the file has": (one("F32", [2**40], 2**42), bytes(4), None),
+    "a size beyond 64 bits": (one("F32", [2**40, 2**40], 2**42), bytes(4), None),
+    "a size below 0": (one("F32", [-1], 4), bytes(4), None),
+    "nothing of a giant size": (one("F32", [0, 2**62, 2**62], 0), b"", None),
+    "another shape": (one("F32", [2], 4), bytes(4), None),
+    "more axes than there are": (one("F32", 70 * [1], 4), bytes(4), None),
+    "tensors that overlap": (one("F32", [1], 4) | one("F32", [1], 4, name="b"), bytes(4), None),
+    "a gap": (one("F32", [1], 4), bytes(8), None),
+    "a kind of no name": (one("", [1], 4), bytes(4), None),
 }
 
 
-@pytest.mark.parametrize("attack", list(HOSTILE))
-def test_a_pickle_gets_nothing_to_reach_or_change_memory_by(attack, read, tmp_path):
-    def shared():
-        return jnp.bfloat16.dtype, pickles._tensor.__doc__, pickles._tensor.__defaults__, vars(pickles).keys()
-
-    before = shared()
-    with pytest.raises(UserError, match=r"no whole file of weights \([^\n]+\); fetch it again$"):
-        read(archive(tmp_path / "weights.pt", program(HOSTILE[attack])))
-    assert shared() == before
-
-
-def test_what_a_pickle_says_of_a_dict_does_not_hide_its_tensors(read, tmp_path):
-    """torch notes the versions of modules as an attribute of the dict; another attribute would hide a method."""
-    ordered = b"ccollections\nOrderedDict\n)R" + code("w") + tensor(storage()) + b"s"
-    content = read(archive(tmp_path / "weights.pt", program(ordered + code({"items": "x", "values": "x"}) + b"b")))
-    assert is_state_dict(content)
-    np.testing.assert_array_equal(dict(content.items())["w"], [1, 2, 3, 4])
+@pytest.mark.parametrize("fault", list(HEADERS))
+def test_a_hostile_header_is_one_line(fault, tmp_path):
+    header, numbers, length = HEADERS[fault]
+    path = safetensors_file(tmp_path / "weights.safetensors", header, numbers, length=length)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"no whole file of weights \(.+\); fetch it again$") as caught:
+            read_weights(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 300 + len(str(path))
 
 
-def test_lists_in_lists_do_not_grow(read, tmp_path):
-    nested = ["x"]
-    for _ in range(45):
-        nested = [nested, nested]
-    path = archive(tmp_path / "weights.pt", program(b"]", dict_of("w", tensor(storage())), b"a", code(nested), b"a"))
-    np.testing.assert_array_equal(read(path)[0]["w"], [1, 2, 3, 4])
-
-
-def test_a_compressed_archive_is_refused_before_it_is_unpacked(read, tmp_path):
-    pickled = program(dict_of("w", tensor(storage())))
-    with pytest.raises(UserError, match="is a compressed archive, which no file of PyTorch's is"):
-        read(archive(tmp_path / "weights.pt", pickled, compression=zipfile.ZIP_DEFLATED))
-
-
-def test_an_archive_whose_members_share_their_bytes_is_refused(read, tmp_path):
-    path = archive(tmp_path / "weights.pt", program(dict_of("w", tensor(storage()))))
-    with zipfile.ZipFile(path, "a") as file:
-        file.writestr("archive/data/1", bytes(10_000))
-        file.filelist += 20 * [file.getinfo("archive/data/1")]
-    with pytest.raises(UserError, match="is a compressed archive"):
-        read(path)
-
-
-def test_names_are_words(read, tmp_path):
-    path = archive(tmp_path / "weights.pt", program(dict_of(1, tensor(storage()))))
-    assert not is_state_dict(read(path))
-    with pytest.raises(UserError, match="holds no state dict: names with a tensor each"):
-        understood(path, {})
-
-
-def test_names_from_files_are_printed_as_one_line(read, tmp_path):
-    path = archive(tmp_path / "weights.pt", program(dict_of("a\nerror: b\x1b[31m\u2028\xe9", tensor(storage()))))
-    with pytest.raises(UserError) as caught:
-        understood(path, {})
-    assert str(caught.value).endswith(r"its first tensors are a\nerror: b\x1b[31m\u2028é")
-
-
-@pytest.mark.parametrize("pickled", [program(dict_of("w", tensor(storage())))[:-20], b"\x80\x02\x8e" + b"\x40" * 8])
-def test_a_broken_pickle_is_not_said_to_ask_for_anything(pickled, read, tmp_path):
-    """One that ends too early; one that holds what torch does not write."""
-    with pytest.raises(UserError, match=r"no whole file of weights \([^\n]+\); fetch it again$"):
-        read(archive(tmp_path / "weights.pt", pickled))
-
-
-def test_numbers_of_an_unknown_kind_are_one_line(tmp_path):
-    header = b'{"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
+def test_a_truncated_safetensors_file_is_one_line(tmp_path):
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with pytest.raises(UserError, match=r"has numbers of an unknown kind \(.*float8.*\); save it as float32"):
+    safetensors.numpy.save_file({"a": np.ones(1000, np.float32)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(UserError, match="fetch it again"):
         read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_what_training_puts_before_names_is_taken_off(prefix):
+    weights = {"conv_in.weight": np.ones(1), "modules.bias": np.zeros(1)}
+    found = without_prefix({f"{prefix}{name}": array for name, array in weights.items()})
+    assert found == weights
+
+
+def test_names_within_parts_that_were_compiled_are_those_of_the_network():
+    parts = {"down.0._orig_mod.conv.weight": 1, "_orig_mod.out.bias": 2, "in.bias": 3}
+    assert without_prefix(parts) == {"down.0.conv.weight": 1, "out.bias": 2, "in.bias": 3}
+    two = {"a.weight": 1, "_orig_mod.a.weight": 2}  # neither is dropped
+    assert without_prefix(two) == two
+    some = {"module.a": 1, "b": 2}
+    assert without_prefix(some) == some
+
+
+def test_names_in_lists_are_clipped():
+    assert listed(["a" * 100, "b"]) == "a" * 77 + "..., b"
+    assert listed("abcd", most=2) == "a, b and 2 more"
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "config.json"])
@@ -200,77 +135,9 @@ def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path, monkeypatch):
         read_weights(tmp_path / "weights.safetensors")
 
 
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_truncated_file_is_one_line(name, read, tmp_path):
-    path = archive(tmp_path / name, program(dict_of("w", tensor(storage()))))
-    if name.endswith("safetensors"):
-        safetensors.numpy.save_file({"a": np.ones(1000, np.float32)}, path)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(UserError, match="fetch it again") as caught:
-        read(path)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"there is no file .*nothing\.pt"):
         read_weights(tmp_path / "nothing.pt")
-
-
-def test_our_reader_reads_what_torch_writes(tmp_path, monkeypatch):
-    """Types, views of one storage, turned tensors, parameters, containers, a scalar and nothing at all."""
-    torch = pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
-    whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
-    content = {
-        "whole": whole,
-        "turned": whole.T,
-        "part": whole[1:3, 2:5],
-        "parameter": torch.nn.Parameter(torch.randn(3)),
-        "scalar": torch.tensor(3.5),
-        "empty": torch.zeros(0, 3),
-        "half": torch.tensor([1.5, -2.0], dtype=torch.float16),
-        "bfloat16": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
-        "double": torch.tensor([1.0], dtype=torch.float64),
-        "integer": torch.tensor([[1, 2]], dtype=torch.int64),
-    }
-    torch.save([torch.nn.Linear(2, 3).state_dict(), content, {"step": 7}], tmp_path / "weights.pt")
-    expected = read_weights(tmp_path / "weights.pt")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found = read_weights(tmp_path / "weights.pt")
-    assert found[2] == expected[2] == {"step": 7}
-    for ours, theirs in zip(found[:2], expected[:2], strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in theirs:
-            np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-
-
-def test_files_older_than_torch_1_6_need_torch(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch", reason="pip install -r requirements-diffusers.txt")
-    path = tmp_path / "weights.pt"
-    torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    np.testing.assert_array_equal(read_weights(path)["w"], np.ones(2))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"older than torch 1\.6: fetch it again, or install torch"):
-        read_weights(path)
-
-
-def test_nobody_is_advised_to_open_a_file_unguarded(read, tmp_path):
-    path = tmp_path / "weights.pt"
-    with tarfile.open(path, "w") as file:
-        for name in ("storages", "tensors", "pickle"):
-            file.addfile(tarfile.TarInfo(name))
-    with pytest.raises(UserError) as caught:
-        read(path)
-    assert "False" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("offset", "size", "stride"),
-    [(0, (5,), (1,)), (3, (2,), (1,)), (0, (2, 2), (3, 1)), (-1, (1,), (1,)), (0, (2,), (-1,)), (0, (True,), (1,))],
-)
-def test_no_tensor_reaches_beyond_its_numbers(offset, size, stride):
-    with pytest.raises(ValueError, match="a tensor"):
-        pickles._tensor(pickles._Storage(np.zeros(4, np.float32)), offset, size, stride)
 
 
 def test_a_new_folder_is_whole_or_absent(tmp_path):

@@ -117,6 +117,36 @@ def test_missing_left_over_and_misshaped_tensors_are_listed():
         parameters({}, table, source="model.pt")
 
 
+def test_tensors_that_are_not_finite_or_not_real_are_listed():
+    model = Classifier(adm(), num_classes=5)
+    params = random_params(model, *inputs())
+    table = tensors(OPENAI, params, heads=model.arch.heads)
+    weights = {name: array.copy() for name, array in state_dict(params, table).items()}
+    for number, name in enumerate(("out.0.weight", "time_embed.0.bias")):
+        weights[name].flat[-1] = (np.nan, -np.inf)[number]
+    with pytest.raises(UserError) as caught:
+        parameters(weights, table, source="model.pt")
+    names = sorted(["out.0.weight", "time_embed.0.bias"], key=[tensor.name for tensor in table].index)
+    assert str(caught.value) == (
+        "model.pt has weights that are not finite (NaN, infinite, or too large for float32), in "
+        f"{', '.join(names)}; take an earlier checkpoint"
+    )
+    assert mismatches({**weights, "out.0.weight": weights["out.0.weight"] * 1j}, table) == [
+        "of complex numbers: out.0.weight"
+    ]
+
+
+def test_shapes_are_those_of_the_arrays():
+    """Without making them, for what a file says of its sizes is not to be trusted."""
+    x, index = inputs()
+    for family, options in ((OPENAI, {}), (DIFFUSERS, {}), (HO, {"resample_in_block": False})):
+        model = UNet(adm(channel_mult=(1, 2), **options))
+        params = random_params(model, x, index)
+        table = tensors(family, params, heads=model.arch.heads)
+        made = state_dict(params, table)
+        assert {tensor.name: tensor.shape for tensor in table} == {name: array.shape for name, array in made.items()}
+
+
 def without(weights, *names):
     return {name: array for name, array in weights.items() if name not in names}
 

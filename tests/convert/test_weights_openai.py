@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from weights import GIVEN, GOLDEN, assert_agree, opened, read_golden
 
-from configs import base
 from ddpm_jax import build
+from ddpm_jax.config import experiment
 from ddpm_jax.convert import openai
 from ddpm_jax.convert.families import OPENAI
 from ddpm_jax.convert.loader import state_dict
@@ -143,7 +143,7 @@ PUBLISHED = {
 
 def foreign_shapes(settings):
     """The tensors of OpenAI's network with these settings, as arrays that take no memory."""
-    config = base.get_config().unlock()
+    config = experiment("base").unlock()
     config.update_from_flattened_dict(settings)
     model = build.network(config)
     shapes = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))

@@ -26,7 +26,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads a config with it
 def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_path, quick_compilation):
     workdir = tmp_path / "a run"
     converted = run(CONVERT, folder, f"--out={workdir}")
@@ -34,9 +33,9 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
     assert f"wrote {workdir}: " in converted.out
     provenance = json.loads((workdir / "provenance.json").read_text())
     assert [file["name"] for file in provenance["files"]] == [
-        "config.json",
-        "scheduler_config.json",
-        "diffusion_pytorch_model.safetensors",
+        "unet/config.json",
+        "scheduler/scheduler_config.json",
+        "unet/diffusion_pytorch_model.safetensors",
     ]
     printed = [shlex.split(line) for line in converted.out.splitlines() if line.startswith("  python ")]
     assert [words[1] for words in printed] == ["sample.py", "evaluate.py", "train.py"]

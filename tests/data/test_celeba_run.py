@@ -29,7 +29,6 @@ SMALL = [
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.filterwarnings("ignore:the load_module")  # how ml_collections reads a configuration
 def test_celeba_trains_resumes_draws_and_measures(prepared, tmp_path):
     train = [*SMALL, f"--config.data.path={prepared}", f"--workdir={tmp_path}/run"]
     for num_steps in (2, 3):

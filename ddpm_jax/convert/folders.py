@@ -1,0 +1,149 @@
+"""The files of a diffusers folder: which hold the averaged weights, which those before, and which the scheduler.
+
+A pipeline's folder has the network in `unet/`. A training checkpoint has `unet/` and, averaged, `unet_ema/`. Weights
+are one file, or shards with an index, each plain or as a variant (`fp16`). Read next: `schedulers.py`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddpm_jax.convert.files import clipped, is_state_dict, listed, read_weights, without_prefix
+from ddpm_jax.errors import UserError, first_line
+
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+# diffusers writes the first name, accelerate the others; a shard's number stands where a variant's name does.
+_WEIGHTS = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>(?!.*-of-)[\w-]+))?"
+    r"\.(?P<format>safetensors|bin)(?P<index>\.index(\.(?P<of>[\w-]+))?\.json)?"
+)
+_STEMS, _FORMATS = ("diffusion_pytorch_model", "model", "pytorch_model"), ("safetensors", "bin")
+_MOST_JSON = 64 * 2**20  # bytes
+_AVERAGED, _RAW = "unet_ema", "unet"
+
+
+class Model(NamedTuple):
+    """A network in a folder.
+
+    Attributes:
+      config: its `config.json`.
+      weights: the file of weights, or the index of its shards.
+      passed_over: names of other files of weights beside it.
+    """
+
+    config: Path
+    weights: Path
+    passed_over: tuple[str, ...]
+
+
+def models(folder: Path) -> tuple[Model, Model | None]:
+    """The network to sample with, and that before averaging where there is one.
+
+    Raises:
+      UserError: a file is missing.
+    """
+    if (folder / _AVERAGED).is_dir():
+        return _model(folder / _AVERAGED), _model(folder / _RAW) if (folder / _RAW).is_dir() else None
+    return _model(folder / _RAW if (folder / _RAW).is_dir() else folder), None
+
+
+def _model(folder: Path) -> Model:
+    """The network of a folder: plain weights before variants, safetensors before pickles."""
+    found = sorted((_order(path.name), path) for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
+    files = [path for _, path in found if path.is_file()]
+    config = folder / "config.json"
+    if not config.is_file() or not files:
+        beside = f" beside {clipped(files[0].name)}" if files else f" and {' or '.join(WEIGHTS)}"
+        raise UserError(f"{folder} holds no diffusers model: it needs config.json{beside}")
+    return Model(config, files[0], tuple(path.name for path in files[1:]))
+
+
+def _order(name: str) -> tuple:
+    """What comes first is taken first."""
+    found = _WEIGHTS.fullmatch(name)
+    variant = found["variant"] or found["of"] or ""
+    return _STEMS.index(found["stem"]), variant, _FORMATS.index(found["format"]), bool(found["index"])
+
+
+def variant(model: Model) -> str:
+    """The variant of the weights in words, empty for plain ones that nothing was passed over for."""
+    found = _WEIGHTS.fullmatch(model.weights.name)
+    kind = found["variant"] or found["of"]
+    if not kind and not model.passed_over:
+        return ""
+    taken = f"the weights are those of {model.weights.parent.name}/{clipped(model.weights.name)}"
+    kind = f", the variant {clipped(kind)}" if kind else ""
+    return taken + kind + (f", not of {listed(model.passed_over, most=3)}" if model.passed_over else "")
+
+
+def weights(model: Model) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """The state dict, and the files it is from.
+
+    Raises:
+      UserError: a file is missing or broken, or the index and the shards do not fit.
+    """
+    files = [model.weights]
+    if model.weights.suffix == ".json":
+        files += _shards(model.weights)
+    state_dict: dict[str, np.ndarray] = {}
+    for file in files[-1:] if len(files) == 1 else files[1:]:
+        part = read_weights(file)
+        if not is_state_dict(part):
+            raise UserError(f"{file} holds no state dict")
+        twice = [name for name in part if name in state_dict]
+        if twice:
+            raise UserError(f"{file} has tensors that another shard has too: {listed(twice, most=3)}")
+        state_dict |= part
+    return without_prefix(state_dict), files
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, all of which are beside it."""
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{index} names no shards: it has no weight_map")
+    names = list(dict.fromkeys(map(_shard_name, table.values())))
+    if None in names:
+        raise UserError(f"{index} names a shard outside of its folder, or none, and nothing was read")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{index} names shards that are not there: {listed(missing, most=3)}; fetch them too")
+    return [index.parent / name for name in names]
+
+
+def _shard_name(value: Any) -> str | None:
+    """The name of a shard if it is one within a folder."""
+    fits = isinstance(value, str) and re.fullmatch(r"[^/\\\0]{1,200}\.(safetensors|bin)", value)
+    return value if fits else None
+
+
+def scheduler(folder: Path) -> Path | None:
+    """The scheduler's settings, which stand beside `unet/` or, of a training checkpoint, beside `checkpoint-N/`."""
+    place = folder.absolute()
+    places = [place]
+    while re.fullmatch(rf"{_RAW}|{_AVERAGED}|checkpoint-\d+", place.name):
+        place = place.parent
+        places.append(place)
+    paths = [place / name for place in places for name in ("scheduler/scheduler_config.json", "scheduler_config.json")]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The dict of a JSON file.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if path.stat().st_size > _MOST_JSON:
+        raise UserError(f"{path} is larger than settings are ({path.stat().st_size:,} bytes), and was not opened")
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {clipped(first_line(error), 120)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings")
+    return content

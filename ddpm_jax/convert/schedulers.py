@@ -1,0 +1,112 @@
+"""The settings of diffusers' schedulers: the noise that a network was trained with, and the way to sample.
+
+A scheduler that trains nothing (PNDM, Euler, DPM-Solver and the like) has the noise of the one that did; the sampler of
+ours that is closest stands for it, which is said. What has another noise is refused by its name. The tables serve both
+directions. Read next: `diffusers.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ddpm_jax.convert.values import COUNT, FLAG, FRACTION, NAME, check_values, ours, shown
+from ddpm_jax.errors import UserError
+
+# Ours: theirs.
+SCHEDULE = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
+TARGET = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
+VARIANCE = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+# Theirs: ours.
+_SAMPLERS = {
+    "DDPMScheduler": "ancestral",
+    "DDPMParallelScheduler": "ancestral",
+    "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
+}
+_CLOSEST = {
+    "PNDMScheduler": "ddim",
+    "LMSDiscreteScheduler": "ddim",
+    "EulerDiscreteScheduler": "ddim",
+    "EulerAncestralDiscreteScheduler": "ancestral",
+    "DPMSolverSDEScheduler": "ancestral",
+    "KDPM2AncestralDiscreteScheduler": "ancestral",
+    "SASolverScheduler": "ancestral",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "heun",
+    "DEISMultistepScheduler": "dpm_solver_pp_2m",
+    "DPMSolverMultistepScheduler": "dpm_solver_pp_2m",
+    "DPMSolverSinglestepScheduler": "dpm_solver_pp_2m",
+    "UniPCMultistepScheduler": "dpm_solver_pp_2m",
+}
+_OTHER_BETAS = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+                "DPMSolverSDEScheduler"}  # fmt: skip
+_VALUES = {
+    "num_train_timesteps": COUNT,
+    "beta_start": FRACTION,
+    "beta_end": FRACTION,
+    "variance_type": NAME,
+    "clip_sample": FLAG,
+}
+_MUST_BE = {
+    "trained_betas": None,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "clip_sample_range": 1.0,
+    "use_flow_sigmas": False,
+}
+_FILE = "scheduler_config.json"
+
+
+def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple[dict[str, Any], list[str]]:
+    """Our settings of a scheduler's, and what is to be said of them; without any, Ho et al.'s for that size.
+
+    Args:
+      scheduler: the settings in its file.
+      size: of the images.
+      learned: whether the network gives a variance.
+
+    Raises:
+      UserError: it is one that ours cannot express.
+    """
+    name = scheduler.get("_class_name", "DDPMScheduler")
+    sampler, notes = _sampler(name)
+    if notes and scheduler.get("variance_type", "") is None:  # they have none of their own
+        scheduler = {key: value for key, value in scheduler.items() if key != "variance_type"}
+    check_values(_FILE, scheduler, _VALUES)
+    for key, needed in _MUST_BE.items():
+        if scheduler.get(key, needed) != needed:
+            raise UserError(f"{_FILE}: {key}={shown(scheduler[key])} cannot be expressed")
+    beta_start, beta_end = (0.00085, 0.012) if name in _OTHER_BETAS else (1e-4, 0.02)
+    return {
+        "diffusion.num_timesteps": scheduler.get("num_train_timesteps", 1000),
+        "diffusion.schedule": ours(SCHEDULE, scheduler.get("beta_schedule", "linear"), "beta_schedule"),
+        "diffusion.beta_start": scheduler.get("beta_start", beta_start),
+        "diffusion.beta_end": scheduler.get("beta_end", beta_end),
+        "diffusion.target": ours(TARGET, scheduler.get("prediction_type", "epsilon"), "prediction_type"),
+        "sample.variance": _variance(scheduler, size=size, learned=learned),
+        "sample.sampler": sampler,
+        "sample.clip_x_0": scheduler.get("clip_sample", True),
+    }, notes
+
+
+def _sampler(name: Any) -> tuple[str, list[str]]:
+    """Our sampler for a scheduler's, and what is to be said of it."""
+    if isinstance(name, str) and name in _SAMPLERS:
+        return _SAMPLERS[name], []
+    if isinstance(name, str) and name in _CLOSEST:
+        closest = _CLOSEST[name]
+        return closest, [f"{name} is not a sampler of ours: its noise is taken, and the run samples by {closest}"]
+    known = ", ".join((*_SAMPLERS, *_CLOSEST)).replace("Scheduler", "")
+    raise UserError(f"{_FILE} describes a scheduler {shown(name)}, which cannot be expressed; these can: {known}")
+
+
+def _variance(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> str:
+    """Our name of the variance, which must go with what the network gives."""
+    usual = "learned_range" if learned else "fixed_large" if size <= 64 and not scheduler else "fixed_small"
+    given = scheduler.get("variance_type", usual)
+    variance = ours(VARIANCE, given.replace("fixed_small_log", "fixed_small"), "variance_type")
+    if (variance == "learned") != learned:
+        raise UserError(
+            f"{_FILE}: variance_type={shown(given)} does not go with {'twice' if learned else 'only'} the image's "
+            "channels out"
+        )
+    return variance
