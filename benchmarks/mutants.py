@@ -110,7 +110,8 @@ def tests_of(mutation: Mutation) -> list[str]:
     def order(test):
         text, own = (ROOT / test).read_text(), Path(test).stem == f"test_{stem}"
         named, slow = name.search(text) is not None, "mark.slow" in text
-        return not (named and own), not named, not own, slow, distances(test)[mutation.file], test
+        near = len(Path(test).parts), distances(test)[mutation.file]
+        return not (named and own), not named, not own, slow, near, test
 
     return sorted((test for test in files if mutation.file in distances(test)), key=order)
 
