@@ -127,6 +127,9 @@ def test_uniform_ways_weigh_every_time_the_same_and_remember_nothing(make):
 def test_antithetic_pairs_mirror_each_other():
     t, _ = times.antithetic(T).draw((), jax.random.key(0), 8)
     np.testing.assert_array_equal(t[:4] + t[4:], T + 1)
+    odd, weight = times.antithetic(T).draw((), jax.random.key(0), 7)
+    np.testing.assert_array_equal(odd, t[:7])
+    np.testing.assert_array_equal(weight, np.ones(7))
 
 
 def test_the_memory_is_arrays_that_a_train_step_carries_on():
