@@ -4,10 +4,10 @@
   python benchmarks/mutants.py --seed=1 --count=100 --workers=2
 
 The mutations are those of `_mutations.py`, of every module of the mathematics and of `arrays.py`, `state.py`,
-`chain.py` and `step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or a module that
-imports it, run file by file, the most specific first, until one fails; one that runs far longer than on the unchanged
-module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every result is a line
-of `--results`: the same command resumes, and tries again what survived if the tests have changed since.
+`chain.py` and `step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or
+a module that imports it, run file by file, the most specific first, until one fails; one that runs far longer than on
+the unchanged module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every
+result is a line of `--results`: the same command resumes, and tries again what survived if anything has changed since.
 """
 
 import argparse
@@ -191,23 +191,27 @@ class _FirstFailure:
 
 
 class Results:
-    """Lines of results on disk, each with a digest of what it depends on."""
+    """Lines of results on disk, each with a digest of the files that it holds for.
+
+    That a mutant was killed holds for its module and the test that killed it; all else for the package and all tests.
+    """
 
     def __init__(self, path: Path):
         self.path = path
+        self._all = _digest(sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "ddpm_jax").rglob("*.py")]))
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        self._tests = _digest(sorted((ROOT / "tests").rglob("*.py")))
-        self._package = _digest(sorted((ROOT / "ddpm_jax").rglob("*.py")))
-        self.lines = [
-            line
-            for line in lines
-            if line["package"] == self._package
-            and (line["tests"] == self._tests or line["outcome"] not in ("passed", "survived"))
-        ]
+        self.lines = [line for line in lines if line["of"] == self._files(line)]
+
+    def _files(self, line: dict[str, Any]) -> str:
+        """The digest for a line."""
+        if "mutation" not in line or line["outcome"] == "survived":
+            return self._all
+        paths = [ROOT / line["mutation"]["file"], ROOT / line["test"].partition("::")[0]]
+        return _digest([path for path in paths if path.exists()])
 
     def add(self, line: dict[str, Any]) -> None:
         """Keeps a line, on disk too."""
-        line |= {"package": self._package, "tests": self._tests}
+        line["of"] = self._files(line)
         self.lines.append(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
