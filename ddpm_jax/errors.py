@@ -2,9 +2,13 @@
 
 Everything that a person can mend (a wrong path, a mistyped key, a batch that does not divide) raises `UserError` with
 one line that says what is wrong and what to do; the programs print that line without a traceback and exit with status
-1; a notebook shows it alone.
+1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
 """
 
+import sys
+from pathlib import Path
+
+_CLONE = Path(__file__).parents[1]
 _LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
 
 
@@ -49,3 +53,13 @@ def _clipped(text: str, most: int) -> str:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def program(name: str) -> str:
+    """How a message writes a program: `python train.py` from a clone, `ddpm-train` where the package is installed.
+
+    Args:
+      name: train, sample or evaluate.
+    """
+    installed = Path(sys.argv[0]).name.startswith("ddpm-") or not (_CLONE / f"{name}.py").is_file()
+    return f"ddpm-{name}" if installed else f"python {name}.py"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax import build, integrity, restoring
+from ddpm_jax import build, errors, integrity, restoring
 from ddpm_jax.chain import Chain, draw
 from ddpm_jax.classes import listed, usable_names
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
@@ -37,7 +37,7 @@ class Run:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             raise UserError(
-                f"there is no run in {workdir}; train one with: python train.py {as_flag('workdir', workdir)}"
+                f"there is no run in {workdir}; train one with: {errors.program('train')} {as_flag('workdir', workdir)}"
             )
         stored = restoring.stored_config(workdir)
         if stored is None:

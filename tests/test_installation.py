@@ -119,5 +119,6 @@ def test_the_wheel_alone_trains_and_draws_in_an_empty_folder(site, tmp_path, qui
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done: step 8 ") == 1
+    assert done.stdout.endswith("draw more with:\n  ddpm-sample --workdir=runs/tiny --num_images=64 --seed=1\n")
     assert (tmp_path / "runs" / "tiny" / "samples.png").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}

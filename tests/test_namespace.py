@@ -92,6 +92,15 @@ def test_a_mistake_in_a_notebook_is_one_line():
     assert errors.UserError("do this")._render_traceback_() == ["error: do this"]
 
 
+def test_a_program_is_named_as_it_is_started(monkeypatch, tmp_path):
+    assert errors.program("sample") == "python sample.py"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/ddpm-train"])
+    assert errors.program("sample") == "ddpm-sample"
+    monkeypatch.setattr(sys, "argv", [""])
+    monkeypatch.setattr(errors, "_CLONE", tmp_path)
+    assert errors.program("train") == "ddpm-train"
+
+
 def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
     run = dj.Run(workdirs / "told")
     with pytest.raises(UserError, match=r"^there is no setting 'samplr' of sampling; did you mean 'sampler'\?$"):

@@ -16,7 +16,7 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from ddpm_jax import program
+from ddpm_jax import errors, program
 from ddpm_jax.paths import as_flag, run_folder
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -49,13 +49,13 @@ def main():
     if state.step < config.train.num_steps:
         return
     there = as_flag("workdir", workdir)
-    made, go_on = "", f"measure it with:\n  python evaluate.py {there} --metrics=accuracy"
+    made, go_on = "", f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
     if config.task == "denoise":
         picture = workdir / "samples.png"
         if not (already and picture.exists()):
             sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
         made = f"samples in {picture}, "
-        go_on = f"draw more with:\n  python sample.py {there} --num_images=64 --seed=1"
+        go_on = f"draw more with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
     print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}")

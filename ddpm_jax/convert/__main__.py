@@ -8,7 +8,7 @@ docs/weights.md has the command for each published file.
 
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax import errors, program
 from ddpm_jax.build import SCHEDULES
 from ddpm_jax.errors import UserError
 from ddpm_jax.paths import as_flag
@@ -60,12 +60,12 @@ def read(path, given):
         print(f"note: {note}")
     workdir = as_flag("workdir", out)
     if config.task == "denoise":
-        print(f"draw with:\n  python sample.py {workdir}")
-        print(f"measure with:\n  python evaluate.py {workdir} --metrics=bpd --data_path=FOLDER")
+        print(f"draw with:\n  {errors.program('sample')} {workdir}")
+        print(f"measure with:\n  {errors.program('evaluate')} {workdir} --metrics=bpd --data_path=FOLDER")
     else:
         guide = as_flag("classifier_workdir", out)
-        print(f"guide with:\n  python sample.py --workdir=DENOISER {guide} --labels=0")
-    train = " ".join(["python train.py --config=configs/base.py", workdir, *training_flags(config)])
+        print(f"guide with:\n  {errors.program('sample')} --workdir=DENOISER {guide} --labels=0")
+    train = " ".join([f"{errors.program('train')} --config=base", workdir, *training_flags(config)])
     print(f"train on with:\n  {train} --config.data.path=FOLDER")
 
 

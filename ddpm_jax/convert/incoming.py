@@ -139,7 +139,7 @@ def _within(file: Path, source: Path) -> str:
 
 
 def training_flags(config):
-    """The flags by which `train.py --config=configs/base.py` has this configuration."""
+    """The flags by which `train.py --config=base` has this configuration."""
     usual = flatten(experiment("base"))
     changed = {key: value for key, value in flatten(config).items() if value != usual[key]}
     return [shlex.quote(f"--config.{key}={value}".replace(", ", ",")) for key, value in changed.items()]
