@@ -15,9 +15,10 @@ from _pool import Outcome, outcome_of
 from ml_collections import ConfigDict
 
 from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints, stored_config
+from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import experiment, from_json, to_json
 from ddpm_jax.parallel import device_mesh, replicated
+from ddpm_jax.restoring import stored_config
 from ddpm_jax.run import Run
 from ddpm_jax.state import TrainState
 from ddpm_jax.training import initial, state_shapes

@@ -67,7 +67,7 @@ def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Callable[[in
         suffix = str(rng.choice(list(whole)))
         data = whole[suffix][int(rng.integers(len(whole[suffix])))]
         bad = _resized(data, rng) if rng.integers(8) == 0 else corrupted(data, rng, times=int(rng.integers(1, 4)))
-        if suffix == ".png" and rng.integers(2):
+        if "png" in suffix and rng.integers(2):
             bad = _with_checksums(bad)
         place = folder / f"images_{os.getpid()}"
         place.mkdir(exist_ok=True)

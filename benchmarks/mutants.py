@@ -3,11 +3,11 @@
   python benchmarks/mutants.py
   python benchmarks/mutants.py --seed=1 --count=100 --workers=2
 
-The mutations are those of `_mutations.py`, of every module of the mathematics and of `state.py`, `chain.py` and
-`step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or a module that
-imports it, run file by file, the most specific first, until one fails; one that runs far longer than on the unchanged
-module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every result is a line
-of `--results`: the same command resumes, and tries again what survived if the tests have changed since.
+The mutations are those of `_mutations.py`, of every module of the mathematics and of `arrays.py`, `state.py`,
+`chain.py` and `step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or
+a module that imports it, run file by file, the most specific first, until one fails; one that runs far longer than on
+the unchanged module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every
+result is a line of `--results`: the same command resumes, and tries again what survived if anything has changed since.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from _mutations import Mutation, drawn
 
 ROOT = Path(__file__).parents[1]
-RUN = ("state", "chain", "step")  # beside the mathematics
+OTHERS = ("arrays", "state", "chain", "step")  # beside the rows of the mathematics
 WARM = (
     "jax",
     "flax.linen",
@@ -62,9 +62,9 @@ Job = Generator[tuple[str, float], Verdict, dict[str, Any]]
 
 
 def mutated_files() -> list[str]:
-    """The mathematics as the table of docs/architecture.md has it, and the modules of `RUN`."""
+    """The mathematics, from the forward process to its uses in the table of docs/architecture.md, and `OTHERS`."""
     rows = re.findall(r"^\| [a-z ]+ \| (`[^|]+) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    modules = [*re.findall(r"`(\w+)/?`", " ".join(rows[:4])), *RUN]
+    modules = [*re.findall(r"`(\w+)/?`", " ".join(rows[1:4])), *OTHERS]
     files = [path for m in modules for path in (ROOT / "ddpm_jax").glob(f"{m}.py")]
     files += [path for m in modules for path in (ROOT / "ddpm_jax" / m).rglob("*.py")]
     return [str(path.relative_to(ROOT)) for path in files]
@@ -110,7 +110,8 @@ def tests_of(mutation: Mutation) -> list[str]:
     def order(test):
         text, own = (ROOT / test).read_text(), Path(test).stem == f"test_{stem}"
         named, slow = name.search(text) is not None, "mark.slow" in text
-        return not (named and own), not named, not own, slow, distances(test)[mutation.file], test
+        near = len(Path(test).parts), distances(test)[mutation.file]
+        return not (named and own), not named, not own, slow, near, test
 
     return sorted((test for test in files if mutation.file in distances(test)), key=order)
 
@@ -190,23 +191,27 @@ class _FirstFailure:
 
 
 class Results:
-    """Lines of results on disk, each with a digest of what it depends on."""
+    """Lines of results on disk, each with a digest of the files that it holds for.
+
+    That a mutant was killed holds for its module and the test that killed it; all else for the package and all tests.
+    """
 
     def __init__(self, path: Path):
         self.path = path
+        self._all = _digest(sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "ddpm_jax").rglob("*.py")]))
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        self._tests = _digest(sorted((ROOT / "tests").rglob("*.py")))
-        self._package = _digest(sorted((ROOT / "ddpm_jax").rglob("*.py")))
-        self.lines = [
-            line
-            for line in lines
-            if line["package"] == self._package
-            and (line["tests"] == self._tests or line["outcome"] not in ("passed", "survived"))
-        ]
+        self.lines = [line for line in lines if line["of"] == self._files(line)]
+
+    def _files(self, line: dict[str, Any]) -> str:
+        """The digest for a line."""
+        if "mutation" not in line or line["outcome"] == "survived":
+            return self._all
+        paths = [ROOT / line["mutation"]["file"], ROOT / line["test"].partition("::")[0]]
+        return _digest([path for path in paths if path.exists()])
 
     def add(self, line: dict[str, Any]) -> None:
         """Keeps a line, on disk too."""
-        line |= {"package": self._package, "tests": self._tests}
+        line["of"] = self._files(line)
         self.lines.append(line)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:

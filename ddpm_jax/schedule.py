@@ -147,7 +147,7 @@ class NoiseSchedule:
         Raises:
           ValueError: the times do not fall, or end in 0.
         """
-        if np.asarray(timesteps)[-1] == 0:
+        if timesteps[-1] == 0:
             raise ValueError("encode from t = 1 or later: at t = 0 there is no noise to read")
         down = jax.tree.map(lambda leaf: leaf[::-1], self.transitions(timesteps))
         return down._replace(now=down.next, next=down.now)

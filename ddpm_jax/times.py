@@ -53,8 +53,8 @@ def antithetic(num_timesteps):
 def importance(num_timesteps, *, history=10):
     """Times drawn with probability proportional to `sqrt(E[L_t**2])` (Nichol & Dhariwal 2021, eq. 18).
 
-    The mean is over the last `history` losses of each time; until every time has so many, times are uniform. A
-    thousandth of the probability stays uniform, so that no weight is without bound.
+    The mean is over the last `history` losses of each time; until every time has so many, and where all of them are 0,
+    times are uniform. A thousandth of the probability stays uniform, so that no weight is without bound.
     """
     floor = 1e-3
 
@@ -63,8 +63,9 @@ def importance(num_timesteps, *, history=10):
 
     def probabilities(state):
         root = jnp.sqrt(jnp.mean(state.losses**2, axis=1))
-        drawn = root / jnp.maximum(jnp.sum(root), 1e-30) * (1 - floor) + floor / num_timesteps
-        return jnp.where(jnp.all(state.count >= history), drawn, 1 / num_timesteps)
+        total = jnp.sum(root)
+        known = jnp.all(state.count >= history) & (total > 0)
+        return jnp.where(known, root / total * (1 - floor) + floor / num_timesteps, 1 / num_timesteps)
 
     def draw(state, key, size):
         p = probabilities(state)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from oracles import ALL_SAMPLERS, keys, normal
+from oracles import ALL_SAMPLERS, keys, normal, pick
 
 from ddpm_jax import grids
 from ddpm_jax.oracles import Gaussian
@@ -62,6 +62,16 @@ def test_every_move_is_taken_so_many_times_and_the_last_once(num_resamples):
     with jax.disable_jit():
         sample(sampler, PAIR.denoiser, keys(3), x_T=normal(3, 2), transitions=SCHEDULE.transitions([200, 60, 1, 0]))
     assert taken == [60] * num_resamples + [1] * num_resamples + [0]
+
+
+def test_a_move_is_taken_again_from_where_the_forward_process_leads():
+    """For a sampler that stays: `x_t = sqrt(1 - beta) x_s + sqrt(beta) z`, z from the first key of the pair 1."""
+    stays = Sampler(SamplerState, lambda denoise, keys, state, transition: state)
+    sampler, move = repaint(stays, VALUE, 0 * KNOWN, num_resamples=2), pick(SCHEDULE.transitions([200, 60]), 0)
+    x, (image_key,) = normal(1, 2), keys(1)
+    moved = sampler.step(PAIR.denoiser, keys(1), sampler.init(x), move).x
+    z = jax.random.normal(jax.random.split(jax.random.fold_in(image_key, 1))[0], (2,))
+    np.testing.assert_allclose(moved[0], np.sqrt(1 - move.beta) * x[0] + np.sqrt(move.beta) * z, rtol=1e-9)
 
 
 def test_with_nothing_known_once_is_the_sampler_with_other_noise():

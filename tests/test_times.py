@@ -78,6 +78,16 @@ def test_times_are_uniform_until_the_last_has_ten_losses():
     assert not np.allclose(weights_of(sampler, state), 1)
 
 
+def test_times_are_uniform_with_weights_of_one_where_every_loss_is_zero():
+    """And where one is not, the others still have their share of the thousandth."""
+    np.testing.assert_allclose(weights_of(*with_history(np.zeros(T))), 1, rtol=1e-6)
+    sampler, state = with_history(np.eye(T)[2])
+    t, weight = sampler.draw(state, jax.random.key(0), 100_000)
+    expected = np.where(np.asarray(t) == 3, 1 / (T * 0.999 + 0.001), 1000)
+    np.testing.assert_allclose(weight, expected, rtol=1e-5)
+    assert len(np.unique(t)) == T
+
+
 def test_importance_draws_by_its_probabilities():
     losses = np.array([1.0, 2.0, 8.0, 0.5, 0.0, 3.0])
     sampler, state = with_history(losses)
@@ -109,6 +119,7 @@ def test_uniform_ways_weigh_every_time_the_same_and_remember_nothing(make):
     sampler = make(T)
     t, weight = sampler.draw(sampler.init(), jax.random.key(0), 30_000)
     np.testing.assert_array_equal(weight, 1)
+    np.testing.assert_array_equal(np.unique(t), np.arange(1, T + 1))
     assert chisquare(np.bincount(t, minlength=T + 1)[1:]).pvalue > 1e-3
     assert jax.tree.leaves(sampler.update(sampler.init(), t, weight)) == []
 
@@ -116,6 +127,9 @@ def test_uniform_ways_weigh_every_time_the_same_and_remember_nothing(make):
 def test_antithetic_pairs_mirror_each_other():
     t, _ = times.antithetic(T).draw((), jax.random.key(0), 8)
     np.testing.assert_array_equal(t[:4] + t[4:], T + 1)
+    odd, weight = times.antithetic(T).draw((), jax.random.key(0), 7)
+    np.testing.assert_array_equal(odd, t[:7])
+    np.testing.assert_array_equal(weight, np.ones(7))
 
 
 def test_the_memory_is_arrays_that_a_train_step_carries_on():
