@@ -335,7 +335,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tm
         if path.is_file():
             path.write_bytes(b"")
     assert same(training.train(tiny_config(**BUSY), workdir), whole_run[1])
-    assert f"warning: cannot read checkpoint {newest} (" in capsys.readouterr().err
+    assert f"warning: checkpoint {newest} is damaged (" in capsys.readouterr().err
     assert deterministic(workdir) == deterministic(whole_run[0])
     assert saved_steps(workdir / "checkpoints") == [8, 4]
     assert (workdir / "damaged_checkpoints" / "8").is_dir()
