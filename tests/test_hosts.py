@@ -72,14 +72,6 @@ def test_two_processes_train_the_run_of_one(workdir, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
-    """Twenty steps more, on eight devices for four."""
-    training.train(tiny_config(**CONFIG, train__num_steps=24), tmp_path)
-    assert training.train(tiny_config(**CONFIG, train__num_steps=24), workdir).step == 24
-    np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
-
-
-@pytest.mark.slow
 def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
     """Of a cut state one process may read the damaged part and the other not: the first checks for both."""
     damaged = shutil.copytree(workdir, tmp_path / "run")
@@ -94,6 +86,14 @@ def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
     assert saved_steps(damaged / "checkpoints") == [4, 2]
     assert saved_steps(damaged / "damaged_checkpoints") == [4]
     assert losses(damaged) == losses(workdir)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
+    """Twenty steps more, on eight devices for four."""
+    training.train(tiny_config(**CONFIG, train__num_steps=24), tmp_path)
+    assert training.train(tiny_config(**CONFIG, train__num_steps=24), workdir).step == 24
+    np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
 
 
 def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
