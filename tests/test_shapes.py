@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import ddpm_jax as dj
+from ddpm_jax.state import ema_update
 
 SCHEDULE = dj.linear(10)
 LEVEL, MOVE = SCHEDULE.level(5), SCHEDULE.transitions([5, 3])
@@ -27,13 +28,18 @@ MISTAKES = {
     "a network of other channels": lambda: dj.Target.V.prediction(GREY, X, LEVEL),
     "a denoiser of other channels": lambda: dj.l_simple()(grey, X, KEYS, EACH),
     "one key in a batch of four": lambda: dj.noise_like(KEYS[:1], X),
-    "a key for each pixel": lambda: dj.noise_like(KEYS.reshape(2, 2), X),
+    "two keys for each image": lambda: dj.noise_like(jnp.stack([KEYS, KEYS], axis=1), X),
     "one level in a batch of four": lambda: dj.q_sample(X, X, SCHEDULE.level(jnp.array([5]))),
-    "one key for a chain of four": lambda: dj.sample(dj.ddim(), grey, KEYS[:1], x_T=GREY, transitions=MOVE),
+    "a level for each row": lambda: dj.q_sample(X, X, SCHEDULE.level(jnp.full((4, 2), 5))),
+    "one key for a chain of four": lambda: dj.sample(dj.heun(), grey, KEYS[:1], x_T=GREY, transitions=MOVE),
     "one move in place of a chain": lambda: dj.sample(dj.ddim(), grey, KEYS, x_T=GREY, transitions=ONE_MOVE),
     "one label for four": lambda: dj.cross_entropy(
         lambda x_t, level: jnp.zeros((4, 10)), X, KEYS, EACH, label=jnp.zeros(1, int)
     ),
+    "labels in a column": lambda: dj.cross_entropy(
+        lambda x_t, level: jnp.zeros((4, 10)), X, KEYS, EACH, label=jnp.zeros((4, 1), int)
+    ),
+    "an average of other parameters": lambda: ema_update({"w": jnp.zeros(1)}, {"w": jnp.zeros(3)}, step=1, decay=0.9),
 }
 
 
