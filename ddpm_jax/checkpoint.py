@@ -8,8 +8,9 @@ compared with what is read back: a damaged checkpoint is named and kept, and the
 
 import contextlib
 import fcntl
+import itertools
 import os
-import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.restoring import (
     check_fits,
     newest_whole,
+    note_unverified,
     patient_event_loops,
     reason,
     root_cause,
@@ -120,12 +122,9 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
         restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
         integrity.check(restored, record.digests)
-        if record.digests is None and is_first():
-            print(
-                f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by, and "
-                "drew noise otherwise: from here on the noise differs from what that version would have drawn",
-                flush=True,
-            )
+        if int(restored.step) != step:
+            raise integrity.DamagedError(f"it holds step {int(restored.step)}")
+        note_unverified(record, path, ", and drew noise otherwise: from here on the noise differs from that version's")
         return restored
 
     def _guard(self, action):
@@ -166,7 +165,12 @@ def _lock(folder, held):
 def _set_aside(paths: list[Path]) -> None:
     """Moves damaged checkpoints to `WORKDIR/damaged_checkpoints`."""
     for path in paths:
-        aside = path.parents[1] / "damaged_checkpoints" / path.name
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.parent.mkdir(exist_ok=True)
-        path.rename(aside)
+        folder = path.parents[1] / "damaged_checkpoints"
+        names = itertools.chain([path.name], (f"{path.name}.{i}" for i in itertools.count(1)))
+        try:
+            folder.mkdir(exist_ok=True)
+            aside = next(folder / name for name in names if not os.path.lexists(folder / name))
+            path.rename(aside)
+        except OSError as error:
+            raise UserError(f"cannot move the damaged checkpoint {path} to {folder}: {error.strerror}") from error
+        print(f"note: the damaged checkpoint is kept in {aside}", file=sys.stderr, flush=True)

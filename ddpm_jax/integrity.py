@@ -22,7 +22,11 @@ import numpy as np
 from ddpm_jax.errors import first_line
 from ddpm_jax.parallel import to_host
 
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}  # of a part of a checkpoint, which is damage
+# Of a part of a checkpoint, which is damage: what Python raises, and the system's number in TensorStore's words.
+_ABSENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+# How TensorStore begins what says nothing of the files.
+_NETWORK = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|PERMISSION_DENIED|UNAUTHENTICATED)\\b")
 
 
 class DamagedError(Exception):
@@ -106,11 +110,13 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
             return None
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             return f"out of memory ({first_line(cause)})"
-        if isinstance(cause, ImportError) or "Unable to initialize backend" in str(cause):
+        if isinstance(cause, ImportError) or "Unable to initialize backend" in str(cause) or _NETWORK.match(str(cause)):
             return first_line(cause)
-        number = cause.errno if isinstance(cause, OSError) else _system_error(str(cause))
+        if isinstance(cause, OSError) and not isinstance(cause, _ABSENT_ERRORS):
+            return cause.strerror or first_line(cause)
+        number = _system_error(str(cause))
         if number is not None and number not in _ABSENT:
-            return getattr(cause, "strerror", None) or errno.errorcode.get(number, str(number))
+            return errno.errorcode.get(number, str(number))
     return _unreadable(folder)
 
 

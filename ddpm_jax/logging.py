@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -192,23 +193,25 @@ class RunLog:
             )
 
 
-def read_log(workdir):
-    """The lines of a run's log as a list of dicts, oldest first."""
-    path = local_path(workdir) / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """The lines of a run's log as a list of dicts, oldest first; what is no whole line of a log is passed over."""
+    return [line for _, line in _lines(local_path(workdir) / "log.jsonl")]
 
 
-def _drop_after(path, step):
+def _lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """The text and the content of every line of a log."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            content = json.loads(line)
+            if isinstance(content, dict) and isinstance(content.get("step"), int):
+                yield line, content
+
+
+def _drop_after(path: Path, step: int) -> None:
     """Keeps only the whole lines up to a step: a killed run may have logged more than it saved, or half a line."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            continue
     temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(f"{text}\n" for text, line in _lines(path) if line["step"] <= step))
     os.replace(temporary, path)

@@ -32,7 +32,8 @@ def saved_steps(folder: str | os.PathLike) -> list[int]:
       UserError: the folder is there and cannot be listed.
     """
     try:
-        return sorted((int(name) for name in os.listdir(folder) if name.isdigit()), reverse=True)
+        names = [name for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
+        return sorted((int(name) for name in names if str(int(name)) == name), reverse=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -75,6 +76,7 @@ def restore_params(workdir: str | os.PathLike, params: Any, *, name: str) -> tup
         options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
         restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
         integrity.check(restored, record.digests)
+        note_unverified(record, path)
         return restored
 
     step, restored = newest_whole(folder, read)
@@ -94,8 +96,25 @@ def _alone(handler: type) -> ocp.Checkpointer:
 
 
 def stored_record(path: Path) -> integrity.Record:
-    """What is stored beside the arrays of a checkpoint."""
-    return integrity.from_json(_alone(ocp.JsonCheckpointHandler).restore(path / "config"))
+    """What is stored beside the arrays of a checkpoint.
+
+    Raises:
+      DamagedError: it is not what was saved, or of another step than the folder's name says.
+    """
+    record = integrity.from_json(_alone(ocp.JsonCheckpointHandler).restore(path / "config"))
+    if record.digests is not None:
+        integrity.check({"step": np.int32(path.name)}, record.digests)
+    return record
+
+
+def note_unverified(record: integrity.Record, path: Path, consequence: str = "") -> None:
+    """Says of a checkpoint of an earlier version that it was opened without digests, and what else follows."""
+    if record.digests is None and is_first():
+        print(
+            f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by"
+            f"{consequence}",
+            flush=True,
+        )
 
 
 def _check_alone(path: Path) -> None:
@@ -148,9 +167,11 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
         try:
             with patient_event_loops():
                 return steps[0], read(steps[0])
-        except (UserError, jax.errors.JaxRuntimeError):  # the latter is of the devices or of other processes
+        except UserError:
             raise
         except Exception as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise  # of the devices or of another process
             damaged.append(steps[0])
             if not os.path.lexists(path):  # deleted meanwhile by the process that trains
                 continue

@@ -134,6 +134,9 @@ class Previews:
         for name, params in (("raw", state.params), ("ema", state.ema_params)):
             params = jax.device_put(params, replicated(self._mesh))
             images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
+            if not np.isfinite(images).all():
+                self._log.say(f"note: no preview by the {name} parameters: its short chain left the finite numbers")
+                continue
             self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=int(state.step))
         self._log.restart_clock()
 

@@ -15,11 +15,12 @@ NOVEMBER = Path(__file__).parent / "earlier_runs" / "november_2026"
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def test_it_opens_and_draws_the_same_images():
+def test_it_opens_and_draws_the_same_images(capsys):
     run = Run(NOVEMBER).configure(sampler="ddim", labels=3)
     drawn = run.draw(8, seed=3, num_steps=10).astype(int)
     recorded = np.load(NOVEMBER / "ddim_labels_3_seed3.npz")["arr_0"]
     assert run.step == 8
+    assert "was made by an earlier version, which stored no digests" in capsys.readouterr().out
     assert np.abs(drawn - recorded).max() <= 1  # one level of 8 bits, for another version of XLA
 
 
@@ -28,4 +29,5 @@ def test_it_trains_on(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     again = program("train.py", workdir, *arguments(Run(NOVEMBER).config), "--config.train.num_steps=9")
     assert again.status == 0, again.err
+    assert "from here on the noise differs from that version's" in again.out
     assert Run(tmp_path / "run").step == 9

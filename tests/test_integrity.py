@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_checkpoint import CONFIG, EIGHT, averaged, restore, same, save, state_at, target
 
-from ddpm_jax import integrity
+from ddpm_jax import integrity, restoring
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
@@ -97,6 +97,24 @@ def test_leaves_that_change_places_are_found(saved):
         integrity.check({"a": tree["b"], "b": tree["a"]}, integrity.digests(tree))
 
 
+def test_checkpoints_under_each_others_names_are_found(workdir, capsys):
+    folder = workdir / "checkpoints"
+    (folder / "8").rename(folder / "9")
+    step, params = averaged(workdir)
+    assert same(params, state_at(step).ema_params)
+    assert step == 6
+    assert "checkpoints/9 is damaged (the digest of step differs)" in capsys.readouterr().err
+    assert restore(workdir).step == 6
+
+
+def test_memory_that_does_not_suffice_is_one_line(saved):
+    def read(step):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes")
+
+    with pytest.raises(UserError, match=r"^cannot read checkpoint .*8 \(out of memory .*\); it is left as it is$"):
+        restoring.newest_whole(saved / "checkpoints", read)
+
+
 def test_a_record_without_digests_is_that_of_an_earlier_version():
     record = Record(to_json(CONFIG), {"a": "float32[] 0"})
     assert integrity.from_json(json.loads(json.dumps(integrity.to_json(record)))) == record
@@ -159,6 +177,10 @@ def chained(error, cause):
         (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
         (ValueError('UNKNOWN: Error reading "x" [OS error 116: ESTALE Stale file handle]'), "ESTALE"),
         (chained(ValueError("wrapped"), OSError(errno.ENOMEM, "Cannot allocate memory")), "Cannot allocate memory"),
+        (TimeoutError("timed out"), "timed out"),
+        (ConnectionResetError("peer"), "peer"),
+        (OSError("no number"), "no number"),
+        (ValueError("UNAVAILABLE: Error reading local file"), "UNAVAILABLE"),
         (MemoryError("too much"), r"out of memory \(too much\)"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes"), "out of memory"),
         (RuntimeError("Unable to initialize backend 'cuda': none"), "Unable to initialize backend 'cuda'"),

@@ -49,16 +49,21 @@ def main():
     if state.step < config.train.num_steps:
         return
     there = as_flag("workdir", workdir)
-    made, go_on = "", f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
+    made, failed, go_on = "", None, f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
     if config.task == "denoise":
         picture = workdir / "samples.png"
-        if not (already and picture.exists()):
-            sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
-        made = f"samples in {picture}, "
+        try:
+            if not (already and picture.exists()):
+                sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
+            made = f"samples in {picture}, "
+        except errors.UserError as error:  # which ends the program, but not before it is said what is finished
+            failed = error
         go_on = f"draw more with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
-    print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}")
+    print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}", flush=True)
+    if failed:
+        raise failed
 
 
 def dry_run(config):
