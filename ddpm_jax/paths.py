@@ -53,8 +53,12 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """`expanded` as a `Path`; it stays relative if it is."""
-    return Path(expanded(path))
+    """`expanded` as a `Path`, which means the same when it is handled again; it stays relative if it can.
+
+    `Path` drops the `./` of `./~name` and of `./gs://name`, so these become absolute.
+    """
+    place = Path(expanded(path))
+    return place.absolute() if str(place).startswith("~") or _SCHEME.match(str(place)) else place
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:

@@ -385,3 +385,11 @@ def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
     assert run.draw(1).shape == (1, 8, 8, 1)
     stored = json.loads((tmp_path / "moved run/checkpoints/2/config/metadata").read_text())
     assert stored["config"]["data"]["path"] == str(tmp_path / "moved data")
+
+
+@pytest.mark.parametrize("name", ["./~", "./~root/run", "./~nobody_of_this_name", "./gs://bucket", "plain"])
+def test_a_path_means_the_same_when_it_is_handled_again(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    once = paths.local_path(name)
+    assert paths.local_path(once) == paths.run_folder(once) == once
+    assert once.absolute() == tmp_path / Path(name.removeprefix("./"))
