@@ -171,7 +171,7 @@ def summarise(terms, grads, examples, *, num_timesteps):
 
 
 def train_step(recipe, state, batch):
-    """Takes one step.
+    """Takes one step; its parts are named in a profile: examples, gradient, optimizer, ema, metrics.
 
     Args:
       recipe: `Recipe`; static.
@@ -186,15 +186,19 @@ def train_step(recipe, state, batch):
     """
     check_batch(batch)
     key = jax.random.fold_in(state.key, state.step)
-    examples = draw_examples(recipe, batch, key, times_state=state.times)
-    with _fitting(batch):
+    with jax.named_scope("examples"):
+        examples = draw_examples(recipe, batch, key, times_state=state.times)
+    with _fitting(batch), jax.named_scope("gradient"):
         grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
-    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     step = state.step + 1
-    ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
+    with jax.named_scope("ema"):
+        ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
     times = recipe.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
-    metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
+    with jax.named_scope("metrics"):
+        metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
     state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
     return state, metrics
 

@@ -1,0 +1,33 @@
+"""Floating-point operations of a function, counted from what it is traced to: products and convolutions alone."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def operations(function: Callable[..., Any], *args: Any) -> int:
+    """Operations, two for each multiply-add, of the convolutions and matrix products of `function(*args)`."""
+    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name = equation.primitive.name
+    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return 2 * out * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, spec = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+        return 2 * out * math.prod(kernel) // kernel[spec[0]]
+    inner = 0
+    for value in equation.params.values():
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            jaxpr = getattr(item, "jaxpr", item)
+            inner += _of_jaxpr(jaxpr) if hasattr(jaxpr, "eqns") else 0
+    return inner * equation.params.get("length", 1)

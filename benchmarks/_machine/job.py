@@ -1,0 +1,82 @@
+"""What a part of the measurement is given: its time, its sizes, and a file for each row as soon as it is known."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Row = dict[str, object]
+
+
+@dataclass
+class Job:
+    """One part at work.
+
+    Attributes:
+      part: its name; its results lie in `out/PART.json`.
+      out: folder of all results.
+      seconds: how long it may take.
+      data: folder of pictures, `train/CLASS/*` and `test/CLASS/*`, or None.
+      small: sizes for a machine without an accelerator.
+    """
+
+    part: str
+    out: Path
+    seconds: float
+    data: Path | None = None
+    small: bool = False
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    begin: float = field(default_factory=time.monotonic)
+
+    def add(self, what: str, **columns: object) -> None:
+        """Keeps a row: what was measured, and its figures by the headings of the table's columns."""
+        self.rows.append({"what": what, **columns})
+        self._write("running")
+        figures = ", ".join(f"{name} {shown(value)}" for name, value in columns.items())
+        print(f"  {what}: {figures}", flush=True)
+
+    def note(self, text: str) -> None:
+        """Keeps a sentence for under the table."""
+        self.notes.append(text)
+        self._write("running")
+        print(f"  {text}", flush=True)
+
+    def done(self) -> None:
+        """Says that nothing is missing."""
+        self._write("done")
+
+    def left(self) -> float:
+        """Seconds that are left of the part's time."""
+        return self.begin + self.seconds - time.monotonic()
+
+    def earlier(self, part: str, what: str, column: str) -> float | None:
+        """A figure of a part that ran before, or None where it is not known."""
+        rows = results_of(self.out, part).get("rows", [])
+        return next((row[column] for row in rows if row["what"] == what and column in row), None)
+
+    def _write(self, state: str) -> None:
+        results = {"state": state, "seconds": round(time.monotonic() - self.begin, 1)}
+        write_results(self.out, self.part, {**results, "rows": self.rows, "notes": self.notes})
+
+
+def results_of(out: Path, part: str) -> dict:
+    """What a part has written so far; empty where it has not begun."""
+    file = out / f"{part}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_results(out: Path, part: str, results: Mapping[str, object]) -> None:
+    """Writes what a part knows, whole or not at all."""
+    partial = out / f".{part}.partial"
+    partial.write_text(json.dumps({"part": part, **results}, indent=1))
+    os.replace(partial, out / f"{part}.json")
+
+
+def shown(value: object) -> str:
+    """A figure as a table shows it: four digits, thousands with commas."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,133 @@
+"""The same train step in PyTorch: diffusers' UNet2DModel, channels last, autocast, eager and compiled."""
+
+import statistics
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from _machine.job import Job
+
+NUM_PARAMETERS = 35_746_307  # of configs/cifar10.py, and of google/ddpm-cifar10-32
+
+
+def measure(job: Job) -> None:
+    """Adds a row for each way of running it, with the ratio to ours where that was measured."""
+    missing = [name for name in ("torch", "diffusers") if find_spec(name) is None]
+    if missing:
+        job.note(f"skipped: {' and '.join(missing)} is not installed here")
+        return
+    import torch
+
+    job.note(f"PyTorch {torch.__version__} on {_device()}")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX's default precision
+    torch.backends.cudnn.benchmark = True
+    best = _ours(job, "bfloat16")
+    batches = [best] if job.small or best == 128 else [128, best]
+    plan = [("bfloat16", batch, way) for way in ("compiled", "eager") for batch in batches]
+    for dtype, batch, way in [*plan, ("float32", _ours(job, "float32"), "compiled")]:
+        begin = time.monotonic()
+        seconds = _seconds_of_a_step(batch, dtype, compiled=way == "compiled", job=job)
+        ours = job.earlier("training", f"cifar10, {dtype}, batch {batch}", "ms/step")
+        columns = {"theirs over ours": 1000 * seconds / ours} if ours else {}
+        job.add(
+            f"PyTorch {way}, {dtype}, batch {batch}",
+            **{"ms/step": 1000 * seconds, "images/s": batch / seconds, "ready after s": time.monotonic() - begin},
+            **columns,
+        )
+        if job.left() < time.monotonic() - begin:
+            job.note("no time was left for the others")
+            return
+
+
+def _ours(job: Job, dtype: str) -> int:
+    """The batch at which our own step was fastest in a type, or that of the configuration."""
+    from _machine.job import results_of
+
+    rows = [row for row in results_of(job.out, "training").get("rows", []) if f", {dtype}," in row["what"]]
+    default = {"batch": 8 if job.small else 128}
+    return max(rows, key=lambda row: row["images/s"], default=default)["batch"]
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+
+
+def _seconds_of_a_step(batch: int, dtype: str, *, compiled: bool, job: Job) -> float:
+    """Median seconds of a train step: loss, gradient, clip, Adam and the average of the parameters."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    step = _train_step(batch, dtype, device=device, compiled=compiled)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(1 if job.small else 5):
+        step()
+    wait()
+    count = 1 if job.small else max(5, 4000 // batch)
+    return statistics.median(_window(step, wait, count) for _ in range(3 if job.small else 5))
+
+
+def _window(step: Callable[[], None], wait: Callable[[], None], count: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(count):
+        step()
+    wait()
+    return (time.perf_counter() - begin) / count
+
+
+def _network(device: str) -> Any:
+    """Ho et al. 2020's network as diffusers has it, with the settings of google/ddpm-cifar10-32."""
+    import torch
+    from diffusers import UNet2DModel
+
+    down = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D")
+    model = UNet2DModel(
+        sample_size=32,
+        layers_per_block=2,
+        block_out_channels=(128, 256, 256, 256),
+        down_block_types=down,
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=None,
+        norm_eps=1e-6,
+        downsample_padding=0,
+        flip_sin_to_cos=False,
+        freq_shift=1,
+        dropout=0.1,
+    )
+    found = sum(parameter.numel() for parameter in model.parameters())
+    assert found == NUM_PARAMETERS, f"{found:,} parameters"
+    return model.to(device, memory_format=torch.channels_last).train()
+
+
+def _train_step(batch: int, dtype: str, *, device: str, compiled: bool) -> Callable[[], None]:
+    """A step like ours, on random images."""
+    import torch
+
+    model = _network(device)
+    call = torch.compile(model) if compiled else model
+    parameters = list(model.parameters())
+    averages = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.Adam(parameters, lr=2e-4, fused=True)
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, device=device), 0)
+    images = torch.randint(0, 256, (batch, 3, 32, 32), device=device, dtype=torch.uint8)
+    images = images.to(memory_format=torch.channels_last)
+
+    def step() -> None:
+        x_0 = images.float() / 127.5 - 1
+        flip = torch.rand(batch, 1, 1, 1, device=device) < 0.5
+        x_0 = torch.where(flip, x_0.flip(3), x_0)
+        t = torch.randint(0, 1000, (batch,), device=device)
+        noise, level = torch.randn_like(x_0), alpha_bar[t].view(-1, 1, 1, 1)
+        x_t = level.sqrt() * x_0 + (1 - level).sqrt() * noise
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            eps = call(x_t, t).sample
+        loss = torch.nn.functional.mse_loss(eps.float(), noise)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(averages, [parameter.detach() for parameter in parameters], 1e-4)
+
+    return step

@@ -1,0 +1,36 @@
+"""What the machine can do at most: products of large matrices, and a copy within its memory."""
+
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from _machine.clock import median_seconds
+from _machine.job import Job
+
+
+def measure(job: Job) -> None:
+    """Adds the device, the versions, and the rates."""
+    device = jax.devices()[0]
+    versions = f"jax {jax.__version__}, Python {sys.version.split()[0]}"
+    job.note(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), {versions}")
+    size = 2048 if job.small else 8192
+    a, b = (jax.random.normal(jax.random.key(seed), (size, size), jnp.float32) for seed in (0, 1))
+    for what, dtype, precision in (
+        ("product, bfloat16", jnp.bfloat16, None),
+        ("product, float32", jnp.float32, None),
+        ("product, float32, highest precision", jnp.float32, "highest"),
+    ):
+        product = jax.jit(lambda a, b, precision=precision: jnp.matmul(a, b, precision=precision))
+        seconds = _seconds(product, a.astype(dtype), b.astype(dtype), job=job)
+        job.add(what, size=size, ms=1000 * seconds, **{"TFLOP/s": 2 * size**3 / seconds / 1e12})
+    count = (1 if job.small else 8) * 2**26
+    x = jax.random.normal(jax.random.key(2), (count,), jnp.float32)
+    seconds = _seconds(jax.jit(lambda x: x + 1), x, job=job)
+    job.add("copy, bytes read and written", size=count, ms=1000 * seconds, **{"GB/s": 8 * count / seconds / 1e9})
+
+
+def _seconds(function: Callable[..., jax.Array], *inputs: jax.Array, job: Job) -> float:
+    """Median seconds of a call among calls that are handed over without waiting."""
+    return median_seconds(lambda: function(*inputs), window=0.5 if job.small else 0.2)

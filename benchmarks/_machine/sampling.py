@@ -1,0 +1,58 @@
+"""Drawing images with CIFAR-10's network: one evaluation, the chain against as many of them, and DDIM."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from _machine.clock import median_seconds
+from _machine.job import Job
+from _machine.steps import config_of
+from ddpm_jax import build
+from ddpm_jax.parallel import device_mesh, replicated, split
+from ddpm_jax.run import chain_of
+
+
+def measure(job: Job) -> None:
+    """Adds the rows in bfloat16, and in float32 where there is time."""
+    for dtype in ("bfloat16", "float32"):
+        begin = time.monotonic()
+        _measure(job, dtype)
+        if job.left() < time.monotonic() - begin:
+            break
+
+
+def _measure(job: Job, dtype: str) -> None:
+    batch, moves = (4, 10) if job.small else (100, 1000)
+    config, mesh = config_of("cifar10", dtype=dtype, batch_size=batch), device_mesh()
+    model = build.network(config)
+    params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
+    forward = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
+    x, t = (jax.device_put(a, split(mesh)) for a in (jnp.zeros((batch, 32, 32, 3)), jnp.zeros(batch)))
+    evaluation = median_seconds(lambda: forward(params, x, t), window=0.0 if job.small else 0.3, windows=3)
+    job.add(f"{dtype}, one evaluation", batch=batch, seconds=evaluation, **{"images/s": batch / evaluation})
+
+    config.sample.num_steps = moves
+    chain = chain_of(config, model, num_steps=moves, mesh=mesh)
+    seconds = _drawn(chain, params, batch)
+    whole, ratio = seconds * 1000 / moves, seconds / (moves * evaluation)
+    how = "" if moves == 1000 else f" (from {moves})"
+    columns = {"images/s": batch / whole, "over as many evaluations": ratio}
+    job.add(f"{dtype}, chain of 1,000 moves{how}", batch=batch, seconds=whole, **columns)
+    if job.left() < seconds:
+        return
+    config.sample.sampler, moves = "ddim", 10 if job.small else 50
+    seconds = _drawn(chain_of(config, model, num_steps=moves, mesh=mesh), params, batch) * 50 / moves
+    columns = {"images/s": batch / seconds, "over as many evaluations": seconds / (50 * evaluation)}
+    job.add(f"{dtype}, DDIM, 50 moves", batch=batch, seconds=seconds, **columns)
+
+
+def _drawn(chain: Any, params: Any, batch: int) -> float:
+    """Seconds of a whole chain, compiled before."""
+    key, indices = jax.random.key(0), np.arange(batch)
+    chain(params, key, indices=indices)
+    begin = time.perf_counter()
+    chain(params, key, indices=indices)
+    return time.perf_counter() - begin

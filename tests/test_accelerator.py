@@ -1,0 +1,84 @@
+"""What `benchmarks/accelerator.py` counts: operations, and the time of each kind of them."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Imports a part of the benchmark."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return lambda name: importlib.import_module(f"_machine.{name}")
+
+
+def test_operations_are_two_for_each_multiply_add(module):
+    count = module("arithmetic").operations
+    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+    convolve = lambda x: jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert count(convolve, x) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
+    assert count(jnp.matmul, jnp.zeros((4, 6)), jnp.zeros((6, 7))) == 2 * 4 * 6 * 7
+    repeated = lambda x: jax.lax.scan(lambda x, _: (jax.jit(jnp.matmul)(x, x), None), x, length=3)
+    assert count(repeated, jnp.zeros((5, 5))) == 3 * 2 * 5**3
+
+
+def _event(name, begin, length, *, thread=1, process=7, operation=None):
+    args = {"hlo_op": operation} if operation else {}
+    return {"ph": "X", "name": name, "ts": begin, "dur": length, "pid": process, "tid": thread, "args": args}
+
+
+def test_a_device_is_busy_where_anything_runs_and_an_operation_owns_what_is_not_inside_another(module):
+    names = [
+        {"ph": "M", "name": "process_name", "pid": 7, "args": {"name": "/device:GPU:0"}},
+        {"ph": "M", "name": "thread_name", "pid": 7, "tid": 1, "args": {"name": "Stream #1(Compute)"}},
+        {"ph": "M", "name": "thread_name", "pid": 7, "tid": 2, "args": {"name": "Steps"}},
+    ]
+    events = [
+        _event("while", 0, 10, operation="while.1"),
+        _event("a", 2, 3, operation="a.1"),
+        _event("b", 14, 6, operation="b.1"),
+        _event("0", 0, 100, thread=2),
+        _event("host", 0, 100, process=1, operation="host"),
+    ]
+    busy, own, span = module("profile").device_times(names + events)
+    assert (busy, span) == (16, 20)
+    assert own == {"while.1": 7, "a.1": 3, "b.1": 6}
+
+
+def test_operations_are_sorted_by_the_names_that_the_program_gives_them(module):
+    profile = module("profile")
+    program = """
+%fused_computation.1 (p: f32[2]) -> f32[2] {
+  %conv.7 = f32[2] convolution(%p), metadata={op_name="jit(f)/gradient/jvp(UNet)/encoder/conv_in/conv_general_dilated"}
+  ROOT %add.3 = f32[2] add(%conv.7, %p), metadata={op_name="jit(train_step)/gradient/jvp(UNet)/encoder/add"}
+}
+ENTRY %main (p: f32[2]) -> f32[2] {
+  %fusion.1 = f32[2] fusion(%p), kind=kLoop, calls=%fused_computation.1
+  ROOT %wrapped_mul.2 = f32[2] multiply(%fusion.1, %p), metadata={op_name="jit(train_step)/optimizer/mul"}
+}
+"""
+    names = profile.operation_names(program)
+    assert profile.kind_of("fusion_1", names["fusion_1"]) == "convolutions"
+    assert profile.kind_of("wrapped_mul.2", names["wrapped_mul.2"]) == "optimiser and averages"
+    assert profile.kind_of("void cudnn::nchwToNhwcKernel", "") == "copies"
+    assert profile.kind_of("loop_add", "jit(f)/gradient/jvp(UNet)/middle/block_0/norm_1/mul") == "norms"
+    assert profile.kind_of("loop_add", "jit(f)/gradient/jvp(UNet)/middle/block_0/add") == "everything else"
+
+
+def test_a_row_is_on_the_disk_as_soon_as_it_is_known(module, tmp_path, capsys):
+    job = module("job").Job("rates", tmp_path, 10.0)
+    job.add("product", ms=1.5)
+    kept = json.loads((tmp_path / "rates.json").read_text())
+    assert (kept["state"], kept["rows"]) == ("running", [{"what": "product", "ms": 1.5}])
+    assert job.earlier("rates", "product", "ms") == 1.5
+    assert job.earlier("rates", "copy", "ms") is None
+    job.done()
+    assert json.loads((tmp_path / "rates.json").read_text())["state"] == "done"
