@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import integrity
 from ddpm_jax.config import to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, causes, lacks_space
 from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.restoring import (
     check_fits,
@@ -29,7 +30,6 @@ from ddpm_jax.restoring import (
     note_unverified,
     patient_event_loops,
     reason,
-    root_cause,
     saved_steps,
     stored_record,
 )
@@ -127,18 +127,24 @@ class Checkpoints:
         note_unverified(record, path, ", and drew noise otherwise: from here on the noise differs from that version's")
         return restored
 
-    def _guard(self, action):
-        """Runs a save and turns what the disk says into one line."""
+    def _guard(self, action: Callable[[], object]) -> None:
+        """Runs a save and turns what goes wrong into one line, with what to do where that is known."""
         try:
             action()
         except Exception as error:
-            if isinstance(root_cause(error), jax.errors.JaxRuntimeError):
-                raise root_cause(error) from error  # not the disk: another process is gone
-            steps = saved_steps(self.folder)
-            kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
+            lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
+            if lost:
+                raise lost from error  # not the disk: another process is gone
+            remedy = "free some space, and start again" if lacks_space(error) else "start again once that is mended"
             raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {kept}; free some space and start again"
+                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
             ) from error
+
+
+def _kept(folder: Path) -> str:
+    """What there is to resume from, in words."""
+    steps = saved_steps(folder)
+    return f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
 
 
 def _lock(folder, held):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.errors import first_line
+from ddpm_jax.errors import causes, first_line, system_error
 from ddpm_jax.parallel import to_host
 
 # Of a part of a checkpoint, which is damage: what Python raises, and the system's number in TensorStore's words.
@@ -105,7 +105,7 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
       folder: of the checkpoint.
       error: what reading it ended with.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, DamagedError):
             return None
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
@@ -114,23 +114,10 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
             return first_line(cause)
         if isinstance(cause, OSError) and not isinstance(cause, _ABSENT_ERRORS):
             return cause.strerror or first_line(cause)
-        number = _system_error(str(cause))
+        number = system_error(cause)
         if number is not None and number not in _ABSENT:
             return errno.errorcode.get(number, str(number))
     return _unreadable(folder)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _system_error(text: str) -> int | None:
-    """The number of the system's error in what TensorStore says, or None."""
-    found = re.search(r"\[OS error (\d+)", text)
-    return int(found[1]) if found else None
 
 
 def _unreadable(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, lacks_space
 from ddpm_jax.images import save_png
 from ddpm_jax.parallel import is_first
 from ddpm_jax.paths import local_path
@@ -171,9 +171,10 @@ class RunLog:
         try:
             yield
         except OSError as error:
+            remedy = "free some space" if lacks_space(error) else "mend that"
             raise UserError(
-                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space, and the same "
-                "command goes on from the last good checkpoint"
+                f"cannot write the log in {self._workdir}: {error.strerror or error}; {remedy}, and the same command "
+                "resumes from the last good checkpoint"
             ) from error
 
     def _show(self, line):

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax import integrity
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.quiet import quieten_orbax
 
@@ -208,14 +208,8 @@ def patient_event_loops():
         asyncio.new_event_loop = original
 
 
-def root_cause(error):
-    """The exception that all began with."""
-    while error.__cause__:
-        error = error.__cause__
-    return error
-
-
-def reason(error):
-    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
-    line = first_line(root_cause(error)).partition(" [tensorstore_spec")[0]
+def reason(error: BaseException) -> str:
+    """The first line of the exception that all began with; of TensorStore's long ones the end, which says the most."""
+    *_, root = causes(error)
+    line = first_line(root)
     return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit and are kept as asked; a damaged one costs the steps since the one before."""
 
+import errno
 import shutil
 from types import SimpleNamespace
 
@@ -218,14 +219,24 @@ def test_a_run_with_nothing_but_damaged_checkpoints_is_one_line(copy):
     assert saved_steps(copy.newest.parent) == [8, 6]  # nothing was moved
 
 
-def test_a_save_that_fails_names_the_last_good_checkpoint(copy, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space"), "No space; the last good checkpoint is step 8; free some space, and"),
+        (
+            OSError(errno.EACCES, "Denied"),
+            "Denied; the last good checkpoint is step 8; start again once that is mended",
+        ),
+    ],
+)
+def test_a_save_that_fails_names_the_last_good_checkpoint(copy, monkeypatch, error, remedy):
     def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise RuntimeError("the save failed") from error
 
-    checkpoints = Checkpoints(copy.workdir)
-    monkeypatch.setattr(checkpoints._manager, "save", fail)
-    with pytest.raises(UserError, match=r"No space left on device; the last good checkpoint is step 8; free some"):
-        checkpoints.save(state_at(9), CONFIG)
+    with Checkpoints(copy.workdir) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(UserError, match=remedy):
+            checkpoints.save(state_at(9), CONFIG)
 
 
 def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch):
