@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +49,40 @@ def test_a_digest_is_that_of_the_values_and_their_form():
         "b/0": "bfloat16[] " + hashlib.sha256(b"\x00\x40").hexdigest(),
         "b/1": "uint32[2] " + hashlib.sha256(np.array([0, 5], np.uint32).tobytes()).hexdigest(),
     }
+
+
+def test_few_leaves_are_on_the_host_at_once_while_they_are_hashed(monkeypatch):
+    """Of a cut state each is gathered for it, and all together may be more than a host holds."""
+    begun, done, original, ahead = [], [], integrity._digest, []
+    tree = {f"{i:02}": jnp.full(3, i) for i in range(40)}
+    expected = integrity.digests(tree)
+
+    def leaves(tree):
+        for name, leaf in sorted(tree.items()):
+            begun.append(name)
+            ahead.append(len(begun) - len(done))
+            yield name, np.asarray(leaf)
+
+    def digest(leaf):
+        time.sleep(0.001)
+        result = original(leaf)
+        done.append(result)
+        return result
+
+    monkeypatch.setattr(integrity, "_host_leaves", leaves)
+    monkeypatch.setattr(integrity, "_digest", digest)
+    assert integrity.digests(tree) == expected
+    assert max(ahead) <= integrity._THREADS + 1
+
+
+def test_the_other_processes_hash_nothing_and_gather_all(monkeypatch):
+    tree, gathered = {"a": jnp.zeros(3), "b": jnp.ones(3)}, []
+    monkeypatch.setattr(integrity, "to_host", lambda leaf: gathered.append(leaf) or np.asarray(leaf))
+    assert integrity.digests_on_first(tree) == integrity.digests(tree)
+    gathered.clear()
+    monkeypatch.setattr(integrity, "is_first", lambda: False)
+    assert integrity.digests_on_first(tree) == {}
+    assert len(gathered) == 2
 
 
 def test_a_flipped_bit_costs_the_checkpoint_and_nothing_else(tmp_path, capsys):
