@@ -30,6 +30,10 @@ class UserError(Exception):
         return [f"error: {self}"]
 
 
+class AgreedError(UserError):
+    """A mistake of which every process of a run hears at the same step, so that they can end, and save, together."""
+
+
 def one_line(text: object) -> str:
     """A text that may hold names from files, fit to print as one line of less than 500 characters.
 
