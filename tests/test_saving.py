@@ -183,7 +183,9 @@ def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
     with pytest.raises(ValueError, match="a later error"), checkpoints, saves:
         raise ValueError("a later error")
     failed, said = capsys.readouterr().err.splitlines()
-    assert re.search(r"^warning: cannot save .*the last good checkpoint is step 2; free some space, and start", failed)
+    assert re.search(
+        r"^warning: cannot save .*: .*File too large; the last good checkpoint is step 2; free some space", failed
+    )
     assert said == told.strip()
     assert saved_steps(tmp_path / "checkpoints") == [4, 2][step == 3 :]
 
