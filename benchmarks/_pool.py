@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, causes
 
 GIGABYTE = 1 << 30
 LONGEST_LINE = 500  # characters of an error that count as one line
@@ -127,9 +127,5 @@ def _peak() -> int:
 
 
 def _of_memory(error: BaseException | None) -> bool:
-    """Whether an error began with an allocation that failed."""
-    while error:
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    """Whether an error came from an allocation that failed."""
+    return any(isinstance(cause, MemoryError) or "allocate memory" in str(cause) for cause in causes(error))

@@ -105,7 +105,7 @@ def get_config():
     config.checkpoint = checkpoint = ConfigDict()
     checkpoint.every = 10_000  # steps between checkpoints
     checkpoint.every_minutes = 10.0  # and minutes, whichever comes first; 0 for steps alone
-    checkpoint.keep = 3  # latest checkpoints kept
+    checkpoint.keep = 3  # latest of those by steps that are kept, beside the newest two of all, by the clock or not
     checkpoint.keep_every = 100_000  # and one for every so many steps, for good; 0 for none
 
     config.log = log = ConfigDict()

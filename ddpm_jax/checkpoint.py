@@ -11,8 +11,11 @@ import fcntl
 import itertools
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +24,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import integrity
 from ddpm_jax.config import to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, causes, first_line, lacks_space
 from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.restoring import (
     check_fits,
@@ -29,7 +32,6 @@ from ddpm_jax.restoring import (
     note_unverified,
     patient_event_loops,
     reason,
-    root_cause,
     saved_steps,
     stored_record,
 )
@@ -43,16 +45,18 @@ class Checkpoints:
 
     Args:
       workdir: the run's directory; checkpoints go to `workdir/checkpoints`.
-      keep: how many of the latest are kept.
+      every: the steps between regular checkpoints; others are saved by the clock or at the end of a run.
+      keep: how many of the latest regular ones are kept; so are the newest two of all, or the newest one if this is 1.
       keep_every: and one for every so many steps for good; 0 for none.
 
     Raises:
       UserError: the directory cannot be written, or another process trains there.
     """
 
-    def __init__(self, workdir, *, keep=3, keep_every=0):
+    def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
         self.folder, self._patience = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
-        preservation = [_policies.LatestN(keep)] + ([_policies.EveryNSteps(keep_every)] if keep_every else [])
+        preservation = [_policies.LatestN(min(keep, 2)), _LatestRegular(every, keep)]
+        preservation += [_policies.EveryNSteps(keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
         )
@@ -70,13 +74,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, error_type, error, traceback):
-        """Finishes the save that is under way; an error that is already on its way is not covered by another."""
+        """Finishes the save that is under way; that it fails is only a warning where another error ends the run."""
         try:
             self.wait()
             self._guard(self._manager.close)
-        except UserError:
+        except UserError as failed:
             if error_type is None:
                 raise
+            _warn(failed)
         finally:
             self._patience.close()
 
@@ -86,13 +91,21 @@ class Checkpoints:
         Raises:
           UserError: this save or the one before could not be written (a full disk, say).
         """
-        record = integrity.Record(to_json(config), integrity.digests(state))
+        record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # which alone writes it
         items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(integrity.to_json(record))}
         self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
 
     def wait(self):
         """Waits until the last save is on disk; raises as `save`."""
         self._guard(self._manager.wait_until_finished)
+
+    def last_saved(self) -> int | None:
+        """The newest step on disk once the save that is under way has ended; that it failed is a warning."""
+        try:
+            self.wait()
+        except Exception as failed:
+            _warn(failed)
+        return next(iter(saved_steps(self.folder)), None)
 
     def restore(self, target: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, on the devices and shardings of `target`; None where there is none.
@@ -127,18 +140,51 @@ class Checkpoints:
         note_unverified(record, path, ", and drew noise otherwise: from here on the noise differs from that version's")
         return restored
 
-    def _guard(self, action):
-        """Runs a save and turns what the disk says into one line."""
+    def _guard(self, action: Callable[[], object]) -> None:
+        """Runs a save and turns what goes wrong into one line, with what to do where that is known."""
+        earlier = sys.exception()
         try:
             action()
         except Exception as error:
-            if isinstance(root_cause(error), jax.errors.JaxRuntimeError):
-                raise root_cause(error) from error  # not the disk: another process is gone
-            steps = saved_steps(self.folder)
-            kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
+            _forget(earlier, error)
+            lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
+            if lost:
+                raise lost from error  # not the disk: another process is gone
+            remedy = "free some space, and start again" if lacks_space(error) else "start again once that is mended"
             raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {kept}; free some space and start again"
+                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
             ) from error
+
+
+@dataclass(frozen=True)
+class _LatestRegular:
+    """Orbax's policy that preserves the latest `keep` of the checkpoints whose step is a multiple of `every`."""
+
+    every: int
+    keep: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each is preserved, of checkpoints from the oldest to the newest."""
+        regular = [checkpoint.step for checkpoint in checkpoints if checkpoint.step % self.every == 0]
+        return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
+
+
+def _forget(earlier: BaseException | None, error: Exception) -> None:
+    """Takes an exception that was on its way already, when a save began, out of those that `error` came from."""
+    for cause in causes(error):
+        if cause.__context__ is earlier:
+            cause.__context__ = None
+
+
+def _warn(error: Exception) -> None:
+    """Says of a save that failed why, where the run ends with another error."""
+    print(f"warning: {first_line(error)}", file=sys.stderr, flush=True)
+
+
+def _kept(folder: Path) -> str:
+    """What there is to resume from, in words."""
+    steps = saved_steps(folder)
+    return f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
 
 
 def _lock(folder, held):

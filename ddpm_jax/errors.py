@@ -5,11 +5,15 @@ one line that says what is wrong and what to do; the programs print that line wi
 1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
 """
 
+import errno
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 _CLONE = Path(__file__).parents[1]
 _LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota, the limit of a file's size
 
 
 class UserError(Exception):
@@ -24,6 +28,10 @@ class UserError(Exception):
     def _render_traceback_(self):
         """What a notebook shows in place of a traceback (a hook of IPython's)."""
         return [f"error: {self}"]
+
+
+class AgreedError(UserError):
+    """A mistake of which every process of a run hears at the same step, so that they can end, and save, together."""
 
 
 def one_line(text: object) -> str:
@@ -43,6 +51,31 @@ def first_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines()
     return one_line(lines[0].partition(" [tensorstore_spec")[0].strip()) if lines else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, the one that it came from, the one before that, and so on to the one that all began with.
+
+    An exception comes from its cause, and where it has none from what was being handled, unless `from None` denies it.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def system_error(error: BaseException) -> int | None:
+    """The operating system's number of an error: that of an `OSError`, or the one in TensorStore's text; or None."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\[OS error (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Whether an exception came from a full disk, a used-up quota, or a limit on the size of files."""
+    return any(system_error(cause) in _FULL for cause in causes(error))
 
 
 def _clipped(text: str, most: int) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, lacks_space
 from ddpm_jax.parallel import is_first
 from ddpm_jax.paths import local_path
 
@@ -101,9 +101,8 @@ def _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free the disk or choose another place"
-        ) from error
+        remedy = "free the disk or choose another place" if lacks_space(error) else "choose another place"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def save_png(path, image):

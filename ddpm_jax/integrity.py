@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.errors import first_line
-from ddpm_jax.parallel import to_host
+from ddpm_jax.errors import causes, first_line, system_error
+from ddpm_jax.parallel import is_first, to_host
 
 # Of a part of a checkpoint, which is damage: what Python raises, and the system's number in TensorStore's words.
 _ABSENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 # How TensorStore begins what says nothing of the files.
 _NETWORK = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|PERMISSION_DENIED|UNAUTHENTICATED)\\b")
+
+_THREADS = 4  # that hash
 
 
 class DamagedError(Exception):
@@ -68,7 +71,22 @@ def from_json(stored: Any) -> Record:
 
 def digests(tree: Any) -> dict[str, str]:
     """Kind, shape and SHA-256 of the values of every leaf of a tree of arrays, by the leaf's name."""
-    return {name: _digest(leaf) for name, leaf in _host_leaves(tree)}
+    running = []
+    with ThreadPoolExecutor(_THREADS) as pool:  # hashlib leaves Python's lock to others
+        for name, leaf in _host_leaves(tree):
+            running.append((name, pool.submit(_digest, leaf)))
+            if len(running) > _THREADS:
+                running[-_THREADS - 1][1].result()  # so that no more leaves than threads wait on the host
+    return {name: digest.result() for name, digest in running}
+
+
+def digests_on_first(tree: Any) -> dict[str, str]:
+    """`digests` on the first process; the others only take part where a leaf has to be gathered, and have none."""
+    if is_first():
+        return digests(tree)
+    for _ in _host_leaves(tree):
+        pass
+    return {}
 
 
 def misfits(tree: Any, expected: Mapping[str, str]) -> list[str]:
@@ -105,7 +123,7 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
       folder: of the checkpoint.
       error: what reading it ended with.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, DamagedError):
             return None
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
@@ -114,23 +132,10 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
             return first_line(cause)
         if isinstance(cause, OSError) and not isinstance(cause, _ABSENT_ERRORS):
             return cause.strerror or first_line(cause)
-        number = _system_error(str(cause))
+        number = system_error(cause)
         if number is not None and number not in _ABSENT:
             return errno.errorcode.get(number, str(number))
     return _unreadable(folder)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _system_error(text: str) -> int | None:
-    """The number of the system's error in what TensorStore says, or None."""
-    found = re.search(r"\[OS error (\d+)", text)
-    return int(found[1]) if found else None
 
 
 def _unreadable(folder: Path) -> str | None:

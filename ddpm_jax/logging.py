@@ -20,9 +20,9 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, lacks_space
 from ddpm_jax.images import save_png
-from ddpm_jax.parallel import is_first
+from ddpm_jax.parallel import by_first, is_first
 from ddpm_jax.paths import local_path
 from ddpm_jax.progress import on_terminal, progress_bar
 
@@ -98,6 +98,7 @@ class RunLog:
 
         Raises:
           DivergedError: a loss or gradient was not finite.
+          UserError: they cannot be written; of many processes this is raised on all.
         """
         if not self._pending:
             return
@@ -108,18 +109,18 @@ class RunLog:
                 raise DivergedError(what, step)
         line = self._means(steps, metrics)
         self._pending = []
-        if self._board:
-            self._write(line)
-            self._watch(read_log(self._workdir)) if self._watch else self._show(line)
+        by_first(lambda: self._publish(line))
 
-    def picture(self, name, image, *, step):
+    def picture(self, name: str, image: np.ndarray, *, step: int) -> Path:
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
         path = self._workdir / "previews" / f"{name}_{step:07d}.png"
-        save_png(path, image)
-        if not self._board:
-            return path
-        with self._writing():
-            self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
+
+        def write() -> None:
+            save_png(path, image)
+            with self._writing():
+                self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
+
+        by_first(write)
         return path
 
     def restart_clock(self):
@@ -152,6 +153,11 @@ class RunLog:
             "images_per_s": per_second * self._batch_size,
         }
 
+    def _publish(self, line: dict) -> None:
+        """Writes a line and shows it."""
+        self._write(line)
+        self._watch(read_log(self._workdir)) if self._watch else self._show(line)
+
     def _write(self, line):
         """Appends to the JSONL file and to TensorBoard."""
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
@@ -171,9 +177,10 @@ class RunLog:
         try:
             yield
         except OSError as error:
+            remedy = "free some space" if lacks_space(error) else "mend that"
             raise UserError(
-                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space, and the same "
-                "command goes on from the last good checkpoint"
+                f"cannot write the log in {self._workdir}: {error.strerror or error}; {remedy}, and the same command "
+                "resumes from the last good checkpoint"
             ) from error
 
     def _show(self, line):

@@ -5,14 +5,14 @@ sharded batch is the mean over the whole batch, and a state cut over the axis "f
 On many hosts every process runs the same program; the first one writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import AgreedError, UserError, first_line
 
 
 def all_devices() -> list[jax.Device]:
@@ -93,6 +93,24 @@ def to_host(array):
 def agreed(values):
     """What the first process holds, a NumPy array of one shape everywhere, on every process."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
+
+
+def by_first(action: Callable[[], object]) -> None:
+    """Has the first process do alone what only it does, such as writing a file; all others wait for it.
+
+    Raises:
+      AgreedError: it failed; on every process. Of a single process the error itself is raised.
+    """
+    failure = None
+    if is_first():
+        try:
+            action()
+        except Exception as error:
+            if jax.process_count() == 1:
+                raise
+            failure = error
+    if agreed(np.array(failure is not None)):
+        raise AgreedError(first_line(failure) if failure else "the first process failed, and says why") from failure
 
 
 def check_divides(mesh, *, batch_size, accumulation=1):

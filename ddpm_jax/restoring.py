@@ -6,10 +6,11 @@ the search with that reason. Read next: `integrity.py`.
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax import integrity
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.quiet import quieten_orbax
 
 quieten_orbax()
+_PART = 2**28  # bytes of a checkpoint that are checked at once, where one process checks it for others
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
@@ -118,12 +120,27 @@ def note_unverified(record: integrity.Record, path: Path, consequence: str = "")
 
 
 def _check_alone(path: Path) -> None:
-    """Checks a whole checkpoint without the other processes."""
-    checkpointer = _alone(ocp.PyTreeCheckpointHandler)
-    saved = checkpointer.metadata(path / "state").item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-    restored = checkpointer.restore(path / "state", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-    integrity.check(restored, stored_record(path).digests)
+    """Checks a whole checkpoint without the other processes, part by part: the first host need not hold all of it."""
+    checkpointer, record = _alone(ocp.PyTreeCheckpointHandler), stored_record(path)
+    leaves, tree = jax.tree.flatten(checkpointer.metadata(path / "state").item_metadata.tree)
+    for part in _parts([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]):
+        kinds = [np.ndarray if i in part else type(ocp.PLACEHOLDER) for i in range(len(leaves))]
+        items = [leaf if i in part else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+        restore_args = [ocp.RestoreArgs(restore_type=kind) for kind in kinds]
+        args = ocp.args.PyTreeRestore(tree.unflatten(items), restore_args=tree.unflatten(restore_args))
+        restored = checkpointer.restore(path / "state", args=args)
+        integrity.check(jax.tree.map(lambda x: None if x is ocp.PLACEHOLDER else x, restored), record.digests)
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[range]:
+    """Cuts leaves of these many bytes, in their order, into parts of at most `_PART` bytes, or of one larger leaf."""
+    begin, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > begin and total + size > _PART:
+            yield range(begin, i)
+            begin, total = i, 0
+        total += size
+    yield range(begin, len(sizes))
 
 
 def check_fits(target: Any, record: integrity.Record, path: Path) -> None:
@@ -156,7 +173,18 @@ def newest_whole(
     check = check or (lambda step: _check_alone(folder / str(step)))
     step = _search(folder, check)[0] if is_first() else None
     step = int(agreed(np.array(-1 if step is None else step)))
-    return (None, None) if step < 0 else (step, read(step))
+    if step < 0:
+        return None, None
+    path = folder / str(step)
+    try:
+        with patient_event_loops():
+            return step, read(step)
+    except Exception as error:
+        _raise_unless_damaged(path, error)
+        raise UserError(
+            f"process {jax.process_index()} cannot read checkpoint {path}, which the first one found whole "
+            f"({reason(error)}); it is left as it is: see that all processes share that folder, and start again"
+        ) from error
 
 
 def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
@@ -167,17 +195,11 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
         try:
             with patient_event_loops():
                 return steps[0], read(steps[0])
-        except UserError:
-            raise
         except Exception as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-                raise  # of the devices or of another process
+            _raise_unless_damaged(path, error)
             damaged.append(steps[0])
             if not os.path.lexists(path):  # deleted meanwhile by the process that trains
                 continue
-            obstacle = integrity.obstacle(path, error)
-            if obstacle:
-                raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
             print(
                 f"warning: checkpoint {path} is damaged ({reason(error)}); taking the one before it",
                 file=sys.stderr,
@@ -186,6 +208,17 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
     if damaged:
         raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start from the beginning")
     return None, None
+
+
+def _raise_unless_damaged(path: Path, error: Exception) -> None:
+    """Raises what ended the reading of a checkpoint, as one line, where its files are neither damaged nor gone."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        raise error  # of the devices or of another process
+    obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
+    if obstacle:
+        raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
 
 
 class _PatientEventLoop(asyncio.SelectorEventLoop):
@@ -208,14 +241,8 @@ def patient_event_loops():
         asyncio.new_event_loop = original
 
 
-def root_cause(error):
-    """The exception that all began with."""
-    while error.__cause__:
-        error = error.__cause__
-    return error
-
-
-def reason(error):
-    """The first line of an exception's root cause; of TensorStore's long ones the end, which says what happened."""
-    line = first_line(root_cause(error)).partition(" [tensorstore_spec")[0]
+def reason(error: BaseException) -> str:
+    """The first line of the exception that all began with; of TensorStore's long ones the end, which says the most."""
+    *_, root = causes(error)
+    line = first_line(root)
     return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

@@ -14,9 +14,9 @@ import optax
 from ml_collections import ConfigDict
 
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import AgreedError, UserError, first_line
 from ddpm_jax.logging import DivergedError, RunLog
-from ddpm_jax.parallel import agreed
+from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.state import TrainState
 
 _norm = jax.jit(optax.tree.norm)
@@ -25,19 +25,22 @@ _norm = jax.jit(optax.tree.norm)
 class Saves:
     """The saves of one run; a context manager that saves the last whole step when an error ends what it surrounds.
 
+    Where it cannot, because the step consumed its state or the other processes are within the next one, it says from
+    which step on nothing is saved.
+
     Args:
       checkpoints: `Checkpoints` of the run, open.
       log: its `RunLog`; what was measured before a save is written before it.
       config: its configuration.
-      start_step: the step that it started from.
 
     Attributes:
       latest: the state after the last step; None before the first.
     """
 
-    def __init__(self, checkpoints: Checkpoints, log: RunLog, config: ConfigDict, *, start_step: int) -> None:
+    def __init__(self, checkpoints: Checkpoints, log: RunLog, config: ConfigDict) -> None:
         self._checkpoints, self._log, self._config = checkpoints, log, config
-        self._last_step, self._last_time = start_step, time.monotonic()
+        self._last_time = time.monotonic()
+        self._begun: int | None = None  # the step that was saved last, whole on disk or not
         self.latest: TrainState | None = None
 
     def __enter__(self) -> Self:
@@ -45,9 +48,19 @@ class Saves:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        """Saves what an error would lose; not where the numbers are lost, or where a second signal ends the run."""
-        if isinstance(error, Exception) and not isinstance(error, DivergedError):
-            self._rescue()
+        """Saves what an error would lose, or says what is lost; of numbers that are lost the error says it itself."""
+        if error is None or isinstance(error, DivergedError) or self.latest is None:
+            return
+        last = self._checkpoints.last_saved()
+        together = jax.process_count() == 1 or isinstance(error, AgreedError)
+        whole = together and not _consumed(self.latest)  # else not to be looked at: the others may never finish it
+        if whole and agreed(np.array(int(self.latest.step) == last)):
+            return
+        # Neither does a second signal wait for another save, nor are files written that a failed one may still write.
+        if whole and isinstance(error, Exception) and int(self.latest.step) != self._begun:
+            self._rescue(last)
+        elif is_first() or not together:
+            print(f"note: {_unsaved(last)}", file=sys.stderr, flush=True)
 
     def due(self, step: int) -> bool:
         """Whether the state is to be saved after this step.
@@ -68,28 +81,31 @@ class Saves:
           DivergedError: it is not finite.
           UserError: this save or the one before cannot be written.
         """
-        step = int(self.latest.step)
         if not np.isfinite(_norm((self.latest.params, self.latest.ema_params))):
-            raise DivergedError("parameters became infinite", step)
+            raise DivergedError("parameters became infinite", int(self.latest.step))
         self._checkpoints.save(self.latest, self._config)
-        self._last_step, self._last_time = step, time.monotonic()
+        self._begun, self._last_time = int(self.latest.step), time.monotonic()
 
-    def _rescue(self) -> None:
-        """Saves the latest state of a run of one process, where it is whole and not yet saved, and says so.
-
-        Of several processes the others are in the middle of the next step, and nobody has a whole state.
-        """
-        state = self.latest
-        if state is None or jax.process_count() > 1 or any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
-            return
-        if (step := int(state.step)) == self._last_step:
-            return
+    def _rescue(self, last: int | None) -> None:
+        """Saves the latest state, which all processes have, and says so; `last` is the step that is saved already."""
+        step = int(self.latest.step)
         try:
             with contextlib.suppress(UserError):  # a disk that is full for the log may have room elsewhere
                 self._log.flush()
             self.save()
             self._checkpoints.wait()
         except Exception as error:
-            print(f"warning: step {step:,} could not be saved: {first_line(error)}", file=sys.stderr, flush=True)
+            text = f"warning: step {step:,} could not be saved: {first_line(error)}; {_unsaved(last)}"
+            print(text, file=sys.stderr, flush=True)
         else:
             self._log.say(f"step {step:,} is saved; the same command resumes from there")
+
+
+def _consumed(state: TrainState) -> bool:
+    """Whether a step that failed has taken the memory of the state."""
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def _unsaved(last: int | None) -> str:
+    """What is lost, where the last step that is saved is `last`."""
+    return "nothing of the run is saved" if last is None else f"nothing is saved since step {last:,}"

@@ -6,9 +6,12 @@ and the randomness of a step are functions of the two. Read next: `step.py`, `ch
 
 import contextlib
 import copy
+import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,17 +30,29 @@ from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.paths import run_folder, shortened
-from ddpm_jax.restoring import saved_steps, stored_config
+from ddpm_jax.restoring import stored_config
 from ddpm_jax.run import chain_of
 from ddpm_jax.saving import Saves
-from ddpm_jax.state import initial_state
+from ddpm_jax.state import TrainState, initial_state
 from ddpm_jax.step import gathering, train_step
 
 _PREVIEW_SEED = 0
 
 
-def train(config, workdir, *, watch=None):
-    """Trains, or goes on training, the run of a configuration in a work directory.
+class Outcome(NamedTuple):
+    """What a start of a run came to.
+
+    Attributes:
+      start_step: the step that it resumed from; 0 for a new run.
+      state: the final `TrainState`, or that of the interruption.
+    """
+
+    start_step: int
+    state: TrainState
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | None = None) -> TrainState:
+    """Trains, or resumes training, the run of a configuration in a work directory.
 
     Args:
       config: locked configuration, see `configs/base.py`.
@@ -50,6 +65,11 @@ def train(config, workdir, *, watch=None):
     Raises:
       UserError: anything a person can mend; nothing is left half written.
     """
+    return start(config, workdir, watch=watch).state
+
+
+def start(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | None = None) -> Outcome:
+    """As `train`, but returns the step from which it was resumed beside the state."""
     check_ranges(config)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
@@ -62,12 +82,12 @@ def train(config, workdir, *, watch=None):
     _note_doubts(config)
     init = initial(config, model, recipe)
     step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
-    with Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=config.checkpoint.keep_every) as checkpoints:
+    with _checkpoints(config, workdir) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
-        start = int(state.step)
+        start_step = int(state.step)
         log = RunLog(
             workdir,
-            start_step=start,
+            start_step=start_step,
             num_steps=config.train.num_steps,
             batch_size=config.train.batch_size,
             learning_rate=build.learning_rate(config),
@@ -75,10 +95,10 @@ def train(config, workdir, *, watch=None):
         )
         draws = config.task == "denoise" and config.log.preview_every
         preview = Previews(config, model, log, mesh) if draws else None
-        fed, explained = feed(config, source, mesh, start_step=start), _explained(config, checkpoints, len(source))
-        saves = Saves(checkpoints, log, config, start_step=start)
+        fed, explained = feed(config, source, mesh, start_step=start_step), _explained(config, checkpoints, len(source))
+        saves = Saves(checkpoints, log, config)
         with log, fed as stream, explained, saves, _interruption() as stop_asked:
-            for step in range(start + 1, config.train.num_steps + 1):
+            for step in range(start_step + 1, config.train.num_steps + 1):
                 state, metrics = step_fn(state, next(stream))
                 saves.latest = state
                 log.add(step, metrics)
@@ -89,13 +109,20 @@ def train(config, workdir, *, watch=None):
                 if save:
                     saves.save()
                 if interrupted:
+                    checkpoints.wait()
                     log.say(f"interrupted: step {step} is saved; the same command resumes from there")
                     break
                 if preview and _due(step, config.log.preview_every):
                     log.flush()  # which says it better than a preview if the numbers are lost
                     preview(state)
         checkpoints.wait()
-    return state
+    return Outcome(start_step, state)
+
+
+def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+    """The checkpoints of a run, kept as its configuration says."""
+    options = config.checkpoint
+    return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 
 
 def initial(config, model, recipe):
@@ -205,9 +232,8 @@ def _explained(config, checkpoints, num_images):
     except DivergedError as error:
         order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
         images = ", ".join(str(index) for index in batch_indices(num_images, **order)[:8])
-        checkpoints.wait()
-        steps = saved_steps(checkpoints.folder)
-        kept = f"the last good checkpoint is step {steps[0]}" if steps else "there is no checkpoint yet"
+        last = checkpoints.last_saved()
+        kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
         raise UserError(
             f"{error}, on images {images}{', ...' if config.train.batch_size > 8 else ''} of the data; {kept}; "
             "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use --config.model.dtype=float32, "

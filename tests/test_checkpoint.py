@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit and are kept as asked; a damaged one costs the steps since the one before."""
 
+import errno
 import shutil
 from types import SimpleNamespace
 
@@ -93,6 +94,23 @@ def test_the_latest_are_kept_and_one_in_so_many_for_good(tmp_path, keep, keep_ev
     save(tmp_path, range(1, 11), keep=keep, keep_every=keep_every)
     assert saved_steps(tmp_path / "checkpoints") == kept
     assert same(restore(tmp_path, keep=keep, keep_every=keep_every), state_at(10))
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "steps", "kept"),
+    [
+        (2, 0, [2, 4, 5, 7, 8, 9, 11, 13, 15], [15, 13, 8, 4]),
+        (3, 0, [4, 5, 6], [6, 5, 4]),
+        (3, 0, [1, 2, 3], [3, 2]),
+        (1, 0, [4, 8, 9, 10], [10, 8]),
+        (2, 8, [4, 8, 12, 16, 18, 20], [20, 18, 16, 8]),
+    ],
+)
+def test_saves_out_of_turn_push_no_regular_one_out(tmp_path, keep, keep_every, steps, kept):
+    """Every fourth step is saved in its turn; of the others no more remain than are among the newest two."""
+    save(tmp_path, steps, every=4, keep=keep, keep_every=keep_every)
+    assert saved_steps(tmp_path / "checkpoints") == kept
+    assert same(restore(tmp_path, every=4, keep=keep, keep_every=keep_every), state_at(steps[-1]))
 
 
 def test_steps_are_listed_newest_first_and_unfinished_ones_not(tmp_path):
@@ -218,17 +236,27 @@ def test_a_run_with_nothing_but_damaged_checkpoints_is_one_line(copy):
     assert saved_steps(copy.newest.parent) == [8, 6]  # nothing was moved
 
 
-def test_a_save_that_fails_names_the_last_good_checkpoint(copy, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space"), "No space; the last good checkpoint is step 8; free some space, and"),
+        (
+            OSError(errno.EACCES, "Denied"),
+            "Denied; the last good checkpoint is step 8; start again once that is mended",
+        ),
+    ],
+)
+def test_a_save_that_fails_names_the_last_good_checkpoint(copy, monkeypatch, error, remedy):
     def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise RuntimeError("the save failed") from error
 
-    checkpoints = Checkpoints(copy.workdir)
-    monkeypatch.setattr(checkpoints._manager, "save", fail)
-    with pytest.raises(UserError, match=r"No space left on device; the last good checkpoint is step 8; free some"):
-        checkpoints.save(state_at(9), CONFIG)
+    with Checkpoints(copy.workdir) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", fail)
+        with pytest.raises(UserError, match=remedy):
+            checkpoints.save(state_at(9), CONFIG)
 
 
-def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch):
+def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch, capsys):
     def fail():
         raise ValueError("a save in the background failed")
 
@@ -240,6 +268,7 @@ def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         leave(KeyboardInterrupt())
+    assert "warning: cannot save a checkpoint in " in capsys.readouterr().err
     with pytest.raises(UserError, match="a save in the background failed; the last good checkpoint is step 8"):
         leave(None)
 

@@ -235,11 +235,11 @@ def trained(monkeypatch, tmp_path):
     """The configurations that `train.py` trains, in place of training them, in an empty folder."""
     configs = []
 
-    def train(config, workdir):
+    def start(config, workdir):
         configs.append(config)
-        return SimpleNamespace(step=-1)
+        return training.Outcome(0, SimpleNamespace(step=-1))
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(training, "start", start)
     monkeypatch.chdir(tmp_path)
     return configs
 

@@ -1,5 +1,6 @@
 """Every mistake is one line on stderr, a status that is not zero, no traceback, and nothing half written."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from PIL import Image
 from tiny import arguments, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.errors import UserError, first_line, one_line
+from ddpm_jax.errors import UserError, causes, first_line, lacks_space, one_line
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -28,6 +29,36 @@ def test_messages_are_one_short_line_that_keeps_its_beginning_and_its_end():
     )
     assert str(UserError("a\x1b[31m\n" + "b" * 150)) == r"a\x1b[31m\n" + "b" * 150
     assert str(UserError("w" * 200 + " " + "v" * 200)) == "w" * 200 + " " + "v" * 200  # two long paths
+
+
+def test_causes_are_followed_to_the_first_unless_a_context_is_denied():
+    first, handled, cause, last = ValueError("first"), KeyError(), OSError(), RuntimeError("last")
+    last.__cause__, last.__context__ = cause, handled
+    cause.__context__ = first
+    assert list(causes(last)) == [last, cause, first]
+    cause.__suppress_context__ = True
+    assert list(causes(last)) == [last, cause]
+    cause.__cause__ = last  # a circle
+    assert list(causes(last)) == [last, cause]
+    assert list(causes(None)) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "lacks"),
+    [
+        (OSError(errno.ENOSPC, "full"), True),
+        (OSError(errno.EDQUOT, "quota"), True),
+        (OSError(errno.EFBIG, "limit"), True),
+        (OSError(errno.EACCES, "denied"), False),
+        (ValueError(f"UNKNOWN: Error writing [OS error {errno.ENOSPC}: ENOSPC No space left on device]"), True),
+        (ValueError(f"PERMISSION_DENIED: [OS error {errno.EACCES}: EACCES Permission denied]"), False),
+        (TypeError(f"{errno.ENOSPC}"), False),
+    ],
+)
+def test_only_a_disk_without_room_lacks_space(error, lacks):
+    wrapped = RuntimeError("the save failed")
+    wrapped.__cause__ = error
+    assert lacks_space(wrapped) == lacks_space(error) == lacks
 
 
 def test_the_first_line_of_an_exception_is_short_and_without_the_specification():

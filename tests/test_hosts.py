@@ -130,6 +130,19 @@ def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
+    """Both hear of it at the same step, save that, and end; each says why."""
+    (tmp_path / "previews").write_text("where a folder should be")
+    processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG, log__preview_every=3)))
+    first, second = (process.communicate(timeout=DEADLOCK)[0] for process in processes)
+    assert [process.returncode for process in processes] == [1, 1], first + second
+    assert saved_steps(tmp_path / "checkpoints") == [3]
+    assert "step 3 is saved; the same command resumes from there" in first
+    assert f"error: cannot write {tmp_path / 'previews'}" in first
+    assert "error: the first process failed, and says why" in second
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     """By the heartbeat that stops, and saying why."""

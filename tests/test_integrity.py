@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,40 @@ def test_a_digest_is_that_of_the_values_and_their_form():
         "b/0": "bfloat16[] " + hashlib.sha256(b"\x00\x40").hexdigest(),
         "b/1": "uint32[2] " + hashlib.sha256(np.array([0, 5], np.uint32).tobytes()).hexdigest(),
     }
+
+
+def test_few_leaves_are_on_the_host_at_once_while_they_are_hashed(monkeypatch):
+    """Of a cut state each is gathered for it, and all together may be more than a host holds."""
+    begun, done, original, ahead = [], [], integrity._digest, []
+    tree = {f"{i:02}": jnp.full(3, i) for i in range(40)}
+    expected = integrity.digests(tree)
+
+    def leaves(tree):
+        for name, leaf in sorted(tree.items()):
+            begun.append(name)
+            ahead.append(len(begun) - len(done))
+            yield name, np.asarray(leaf)
+
+    def digest(leaf):
+        time.sleep(0.001)
+        result = original(leaf)
+        done.append(result)
+        return result
+
+    monkeypatch.setattr(integrity, "_host_leaves", leaves)
+    monkeypatch.setattr(integrity, "_digest", digest)
+    assert integrity.digests(tree) == expected
+    assert max(ahead) <= integrity._THREADS + 1
+
+
+def test_the_other_processes_hash_nothing_and_gather_all(monkeypatch):
+    tree, gathered = {"a": jnp.zeros(3), "b": jnp.ones(3)}, []
+    monkeypatch.setattr(integrity, "to_host", lambda leaf: gathered.append(leaf) or np.asarray(leaf))
+    assert integrity.digests_on_first(tree) == integrity.digests(tree)
+    gathered.clear()
+    monkeypatch.setattr(integrity, "is_first", lambda: False)
+    assert integrity.digests_on_first(tree) == {}
+    assert len(gathered) == 2
 
 
 def test_a_flipped_bit_costs_the_checkpoint_and_nothing_else(tmp_path, capsys):
@@ -216,3 +252,47 @@ def test_a_checkpoint_deleted_while_it_is_opened_is_passed_over_without_a_word(w
     monkeypatch.setattr(integrity, "from_json", vanish)
     assert averaged(workdir)[0] == 6
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Makes `newest_whole` believe that this process, the first, has a companion."""
+    played = SimpleNamespace(process_count=lambda: 2, process_index=lambda: 0, errors=jax.errors)
+    monkeypatch.setattr(restoring, "jax", SimpleNamespace(**{**vars(jax), **vars(played)}))
+
+
+def test_the_first_of_several_checks_a_checkpoint_part_by_part(workdir, two_processes, monkeypatch, capsys):
+    """At most as many bytes at once as asked for, or one leaf, and every leaf once."""
+    parts, original = [], integrity.check
+    monkeypatch.setattr(restoring, "_PART", 9000)
+    monkeypatch.setattr(integrity, "check", lambda tree, known: [parts.append(tree), original(tree, known)])
+    assert restoring.newest_whole(workdir / "checkpoints", lambda step: step) == (8, 8)
+    sizes = [[leaf.nbytes for leaf in jax.tree.leaves(part)] for part in parts]
+    assert max(map(sum, sizes)) <= 9000  # each has at most one of the four kernels
+    assert len(sizes) == 5  # and the step that the record is checked by
+    named = [name for part in parts for name in integrity.digests(part)]
+    assert sorted(named) == sorted(["step", *integrity.digests(state_at(8))])
+    values(workdir).write_bytes(b"")
+    assert restoring.newest_whole(workdir / "checkpoints", lambda step: step) == (6, 6)
+    assert "checkpoints/8 is damaged (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("too much"), r"^cannot read checkpoint .*/8 \(out of memory \(too much\)\); it is left as it is$"),
+        (OSError(errno.EACCES, "Denied"), r"^cannot read checkpoint .*/8 \(Denied\); it is left as it is$"),
+        (
+            DamagedError("the digest differs"),
+            r"^process 0 cannot read .*/8, .*whole \(the digest differs\); it is",
+        ),
+        (UserError("of another version"), "^of another version$"),
+    ],
+)
+def test_what_one_of_several_cannot_read_is_one_line_and_moves_nothing(workdir, two_processes, error, message):
+    def read(step):
+        raise error
+
+    with pytest.raises(UserError, match=message):
+        restoring.newest_whole(workdir / "checkpoints", read, check=lambda step: None)
+    assert saved_steps(workdir / "checkpoints") == [8, 6]

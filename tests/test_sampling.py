@@ -230,7 +230,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
     monkeypatch.setattr(sampling, "draw", None)
     (tmp_path / "file").write_text("")
     for out in ("file/grid.png", "file/all.npz", "file/folder", "file"):
-        with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/[^;]*; free the disk or choose another"):
+        with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/[^;]*; choose another place"):
             sample_run(run, tmp_path / out, num_images=1, seed=0)
     with pytest.raises(UserError, match=r"^--out=picture.jpg: end it with .png \(a grid\), .npz \(an array\) or / "):
         sample_run(run, "picture.jpg", num_images=1, seed=0)

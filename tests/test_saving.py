@@ -1,18 +1,23 @@
 """What an error would lose is saved before it ends a run, and a run is saved by the clock too."""
 
+import contextlib
 import json
+import re
+import resource
+import sys
+import time
 from types import SimpleNamespace
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
-from tiny import same, tiny_config
+from tiny import random_state, same, save, tiny_config
 
 from ddpm_jax import build, feed, saving, training
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.data import Digits
-from ddpm_jax.errors import UserError
-from ddpm_jax.logging import RunLog
+from ddpm_jax.errors import AgreedError, UserError
+from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -101,20 +106,96 @@ def test_a_step_that_cannot_be_saved_is_a_warning_beside_the_error(tmp_path, mon
     assert "warning: step 2 could not be saved: the disk is full" in capsys.readouterr().err
 
 
-def leave(error, *, deleted=False):
-    """Ends with an error what a `Saves` surrounds, which has nowhere to save to."""
-    with saving.Saves(None, None, tiny_config(), start_step=0) as saves:
-        saves.latest = SimpleNamespace(step=jnp.int32(3)) if not deleted else [jnp.int32(3)]
-        if deleted:
-            saves.latest[0].delete()
+def leave(error, *, consumed=False, last=2):
+    """Ends with an error what a `Saves` surrounds; returns the steps that it saves, of which `last` is on disk."""
+    saved = []
+    save = lambda state, config: saved.append(int(state.step))
+    checkpoints = SimpleNamespace(last_saved=lambda: last, save=save, wait=lambda: None)
+    log = SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
+    saves = saving.Saves(checkpoints, log, tiny_config())
+    saves.latest = random_state(tiny_config(), step=3)
+    if consumed:
+        saves.latest.step.delete()
+    with pytest.raises(type(error)), saves:
         raise error
+    return saved
 
 
-def test_a_second_signal_and_a_step_that_consumed_its_state_save_nothing():
-    with pytest.raises(KeyboardInterrupt):
-        leave(KeyboardInterrupt())
-    with pytest.raises(ValueError, match="in the step"):
-        leave(ValueError("in the step"), deleted=True)
+SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "note: nothing is saved since step 2\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "told"),
+    [
+        (ValueError("beside the step"), {}, SAVED),
+        (ValueError("beside the step"), {"last": 3}, ""),
+        (ValueError("beside the step"), {"last": None}, SAVED),
+        (ValueError("in the step"), {"consumed": True}, NOT_SAVED),
+        (ValueError("in the first step"), {"consumed": True, "last": None}, "note: nothing of the run is saved\n"),
+        (KeyboardInterrupt(), {}, NOT_SAVED),
+        (KeyboardInterrupt(), {"last": 3}, ""),
+        (DivergedError("loss became nan", 3), {}, ""),
+    ],
+)
+def test_an_error_saves_the_step_or_says_since_when_nothing_is_saved(error, state, told, capsys):
+    assert leave(error, **state) == ([3] if told == SAVED else [])
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("error", "index", "told"),
+    [
+        (AgreedError("the disk is full"), 0, SAVED),
+        (AgreedError("the first process failed"), 1, SAVED),
+        (UserError("an image cannot be read"), 0, NOT_SAVED),
+        (UserError("an image cannot be read"), 1, NOT_SAVED),
+    ],
+)
+def test_of_several_processes_an_error_that_all_hear_of_saves_the_step(error, index, told, monkeypatch, capsys):
+    """Any other finds the peers within the next step."""
+    monkeypatch.setattr(saving, "jax", SimpleNamespace(process_count=lambda: 2, tree=jax.tree))
+    monkeypatch.setattr(saving, "is_first", lambda: index == 0)
+    assert leave(error) == ([3] if told == SAVED else [])
+    assert capsys.readouterr().err == told
+
+
+@contextlib.contextmanager
+def no_room():
+    """A limit on the size of files stands in for a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("step", "told"), [(3, "note: nothing is saved since step 2"), (4, SAVED.replace("3", "4"))])
+def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
+    """Where the save in the background has failed meanwhile; a later step is saved if there is room again."""
+    config, log = tiny_config(), SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
+    checkpoints = Checkpoints(save(tmp_path, config, steps=(2,)))
+    saves = saving.Saves(checkpoints, log, config)
+    saves.latest = random_state(config, step=3)
+    saving._norm((saves.latest.params, saves.latest.ema_params))  # whose program is compiled, and kept, before
+    with no_room():
+        saves.save()
+        while checkpoints._manager.is_saving_in_progress():
+            time.sleep(0.01)
+    saves.latest = random_state(config, step=step)
+    with pytest.raises(ValueError, match="a later error"), checkpoints, saves:
+        raise ValueError("a later error")
+    failed, said = capsys.readouterr().err.splitlines()
+    reason = "File too large; the last good checkpoint is step 2; free some space, and start again"
+    assert re.search(f"^warning: cannot save .*{reason}$", failed)
+    assert said == told.strip()
+    assert saved_steps(tmp_path / "checkpoints") == [4, 2][step == 3 :]
+
+
+def test_an_interruption_says_that_a_step_is_saved_once_it_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "_interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    fails(tmp_path, "the disk is full", monkeypatch, Checkpoints, "wait", full)
+    assert "interrupted" not in capsys.readouterr().err
 
 
 class Clock:
@@ -128,7 +209,7 @@ class Clock:
 
 @pytest.mark.parametrize(("minutes", "saved"), [(0.0, [8]), (3.0, [8, 6, 3]), (0.5, list(range(8, 0, -1)))])
 def test_a_run_is_saved_by_the_clock(tmp_path, monkeypatch, minutes, saved):
-    """Every step takes a minute."""
+    """Every step takes a minute. None of these saves is regular, so the newest two remain."""
     clock = Clock()
     monkeypatch.setattr(saving, "time", clock)
     original = RunLog.add
@@ -140,7 +221,7 @@ def test_a_run_is_saved_by_the_clock(tmp_path, monkeypatch, minutes, saved):
     monkeypatch.setattr(RunLog, "add", add)
     config = {**READS, "checkpoint__every_minutes": minutes, "checkpoint__keep": 10, "log__every": 100}
     training.train(tiny_config(**config), tmp_path)
-    assert saved_steps(tmp_path / "checkpoints") == saved
+    assert saved_steps(tmp_path / "checkpoints") == saved[:2]
     assert [line["step"] for line in deterministic(tmp_path)] == sorted({*saved, 8})
 
 

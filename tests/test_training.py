@@ -45,6 +45,13 @@ def deterministic(workdir):
     return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read_log(workdir)]
 
 
+def damage(checkpoint):
+    """Empties the files of a checkpoint's state."""
+    for path in (checkpoint / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
 TRACES = []
 
 
@@ -293,16 +300,21 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
 
 def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
     def start():
-        return run_program("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(train__num_steps=1)))
+        config = tiny_config(train__num_steps=2, checkpoint__every=1)
+        return run_program("train.py", f"--workdir={tmp_path}", *arguments(config))
 
     picture = tmp_path / "samples.png"
-    assert "done: step 1 after " in start().out
+    assert "done: step 2 after " in start().out
     drawn = picture.read_bytes()
     picture.write_bytes(b"kept")
-    assert f"done: step 1 was reached before; samples in {picture}, checkpoint in" in start().out
+    assert f"done: step 2 was reached before; samples in {picture}, checkpoint in" in start().out
     assert picture.read_bytes() == b"kept"
     picture.unlink()
-    assert "done: step 1 was reached before" in start().out
+    assert "done: step 2 was reached before" in start().out
+    assert picture.read_bytes() == drawn
+    picture.write_bytes(b"of a step that was lost")
+    damage(tmp_path / "checkpoints" / "2")
+    assert "done: step 2 after " in start().out
     assert picture.read_bytes() == drawn
 
 
@@ -331,9 +343,7 @@ def test_settings_that_are_seldom_meant_are_noted(changes, noted, tmp_path, caps
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tmp_path, capsys):
     workdir = shutil.copytree(whole_run[0], tmp_path / "run")
     newest = workdir / "checkpoints" / "8"
-    for path in (newest / "state").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+    damage(newest)
     assert same(training.train(tiny_config(**BUSY), workdir), whole_run[1])
     assert f"warning: checkpoint {newest} is damaged (" in capsys.readouterr().err
     assert deterministic(workdir) == deterministic(whole_run[0])

@@ -35,19 +35,19 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
-    from ddpm_jax.restoring import saved_steps
     from ddpm_jax.run import Run
     from ddpm_jax.sampling import sample_run
-    from ddpm_jax.training import train
+    from ddpm_jax.training import start
 
     config = CONFIG.value
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
-    begin, already = time.perf_counter(), saved_steps(workdir / "checkpoints")[:1] == [config.train.num_steps]
-    state = train(config, workdir)
+    begin = time.perf_counter()
+    start_step, state = start(config, workdir)
     if state.step < config.train.num_steps:
         return
+    already = start_step == state.step
     there = as_flag("workdir", workdir)
     made, failed, go_on = "", None, f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
     if config.task == "denoise":
