@@ -12,18 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.errors import UserError
-from ddpm_jax.paths import shortened
+from ddpm_jax.errors import UserError, listed, shortened
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _INDEX = re.compile(r"#(-?[0-9]+)")  # "#7" is the class of index 7, whatever the classes are called
-
-
-def listed(names: Sequence[object], most: int = 8) -> str:
-    """Names with commas between them, of many the first few and how many more; each of them short."""
-    shown = [shortened(name, 40) for name in names[:most]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def legend(labels: Sequence[int], names: Sequence[str], *, num_classes: int, most: int = 20) -> str:

@@ -5,11 +5,13 @@ one line that says what is wrong and what to do; the programs print that line wi
 1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
 """
 
+import contextlib
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _CLONE = Path(__file__).parents[1]
-_LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
+_LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 200, 480  # characters
 
 
 class UserError(Exception):
@@ -32,8 +34,8 @@ def one_line(text: object) -> str:
     Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
     does what is too long still, for the end often says what to do.
     """
-    words = [_clipped(_printable(_clipped(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
-    return _clipped(" ".join(words), _LONGEST_LINE)
+    words = [shortened(_printable(shortened(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
+    return shortened(" ".join(words), _LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:
@@ -45,10 +47,28 @@ def first_line(error: BaseException) -> str:
     return one_line(lines[0].partition(" [tensorstore_spec")[0].strip()) if lines else type(error).__name__
 
 
-def _clipped(text: str, most: int) -> str:
-    """A text of at most so many characters; of a longer one the first half and the last."""
-    half = (most - 5) // 2
-    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+def shortened(text: object, most: int = 120) -> str:
+    """The text itself, or of a long one the beginning and the end, at most `most` characters in all."""
+    text = str(text)
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names with commas between them, of many the first few and how many more; each of them is short."""
+    names = list(names)
+    more = len(names) - most
+    shown = ", ".join(shortened(name, _LONGEST_NAME) for name in names[:most])
+    return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def writing(what: object, remedy: str = "free the disk or choose another place") -> Iterator[None]:
+    """Turns what the disk says of something that is being written into a `UserError` with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {what}: {error.strerror or first_line(error)}; {remedy}") from error
 
 
 def _printable(text: str) -> str:

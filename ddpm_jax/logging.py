@@ -20,7 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import writing
 from ddpm_jax.images import save_png
 from ddpm_jax.parallel import is_first
 from ddpm_jax.paths import local_path
@@ -165,16 +165,10 @@ class RunLog:
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
         self._board.flush()
 
-    @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Turns what the disk says into one line."""
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write the log in {self._workdir}: {error.strerror or error}; free some space, and the same "
-                "command goes on from the last good checkpoint"
-            ) from error
+        remedy = "free some space, and the same command resumes from the last good checkpoint"
+        return writing(f"the log in {self._workdir}", remedy)
 
     def _show(self, line):
         """Shows the line in the bar, or prints it where there is no terminal."""

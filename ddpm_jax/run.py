@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import build, errors, integrity, restoring
 from ddpm_jax.chain import Chain, draw
-from ddpm_jax.classes import listed, usable_names
+from ddpm_jax.classes import usable_names
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.paths import as_flag, run_folder
 from ddpm_jax.progress import progress_bar

@@ -17,7 +17,6 @@ from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
 from ddpm_jax.convert.files import (
     is_state_dict,
-    listed,
     new_folder,
     read_weights,
     reading,
@@ -27,7 +26,7 @@ from ddpm_jax.convert.files import (
 )
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 from ddpm_jax.paths import outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from weights import GIVEN, GOLDEN
 
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.convert.files import listed, new_folder, read_weights, undisturbed, without_prefix
+from ddpm_jax.convert.files import new_folder, read_weights, undisturbed, without_prefix
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import Tensor
@@ -102,11 +102,6 @@ def test_names_within_parts_that_were_compiled_are_those_of_the_network():
     assert without_prefix(two) == two
     some = {"module.a": 1, "b": 2}
     assert without_prefix(some) == some
-
-
-def test_names_in_lists_are_clipped():
-    assert listed(["a" * 100, "b"]) == "a" * 77 + "..., b"
-    assert listed("abcd", most=2) == "a, b and 2 more"
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "config.json"])
