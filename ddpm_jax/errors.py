@@ -6,6 +6,9 @@ one line that says what is wrong and what to do; the programs print that line wi
 """
 
 import contextlib
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -76,10 +79,50 @@ def _printable(text: str) -> str:
 
 
 def program(name: str) -> str:
-    """How a message writes a program: `python train.py` from a clone, `ddpm-train` where the package is installed.
+    """How to type a program where this process was started, as this process was: script, command or module.
 
     Args:
       name: train, sample or evaluate.
     """
-    installed = Path(sys.argv[0]).name.startswith("ddpm-") or not (_CLONE / f"{name}.py").is_file()
-    return f"ddpm-{name}" if installed else f"python {name}.py"
+    script = _CLONE / f"{name}.py"
+    if Path(sys.argv[0]).name.startswith("ddpm-"):
+        return _installed(name)
+    if _runs(script, name) and _is_here(_CLONE):
+        return f"python {name}.py"
+    if Path(sys.argv[0]).absolute().is_relative_to(_CLONE / "ddpm_jax"):  # python -m
+        return f"python -m ddpm_jax.commands.{name}"
+    return f"python {shlex.quote(_from_here(script))}" if _runs(script, name) else _installed(name)
+
+
+def _runs(script: Path, name: str) -> bool:
+    """Whether a file is the script of a program, not just one of its name beside the package."""
+    try:
+        return f"ddpm_jax.commands.{name}" in script.read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def _is_here(folder: Path) -> bool:
+    """Whether this is the current directory, which may have been deleted."""
+    try:
+        return os.path.samefile(folder, os.curdir)
+    except OSError:
+        return False
+
+
+def _from_here(path: Path) -> str:
+    """A path relative to the current directory, or absolute where that is shorter or there is none."""
+    try:
+        return min(os.path.relpath(path), str(path), key=len)
+    except OSError:
+        return str(path)
+
+
+def _installed(name: str) -> str:
+    """The installed command: by its name if the shell finds this one, by its path otherwise, or else as a module."""
+    command, started = f"ddpm-{name}", Path(sys.argv[0])
+    beside = (started if started.name.startswith("ddpm-") else Path(sys.executable or "python")).with_name(command)
+    found = shutil.which(command)
+    if found and (not beside.exists() or os.path.samefile(found, beside)):
+        return command
+    return shlex.quote(str(beside)) if beside.exists() else f"python -m ddpm_jax.commands.{name}"
