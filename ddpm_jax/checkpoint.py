@@ -27,7 +27,6 @@ from ddpm_jax.restoring import (
     check_fits,
     newest_whole,
     note_unverified,
-    patient_event_loops,
     reason,
     root_cause,
     saved_steps,
@@ -51,13 +50,13 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, *, keep=3, keep_every=0):
-        self.folder, self._patience = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
+        self.folder, self._held = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
         preservation = [_policies.LatestN(keep)] + ([_policies.EveryNSteps(keep_every)] if keep_every else [])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
         )
         try:
-            _lock(self.folder, self._patience)  # before what others are writing is cleared away as left over
+            _lock(self.folder, self._held)  # before what others are writing is cleared away as left over
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(
@@ -66,7 +65,6 @@ class Checkpoints:
 
     def __enter__(self):
         """Returns self."""
-        self._patience.enter_context(patient_event_loops())
         return self
 
     def __exit__(self, error_type, error, traceback):
@@ -78,7 +76,7 @@ class Checkpoints:
             if error_type is None:
                 raise
         finally:
-            self._patience.close()
+            self._held.close()
 
     def save(self, state: TrainState, config: ConfigDict) -> None:
         """Starts to save the state under its step; returns while the files are still being written.

@@ -27,6 +27,7 @@ from ddpm_jax.convert.files import (
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError, listed
+from ddpm_jax.parallel import all_devices
 from ddpm_jax.paths import outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 
@@ -109,6 +110,7 @@ def import_weights(path, out, *, given=None):
     Raises:
       UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
     """
+    all_devices()  # before any work
     out = run_folder(out)
     with new_folder(out) as folder:
         network, files = understood(path, given or {})
