@@ -1,6 +1,8 @@
 """Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are whole or absent."""
 
+import errno
 import math
+import os
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,6 +92,8 @@ def check_writable(path):
         return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # which no file replaces
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe = path.with_name(f".{path.name}.probe")
         probe.touch()
         probe.unlink()

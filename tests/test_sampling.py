@@ -237,6 +237,9 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
     monkeypatch.setattr(Run, "chain", None)
     with pytest.raises(UserError, match=r"^cannot write .*chain.gif: "):
         sample_trajectory(run, tmp_path / "file" / "chain.gif", num_images=1, seed=0)
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(UserError, match=r"^cannot write .*folder.gif: Is a directory; "):
+        sample_trajectory(run, tmp_path / "folder.gif", num_images=1, seed=0)
     with pytest.raises(UserError, match=r"^--trajectory=chain.mp4: end it with .gif$"):
         sample_trajectory(run, "chain.mp4", num_images=1, seed=0)
 

@@ -5,9 +5,11 @@ Read next: `torch_files.py`, `folders.py`.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,25 +94,30 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_new(path):
-    """Raises the UserError of `new_folder` now, before the work that fills it."""
+def check_new(path: str | os.PathLike[str]) -> Path:
+    """The place of a new folder, without links; raises the UserError of `new_folder` before the work that fills it."""
     path = local_path(path)
+    place = Path(os.path.realpath(path))
     with writing(path):
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
             raise UserError(f"--out={path}: there is something already; choose a new name")
+        if place.exists() and (place.is_mount() or place.samefile(os.curdir)):
+            what = "a mount point" if place.is_mount() else "the current folder"
+            raise UserError(f"--out={path} is {what}, which nothing can take the place of: name a folder within it")
+    return place
 
 
 @contextlib.contextmanager
-def new_folder(path):
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a folder to fill, which takes its name when it is whole and vanishes when anything fails.
 
-    What is made to hold it vanishes with it. SIGTERM is like Ctrl-C meanwhile.
+    Where the name is a link, what it leads to is made. What is made to hold the folder vanishes with it. SIGTERM is
+    like Ctrl-C meanwhile.
 
     Raises:
-      UserError: there is something of that name, or it cannot be written.
+      UserError: there is something of that name other than an empty folder, or it cannot be written.
     """
-    check_new(path)
-    path = local_path(path).absolute()
+    path = check_new(path)
     partial, made = path.with_name(f".{path.name}.partial"), []
     with writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
         try:
