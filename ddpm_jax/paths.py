@@ -77,7 +77,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
     folder = local_path(path)
     whole = Path(os.path.normpath(folder.absolute()))
     for level in (whole, *whole.parents[:2]):  # RUN/checkpoints, RUN/checkpoints/STEP, RUN/checkpoints/STEP/state
-        if _holds_checkpoints(level):
+        if holds_checkpoints(level):
             what = "the checkpoints folder" if level == whole else "a checkpoint"
             run = os.path.normpath(folder / os.path.relpath(level.parent, whole))
             raise UserError(
@@ -87,7 +87,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _holds_checkpoints(folder: Path) -> bool:
+def holds_checkpoints(folder: Path) -> bool:
     """Whether this is the folder in which a run has its checkpoints, not just one of that name."""
     try:
         return folder.name == "checkpoints" and any(

@@ -28,7 +28,7 @@ from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError, listed
 from ddpm_jax.parallel import all_devices
-from ddpm_jax.paths import outside_checkpoints, run_folder
+from ddpm_jax.paths import holds_checkpoints, outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 
 
@@ -44,6 +44,11 @@ def understood(path, given):
     """
     path = outside_checkpoints(path)
     with reading(path):
+        if holds_checkpoints(path / "checkpoints"):
+            raise UserError(
+                f"{path} is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to "
+                "write it as a diffusers folder"
+            )
         if path.is_dir():
             return diffusers.understood(path, given)
         if path.suffix == ".json" and path.is_file():
