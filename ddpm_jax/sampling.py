@@ -99,8 +99,8 @@ def _recorded(record: Path) -> dict[str, Any]:
         raise UserError(f"{record} is not the record of a folder of samples; choose another folder")
     if "network" not in settings:
         raise UserError(
-            f"{record.parent} was drawn by an earlier version, which recorded the place of the run and not its network, so "
-            "the images that are there may be of another one: draw all of them into another folder"
+            f"{record.parent} was drawn by an earlier version, which recorded where the run was and not its network, "
+            "so the images there may be of another one: draw all of them into another folder"
         )
     return settings
 

@@ -39,8 +39,8 @@ def test_its_samples_are_not_continued_and_it_is_said_why(tmp_path):
     with pytest.raises(UserError) as caught:
         sample_run(run, folder, num_images=1, **settings)
     assert str(caught.value) == (
-        f"{folder} was drawn by an earlier version, which recorded the place of the run and not its network, so the "
-        "images that are there may be of another one: draw all of them into another folder"
+        f"{folder} was drawn by an earlier version, which recorded where the run was and not its network, so the "
+        "images there may be of another one: draw all of them into another folder"
     )
     assert [path.name for path in folder.iterdir()] == ["sampling.json"]
 
