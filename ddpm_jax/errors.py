@@ -89,9 +89,22 @@ def program(name: str) -> str:
         return _installed(name)
     if _runs(script, name) and _is_here(_CLONE):
         return f"python {name}.py"
-    if Path(sys.argv[0]).absolute().is_relative_to(_CLONE / "ddpm_jax"):  # python -m
+    if _by_module():
         return f"python -m ddpm_jax.commands.{name}"
     return f"python {shlex.quote(_from_here(script))}" if _runs(script, name) else _installed(name)
+
+
+def module(name: str) -> str:
+    """How to type a module of the package that is a program, such as "data.prepare", where this process was started."""
+    command, started = f"python -m ddpm_jax.{name}", Path(sys.argv[0])
+    found = _is_here(_CLONE) or _by_module() or started.name.startswith("ddpm-")
+    of_clone = not found and _runs(_CLONE / "train.py", "train")  # which Python finds only where it is told to look
+    return f"PYTHONPATH={shlex.quote(str(_CLONE))} {command}" if of_clone else command
+
+
+def _by_module() -> bool:
+    """Whether this process was started by `python -m`, with a module of the package."""
+    return Path(sys.argv[0]).absolute().is_relative_to(_CLONE / "ddpm_jax")
 
 
 def _runs(script: Path, name: str) -> bool:

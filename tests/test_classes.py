@@ -68,8 +68,8 @@ def test_an_entry_is_a_name_or_else_an_index(asked, names, expected):
     ("asked", "names", "told"),
     [
         ("2", sorted(map(str, range(11))), "2: these are names, not indices: 2 has the index 3, and #2 is called 10"),
-        ("9,10, 9", sorted(map(str, range(11))), "9,10, 9: these are names, not indices: 9 has the index 10, and #9 is called 8, "
-         "10 has the index 2, and #10 is called 9"),
+        ("9,10, 9", sorted(map(str, range(11))), "9,10, 9: these are names, not indices: 9 has the index 10, and #9 is "
+         "called 8, 10 has the index 2, and #10 is called 9"),
         ("1,0", ("2", "1", "0"), "1,0: these are names, not indices: 0 has the index 2, and #0 is called 2"),
         ("dog,1", ("1", "dog"), "dog,1: these are names, not indices: 1 has the index 0, and #1 is called dog"),
         ("7", tuple("0123456789"), ""),

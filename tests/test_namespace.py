@@ -110,6 +110,24 @@ def test_a_program_of_a_clone_is_typed_so_that_it_runs_from_here(folder, started
     assert errors.program("sample") == expected
 
 
+def test_a_module_is_typed_so_that_python_finds_it(monkeypatch, tmp_path):
+    prepare = "python -m ddpm_jax.data.prepare"
+    monkeypatch.chdir(tmp_path)
+    for started, expected in [
+        (f"{ROOT}/train.py", f"PYTHONPATH={ROOT} {prepare}"),
+        ("ddpm-train", prepare),
+        (f"{ROOT}/ddpm_jax/convert/__main__.py", prepare),
+    ]:
+        monkeypatch.setattr(sys, "argv", [started])
+        assert errors.module("data.prepare") == expected
+    monkeypatch.setattr(sys, "argv", [f"{ROOT}/train.py"])
+    monkeypatch.setattr(errors, "_CLONE", tmp_path)  # the folder of packages
+    assert errors.module("data.prepare") == prepare
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    assert errors.module("data.prepare") == prepare
+
+
 def test_a_program_elsewhere_is_not_the_script_of_its_name_there(monkeypatch, tmp_path):
     """The user's own train.py in the current folder, or beside the package."""
     (tmp_path / "train.py").write_text("import torch")
