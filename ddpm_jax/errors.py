@@ -103,8 +103,8 @@ def module(name: str) -> str:
 
 
 def _by_module() -> bool:
-    """Whether this process was started by `python -m`, with a module of the package."""
-    return Path(sys.argv[0]).absolute().is_relative_to(_CLONE / "ddpm_jax")
+    """Whether this process was started by `python -m` with a module of the package, whose whole path argv then has."""
+    return Path(sys.argv[0]).is_relative_to(_CLONE / "ddpm_jax")
 
 
 def _runs(script: Path, name: str) -> bool:

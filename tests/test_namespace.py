@@ -139,6 +139,15 @@ def test_a_program_elsewhere_is_not_the_script_of_its_name_there(monkeypatch, tm
     assert errors.program("train") != "python train.py"
 
 
+def test_a_program_is_named_where_the_current_folder_is_gone(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["sample.py"])
+    assert errors.program("train") == f"python {ROOT}/train.py"
+    assert errors.module("data.prepare") == f"PYTHONPATH={ROOT} python -m ddpm_jax.data.prepare"
+
+
 def test_an_installed_program_is_named_so_that_the_shell_finds_it(monkeypatch, tmp_path):
     for folder in ("bin", "other bin"):
         (tmp_path / folder).mkdir()
