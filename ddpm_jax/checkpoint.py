@@ -30,7 +30,6 @@ from ddpm_jax.restoring import (
     check_fits,
     newest_whole,
     note_unverified,
-    patient_event_loops,
     reason,
     saved_steps,
     stored_record,
@@ -54,14 +53,14 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
-        self.folder, self._patience = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
+        self.folder, self._held = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
         preservation = [_policies.LatestN(min(keep, 2)), _LatestRegular(every, keep)]
         preservation += [_policies.EveryNSteps(keep_every)] if keep_every else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
         )
         try:
-            _lock(self.folder, self._patience)  # before what others are writing is cleared away as left over
+            _lock(self.folder, self._held)  # before what others are writing is cleared away as left over
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
             raise UserError(
@@ -70,7 +69,6 @@ class Checkpoints:
 
     def __enter__(self):
         """Returns self."""
-        self._patience.enter_context(patient_event_loops())
         return self
 
     def __exit__(self, error_type, error, traceback):
@@ -83,7 +81,7 @@ class Checkpoints:
                 raise
             _warn(failed)
         finally:
-            self._patience.close()
+            self._held.close()
 
     def save(self, state: TrainState, config: ConfigDict) -> None:
         """Starts to save the state under its step; returns while the files are still being written.

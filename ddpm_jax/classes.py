@@ -4,6 +4,7 @@ A run keeps the names of its classes (`config.labels.names`), so that a class ha
 """
 
 import difflib
+import functools
 import hashlib
 import re
 import unicodedata
@@ -12,18 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.errors import UserError
-from ddpm_jax.paths import shortened
+from ddpm_jax.errors import UserError, listed, shortened
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _INDEX = re.compile(r"#(-?[0-9]+)")  # "#7" is the class of index 7, whatever the classes are called
-
-
-def listed(names: Sequence[object], most: int = 8) -> str:
-    """Names with commas between them, of many the first few and how many more; each of them short."""
-    shown = [shortened(name, 40) for name in names[:most]]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def legend(labels: Sequence[int], names: Sequence[str], *, num_classes: int, most: int = 20) -> str:
@@ -52,7 +45,8 @@ def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple
     """The classes in a comma list of names or numbers.
 
     An entry that is the name of a class is that class; another one that is a whole number is the class of that index,
-    unless the classes are all called by whole numbers, where an entry is always a name. `#7` is always an index.
+    unless the classes are all called by whole numbers, where an entry is always a name. `#7` is always an index. Where
+    an entry is a name, and would be another class as an index, a note says so once.
 
     Args:
       asked: such as "cat", "0,1,2" or "cat,#3".
@@ -62,7 +56,23 @@ def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple
     Raises:
       UserError: there is no such class.
     """
-    return tuple(_index(entry.strip(), asked, num_classes, names) for entry in asked.split(","))
+    entries = [entry.strip() for entry in asked.split(",")]
+    found = {entry: _index(entry, asked, num_classes, names) for entry in entries}
+    numbers = {entry: int(entry) for entry in found if _NUMBER.fullmatch(entry)}
+    readings = [
+        f"{entry} has the index {found[entry]}, and #{number} is called {names[number]}"
+        for entry, number in numbers.items()
+        if number != found[entry] and 0 <= number < len(names)
+    ]
+    if readings:
+        _note_once(f"note: --labels={shortened(asked)}: these are names, not indices: {listed(readings, 3)}")
+    return tuple(found[entry] for entry in entries)
+
+
+@functools.cache
+def _note_once(text: str) -> None:
+    """Prints a note; the classes of a run are looked up more than once."""
+    print(text, flush=True)
 
 
 def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> int:

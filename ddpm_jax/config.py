@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.errors import UserError
-from ddpm_jax.paths import expanded, shortened
+from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.paths import expanded
 
 # What a checkpoint's meaning depends on. The rest (learning rate, dropout, number of steps, logging) may change between
 # two starts; where the data lies and how it is read may too.
@@ -148,9 +148,8 @@ def completed(stored: dict) -> dict:
     base = to_json(experiment("base"))
     unknown = sorted(flatten(stored).keys() - flatten(base).keys())
     if unknown:
-        keys = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else "")
         raise UserError(
-            f"the run's configuration has keys that this version does not know ({shortened(keys, 200)}): a newer "
+            f"the run's configuration has keys that this version does not know ({listed(unknown, 4)}): a newer "
             "version wrote it; update ddpm_jax"
         )
 

@@ -5,14 +5,18 @@ one line that says what is wrong and what to do; the programs print that line wi
 1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
 """
 
+import contextlib
 import errno
+import os
 import re
+import shlex
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _CLONE = Path(__file__).parents[1]
-_LONGEST_WORD, _LONGEST_LINE = 200, 480  # characters
+_LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 200, 480  # characters
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota, the limit of a file's size
 
 
@@ -40,8 +44,8 @@ def one_line(text: object) -> str:
     Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
     does what is too long still, for the end often says what to do.
     """
-    words = [_clipped(_printable(_clipped(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
-    return _clipped(" ".join(words), _LONGEST_LINE)
+    words = [shortened(_printable(shortened(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
+    return shortened(" ".join(words), _LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:
@@ -78,10 +82,37 @@ def lacks_space(error: BaseException) -> bool:
     return any(system_error(cause) in _FULL for cause in causes(error))
 
 
-def _clipped(text: str, most: int) -> str:
-    """A text of at most so many characters; of a longer one the first half and the last."""
-    half = (most - 5) // 2
-    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+def shortened(text: object, most: int = 120) -> str:
+    """The text itself, or of a long one the beginning and the end, at most `most` characters in all."""
+    text = str(text)
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names with commas between them, of many the first few and how many more; each of them is short."""
+    names = list(names)
+    more = len(names) - most
+    shown = ", ".join(shortened(name, _LONGEST_NAME) for name in names[:most])
+    return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+@contextlib.contextmanager
+def writing(
+    what: object, *, full: str = "free the disk or choose another place", other: str = "choose another place"
+) -> Iterator[None]:
+    """Turns what the system says of something that is being written into a `UserError` with a remedy.
+
+    Args:
+      what: its path, or what it is in words.
+      full: the remedy where there is no room for it.
+      other: the remedy for everything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = full if lacks_space(error) else other
+        raise UserError(f"cannot write {what}: {error.strerror or first_line(error)}; {remedy}") from error
 
 
 def _printable(text: str) -> str:
@@ -89,10 +120,63 @@ def _printable(text: str) -> str:
 
 
 def program(name: str) -> str:
-    """How a message writes a program: `python train.py` from a clone, `ddpm-train` where the package is installed.
+    """How to type a program where this process was started, as this process was: script, command or module.
 
     Args:
       name: train, sample or evaluate.
     """
-    installed = Path(sys.argv[0]).name.startswith("ddpm-") or not (_CLONE / f"{name}.py").is_file()
-    return f"ddpm-{name}" if installed else f"python {name}.py"
+    script = _CLONE / f"{name}.py"
+    if Path(sys.argv[0]).name.startswith("ddpm-"):
+        return _installed(name)
+    if _runs(script, name) and _is_here(_CLONE):
+        return f"python {name}.py"
+    if _by_module():
+        return f"python -m ddpm_jax.commands.{name}"
+    return f"python {shlex.quote(_from_here(script))}" if _runs(script, name) else _installed(name)
+
+
+def module(name: str) -> str:
+    """How to type a module of the package that is a program, such as "data.prepare", where this process was started."""
+    command, started = f"python -m ddpm_jax.{name}", Path(sys.argv[0])
+    found = _is_here(_CLONE) or _by_module() or started.name.startswith("ddpm-")
+    of_clone = not found and _runs(_CLONE / "train.py", "train")  # which Python finds only where it is told to look
+    return f"PYTHONPATH={shlex.quote(str(_CLONE))} {command}" if of_clone else command
+
+
+def _by_module() -> bool:
+    """Whether this process was started by `python -m` with a module of the package, whose whole path argv then has."""
+    return Path(sys.argv[0]).is_relative_to(_CLONE / "ddpm_jax")
+
+
+def _runs(script: Path, name: str) -> bool:
+    """Whether a file is the script of a program, not just one of its name beside the package."""
+    try:
+        return f"ddpm_jax.commands.{name}" in script.read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def _is_here(folder: Path) -> bool:
+    """Whether this is the current directory, which may have been deleted."""
+    try:
+        return os.path.samefile(folder, os.curdir)
+    except OSError:
+        return False
+
+
+def _from_here(path: Path) -> str:
+    """A path relative to the current directory, or absolute where that is shorter or there is none."""
+    try:
+        return min(os.path.relpath(path), str(path), key=len)
+    except OSError:
+        return str(path)
+
+
+def _installed(name: str) -> str:
+    """The installed command: by its name if the shell finds this one, by its path otherwise, or else as a module."""
+    command, started = f"ddpm-{name}", Path(sys.argv[0])
+    beside = (started if started.name.startswith("ddpm-") else Path(sys.executable or "python")).with_name(command)
+    found = shutil.which(command)
+    if found and (not beside.exists() or os.path.samefile(found, beside)):
+        return command
+    return shlex.quote(str(beside)) if beside.exists() else f"python -m ddpm_jax.commands.{name}"

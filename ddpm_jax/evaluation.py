@@ -16,11 +16,10 @@ import numpy as np
 from ddpm_jax import plots
 from ddpm_jax.arrays import image_keys, stream
 from ddpm_jax.classes import matched, usable_names
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.images import from_uint8, write_whole
 from ddpm_jax.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.parallel import split
-from ddpm_jax.paths import shortened
 
 
 class Images:

@@ -1,13 +1,14 @@
 """Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are whole or absent."""
 
-import contextlib
+import errno
 import math
+import os
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ddpm_jax.errors import UserError, lacks_space
+from ddpm_jax.errors import UserError, writing
 from ddpm_jax.parallel import is_first
 from ddpm_jax.paths import local_path
 
@@ -75,7 +76,8 @@ def write_whole(path, write):
         return
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        with _writing(path):
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
             temporary.replace(path)
     finally:
@@ -88,21 +90,13 @@ def check_writable(path):
     path = local_path(path)
     if not is_first():
         return
-    with _writing(path):
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # which no file replaces
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe = path.with_name(f".{path.name}.probe")
         probe.touch()
         probe.unlink()
-
-
-@contextlib.contextmanager
-def _writing(path):
-    """Makes the path's folder; turns what the disk says into one line."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        remedy = "free the disk or choose another place" if lacks_space(error) else "choose another place"
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {remedy}") from error
 
 
 def save_png(path, image):

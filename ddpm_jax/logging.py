@@ -20,7 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
-from ddpm_jax.errors import UserError, lacks_space
+from ddpm_jax.errors import writing
 from ddpm_jax.images import save_png
 from ddpm_jax.parallel import by_first, is_first
 from ddpm_jax.paths import local_path
@@ -171,17 +171,11 @@ class RunLog:
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
         self._board.flush()
 
-    @contextlib.contextmanager
-    def _writing(self):
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Turns what the disk says into one line."""
-        try:
-            yield
-        except OSError as error:
-            remedy = "free some space" if lacks_space(error) else "mend that"
-            raise UserError(
-                f"cannot write the log in {self._workdir}: {error.strerror or error}; {remedy}, and the same command "
-                "resumes from the last good checkpoint"
-            ) from error
+        then = "and the same command resumes from the last good checkpoint"
+        what = f"the log in {self._workdir}"
+        return writing(what, full=f"free some space, {then}", other=f"mend that, {then}")
 
     def _show(self, line):
         """Shows the line in the bar, or prints it where there is no terminal."""

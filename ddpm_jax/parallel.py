@@ -7,20 +7,24 @@ On many hosts every process runs the same program; the first one writes.
 
 from collections.abc import Callable, Sequence
 
+import absl.logging
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.errors import AgreedError, UserError, first_line
+from ddpm_jax.quiet import quieten_libtpu
 
 
 def all_devices() -> list[jax.Device]:
-    """The devices of all processes.
+    """The devices of all processes; every job asks here first, so that libtpu prints nothing where there is no TPU.
 
     Raises:
       UserError: JAX has none of the kind that JAX_PLATFORMS names.
     """
+    if absl.logging.get_verbosity() < absl.logging.INFO:
+        quieten_libtpu()
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a word, where JAX has no code for the kind

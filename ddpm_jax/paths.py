@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 
 # Any `word://`, and of the usual ones what `pathlib` makes of them, `word:/`.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)
@@ -19,15 +19,6 @@ _HINTS = {
     **dict.fromkeys(("http", "https", "ftp", "hf"), "download it, and give the path of the download"),
 }
 _BUCKET_HINT = "buckets are not read or written yet: mount the bucket, and give the path of the mounted folder"
-
-
-def shortened(text: object, most: int = 120) -> str:
-    """The text itself, or of a long one the beginning and the end, `most` characters in all."""
-    text = str(text)
-    if len(text) <= most:
-        return text
-    half = (most - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
@@ -86,7 +77,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
     folder = local_path(path)
     whole = Path(os.path.normpath(folder.absolute()))
     for level in (whole, *whole.parents[:2]):  # RUN/checkpoints, RUN/checkpoints/STEP, RUN/checkpoints/STEP/state
-        if _holds_checkpoints(level):
+        if holds_checkpoints(level):
             what = "the checkpoints folder" if level == whole else "a checkpoint"
             run = os.path.normpath(folder / os.path.relpath(level.parent, whole))
             raise UserError(
@@ -96,7 +87,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _holds_checkpoints(folder: Path) -> bool:
+def holds_checkpoints(folder: Path) -> bool:
     """Whether this is the folder in which a run has its checkpoints, not just one of that name."""
     try:
         return folder.name == "checkpoints" and any(

@@ -16,7 +16,6 @@ from ddpm_jax import paths
 from ddpm_jax.config import experiment_file, experiment_names
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.parallel import all_devices
-from ddpm_jax.quiet import quieten_libtpu
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
@@ -58,7 +57,6 @@ def run(main, *, module, argument=None):
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-            quieten_libtpu()
         _use_compilation_cache()
         try:
             _join_the_others()

@@ -4,8 +4,6 @@ A damaged checkpoint is named and kept, and the one before it is taken; one that
 the search with that reason. Read next: `integrity.py`.
 """
 
-import asyncio
-import contextlib
 import math
 import os
 import re
@@ -54,37 +52,50 @@ def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
     return record and record.config
 
 
-def restore_params(workdir: str | os.PathLike, params: Any, *, name: str) -> tuple[int, Any]:
-    """Parameters alone, for sampling.
+def restore_params(
+    workdir: str | os.PathLike, shapes_of: Callable[[dict[str, Any]], Any], *, name: str
+) -> tuple[int, dict[str, Any], Any]:
+    """The configuration and the parameters of one and the same checkpoint, for sampling.
 
     Args:
       workdir: the run's directory.
-      params: tree of `jax.ShapeDtypeStruct` with shardings.
+      shapes_of: function of the stored configuration (JSON): tree of `jax.ShapeDtypeStruct` with shardings.
       name: "params" for the trained, "ema_params" for the averaged ones.
 
     Returns:
-      The step and the parameters.
+      The step, the configuration (JSON) and the parameters.
 
     Raises:
-      UserError: there is no checkpoint, or as `Checkpoints.restore`.
+      UserError: there is no checkpoint, its configuration makes no network, or as `Checkpoints.restore`.
     """
-    folder, target = Path(workdir).resolve() / "checkpoints", {name: params}
+    folder = Path(workdir).resolve() / "checkpoints"
 
-    def read(step):
+    def read(step: int) -> tuple[dict[str, Any], Any]:
         path = folder / str(step)
         record = stored_record(path)
+        target = {name: _shapes(shapes_of, record, path)}
         check_fits(target, record, path)
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
         restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
         integrity.check(restored, record.digests)
         note_unverified(record, path)
-        return restored
+        return record.config, restored[name]
 
-    step, restored = newest_whole(folder, read)
-    if restored is None:
+    step, found = newest_whole(folder, read)
+    if found is None:
         raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-    return step, restored[name]
+    return step, *found
+
+
+def _shapes(shapes_of: Callable[[dict[str, Any]], Any], record: integrity.Record, path: Path) -> Any:
+    """What a configuration makes; an error there is no damage of the checkpoint, which is left as it is."""
+    try:
+        return shapes_of(record.config)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the configuration of checkpoint {path} makes no network: {first_line(error)}") from error
 
 
 def _alone(handler: type) -> ocp.Checkpointer:
@@ -177,8 +188,7 @@ def newest_whole(
         return None, None
     path = folder / str(step)
     try:
-        with patient_event_loops():
-            return step, read(step)
+        return step, read(step)
     except Exception as error:
         _raise_unless_damaged(path, error)
         raise UserError(
@@ -193,8 +203,7 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
     while steps := [step for step in saved_steps(folder) if step not in damaged]:
         path = folder / str(steps[0])
         try:
-            with patient_event_loops():
-                return steps[0], read(steps[0])
+            return steps[0], read(steps[0])
         except Exception as error:
             _raise_unless_damaged(path, error)
             damaged.append(steps[0])
@@ -219,26 +228,6 @@ def _raise_unless_damaged(path: Path, error: Exception) -> None:
     obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
     if obstacle:
         raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
-
-
-class _PatientEventLoop(asyncio.SelectorEventLoop):
-    """An event loop that ends what is under way before it closes."""
-
-    def close(self):
-        """Waits for the tasks that are left; what they raise is of no interest any more."""
-        if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
-            self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        super().close()
-
-
-@contextlib.contextmanager
-def patient_event_loops():
-    """Orbax closes its loop at the first array that cannot be read or written; each other would print a traceback."""
-    original, asyncio.new_event_loop = asyncio.new_event_loop, _PatientEventLoop
-    try:
-        yield
-    finally:
-        asyncio.new_event_loop = original
 
 
 def reason(error: BaseException) -> str:

@@ -6,6 +6,7 @@ Read next: `chain.py`, `samplers/driver.py`.
 import copy
 import difflib
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +14,9 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import build, errors, integrity, restoring
 from ddpm_jax.chain import Chain, draw
-from ddpm_jax.classes import listed, usable_names
+from ddpm_jax.classes import usable_names
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 from ddpm_jax.parallel import device_mesh, replicated
 from ddpm_jax.paths import as_flag, run_folder
 from ddpm_jax.progress import progress_bar
@@ -39,20 +40,22 @@ class Run:
             raise UserError(
                 f"there is no run in {workdir}; train one with: {errors.program('train')} {as_flag('workdir', workdir)}"
             )
-        stored = restoring.stored_config(workdir)
-        if stored is None:
-            raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
-        self.workdir, self.config, self.params_name = workdir, from_json(stored), params
-        self.mesh, data = device_mesh(), self.config.data
+        self.workdir, self.params_name, self.mesh = workdir, params, device_mesh()
+        name = {"ema": "ema_params", "raw": "params"}[params]
+        self.step, stored, self.params = restoring.restore_params(workdir, self._shapes, name=name)
+        self.config = from_json(stored)
+        data = self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = build.network(self.config)
-        shapes = jax.eval_shape(build.initial_params(self.config, self.model), jax.random.key(0))
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
-        name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, self.params = restoring.restore_params(workdir, shapes, name=name)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier, self.inpainting, self._compiled = None, None, {}
+
+    def _shapes(self, stored: dict[str, Any]) -> Any:
+        """Of the parameters that a configuration (JSON) describes, whole on every device."""
+        config = from_json(stored)
+        shapes = jax.eval_shape(build.initial_params(config, build.network(config)), jax.random.key(0))
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
 
     def configure(self, **settings):
         """Changes keys of `config.sample`, leaving out those that are None; returns the run.

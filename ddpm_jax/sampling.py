@@ -7,12 +7,13 @@ import json
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ddpm_jax.chain import draw
 from ddpm_jax.config import changes, in_words, to_json
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.parallel import agreed, is_first
 from ddpm_jax.paths import expanded, local_path
@@ -74,7 +75,7 @@ def _open_folder(folder, settings, indices):
     """Makes or continues a folder of samples; returns which of the indices are not there yet, `[N]` bool."""
     record = folder / "sampling.json"
     if record.exists():
-        clashes = changes(json.loads(record.read_text()), settings)
+        clashes = changes(_recorded(record), settings)
         if clashes:
             raise UserError(f"{folder} holds other samples: {in_words(clashes)}; choose another folder")
     elif folder.is_dir() and any(folder.iterdir()):
@@ -82,6 +83,26 @@ def _open_folder(folder, settings, indices):
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))
     return np.array([not (folder / f"{i:06d}.png").exists() for i in indices], bool)
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """The settings that a folder of samples was drawn with.
+
+    Raises:
+      UserError: the record cannot be read, or is of a version that did not store which network it was.
+    """
+    try:
+        settings = json.loads(record.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {record}: {first_line(error)}; choose another folder") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("sample"), dict):
+        raise UserError(f"{record} is not the record of a folder of samples; choose another folder")
+    if "network" not in settings:
+        raise UserError(
+            f"{record.parent} was drawn by an earlier version, which recorded where the run was and not its network, "
+            "so the images there may be of another one: draw all of them into another folder"
+        )
+    return settings
 
 
 def _fingerprint(arrays):

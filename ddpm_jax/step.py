@@ -108,6 +108,12 @@ def check_batch(batch: dict[str, Array]) -> None:
             "classes have the label 0"
         )
     image, label = batch["image"], batch["label"]
+    for name, array in (("image", image), ("label", label)):
+        if not hasattr(array, "dtype"):
+            raise UserError(
+                f"a batch must be {wanted} of arrays, and its {name!r} is of the type {type(array).__name__}: make an "
+                "array of it, as numpy.asarray does"
+            )
     if image.dtype != jnp.uint8:
         raise UserError(
             f"the images of a batch must be uint8 in 0..255, not {image.dtype}: the train step scales them to [-1, 1] "

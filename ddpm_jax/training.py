@@ -20,16 +20,16 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import build
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.classes import listed, usable_names
+from ddpm_jax.classes import usable_names
 from ddpm_jax.config import check_ranges, check_resumable
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.feed import feed
 from ddpm_jax.images import grid, to_uint8
 from ddpm_jax.logging import DivergedError, RunLog
 from ddpm_jax.parallel import check_divides, device_mesh, replicated, sharded, split
-from ddpm_jax.paths import run_folder, shortened
+from ddpm_jax.paths import run_folder
 from ddpm_jax.restoring import stored_config
 from ddpm_jax.run import chain_of
 from ddpm_jax.saving import Saves

@@ -65,7 +65,8 @@ def copy(saved, tmp_path):
 
 def averaged(workdir):
     """Step and averaged parameters as sampling opens them."""
-    return restore_params(workdir, target().ema_params, name="ema_params")
+    step, _, restored = restore_params(workdir, lambda config: target().ema_params, name="ema_params")
+    return step, restored
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -80,9 +81,45 @@ def test_a_state_comes_back_bit_for_bit_on_any_number_of_devices(saved, count):
 
 def test_parameters_alone_come_back_by_name(saved):
     for name in ("params", "ema_params"):
-        step, restored = restore_params(saved, target().params, name=name)
-        assert step == 8
+        step, config, restored = restore_params(saved, lambda config: target().params, name=name)
+        assert (step, config) == (8, to_json(CONFIG))
         assert same(restored, getattr(state_at(8), name))
+
+
+def test_configuration_and_parameters_are_of_one_checkpoint_whatever_comes_meanwhile(copy):
+    """Another run's is saved while this one is opened; the newest one is damaged while it is opened."""
+    aside, opened = copy.workdir / "7", []
+    copy.newest.rename(aside)
+
+    def of_six_while_eight_comes(config):
+        opened.append(config)
+        aside.rename(copy.newest)
+        return target().params
+
+    step, config, restored = restore_params(copy.workdir, of_six_while_eight_comes, name="params")
+    assert (step, opened) == (6, [config])
+    assert same(restored, state_at(6).params)
+
+    def of_eight_while_it_is_lost(config):
+        opened.append(config)
+        shutil.rmtree(copy.newest, ignore_errors=True)
+        return target().params
+
+    assert restore_params(copy.workdir, of_eight_while_it_is_lost, name="params")[0] == 6
+    assert len(opened) == 3
+
+
+def test_a_configuration_that_makes_no_network_is_no_damage(saved, capsys):
+    with pytest.raises(UserError, match=r"^the configuration of checkpoint .*/8 makes no network: 'channels'$"):
+        restore_params(saved, lambda config: {}["channels"], name="params")
+    with pytest.raises(UserError, match=r"^newer$"):
+        restore_params(saved, lambda config: refuses(), name="params")
+    assert capsys.readouterr().err == ""
+
+
+def refuses():
+    """As of a configuration by a newer version."""
+    raise UserError("newer")
 
 
 def test_a_checkpoint_holds_its_configuration(saved):
@@ -287,7 +324,7 @@ def test_a_run_is_written_by_one_process_at_a_time(copy):
         with pytest.raises(UserError, match=rf"^another process is training in {copy.workdir}; wait for it or choose"):
             Checkpoints(copy.workdir)
         assert under_way.exists()
-        assert restore_params(copy.workdir, target().ema_params, name="ema_params")[0] == 8
+        assert averaged(copy.workdir)[0] == 8
     with Checkpoints(copy.workdir) as checkpoints:
         checkpoints.save(state_at(9), CONFIG)  # which waits until it is cleared away
         assert not under_way.exists()

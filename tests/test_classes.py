@@ -10,7 +10,7 @@ from tiny import run as program
 from tiny import save, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.classes import Relabelled, file_part, indices, legend, listed, matched, position, usable_names
+from ddpm_jax.classes import Relabelled, _note_once, file_part, indices, legend, matched, position, usable_names
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.data import Digits, ImageFolder
 from ddpm_jax.errors import UserError
@@ -65,6 +65,29 @@ def test_an_entry_is_a_name_or_else_an_index(asked, names, expected):
 
 
 @pytest.mark.parametrize(
+    ("asked", "names", "told"),
+    [
+        ("2", sorted(map(str, range(11))), "2: these are names, not indices: 2 has the index 3, and #2 is called 10"),
+        ("9,10, 9", sorted(map(str, range(11))), "9,10, 9: these are names, not indices: 9 has the index 10, and #9 is "
+         "called 8, 10 has the index 2, and #10 is called 9"),
+        ("1,0", ("2", "1", "0"), "1,0: these are names, not indices: 0 has the index 2, and #0 is called 2"),
+        ("dog,1", ("1", "dog"), "dog,1: these are names, not indices: 1 has the index 0, and #1 is called dog"),
+        ("7", tuple("0123456789"), ""),
+        ("0,1", sorted(map(str, range(11))), ""),
+        ("#2", sorted(map(str, range(11))), ""),
+        ("10", ("10", "20"), ""),  # there is no class of index 10
+        ("1", ("cat", "dog"), ""),
+        ("1", (), ""),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_a_name_and_would_be_another_class_is_noted_once(asked, names, told, capsys):
+    _note_once.cache_clear()
+    for _ in range(2):
+        indices(asked, num_classes=len(names) or 3, names=names)
+    assert capsys.readouterr().out == (f"note: --labels={told}\n" if told else "")
+
+
+@pytest.mark.parametrize(
     ("asked", "names", "message"),
     [
         ("kat", ("cat", "dog"), "no class is called 'kat'; did you mean 'cat'? the classes are cat, dog"),
@@ -91,8 +114,7 @@ def test_lines_stay_short_whatever_the_names():
     with pytest.raises(UserError) as caught:
         indices("y" * 1000, num_classes=1000, names=names)
     assert len(str(caught.value)) < 700
-    assert listed(["a", "b", "c"], 2) == "a, b and 1 more"
-    assert len(legend(range(1000), names, num_classes=1000)) < 1000
+    assert len(legend(range(1000), names, num_classes=1000)) < 1300
 
 
 @pytest.mark.parametrize(

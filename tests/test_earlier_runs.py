@@ -1,5 +1,6 @@
 """Runs of earlier versions: opened, drawn from and trained on."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 from tiny import arguments
 from tiny import run as program
 
+from ddpm_jax.config import to_json
+from ddpm_jax.errors import UserError
 from ddpm_jax.run import Run
+from ddpm_jax.sampling import sample_run
 
 NOVEMBER = Path(__file__).parent / "earlier_runs" / "november_2026"
 
@@ -22,6 +26,23 @@ def test_it_opens_and_draws_the_same_images(capsys):
     assert run.step == 8
     assert "was made by an earlier version, which stored no digests" in capsys.readouterr().out
     assert np.abs(drawn - recorded).max() <= 1  # one level of 8 bits, for another version of XLA
+
+
+def test_its_samples_are_not_continued_and_it_is_said_why(tmp_path):
+    """Its records have the place of the run, and no digest of the network."""
+    run = Run(NOVEMBER).configure(sampler="ddim", labels=3)
+    folder, settings = tmp_path / "samples", {"seed": 3, "num_steps": 10}
+    folder.mkdir()
+    sample = {**to_json(run.config.sample), "num_steps": 10, "labels": "3"}
+    record = {"workdir": str(NOVEMBER), "step": 8, "params": "ema", "seed": 3, "sample": sample}
+    (folder / "sampling.json").write_text(json.dumps({**record, "classifier": None, "inpainting": None}))
+    with pytest.raises(UserError) as caught:
+        sample_run(run, folder, num_images=1, **settings)
+    assert str(caught.value) == (
+        f"{folder} was drawn by an earlier version, which recorded where the run was and not its network, so the "
+        "images there may be of another one: draw all of them into another folder"
+    )
+    assert [path.name for path in folder.iterdir()] == ["sampling.json"]
 
 
 def test_it_trains_on(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import arguments, tiny_config
 
 from ddpm_jax import training
-from ddpm_jax.errors import UserError, causes, first_line, lacks_space, one_line
+from ddpm_jax.errors import UserError, causes, first_line, lacks_space, listed, one_line, shortened, writing
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -25,7 +25,7 @@ def test_messages_are_one_short_line_that_keeps_its_beginning_and_its_end():
     assert message.startswith("cannot read 00000001")
     assert message.endswith("and so on, free some space")
     assert str(UserError(f"cannot read {name}: free some space")) == (
-        f"cannot read {name[:97]} ... {name[-96:]}: free some space"
+        f"cannot read {name[:98]}...{name[-97:]}: free some space"
     )
     assert str(UserError("a\x1b[31m\n" + "b" * 150)) == r"a\x1b[31m\n" + "b" * 150
     assert str(UserError("w" * 200 + " " + "v" * 200)) == "w" * 200 + " " + "v" * 200  # two long paths
@@ -59,6 +59,30 @@ def test_only_a_disk_without_room_lacks_space(error, lacks):
     wrapped = RuntimeError("the save failed")
     wrapped.__cause__ = error
     assert lacks_space(wrapped) == lacks_space(error) == lacks
+
+
+def test_long_texts_lose_their_middle_and_long_lists_their_end():
+    assert (shortened("abcdefghij", 10), shortened("abcdefghijk", 10)) == ("abcdefghij", "abc...ijk")
+    assert listed(["a", "b", "c"], 2) == "a, b and 1 more"
+    assert listed(range(2008)).endswith("7 and 2,000 more")
+    assert listed(iter(["a" * 61, "b"])) == f"{'a' * 28}...{'a' * 28}, b"
+    assert listed([]) == ""
+
+
+def test_what_the_disk_says_is_one_line_with_a_remedy():
+    full = OSError(28, "No space left on device")
+    with pytest.raises(UserError, match=r"^cannot write x: No space left on device; free the disk or choose another"):
+        raise_in(writing("x"), full)
+    with pytest.raises(UserError, match=r"^cannot write the log: odd; wait$"):
+        raise_in(writing("the log", other="wait"), OSError("odd"))
+    with pytest.raises(ValueError, match="other"):
+        raise_in(writing("x"), ValueError("other"))
+
+
+def raise_in(context, error):
+    """Raises an error within a context."""
+    with context:
+        raise error
 
 
 def test_the_first_line_of_an_exception_is_short_and_without_the_specification():

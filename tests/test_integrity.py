@@ -97,7 +97,7 @@ def test_a_flipped_bit_costs_the_checkpoint_and_nothing_else(tmp_path, capsys):
     data = file.read_bytes()
     for at in range(0, len(data), len(data) // 25):
         file.write_bytes(data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :])
-        step, params = restore_params(tmp_path, shapes, name="ema_params")
+        step, _, params = restore_params(tmp_path, lambda config: shapes, name="ema_params")
         assert same(params, states[step].ema_params)
         found += "(the digest of ema_params/layer/kernel differs)" in capsys.readouterr().err
     assert found > 20
@@ -163,7 +163,7 @@ def test_a_record_without_digests_is_that_of_an_earlier_version():
 def test_another_network_is_refused_and_not_taken_for_damage(workdir):
     wider = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape, 2), x.dtype, sharding=x.sharding), target().params)
     with pytest.raises(UserError, match=r"checkpoints/8 was made by another version .*: 2 arrays .*params/layer/bias"):
-        restore_params(workdir, wider, name="params")
+        restore_params(workdir, lambda config: wider, name="params")
     renamed = target().replace(params={"other": target().params["layer"]})
     with Checkpoints(workdir) as checkpoints, pytest.raises(UserError, match="was made by another version"):
         checkpoints.restore(renamed)

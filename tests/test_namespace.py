@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import os
 import re
 import subprocess
 import sys
@@ -92,13 +93,91 @@ def test_a_mistake_in_a_notebook_is_one_line():
     assert errors.UserError("do this")._render_traceback_() == ["error: do this"]
 
 
-def test_a_program_is_named_as_it_is_started(monkeypatch, tmp_path):
-    assert errors.program("sample") == "python sample.py"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/ddpm-train"])
-    assert errors.program("sample") == "ddpm-sample"
-    monkeypatch.setattr(sys, "argv", [""])
+@pytest.mark.parametrize(
+    ("folder", "started", "expected"),
+    [
+        (".", "train.py", "python sample.py"),
+        (".", "", "python sample.py"),
+        (".", f"{ROOT}/ddpm_jax/convert/__main__.py", "python sample.py"),
+        ("notebooks", "../train.py", "python ../sample.py"),
+        ("/", f"{ROOT}/train.py", f"python {min(str(ROOT)[1:], str(ROOT), key=len)}/sample.py"),
+        ("notebooks", f"{ROOT}/ddpm_jax/convert/__main__.py", "python -m ddpm_jax.commands.sample"),
+    ],
+)
+def test_a_program_of_a_clone_is_typed_so_that_it_runs_from_here(folder, started, expected, monkeypatch):
+    monkeypatch.chdir(ROOT / folder)
+    monkeypatch.setattr(sys, "argv", [started])
+    assert errors.program("sample") == expected
+
+
+def test_a_module_is_typed_so_that_python_finds_it(monkeypatch, tmp_path):
+    prepare = "python -m ddpm_jax.data.prepare"
+    monkeypatch.chdir(tmp_path)
+    for started, expected in [
+        (f"{ROOT}/train.py", f"PYTHONPATH={ROOT} {prepare}"),
+        ("ddpm-train", prepare),
+        (f"{ROOT}/ddpm_jax/convert/__main__.py", prepare),
+    ]:
+        monkeypatch.setattr(sys, "argv", [started])
+        assert errors.module("data.prepare") == expected
+    monkeypatch.setattr(sys, "argv", [f"{ROOT}/train.py"])
+    monkeypatch.setattr(errors, "_CLONE", tmp_path)  # the folder of packages
+    assert errors.module("data.prepare") == prepare
+    monkeypatch.undo()
+    monkeypatch.chdir(ROOT)
+    assert errors.module("data.prepare") == prepare
+
+
+def test_a_program_elsewhere_is_not_the_script_of_its_name_there(monkeypatch, tmp_path):
+    """The user's own train.py in the current folder, or beside the package."""
+    (tmp_path / "train.py").write_text("import torch")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "sample.py")])
+    (python, script) = errors.program("train").split()
+    assert (python, (tmp_path / script).resolve()) == ("python", ROOT / "train.py")
     monkeypatch.setattr(errors, "_CLONE", tmp_path)
-    assert errors.program("train") == "ddpm-train"
+    assert errors.program("train") != "python train.py"
+
+
+def test_a_program_is_named_where_the_current_folder_is_gone(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.setattr(sys, "argv", ["sample.py"])
+    assert errors.program("train") == f"python {ROOT}/train.py"
+    assert errors.module("data.prepare") == f"PYTHONPATH={ROOT} python -m ddpm_jax.data.prepare"
+
+
+def test_an_installed_program_is_named_so_that_the_shell_finds_it(monkeypatch, tmp_path):
+    for folder in ("bin", "other bin"):
+        (tmp_path / folder).mkdir()
+        for name in ("ddpm-train", "ddpm-sample"):
+            (tmp_path / folder / name).write_text("#!/bin/sh")
+            (tmp_path / folder / name).chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "bin" / "ddpm-train")])
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert errors.program("sample") == "ddpm-sample"
+    monkeypatch.setenv("PATH", "")
+    assert errors.program("sample") == f"{tmp_path}/bin/ddpm-sample"
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "other bin" / "ddpm-train")])
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # which has those of another environment
+    assert errors.program("sample") == f"'{tmp_path}/other bin/ddpm-sample'"
+    monkeypatch.setattr(sys, "argv", [""])  # a notebook, of an environment without scripts
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(errors, "_CLONE", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    assert errors.program("sample") == "python -m ddpm_jax.commands.sample"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert errors.program("sample") == "ddpm-sample"
+
+
+def test_a_program_runs_as_a_module(monkeypatch, tmp_path):
+    command = [sys.executable, "-m", "ddpm_jax.commands.sample", "--workdir=none"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    train = "python -m ddpm_jax.commands.train --workdir=none"
+    assert done.stderr.splitlines()[-1] == f"error: there is no run in none; train one with: {train}"
 
 
 def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):

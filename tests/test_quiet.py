@@ -1,14 +1,24 @@
-"""A failed save is one line of ours in a notebook too, without the tracebacks of Orbax's threads."""
+"""What libraries print is kept from the user of ours, and from nobody else."""
 
+import asyncio
 import logging
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import absl.logging
+import jax
+import orbax.checkpoint as ocp
 import pytest
+from orbax.checkpoint._src import asyncio_utils
 from tiny import random_state, tiny_config
 
+import ddpm_jax as dj
+from ddpm_jax import parallel
 from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
-from ddpm_jax.quiet import quieten_libtpu
+from ddpm_jax.quiet import quiet_pillow, quieten_libtpu
 
 
 @pytest.fixture
@@ -32,15 +42,107 @@ def test_what_orbax_logs_of_a_failed_save_is_shown_only_if_asked_for(tmp_path, c
     assert bool(tracebacks) == (verbosity == absl.logging.INFO)
 
 
-def test_other_records_are_left_alone(caplog):
+def test_records_of_orbax_are_dropped_and_others_left_alone(caplog):
+    """Also those of a folder or a task whose name has Orbax in it."""
+    module = f"{Path(ocp.__file__).parent}/_src/serialization.py"
+    unheard = "Task exception was never retrieved\nfuture: <Task finished coro=<{}() done, defined at {}:7>>"
+    shown = [unheard.format("orbax_demo", "/home/me/orbax/demo.py"), f"slow callback, defined at {module}:7"]
     with caplog.at_level(logging.WARNING):
-        absl.logging.warning("of ours")
-        logging.getLogger("asyncio").error("Task exception was never retrieved: of a notebook's")
-        logging.getLogger("asyncio").error("Task exception was never retrieved: defined at /orbax/checkpoint.py")
-    assert caplog.messages == ["of ours", "Task exception was never retrieved: of a notebook's"]
+        for text in (*shown, unheard.format("_write", module)):
+            logging.getLogger("asyncio").error(text)
+        for path in ("/home/me/orbax_demo.py", module):
+            record = logging.LogRecord("absl", logging.WARNING, path, 1, f"from {path}", (), None)
+            absl.logging.get_absl_logger().handle(record)
+    assert caplog.messages == [*shown, "from /home/me/orbax_demo.py"]
 
 
-@pytest.mark.parametrize(("device", "answers"), [("null", 3), ("accel0", 0), ("vfio/0", 0)])
+def test_what_orbax_has_under_way_ends_before_its_loop_and_other_loops_are_as_they_were(tmp_path):
+    ended = []
+
+    async def late():
+        await asyncio.sleep(0.01)
+        ended.append(True)
+
+    async def early():
+        raise OSError("full")
+
+    async def both():
+        await asyncio.gather(late(), early())
+
+    with Checkpoints(tmp_path):
+        assert asyncio.new_event_loop is asyncio.events.new_event_loop
+        with pytest.raises(OSError, match="full"):
+            asyncio_utils.run_sync(both())
+    assert ended == [True]
+
+
+def warned(*modules):
+    """Which of some modules' warnings are shown."""
+    with warnings.catch_warnings(record=True) as caught:
+        for module in modules:
+            warnings.warn_explicit(module, UserWarning, "x.py", 1, module=module)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.filterwarnings("always")
+def test_pillow_warns_of_nothing_while_we_decode_and_otherwise_as_before():
+    """In another thread it is not we who decode."""
+    assert warned("PIL.Image", "mine") == ["PIL.Image", "mine"]
+    with quiet_pillow(), quiet_pillow():
+        pass
+    with quiet_pillow():
+        assert warned("PIL.Image", "mine") == ["mine"]
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(warned, "PIL.Image").result() == ["PIL.Image"]
+    assert warned("PIL.Image", "mine") == ["PIL.Image", "mine"]
+
+
+def test_pillow_logs_nothing_while_we_decode_and_otherwise_as_before(caplog):
+    log = logging.getLogger("PIL.TiffImagePlugin")
+    with quiet_pillow():
+        log.error("odd")
+    log.error("odd of another's")
+    assert caplog.messages == ["odd of another's"]
+
+
+def test_libtpu_is_answered_before_a_library_s_first_question_for_devices(monkeypatch):
+    asked = []
+    monkeypatch.setattr(parallel, "quieten_libtpu", lambda: asked.append("libtpu"))
+    monkeypatch.setattr(jax, "devices", lambda: asked.append("jax"))
+    parallel.all_devices()
+    assert asked == ["libtpu", "jax"]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [lambda path: dj.Run(path), lambda path: dj.train(tiny_config(), path), lambda path: dj.import_weights(path, "x")],
+)
+def test_a_job_asks_for_devices_by_the_one_function_first(job, monkeypatch, tmp_path):
+    """Before anything else makes JAX look for them."""
+
+    class FirstError(Exception):
+        pass
+
+    def first():
+        raise FirstError
+
+    def too_early():
+        if threading.current_thread() is threading.main_thread():  # the others are Orbax's, of earlier tests
+            pytest.fail("JAX looked for devices")
+        return 0
+
+    monkeypatch.setattr(parallel, "all_devices", first)
+    monkeypatch.setattr("ddpm_jax.convert.incoming.all_devices", first)
+    monkeypatch.setattr(jax, "process_count", lambda: too_early() or 1)
+    monkeypatch.setattr(jax, "process_index", too_early)
+    with pytest.raises(FirstError):
+        job(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("device", "answers"),
+    [("null", 3), ("accel0", 0), ("vfio/0", 0), ("vfio/17", 0), ("vfio/vfio", 3), ("accel/accel0", 3)],
+)
 def test_libtpu_is_answered_only_where_there_is_no_tpu(tmp_path, monkeypatch, device, answers):
     (tmp_path / device).parent.mkdir(exist_ok=True)
     (tmp_path / device).touch()

@@ -212,6 +212,23 @@ def test_a_folder_of_other_samples_is_refused_by_what_differs(run, tmp_path):
     assert json.loads(record)["sample"]["num_steps"] == 20
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"^cannot read .*/f/sampling\.json: Expecting .*; choose another folder$"),
+        (b"\xff", r"^cannot read .*/f/sampling\.json: .*; choose another folder$"),
+        (b"[1]", r"^.*/f/sampling\.json is not the record of a folder of samples; choose another folder$"),
+        (b'{"network": 1, "sample": 1}', r"^.*/f/sampling\.json is not the record of a folder of samples"),
+    ],
+)
+def test_a_folder_whose_record_is_damaged_is_refused(run, tmp_path, content, message):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "sampling.json").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        sample_run(run, tmp_path / "f", num_images=1, seed=0)
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["sampling.json"]
+
+
 def test_a_folder_with_other_files_is_refused(run, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds other files; choose an empty or new folder$"):
@@ -237,6 +254,9 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
     monkeypatch.setattr(Run, "chain", None)
     with pytest.raises(UserError, match=r"^cannot write .*chain.gif: "):
         sample_trajectory(run, tmp_path / "file" / "chain.gif", num_images=1, seed=0)
+    (tmp_path / "folder.gif").mkdir()
+    with pytest.raises(UserError, match=r"^cannot write .*folder.gif: Is a directory; "):
+        sample_trajectory(run, tmp_path / "folder.gif", num_images=1, seed=0)
     with pytest.raises(UserError, match=r"^--trajectory=chain.mp4: end it with .gif$"):
         sample_trajectory(run, "chain.mp4", num_images=1, seed=0)
 

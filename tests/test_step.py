@@ -356,6 +356,12 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
         ({**BATCH, "image": IMAGES[..., 0]}, r"shape \[8, 4, 3\], its labels \[8\]"),
         ({**BATCH, "label": BATCH["label"][:7]}, r"shape \[8, 4, 3, 2\], its labels \[7\]"),
         ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels \[8, 1\]"),
+        (
+            {**BATCH, "image": IMAGES.tolist()},
+            "of arrays, and its 'image' is of the type list: make an array of it, as",
+        ),
+        ({**BATCH, "label": BATCH["label"].tolist()}, "its 'label' is of the type list"),
+        ({**BATCH, "label": None}, "its 'label' is of the type NoneType"),
         ({**BATCH, "label": np.zeros(8, np.float32)}, r"its labels \[8\] and the type float32"),
     ],
 )

@@ -12,7 +12,7 @@ from ddpm_jax.arrays import stream
 from ddpm_jax.build.chains import sampler_settings
 from ddpm_jax.build.names import named, plain
 from ddpm_jax.classes import indices
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.guidance import (
     classifier_free,
     classifier_guided,
@@ -21,7 +21,6 @@ from ddpm_jax.guidance import (
     label_log_prob,
 )
 from ddpm_jax.models import Architecture, Classifier, UNet
-from ddpm_jax.paths import shortened
 from ddpm_jax.prediction import Target, as_classifier, as_denoiser
 
 TASKS = ("denoise", "classify")

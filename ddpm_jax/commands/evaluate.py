@@ -60,3 +60,7 @@ def main():
 def command():
     """Runs the program."""
     program.run(main, module=__name__)
+
+
+if __name__ == "__main__":
+    command()

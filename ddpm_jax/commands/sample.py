@@ -142,3 +142,7 @@ def configured_run():
 def command():
     """Runs the program."""
     program.run(main, module=__name__)
+
+
+if __name__ == "__main__":
+    command()

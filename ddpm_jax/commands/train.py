@@ -78,3 +78,7 @@ def command():
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
         sys.argv.insert(1, "--config=digits")
     program.run(main, module=__name__)
+
+
+if __name__ == "__main__":
+    command()

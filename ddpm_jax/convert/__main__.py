@@ -6,12 +6,14 @@
 docs/weights.md has the command for each published file.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from ddpm_jax import errors, program
 from ddpm_jax.build import SCHEDULES
 from ddpm_jax.errors import UserError
-from ddpm_jax.paths import as_flag
+from ddpm_jax.paths import as_flag, holds_checkpoints, local_path
 
 OUT = flags.DEFINE(
     program.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
@@ -77,9 +79,21 @@ def write(path):
 
     check_new(OUT.value)
     with reading(path):
+        if is_foreign(local_path(path)):
+            raise UserError(
+                f"{path} holds published weights and no run: leave --to=diffusers out to make a run of them"
+            )
         run = Run(path, params=PARAMS.value)
     export_diffusers(run, OUT.value)
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether there are weights to be read, not a run to be written."""
+    names = ("model_index.json", "config.json", "unet", "unet_ema")
+    return path.is_file() or (
+        any((path / name).exists() for name in names) and not holds_checkpoints(path / "checkpoints")
+    )
 
 
 def command():

@@ -2,9 +2,8 @@
 
 import json
 
-from ddpm_jax.classes import listed
 from ddpm_jax.config import to_json
-from ddpm_jax.errors import one_line
+from ddpm_jax.errors import listed, one_line
 
 _OPEN = """\
 from diffusers import {pipeline}

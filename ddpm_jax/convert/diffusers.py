@@ -14,10 +14,9 @@ import numpy as np
 
 from ddpm_jax.convert import folders, schedulers
 from ddpm_jax.convert.families import DIFFUSERS, DIFFUSERS_OLD_NAMES
-from ddpm_jax.convert.files import listed
 from ddpm_jax.convert.network import Hints, Network, images
 from ddpm_jax.convert.values import COUNT, COUNTS, FRACTION, NAME, NAMES, check_values, or_none, ours, shown, whole
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 
 KIND = "diffusers"
 DEFAULTS = {  # of UNet2DModel

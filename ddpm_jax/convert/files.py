@@ -5,17 +5,18 @@ Read next: `torch_files.py`, `folders.py`.
 
 import contextlib
 import hashlib
+import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import safetensors
 
 from ddpm_jax.convert import pickles, torch_files
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, first_line, shortened, writing
 from ddpm_jax.paths import local_path
 
 
@@ -36,12 +37,12 @@ def read_weights(path: Path) -> dict | list:
             raise
         except pickles.UnknownNameError as error:
             raise UserError(
-                f"{path} asks to run {clipped(error)}, and was not opened: weights need no code; take a safetensors "
+                f"{path} asks to run {shortened(error)}, and was not opened: weights need no code; take a safetensors "
                 "file instead"
             ) from error
         except Exception as error:  # whatever a broken file comes to
             raise UserError(
-                f"{path} is no whole file of weights ({clipped(first_line(error), 120)}); fetch it again"
+                f"{path} is no whole file of weights ({shortened(first_line(error), 120)}); fetch it again"
             ) from error
 
 
@@ -87,46 +88,38 @@ def without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {names[name]: array for name, array in state_dict.items()}
 
 
-def clipped(text: object, most: int = 80) -> str:
-    """A text from a file, cut to what a message can hold."""
-    text = str(text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def listed(names: Iterable[object], most: int = 10) -> str:
-    """The names in one line, clipped, or the first of very many."""
-    names = list(names)
-    more = len(names) - most
-    return ", ".join(clipped(name) for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
-
-
 def sha256(path):
     """The file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_new(path):
-    """Raises the UserError of `new_folder` now, before the work that fills it."""
+def check_new(path: str | os.PathLike[str]) -> Path:
+    """The place of a new folder, without links; raises the UserError of `new_folder` before the work that fills it."""
     path = local_path(path)
-    with _writing(path):
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    place = Path(os.path.realpath(path))
+    with writing(path):
+        if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
             raise UserError(f"--out={path}: there is something already; choose a new name")
+        if place.exists() and (place.is_mount() or place.samefile(os.curdir)):
+            what = "a mount point" if place.is_mount() else "the current folder"
+            raise UserError(f"--out={path} is {what}, which nothing can take the place of: name a folder within it")
+    return place
 
 
 @contextlib.contextmanager
-def new_folder(path):
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a folder to fill, which takes its name when it is whole and vanishes when anything fails.
 
-    What is made to hold it vanishes with it. SIGTERM is like Ctrl-C meanwhile.
+    Where the name is a link, what it leads to is made. What is made to hold the folder vanishes with it. SIGTERM is
+    like Ctrl-C meanwhile.
 
     Raises:
-      UserError: there is something of that name, or it cannot be written.
+      UserError: there is something of that name other than an empty folder, or it cannot be written.
     """
-    check_new(path)
-    path = local_path(path).absolute()
+    path = check_new(path)
     partial, made = path.with_name(f".{path.name}.partial"), []
-    with _writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
+    with writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
         try:
             shutil.rmtree(partial, ignore_errors=True)
             made = [parent for parent in partial.parents if not parent.exists()]
@@ -139,15 +132,6 @@ def new_folder(path):
             for parent in made:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
-
-
-@contextlib.contextmanager
-def _writing(path):
-    """Turns what the disk says into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or first_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddpm_jax.convert.files import clipped, is_state_dict, listed, read_weights, without_prefix
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.convert.files import is_state_dict, read_weights, without_prefix
+from ddpm_jax.errors import UserError, first_line, listed, shortened
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # diffusers writes the first name, accelerate the others; a shard's number stands where a variant's name does.
@@ -57,7 +57,7 @@ def _model(folder: Path) -> Model:
     files = [path for _, path in found if path.is_file()]
     config = folder / "config.json"
     if not config.is_file() or not files:
-        beside = f" beside {clipped(files[0].name)}" if files else f" and {' or '.join(WEIGHTS)}"
+        beside = f" beside {shortened(files[0].name)}" if files else f" and {' or '.join(WEIGHTS)}"
         raise UserError(f"{folder} holds no diffusers model: it needs config.json{beside}")
     return Model(config, files[0], tuple(path.name for path in files[1:]))
 
@@ -75,8 +75,8 @@ def variant(model: Model) -> str:
     kind = found["variant"] or found["of"]
     if not kind and not model.passed_over:
         return ""
-    taken = f"the weights are those of {model.weights.parent.name}/{clipped(model.weights.name)}"
-    kind = f", the variant {clipped(kind)}" if kind else ""
+    taken = f"the weights are those of {model.weights.parent.name}/{shortened(model.weights.name)}"
+    kind = f", the variant {shortened(kind)}" if kind else ""
     return taken + kind + (f", not of {listed(model.passed_over, most=3)}" if model.passed_over else "")
 
 
@@ -86,11 +86,10 @@ def weights(model: Model) -> tuple[dict[str, np.ndarray], list[Path]]:
     Raises:
       UserError: a file is missing or broken, or the index and the shards do not fit.
     """
-    files = [model.weights]
-    if model.weights.suffix == ".json":
-        files += _shards(model.weights)
+    is_index = model.weights.suffix == ".json"
+    parts = _shards(model.weights) if is_index else [model.weights]
     state_dict: dict[str, np.ndarray] = {}
-    for file in files[-1:] if len(files) == 1 else files[1:]:
+    for file in parts:
         part = read_weights(file)
         if not is_state_dict(part):
             raise UserError(f"{file} holds no state dict")
@@ -98,7 +97,7 @@ def weights(model: Model) -> tuple[dict[str, np.ndarray], list[Path]]:
         if twice:
             raise UserError(f"{file} has tensors that another shard has too: {listed(twice, most=3)}")
         state_dict |= part
-    return without_prefix(state_dict), files
+    return without_prefix(state_dict), [model.weights, *parts] if is_index else parts
 
 
 def _shards(index: Path) -> list[Path]:
@@ -143,7 +142,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {clipped(first_line(error), 120)}") from error
+        raise UserError(f"{path} is no JSON: {shortened(first_line(error), 120)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings")
     return content

@@ -17,7 +17,6 @@ from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
 from ddpm_jax.convert.files import (
     is_state_dict,
-    listed,
     new_folder,
     read_weights,
     reading,
@@ -27,8 +26,9 @@ from ddpm_jax.convert.files import (
 )
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
-from ddpm_jax.errors import UserError
-from ddpm_jax.paths import outside_checkpoints, run_folder
+from ddpm_jax.errors import UserError, listed
+from ddpm_jax.parallel import all_devices
+from ddpm_jax.paths import holds_checkpoints, outside_checkpoints, run_folder
 from ddpm_jax.state import initial_state
 
 
@@ -44,6 +44,11 @@ def understood(path, given):
     """
     path = outside_checkpoints(path)
     with reading(path):
+        if holds_checkpoints(path / "checkpoints"):
+            raise UserError(
+                f"{path} is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to "
+                "write it as a diffusers folder"
+            )
         if path.is_dir():
             return diffusers.understood(path, given)
         if path.suffix == ".json" and path.is_file():
@@ -110,6 +115,7 @@ def import_weights(path, out, *, given=None):
     Raises:
       UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
     """
+    all_devices()  # before any work
     out = run_folder(out)
     with new_folder(out) as folder:
         network, files = understood(path, given or {})

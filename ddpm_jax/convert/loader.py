@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ddpm_jax.convert.files import listed
 from ddpm_jax.convert.names import Tensor, flat, nested
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 
 
 def parameters(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor], *, source: object) -> dict:

@@ -8,18 +8,17 @@ Read next: `transforms.py`, which decodes what is opened here.
 """
 
 import contextlib
-import ctypes
 import functools
 import io
-import logging
 import os
 import re
 import stat
-import warnings
 from pathlib import Path
 
 import PIL
 from PIL import Image, features
+
+from ddpm_jax.quiet import quiet_pillow
 
 # Each format with the suffixes of its files, the most memory in bytes that a pixel takes while it is decoded and
 # converted, and the feature that Pillow may lack.
@@ -66,17 +65,6 @@ _OTHERS = (
 
 class UnreadableImageError(Exception):
     """An image that cannot be used; the message is the reason, without the image's name."""
-
-
-def _silence() -> None:
-    """Keeps what Pillow and libtiff find odd in a file off the user's screen; what matters is raised all the same."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    with contextlib.suppress(AttributeError, OSError):  # a Pillow whose libtiff cannot be reached
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
-
-
-_silence()
 
 
 @functools.cache
@@ -133,7 +121,7 @@ def opened(data: bytes):
         memory.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=supported_formats()) as image:
+        with quiet_pillow(), Image.open(io.BytesIO(data), formats=supported_formats()) as image:
             _check_size(image, len(data))
             yield image
     except UnreadableImageError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ddpm_jax.data.formats import suffixes, supported_formats, why_not
-from ddpm_jax.errors import UserError, one_line
+from ddpm_jax.errors import UserError, listed
 
 # Folders that systems and devices put beside the user's own; like hidden ones, they are not the user's images.
 _OF_THE_SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
@@ -34,14 +34,13 @@ class Listing:
     def note(self) -> str:
         """What was passed over, as the end of a sentence, with the first names of each kind; empty if nothing was."""
         kinds = [
-            f"{_count(paths, 'file')} {reason} ({_first_few(paths)})" for reason, paths in self.passed_over.items()
+            f"{_count(paths, 'file')} {reason} ({listed(paths, _SHOWN)})" for reason, paths in self.passed_over.items()
         ]
         note = f"; passed over {', '.join(kinds)}" if kinds else ""
         if self.empty_folders and any("/" in path for path in self.images):
             so = "they are no classes" if len(self.empty_folders) > 1 else "it is no class"
-            note += (
-                f"; {_count(self.empty_folders, 'folder')} without images, so {so} ({_first_few(self.empty_folders)})"
-            )
+            which = listed(self.empty_folders, _SHOWN)
+            note += f"; {_count(self.empty_folders, 'folder')} without images, so {so} ({which})"
         return note
 
 
@@ -88,11 +87,6 @@ def _hidden(folder: str) -> bool:
 
 def _cannot_list(error: OSError) -> None:
     raise UserError(f"cannot list the folder {error.filename}: {error.strerror}") from error
-
-
-def _first_few(names: list[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return ", ".join(one_line(name) for name in names[:_SHOWN]) + more
 
 
 def _count(things: list[str], what: str) -> str:

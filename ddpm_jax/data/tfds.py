@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_jax.data.encoded import EncodedImages
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed, module
 from ddpm_jax.paths import as_flag, expanded
 
 _DEFAULT_LABEL = "label"
@@ -110,7 +110,7 @@ def find_builder(name, data_dir=None):
     if (file_format := builder.info.file_format.value) != "array_record":
         raise UserError(
             f"{builder.data_dir} is prepared as {file_format}, which has no random access: "
-            f"run `python -m ddpm_jax.data.prepare {shlex.quote(name)} --data_dir=DIR` with another folder"
+            f"run `{module('data.prepare')} {shlex.quote(name)} --data_dir=DIR` with another folder"
         )
     return builder
 
@@ -138,7 +138,7 @@ def did_you_mean(word, known):
     ends_in_it = [name for name in known if name.endswith(f"/{word}")]
     if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
         return f"; did you mean {' or '.join(close)}?"
-    return f"; there are {', '.join(known[:8])}, ..."
+    return f"; there are {listed(known)}"
 
 
 def _prepared_builder(name, data_dir):
@@ -147,8 +147,8 @@ def _prepared_builder(name, data_dir):
         data_dir = data_folder(data_dir)
         raise UserError(
             f"the data set {name} is not prepared in {data_dir}, which holds "
-            f"{', '.join(_prepared_names(data_dir)) or 'none'}: correct the folder, or run "
-            f"`python -m ddpm_jax.data.prepare {shlex.quote(name)} {as_flag('data_dir', data_dir)}`"
+            f"{listed(_prepared_names(data_dir)) or 'none'}: correct the folder, or run "
+            f"`{module('data.prepare')} {shlex.quote(name)} {as_flag('data_dir', data_dir)}`"
         )
     return builder
 

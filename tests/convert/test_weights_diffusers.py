@@ -161,7 +161,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"^cannot write .*out: File too large$"):
+        with pytest.raises(
+            UserError, match=r"^cannot write .*out: File too large; free the disk or choose another place$"
+        ):
             export_diffusers(Run(tmp_path / "run"), tmp_path / "a" / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -11,7 +11,7 @@ import safetensors.numpy
 from weights import GIVEN, GOLDEN
 
 from ddpm_jax.checkpoint import Checkpoints
-from ddpm_jax.convert.files import listed, new_folder, read_weights, undisturbed, without_prefix
+from ddpm_jax.convert.files import check_new, new_folder, read_weights, undisturbed, without_prefix
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import Tensor
@@ -104,11 +104,6 @@ def test_names_within_parts_that_were_compiled_are_those_of_the_network():
     assert without_prefix(some) == some
 
 
-def test_names_in_lists_are_clipped():
-    assert listed(["a" * 100, "b"]) == "a" * 77 + "..., b"
-    assert listed("abcd", most=2) == "a, b and 2 more"
-
-
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "config.json"])
 def test_what_may_not_be_read_is_not_called_damaged(name, tmp_path, monkeypatch):
     for file in ("weights.pt", "weights.safetensors", "config.json", "diffusion_pytorch_model.bin"):
@@ -154,6 +149,35 @@ def test_a_new_folder_is_whole_or_absent(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["whole"]
     with pytest.raises(UserError, match="there is something already"), new_folder(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_leads_to_the_new_folder(tmp_path, there):
+    """Whether there is an empty folder already, or nothing yet."""
+    (tmp_path / "disk").mkdir()
+    if there:
+        (tmp_path / "disk" / "run").mkdir()
+    (tmp_path / "link").symlink_to("disk/run")
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "whole").write_text("")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "run").iterdir()] == ["whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_what_a_new_folder_cannot_replace_is_refused_at_the_start(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"loop: there is something already; choose a new name$"):
+        check_new(tmp_path / "loop")
+    assert check_new(tmp_path / "empty") == tmp_path / "empty"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_mount", lambda path: path.name == "empty")
+        with pytest.raises(UserError, match=r"empty is a mount point, .*: name a folder within it$"):
+            check_new(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"^--out=\. is the current folder, "):
+        check_new(".")
 
 
 def test_the_folders_that_hold_a_new_one_vanish_with_it(tmp_path):

@@ -91,6 +91,18 @@ MISTAKES = {
     "no file": (["{tmp}/nothing.pt", "--out={tmp}/run"], "there is no file"),
     "no model": (["{tmp}/empty", "--out={tmp}/run"], "holds no diffusers model: it needs config.json"),
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
+    "run": (
+        ["{tmp}/run", "--out={tmp}/out"],
+        "run is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to write it as a",
+    ),
+    "foreign out": (
+        ["{tmp}/foreign", "--to=diffusers", "--out={tmp}/out"],
+        "foreign holds published weights and no run: leave --to=diffusers out to make a run of them",
+    ),
+    "file out": (
+        ["{tmp}/other.safetensors", "--to=diffusers", "--out={tmp}/out"],
+        "published weights and no run: leave",
+    ),
     "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "no whole file of weights"),
     "unknown": (["{tmp}/other.safetensors", "--out={tmp}/run"], "weights of no known network: its first tensors are a"),
     "heads": (["{golden}/improved_uncond.safetensors", "--out={tmp}/run", "--image_size=8", "--num_heads=5"], "divide"),
@@ -124,6 +136,8 @@ def test_mistakes_are_one_line_and_leave_nothing(mistake, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(settings))
         safetensors.numpy.save_file({"a": np.zeros(1)}, tmp_path / name / "diffusion_pytorch_model.safetensors")
+    if mistake == "run":
+        save(tmp_path / "run", tiny_config())
     before = set(tmp_path.rglob("*"))
     outcome = run(CONVERT, *(argument.format(tmp=tmp_path, golden=GOLDEN) for argument in arguments))
     if message is None:  # an empty folder is as good as a new one

@@ -71,7 +71,6 @@ def test_what_would_take_too_much_memory_is_refused_by_its_size_before_it_is_dec
         decode(data)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height", "pixels"),
     [

@@ -28,7 +28,7 @@ def test_files_that_are_passed_over_are_counted_and_named_by_kind(tmp_path):
     assert listed.passed_over["of other formats"] == ["Thumbs.db", "list.csv", "notes.txt", "png"]
     drawing = "a drawing that another program would have to make an image of"
     assert listed.note() == (
-        "; passed over 4 files of other formats (Thumbs.db, list.csv, notes.txt, ...)"
+        "; passed over 4 files of other formats (Thumbs.db, list.csv, notes.txt and 1 more)"
         f", 1 file of the format EMF, {drawing} (x.emf)"
         f", 2 files of the format EPS, {drawing} (old.ps, plan.EPS)"
         ", 1 file of the format HDF5, which holds no images of a known kind (y.h5)"
