@@ -24,6 +24,15 @@ CONFIG = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 2
 LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log__every": 2}
 
 
+# The training program, whose processes give each other up after ten seconds of silence.
+IMPATIENT = """
+import sys
+from ddpm_jax import program
+from ddpm_jax.commands.train import command
+program._HEARTBEAT_SECONDS = 10
+sys.argv[0] = "train.py"
+command()
+"""
 DEADLOCK = 1200  # seconds until two processes that wait for each other are given up; says nothing of speed
 
 
@@ -146,7 +155,7 @@ def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     """By the heartbeat that stops, and saying why."""
-    processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
+    processes = start("-c", IMPATIENT, f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
     wait_for_steps(tmp_path, processes)
     processes[1].send_signal(end)
     output = processes[0].communicate(timeout=DEADLOCK)[0]

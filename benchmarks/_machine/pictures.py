@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -32,7 +33,7 @@ def measure(job: Job) -> None:
         "cifar10",
         dtype="bfloat16",
         batch_size=8 if job.small else 128,
-        **{"data.source": "folder", "data.path": str(job.data / "train")},
+        **{"data.source": "folder", "data.path": str(_training_set(job))},
         **{"log.preview_every": 0, "checkpoint.every_minutes": 0.0, "train.num_steps": 10_000_000},
     )
     stop = threading.Timer(max(10.0, job.left() - reserve), os.kill, (os.getpid(), signal.SIGINT))
@@ -48,9 +49,19 @@ def measure(job: Job) -> None:
     _measure_run(job, run)
 
 
+def _training_set(job: Job) -> Path:
+    """The folder to train on: with small sizes the one of fewer pictures."""
+    return job.data / ("test" if job.small else "train")
+
+
+def _held_back(job: Job) -> Path:
+    """The folder that is not trained on."""
+    return job.data / ("train" if job.small else "test")
+
+
 def _draw_grid(job: Job, run: Run) -> None:
     """Writes a grid by the averaged parameters."""
-    number, steps = (16, 10) if job.small else (100, 1000)
+    number, steps = (4, 10) if job.small else (100, 1000)
     run.configure(sampler="ddim" if job.small else "ancestral")
     images = run.draw(number, num_steps=steps, batch_size=number)
     Image.fromarray(grid(images, columns=round(number**0.5))).save(job.out / "cifar10.png")
@@ -59,18 +70,18 @@ def _draw_grid(job: Job, run: Run) -> None:
 
 def _measure_run(job: Job, run: Run) -> None:
     """Adds bits/dim and loss on held-back pictures, and precision and recall on pixels."""
-    number, steps = (8, 20) if job.small else (256, 1000)
+    number, steps = (4, 10) if job.small else (256, 1000)
     run.configure(sampler="ancestral")
-    run.config.data.path = str(job.data / "test")
+    run.config.data.path = str(_held_back(job))
     run.config.data.on_device = False
     with contextlib.redirect_stdout(io.StringIO()):
         held_back = run.source()
         result = evaluate(run, ["bpd"], source=held_back, num_images=number, num_steps=steps, batch_size=number)["bpd"]
     columns = {"bits/dim": result["bits_per_dim"], "+-": result["standard_error"]}
     job.add(f"{number} held-back pictures, {steps} moves", loss=float(np.mean(result["eps_mse"])), **columns)
-    number, moves = (16, 10) if job.small else (1000, 50)
+    number, moves = (8, 5) if job.small else (1000, 50)
     run.configure(sampler="ddim")
-    run.config.data.path = str(job.data / "train")
+    run.config.data.path = str(_training_set(job))
     pictures = source(run.config)
     chosen = np.random.default_rng(0).permutation(len(pictures))[: 2 * number]
     real = np.stack([pictures[int(i)]["image"] for i in chosen]).reshape(2 * number, -1) / 255.0
