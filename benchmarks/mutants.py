@@ -193,19 +193,24 @@ class _FirstFailure:
 class Results:
     """Lines of results on disk, each with a digest of the files that it holds for.
 
-    That a mutant was killed holds for its module and the test that killed it; all else for the package and all tests.
+    That a mutant was killed holds for its module and the test that killed it; that a file of tests passes holds for the
+    package, the tests' helpers and the file; that a mutant survived holds for the package and all tests.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._all = _digest(sorted([*(ROOT / "tests").rglob("*.py"), *(ROOT / "ddpm_jax").rglob("*.py")]))
+        tests, package = sorted((ROOT / "tests").rglob("*.py")), sorted((ROOT / "ddpm_jax").rglob("*.py"))
+        helpers = [path for path in tests if not path.name.startswith("test_")]
+        self._all, self._base = _digest([*tests, *package]), _digest([*helpers, *package])
         lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         self.lines = [line for line in lines if line["of"] == self._files(line)]
 
     def _files(self, line: dict[str, Any]) -> str:
         """The digest for a line."""
-        if "mutation" not in line or line["outcome"] == "survived":
+        if line["outcome"] == "survived":
             return self._all
+        if "unchanged" in line:
+            return self._base + _digest([ROOT / line["unchanged"]])
         paths = [ROOT / line["mutation"]["file"], ROOT / line["test"].partition("::")[0]]
         return _digest([path for path in paths if path.exists()])
 

@@ -283,6 +283,13 @@ def test_progress_counts_every_move(run, chain):
     assert sum(moves) == chain.num_moves == 20
 
 
+def test_a_piece_of_the_chain_lowers_for_a_machine_that_is_not_here(run, chain):
+    """For a batch of its own; a TPU's program is another than a CPU's, in the loop of the random numbers at least."""
+    lowered = {name: chain.lower(run.params, batch_size=16, platform=name) for name in ("tpu", "cpu")}
+    assert all(program.out_info.x.shape == (16, 8, 8, 1) for program in lowered.values())
+    assert lowered["tpu"].as_text() != lowered["cpu"].as_text()
+
+
 def test_the_bar_of_a_drawing_counts_every_move_of_every_batch(run, chain, monkeypatch):
     bars = []
 
