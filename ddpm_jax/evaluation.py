@@ -23,7 +23,9 @@ from ddpm_jax.parallel import split
 
 
 class Images:
-    """The first images of a source in batches that divide over the devices, with a key each.
+    """Images of a source, evenly spaced over it, in batches that divide over the devices, with a key each.
+
+    A folder lists its classes one after the other: its first images would be of one class.
 
     Args:
       source: data source.
@@ -38,6 +40,7 @@ class Images:
     def __init__(self, source, *, num_images, batch_size, mesh):
         self.class_names = usable_names(source, getattr(source, "num_classes", 0))
         self._source, self.num_images = source, min(num_images, len(source))
+        self._indices = np.arange(self.num_images) * len(source) // max(self.num_images, 1)
         self._batch_size = math.ceil(min(batch_size, self.num_images) / mesh.size) * mesh.size
         self._mesh, key = mesh, stream(jax.random.key(0), "evaluation")
         self._keys = jax.jit(partial(image_keys, key), out_shardings=split(mesh))
@@ -55,7 +58,8 @@ class Images:
         """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, how many of the B count)."""
         for begin in range(0, self.num_images, self._batch_size):
             indices = np.arange(begin, begin + self._batch_size)
-            examples = [self._source[min(i, self.num_images - 1)] for i in indices.tolist()]
+            chosen = self._indices[np.minimum(indices, self.num_images - 1)]
+            examples = [self._source[i] for i in chosen.tolist()]
             images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
             x_0 = from_uint8(images)
             count = min(self._batch_size, self.num_images - begin)

@@ -89,7 +89,8 @@ def test_the_parts_of_the_bound_sum_up(measured):
 def test_l_t_is_that_of_the_images(measured):
     """`KL(N(sqrt(a) x_0, 1 - a), N(0, 1))`, bits per dimension, of the images themselves."""
     a = build.noise_schedule(measured.run.config).alpha_bar[-1]
-    x_0 = np.stack([measured.source[i]["image"] for i in range(NUM_IMAGES)]) / 127.5 - 1
+    chosen = [i * len(measured.source) // NUM_IMAGES for i in range(NUM_IMAGES)]  # evenly spaced
+    x_0 = np.stack([measured.source[i]["image"] for i in chosen]) / 127.5 - 1
     expected = np.mean(0.5 * (a * x_0**2 - a - np.log1p(-a))) / np.log(2)
     np.testing.assert_allclose(measured.results["bpd"]["L_T"], expected, rtol=1e-4)
 
@@ -172,6 +173,11 @@ def test_every_image_comes_once_with_its_own_key_in_any_batches():
         whole[batch_size] = seen
     assert whole[64] == whole[2]
     assert len(set(whole[2])) == 4
+
+
+def test_images_are_spread_over_a_source_that_lists_its_classes_one_after_the_other():
+    (batch,) = list(Images(Few(), num_images=2, batch_size=2, mesh=device_mesh(jax.devices()[:2])))
+    np.testing.assert_allclose(batch[0][:, 0, 0, 0], np.array([0, 20]) / 127.5 - 1, rtol=1e-6)
 
 
 def test_an_unknown_metric_is_refused_before_anything_is_measured(measured, workdir):
