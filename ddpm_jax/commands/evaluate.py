@@ -16,7 +16,9 @@ WORKDIR = flags.DEFINE(program.PathParser(), "workdir", None, "The run to measur
 METRICS = flags.DEFINE_list(
     "metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum; accuracy (classifier)."
 )
-NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "How many images of the split, evenly spaced over it.", lower_bound=1)
+NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 500, "How many images of the split, evenly spaced over it.", lower_bound=1
+)
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
 DATA_PATH = flags.DEFINE(
     program.PathParser(), "data_path", None, "Another folder or data_dir than the run was trained on."
