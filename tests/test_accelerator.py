@@ -2,13 +2,18 @@
 
 import importlib
 import json
-from pathlib import Path
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny import ROOT, run
 
-ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, ROOT / "benchmarks" / "accelerator.py"]
 
 
 @pytest.fixture
@@ -68,17 +73,68 @@ ENTRY %main (p: f32[2]) -> f32[2] {
     names = profile.operation_names(program)
     assert profile.kind_of("fusion_1", names["fusion_1"]) == "convolutions"
     assert profile.kind_of("wrapped_mul.2", names["wrapped_mul.2"]) == "optimiser and averages"
-    assert profile.kind_of("void cudnn::nchwToNhwcKernel", "") == "copies"
+    assert profile.kind_of("void cudnn::nchwToNhwcKernel", "") == "copies and transposes"
+    assert profile.kind_of("input_transpose_fusion_3", "jit(f)/ema/add") == "copies and transposes"
     assert profile.kind_of("loop_add", "jit(f)/gradient/jvp(UNet)/middle/block_0/norm_1/mul") == "norms"
     assert profile.kind_of("loop_add", "jit(f)/gradient/jvp(UNet)/middle/block_0/add") == "everything else"
 
 
 def test_a_row_is_on_the_disk_as_soon_as_it_is_known(module, tmp_path, capsys):
-    job = module("job").Job("rates", tmp_path, 10.0)
+    job = module("job").Job("rates", tmp_path, time.time() + 10, machine="here")
     job.add("product", ms=1.5)
     kept = json.loads((tmp_path / "rates.json").read_text())
     assert (kept["state"], kept["rows"]) == ("running", [{"what": "product", "ms": 1.5}])
     assert job.earlier("rates", "product", "ms") == 1.5
     assert job.earlier("rates", "copy", "ms") is None
+    assert module("job").Job("training", tmp_path, 0.0, machine="elsewhere").earlier("rates", "product", "ms") is None
     job.done()
     assert json.loads((tmp_path / "rates.json").read_text())["state"] == "done"
+
+
+def test_a_part_that_is_done_is_a_table_and_compares_with_itself(tmp_path):
+    (tmp_path / "sampling.json").write_text(json.dumps({"part": "sampling", "state": "done", "rows": [], "notes": []}))
+    arguments = [f"--out={tmp_path}", "--parts=rates", "--minutes=0.5"]
+    subprocess.run([*COMMAND, *arguments], check=True, capture_output=True, env=dict(os.environ))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["rates"]["state"] == "done"
+    assert results["rates"]["rows"][0]["what"] == "product, bfloat16"
+    assert list(results) == ["rates", "sampling"]  # what lay there already stays beside it
+    assert "| product, bfloat16 | 2,048 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_command_that_is_terminated_ends_its_part_and_keeps_what_was_measured(tmp_path):
+    process = subprocess.Popen([*COMMAND, f"--out={tmp_path}", "--parts=rates", "--minutes=5"], stdout=subprocess.PIPE)
+    file = tmp_path / "rates.json"
+    while not (file.exists() and json.loads(file.read_text())["rows"]):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode != 0
+    results = json.loads((tmp_path / "results.json").read_text())["rates"]
+    assert results["state"] == "ended: the command was"
+    assert results["rows"]
+
+
+def test_a_new_result_is_compared_row_by_row(module):
+    report = module("report")
+    old = {"rates": {"machine": "A", "rows": [{"what": "copy", "ms": 2.0}, {"what": "product", "ms": 1.0}]}}
+    new = {"rates": {"machine": "B", "rows": [{"what": "copy", "ms": 3.0}]}}
+    assert list(report.compared(new, old)) == ["new: B", "old: A", "new over old:", "  rates, copy: ms 1.500"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--parts=pictures"], "say where it is with --data=FOLDER"),
+        (["--parts=nothing"], "there is no part 'nothing'; choose from rates, training,"),
+        (["--data=."], ". has no folder 'train'"),
+        (["--against=README.md"], "README.md is no results.json of this command"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    shown = run("benchmarks/accelerator.py", f"--out={tmp_path}", *arguments)
+    assert shown.status == 1
+    assert said in shown.err
+    assert list(tmp_path.iterdir()) == []

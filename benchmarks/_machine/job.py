@@ -17,19 +17,21 @@ class Job:
     Attributes:
       part: its name; its results lie in `out/PART.json`.
       out: folder of all results.
-      seconds: how long it may take.
+      until: when its time is over, in seconds since 1970.
+      machine: the device and JAX's version.
       data: folder of pictures, `train/CLASS/*` and `test/CLASS/*`, or None.
       small: sizes for a machine without an accelerator.
     """
 
     part: str
     out: Path
-    seconds: float
+    until: float
+    machine: str = ""
     data: Path | None = None
     small: bool = False
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    begin: float = field(default_factory=time.monotonic)
+    begin: float = field(default_factory=time.time)
 
     def add(self, what: str, **columns: object) -> None:
         """Keeps a row: what was measured, and its figures by the headings of the table's columns."""
@@ -50,15 +52,20 @@ class Job:
 
     def left(self) -> float:
         """Seconds that are left of the part's time."""
-        return self.begin + self.seconds - time.monotonic()
+        return self.until - time.time()
+
+    def earlier_rows(self, part: str) -> list[Row]:
+        """The rows of a part that ran before on this machine."""
+        results = results_of(self.out, part)
+        return results["rows"] if results.get("machine") == self.machine else []
 
     def earlier(self, part: str, what: str, column: str) -> float | None:
-        """A figure of a part that ran before, or None where it is not known."""
-        rows = results_of(self.out, part).get("rows", [])
-        return next((row[column] for row in rows if row["what"] == what and column in row), None)
+        """A figure of a part that ran before on this machine, or None where it is not known."""
+        rows = self.earlier_rows(part)
+        return next((row[column] for row in rows if row["what"] == what and row.get(column)), None)
 
     def _write(self, state: str) -> None:
-        results = {"state": state, "seconds": round(time.monotonic() - self.begin, 1)}
+        results = {"machine": self.machine, "state": state, "seconds": round(time.time() - self.begin, 1)}
         write_results(self.out, self.part, {**results, "rows": self.rows, "notes": self.notes})
 
 

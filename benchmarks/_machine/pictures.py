@@ -18,35 +18,47 @@ from ddpm_jax.build import source
 from ddpm_jax.evaluation import evaluate
 from ddpm_jax.images import grid
 from ddpm_jax.metrics.precision_recall import precision_recall
-from ddpm_jax.restoring import saved_steps
 from ddpm_jax.run import Run
-from ddpm_jax.training import train
+from ddpm_jax.training import start
 
 
 def measure(job: Job) -> None:
     """Trains, draws 100 images and measures the run on held-back pictures."""
-    if job.data is None:
-        job.note("skipped: no --data")
+    reserve = 90.0 if job.small else 105.0  # for what follows the training
+    compiling = job.earlier("training", f"cifar10, bfloat16, batch {8 if job.small else 128}", "compile s") or 60.0
+    if job.left() < reserve + compiling + 30:
+        job.note(f"skipped: {job.left():.0f} s are not enough to compile, to train, to draw and to measure")
         return
-    workdir, reserve = job.out / "cifar10", 90.0 if job.small else 105.0  # for what follows the training
+    workdir = job.out / "cifar10"
     config = config_of(
         "cifar10",
         dtype="bfloat16",
-        batch_size=8 if job.small else 128,
-        **{"data.source": "folder", "data.path": str(_training_set(job))},
+        batch_size=(8 if job.small else 128) * jax.device_count(),
+        **{"data.source": "folder", "data.path": str(_training_set(job)), "log.every": 1 if job.small else 100},
         **{"log.preview_every": 0, "checkpoint.every_minutes": 0.0, "train.num_steps": 10_000_000},
     )
-    stop = threading.Timer(max(10.0, job.left() - reserve), os.kill, (os.getpid(), signal.SIGINT))
-    stop.daemon, begin = True, time.monotonic()
-    stop.start()
-    train(config, workdir)  # which takes the signal for a wish to stop, and saves
-    stop.cancel()
-    seconds, (step, *_) = time.monotonic() - begin, saved_steps(workdir / "checkpoints")
-    seen = step * config.train.batch_size
-    job.add("trained", steps=step, **{"images seen": seen, "seconds": seconds, "images/s, all told": seen / seconds})
+    outcome = start(config, workdir, watch=_Stop(job, reserve))
+    steps, seconds = int(outcome.state.step) - outcome.start_step, time.time() - job.begin
+    seen = steps * config.train.batch_size
+    job.add("trained", steps=steps, **{"images seen": seen, "seconds": seconds, "images/s, all told": seen / seconds})
     run = Run(workdir)
     _draw_grid(job, run)
     _measure_run(job, run)
+
+
+class _Stop:
+    """Stops a training when only the reserve is left: from its first line on, it takes a signal as a wish to stop."""
+
+    def __init__(self, job: Job, reserve: float) -> None:
+        self._job, self._reserve, self._timer = job, reserve, None
+
+    def __call__(self, lines: list[dict]) -> None:
+        """Sets the clock at the first line of the log."""
+        if self._timer is None:
+            seconds = max(1.0, self._job.left() - self._reserve)
+            self._timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+            self._timer.daemon = True
+            self._timer.start()
 
 
 def _training_set(job: Job) -> Path:

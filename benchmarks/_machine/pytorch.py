@@ -11,6 +11,13 @@ from _machine.job import Job
 NUM_PARAMETERS = 35_746_307  # of configs/cifar10.py, and of google/ddpm-cifar10-32
 
 
+WAYS = {  # of calling the network
+    "eager": None,
+    "compiled": {"dynamic": False},
+    "compiled, CUDA graphs": {"dynamic": False, "mode": "reduce-overhead"},
+}
+
+
 def measure(job: Job) -> None:
     """Adds a row for each way of running it, with the ratio to ours where that was measured."""
     missing = [name for name in ("torch", "diffusers") if find_spec(name) is None]
@@ -19,34 +26,36 @@ def measure(job: Job) -> None:
         return
     import torch
 
-    job.note(f"PyTorch {torch.__version__} on {_device()}")
+    if not job.small and not torch.cuda.is_available():
+        job.note(f"skipped: this PyTorch, {torch.__version__}, has no CUDA")
+        return
+    job.note(f"PyTorch {torch.__version__} on {_device()}; TF32 and cuDNN's search are on; our step is XLA's default")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX's default precision
     torch.backends.cudnn.benchmark = True
-    best = _ours(job, "bfloat16")
-    batches = [best] if job.small or best == 128 else [128, best]
-    plan = [("bfloat16", batch, way) for way in ("compiled", "eager") for batch in batches]
-    for dtype, batch, way in [*plan, ("float32", _ours(job, "float32"), "compiled")]:
-        begin = time.monotonic()
-        seconds = _seconds_of_a_step(batch, dtype, compiled=way == "compiled", job=job)
-        ours = job.earlier("training", f"cifar10, {dtype}, batch {batch}", "ms/step")
-        columns = {"theirs over ours": 1000 * seconds / ours} if ours else {}
-        job.add(
-            f"PyTorch {way}, {dtype}, batch {batch}",
-            **{"ms/step": 1000 * seconds, "images/s": batch / seconds, "ready after s": time.monotonic() - begin},
-            **columns,
-        )
-        if job.left() < time.monotonic() - begin:
+    plan = [("bfloat16", 8 if job.small else 128, way) for way in WAYS]
+    plan += [("float32", plan[0][1], way) for way in ("eager", "compiled")]
+    for dtype, batch, way in plan:
+        if way == "compiled, CUDA graphs" and job.small:
+            continue
+        begin = job.left()
+        _add(job, dtype, batch, way)
+        if job.left() < begin - job.left():
             job.note("no time was left for the others")
             return
 
 
-def _ours(job: Job, dtype: str) -> int:
-    """The batch at which our own step was fastest in a type, or that of the configuration."""
-    from _machine.job import results_of
-
-    rows = [row for row in results_of(job.out, "training").get("rows", []) if f", {dtype}," in row["what"]]
-    default = {"batch": 8 if job.small else 128}
-    return max(rows, key=lambda row: row["images/s"], default=default)["batch"]
+def _add(job: Job, dtype: str, batch: int, way: str) -> None:
+    """Adds the row of one way, or says why there is none."""
+    try:
+        seconds, ready = _seconds_of_a_step(batch, dtype, way=way, job=job)
+    except Exception as error:  # no compiler, no memory, ...
+        job.note(f"{way}, {dtype}: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}")
+        return
+    columns = {"ms/step": 1000 * seconds, "images/s": batch / seconds, "ready after s": ready}
+    ours = job.earlier("training", f"cifar10, {dtype}, batch {batch}", "ms/step")
+    if ours:
+        columns["theirs over ours"] = 1000 * seconds / ours
+    job.add(f"PyTorch {way}, {dtype}, batch {batch}", **columns)
 
 
 def _device() -> str:
@@ -55,18 +64,19 @@ def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
 
 
-def _seconds_of_a_step(batch: int, dtype: str, *, compiled: bool, job: Job) -> float:
-    """Median seconds of a train step: loss, gradient, clip, Adam and the average of the parameters."""
+def _seconds_of_a_step(batch: int, dtype: str, *, way: str, job: Job) -> tuple[float, float]:
+    """Median seconds of a train step: loss, gradient, clip, Adam and the average; and those until it is ready."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    step = _train_step(batch, dtype, device=device, compiled=compiled)
+    begin, device = time.perf_counter(), "cuda" if torch.cuda.is_available() else "cpu"
+    torch._dynamo.reset()  # else the second program of a module is made for any batch
+    step = _train_step(batch, dtype, device=device, way=way)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(1 if job.small else 5):
         step()
     wait()
-    count = 1 if job.small else max(5, 4000 // batch)
-    return statistics.median(_window(step, wait, count) for _ in range(3 if job.small else 5))
+    ready, count = time.perf_counter() - begin, 1 if job.small else 20
+    return statistics.median(_window(step, wait, count) for _ in range(3 if job.small else 5)), ready
 
 
 def _window(step: Callable[[], None], wait: Callable[[], None], count: int) -> float:
@@ -101,12 +111,12 @@ def _network(device: str) -> Any:
     return model.to(device, memory_format=torch.channels_last).train()
 
 
-def _train_step(batch: int, dtype: str, *, device: str, compiled: bool) -> Callable[[], None]:
+def _train_step(batch: int, dtype: str, *, device: str, way: str) -> Callable[[], None]:
     """A step like ours, on random images."""
     import torch
 
     model = _network(device)
-    call = torch.compile(model) if compiled else model
+    call = model if WAYS[way] is None else torch.compile(model, **WAYS[way])
     parameters = list(model.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.Adam(parameters, lr=2e-4, fused=True)

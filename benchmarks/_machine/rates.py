@@ -1,5 +1,6 @@
 """What the machine can do at most: products of large matrices, and a copy within its memory."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,9 +13,8 @@ from _machine.job import Job
 
 def measure(job: Job) -> None:
     """Adds the device, the versions, and the rates."""
-    device = jax.devices()[0]
-    versions = f"jax {jax.__version__}, Python {sys.version.split()[0]}"
-    job.note(f"{len(jax.devices())} x {device.device_kind} ({device.platform}), {versions}")
+    others = f"Python {sys.version.split()[0]}, {os.cpu_count()} CPU cores"
+    job.note(f"{others}; {len(jax.devices())} devices, of which all but the pictures takes one")
     size = 2048 if job.small else 8192
     a, b = (jax.random.normal(jax.random.key(seed), (size, size), jnp.float32) for seed in (0, 1))
     for what, dtype, precision in (

@@ -31,7 +31,7 @@ def config_of(name: str, *, dtype: str, batch_size: int, **changes: Any) -> Conf
 
 
 class Step:
-    """The compiled train step of a configuration and its state.
+    """The compiled train step of a configuration and its state, on one device.
 
     Attributes:
       compiled: `jax.stages.Compiled`.
@@ -40,7 +40,7 @@ class Step:
     """
 
     def __init__(self, config: ConfigDict, *, change: Change = lambda recipe: recipe) -> None:
-        self._config, mesh, self._model = config, device_mesh(), build.network(config)
+        self._config, mesh, self._model = config, device_mesh(jax.devices()[:1]), build.network(config)
         recipe = change(build.recipe(config, self._model, num_images=NUM_IMAGES))
         init = initial(config, self._model, recipe)
         self.state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
@@ -70,7 +70,7 @@ class Step:
         """The columns of a row about this step; `peak` is the machine's rate in TFLOP/s, where it is known."""
         size = self._config.train.batch_size
         seconds = median_seconds(self, window=0.0 if small else 0.5, windows=3 if small else 5)
-        by_hand, by_xla = self.operations(), self._lowered.cost_analysis().get("flops", 0) / size
+        by_hand, by_xla = self.operations(), (self._lowered.cost_analysis() or {}).get("flops", 0) / size
         rate = by_hand * size / seconds / 1e12
         return {
             "batch": size,
@@ -79,9 +79,9 @@ class Step:
             "TFLOP/s": rate,
             "of the product's rate": rate / peak if peak else "",
             "GFLOP/image by hand": by_hand / 1e9,
-            "by XLA": by_xla / 1e9,
+            "by XLA": by_xla / 1e9 if by_xla else "",  # which counts nothing on some devices
             "compile s": self.compile_seconds,
-            "memory GiB": self.memory() / 2**30,
+            "memory GiB": self.memory(),
             "host ms/step": 1000 * host_seconds(self, 2 if small else 10),
         }
 
@@ -93,11 +93,13 @@ class Step:
         apply = lambda params, x, index: self._model.apply({"params": params}, x, index)
         return 3.0 * operations(apply, self.state.params, image, index)
 
-    def memory(self) -> int:
-        """Bytes of the device that the compiled step takes: its inputs, its results, and what lies between."""
+    def memory(self) -> float | str:
+        """GiB that the compiled step takes: its inputs, its results, and what lies between; "" where nobody knows."""
         stats = self.compiled.memory_analysis()
+        if stats is None:
+            return ""
         held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-        return held + stats.temp_size_in_bytes
+        return (held + stats.temp_size_in_bytes) / 2**30
 
 
 def with_objective(change: Callable[[Any], Any]) -> Change:

@@ -1,6 +1,7 @@
-"""The tests that need the accelerator: those with the mark `gpu`."""
+"""The tests that need a GPU: those with the mark `gpu`."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +12,28 @@ from _machine.job import Job
 
 
 def measure(job: Job) -> None:
-    """Adds the closing line of the test runner, and the names of what failed."""
+    """Adds a row for each test as it ends, and the closing line of the test runner."""
     here = jax.default_backend()
+    if here not in ("cpu", "gpu"):
+        job.note(f"skipped: they are for a GPU, and this is a {here}")
+        return
     root = Path(__file__).parents[2]
-    files = [str(file) for file in sorted((root / "tests").rglob("test_*.py")) if "mark.gpu" in file.read_text()]
-    command = [sys.executable, "-m", "pytest", "-n0", "-q", "-m", "gpu", "-rfs", "-p", "no:cacheprovider", *files]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu" if here == "cpu" else "cuda,cpu"}
+    files = [str(file.relative_to(root)) for file in sorted((root / "tests").rglob("test_*.py"))
+             if "mark.gpu" in file.read_text()]  # fmt: skip
+    # Without pyproject's options, which need pytest-xdist.
+    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-m", "gpu", "-p", "no:cacheprovider", *files]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu" if here == "cpu" else "cuda,cpu", "PYTHONUNBUFFERED": "1"}
     environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process holds the device too
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    lines = done.stdout.strip().splitlines() or ["nothing"]
-    job.add("pytest -m gpu", result=lines[-1].strip("= "), status=done.returncode)
-    for line in lines:
-        if line.startswith(("FAILED", "ERROR", "SKIPPED", "E  ")):
-            job.note(line[:300])
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    last = "it said nothing"
+    with subprocess.Popen(command, cwd=root, env=environment, **options) as process:
+        for line in process.stdout:
+            last = line.strip("= \n") or last
+            if found := re.match(r"(?:\S*/)?(test_\S+::\S+) (PASSED|FAILED|SKIPPED|ERROR)", line):
+                job.add(found[1], result=found[2].lower())
+            elif line.startswith("E  "):
+                job.note(line.strip()[:300])
+    if process.returncode not in (0, 1):
+        raise RuntimeError(f"pytest ended with status {process.returncode}: {last}")
+    job.add("pytest -m gpu", result=last)
