@@ -32,11 +32,11 @@ from ddpm_jax import program
 from ddpm_jax.errors import UserError
 
 # The share of the time for each part, over those of the parts after it; what one leaves goes to all of them.
-SHARES = {"rates": 3, "training": 40, "pytorch": 24, "sampling": 18, "profile": 20, "suite": 12}
+SHARES = {"rates": 6, "training": 40, "pytorch": 24, "sampling": 18, "profile": 20, "suite": 12}
 LAST_SHARES = {True: {"pictures": 45, "variants": 4}, False: {"variants": 20}}  # with and without --data
 SHARE_MEMORY = ("pytorch", "suite")  # which leave the device's memory to another program than JAX in their process
 GRACE = 5  # seconds past its time after which a part is ended
-SHORTEST = 10  # seconds that a part needs to begin at all
+SHORTEST = 6  # seconds that a part needs to begin at all
 
 OUT = flags.DEFINE(program.PathParser(), "out", None, "Folder for the results; made if absent.", required=True)
 DATA = flags.DEFINE(program.PathParser(), "data", None, "Folder of CIFAR-10 as JPEG: train/CLASS/* and test/CLASS/*.")

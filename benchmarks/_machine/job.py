@@ -33,6 +33,11 @@ class Job:
     notes: list[str] = field(default_factory=list)
     begin: float = field(default_factory=time.time)
 
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """The types of computation, the one that the machine is for first."""
+        return ("float32", "bfloat16") if self.small else ("bfloat16", "float32")
+
     def add(self, what: str, **columns: object) -> None:
         """Keeps a row: what was measured, and its figures by the headings of the table's columns."""
         self.rows.append({"what": what, **columns})

@@ -32,11 +32,10 @@ def measure(job: Job) -> None:
     job.note(f"PyTorch {torch.__version__} on {_device()}; TF32 and cuDNN's search are on; our step is XLA's default")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as JAX's default precision
     torch.backends.cudnn.benchmark = True
-    plan = [("bfloat16", 8 if job.small else 128, way) for way in WAYS]
-    plan += [("float32", plan[0][1], way) for way in ("eager", "compiled")]
-    for dtype, batch, way in plan:
-        if way == "compiled, CUDA graphs" and job.small:
-            continue
+    batch, (first, second) = 8 if job.small else 128, job.dtypes
+    plan = [(first, way) for way in WAYS if way != "compiled, CUDA graphs" or not job.small]
+    plan += [(second, way) for way in ("eager", "compiled")]
+    for dtype, way in plan:
         begin = job.left()
         _add(job, dtype, batch, way)
         if job.left() < begin - job.left():

@@ -16,8 +16,8 @@ from ddpm_jax.run import chain_of
 
 
 def measure(job: Job) -> None:
-    """Adds the rows in bfloat16, and in float32 where there is time."""
-    for dtype in ("bfloat16", "float32"):
+    """Adds the rows in one type, and in the other where there is time."""
+    for dtype in job.dtypes:
         begin = time.time()
         _measure(job, dtype)
         if job.left() < time.time() - begin:
