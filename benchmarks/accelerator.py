@@ -107,12 +107,14 @@ def _chosen() -> dict[str, int]:
     shares = SHARES | LAST_SHARES[bool(DATA.value)]
     for split in ("train", "test") if DATA.value else ():
         if not (Path(DATA.value) / split).is_dir():
-            raise UserError(f"{DATA.value} has no folder {split!r}: it should hold train/CLASS/* and test/CLASS/*")
+            raise UserError(
+                f"{DATA.value} does not contain the folder {split!r}: it needs train/CLASS/* and test/CLASS/*"
+            )
     for part in PARTS.value or ():
         if part == "pictures" and not DATA.value:
             raise UserError("the part 'pictures' trains on CIFAR-10: say where it is with --data=FOLDER")
         if part not in shares:
-            raise UserError(f"there is no part {part!r}; choose from {', '.join(shares)}")
+            raise UserError(f"{part!r} is not a part; choose from {', '.join(shares)}")
     return {part: shares[part] for part in PARTS.value or shares}
 
 

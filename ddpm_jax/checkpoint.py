@@ -182,7 +182,7 @@ def _warn(error: Exception) -> None:
 def _kept(folder: Path) -> str:
     """What there is to resume from, in words."""
     steps = saved_steps(folder)
-    return f"the last good checkpoint is step {steps[0]}" if steps else "there is no earlier checkpoint"
+    return f"the last good checkpoint is step {steps[0]}" if steps else "no earlier checkpoint exists"
 
 
 def _lock(folder, held):

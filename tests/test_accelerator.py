@@ -127,9 +127,9 @@ def test_a_new_result_is_compared_row_by_row(module):
     ("arguments", "said"),
     [
         (["--parts=pictures"], "say where it is with --data=FOLDER"),
-        (["--parts=nothing"], "there is no part 'nothing'; choose from rates, training,"),
-        (["--data=."], ". has no folder 'train'"),
-        (["--against=README.md"], "README.md is no results.json of this command"),
+        (["--parts=nothing"], "'nothing' is not a part; choose from rates, training,"),
+        (["--data=."], ". does not contain the folder 'train'"),
+        (["--against=README.md"], "README.md is not a results.json of this command"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_in_a_line(arguments, said, tmp_path, monkeypatch):

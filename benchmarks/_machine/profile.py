@@ -50,7 +50,7 @@ def measure(job: Job) -> None:
     of_each = [{"operation": name, "us": us, "path": names.get(name, "")} for name, us in own.most_common()]
     (job.out / "operations.json").write_text(json.dumps({"steps": count, "span us": span, "operations": of_each}))
     if not total:
-        job.note("the trace holds no operation of the device")
+        job.note("the trace does not contain any operation of the device")
         return
     idle = max(0.0, 1 - busy / span)
     for kind, microseconds in by_kind.most_common():
@@ -98,7 +98,7 @@ def operation_names(program: str) -> dict[str, str]:
 
 
 def device_times(events: Iterable[dict]) -> tuple[float, Counter, float]:
-    """What a trace says of a device, in microseconds.
+    """Adds up a profiler trace of one device, in microseconds.
 
     Returns:
       The time in which anything ran, the time of each operation without those inside it, and the time from the first

@@ -24,7 +24,7 @@ def read(file: Path) -> Results:
     """The results of a run.
 
     Raises:
-      UserError: the file is no results.json.
+      UserError: the file was not written by this command.
     """
     try:
         results = json.loads(file.read_text())
@@ -32,7 +32,7 @@ def read(file: Path) -> Results:
             return results
         raise ValueError("its parts have no rows")
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise UserError(f"{file} is no results.json of this command ({error})") from error
+        raise UserError(f"{file} is not a results.json of this command ({error})") from error
 
 
 def section(part: str, results: dict) -> Iterator[str]:

@@ -42,7 +42,7 @@ def read_weights(path: Path) -> dict | list:
             ) from error
         except Exception as error:  # whatever a broken file comes to
             raise UserError(
-                f"{path} is no whole file of weights ({shortened(first_line(error), 120)}); fetch it again"
+                f"{path} is not a complete file of weights ({shortened(first_line(error), 120)}); fetch it again"
             ) from error
 
 

@@ -69,7 +69,7 @@ def test_a_hostile_header_is_one_line(fault, tmp_path):
     path = safetensors_file(tmp_path / "weights.safetensors", header, numbers, length=length)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"no whole file of weights \(.+\); fetch it again$") as caught:
+        with pytest.raises(UserError, match=r"not a complete file of weights \(.+\); fetch it again$") as caught:
             read_weights(path)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:

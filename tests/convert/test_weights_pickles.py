@@ -16,7 +16,7 @@ from ddpm_jax.convert.files import is_state_dict, read_weights
 from ddpm_jax.convert.incoming import understood
 from ddpm_jax.errors import UserError
 
-BROKEN = r"no whole file of weights \([^\n]+\); fetch it again$"
+BROKEN = r"not a complete file of weights \([^\n]+\); fetch it again$"
 
 
 @pytest.fixture(params=[archive, before_1_6], ids=["torch 1.6", "before"])
@@ -152,7 +152,7 @@ def test_memory_is_bounded_by_what_is_in_the_file(bomb, tmp_path):
 
 def test_a_pickle_of_endless_instructions_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("ddpm_jax.convert.pickles._MOST", 1000)
-    with pytest.raises(UserError, match=r"no whole file of weights \(more than 1,000 instructions\)"):
+    with pytest.raises(UserError, match=r"not a complete file of weights \(more than 1,000 instructions\)"):
         read_weights(archive(tmp_path / "weights.pt", program(1000 * b"]")))
 
 
@@ -221,7 +221,7 @@ def test_a_flipped_bit_of_the_numbers_is_seen(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(np.arange(1, 5, dtype="<f4").tobytes())] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"no whole file of weights \(Bad CRC-32"):
+    with pytest.raises(UserError, match=r"not a complete file of weights \(Bad CRC-32"):
         read_weights(path)
 
 

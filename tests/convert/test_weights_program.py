@@ -103,7 +103,7 @@ MISTAKES = {
         ["{tmp}/other.safetensors", "--to=diffusers", "--out={tmp}/out"],
         "published weights and no run: leave",
     ),
-    "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "no whole file of weights"),
+    "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "not a complete file of weights"),
     "unknown": (["{tmp}/other.safetensors", "--out={tmp}/run"], "weights of no known network: its first tensors are a"),
     "heads": (["{golden}/improved_uncond.safetensors", "--out={tmp}/run", "--image_size=8", "--num_heads=5"], "divide"),
     "timesteps": (
