@@ -90,7 +90,10 @@ class Checkpoints:
           UserError: this save or the one before could not be written (a full disk, say).
         """
         record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # which alone writes it
-        items = {"state": ocp.args.StandardSave(state), "config": ocp.args.JsonSave(integrity.to_json(record))}
+        items = {
+            "state": ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
+            "config": ocp.args.JsonSave(integrity.to_json(record)),
+        }
         self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
 
     def wait(self):
@@ -165,6 +168,15 @@ class _LatestRegular:
         """Whether each is preserved, of checkpoints from the oldest to the newest."""
         regular = [checkpoint.step for checkpoint in checkpoints if checkpoint.step % self.every == 0]
         return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
+
+
+def _one_copy(leaf: jax.Array) -> jax.Array:
+    """The copy on one device of what every device of a single process holds whole; all else as it is.
+
+    Orbax would cut such a leaf into one piece per device, by a program that is compiled for each shape.
+    """
+    alone = jax.process_count() == 1 and leaf.is_fully_replicated
+    return leaf.addressable_data(0) if alone else leaf
 
 
 def _forget(earlier: BaseException | None, error: Exception) -> None:

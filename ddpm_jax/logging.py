@@ -14,10 +14,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import image as image_summary
 from tqdm import tqdm
 
 from ddpm_jax.errors import writing
@@ -25,6 +21,13 @@ from ddpm_jax.images import save_png
 from ddpm_jax.parallel import by_first, is_first
 from ddpm_jax.paths import local_path
 from ddpm_jax.progress import on_terminal, progress_bar
+from ddpm_jax.quiet import unless_loaded
+
+with unless_loaded("torch"):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import image as image_summary
 
 
 class DivergedError(Exception):

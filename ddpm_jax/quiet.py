@@ -15,11 +15,13 @@ import importlib.util
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import absl.logging
 
@@ -67,13 +69,25 @@ def _orbax_folder() -> str:
 
 
 class _PatientEventLoop(asyncio.SelectorEventLoop):
-    """An event loop that ends what is under way before it closes."""
+    """An event loop that ends what is under way before it closes, and ignores what ends later still."""
 
     def close(self) -> None:
         """Waits for the tasks that are left; what they raise is of no interest any more."""
         if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
             self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         super().close()
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, **options: Any) -> asyncio.Handle:
+        """Drops the callback of a loop that is closed: of a write whose task was cancelled nobody waits for the end.
+
+        TensorStore calls this from threads of its own, where an exception could only be printed.
+        """
+        try:
+            return super().call_soon_threadsafe(callback, *args, **options)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self)
 
 
 class _OrbaxAsyncio(ModuleType):
@@ -88,6 +102,22 @@ class _OrbaxAsyncio(ModuleType):
     def __getattr__(self, name: str) -> object:
         """All else is asyncio's."""
         return getattr(asyncio, name)
+
+
+@contextlib.contextmanager
+def unless_loaded(package: str) -> Iterator[None]:
+    """Has the imports inside find a package only if it is loaded already.
+
+    tensorboardX loads torch wherever it is installed, for seconds, to name its tensors in the types of arguments.
+    """
+    hidden = package not in sys.modules
+    if hidden:
+        sys.modules[package] = None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[package]
 
 
 @contextlib.contextmanager

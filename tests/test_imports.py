@@ -58,13 +58,20 @@ def test_the_mathematics_needs_nothing_but_jax(file):
     assert roots <= {"ddpm_jax", "jax", "numpy", "chex", *sys.stdlib_module_names}
 
 
-def test_importing_the_package_loads_no_heavy_one():
-    modules = ["ddpm_jax", *(f"ddpm_jax.{module}" for module in MATHEMATICS)]
+@pytest.mark.parametrize(
+    ("modules", "light_of"),
+    [
+        (["ddpm_jax", *(f"ddpm_jax.{module}" for module in MATHEMATICS)], HEAVY),
+        (["ddpm_jax.training", "ddpm_jax.sampling", "ddpm_jax.evaluation"], HEAVY - {"orbax", "matplotlib"}),
+    ],
+    ids=["mathematics", "programs"],
+)
+def test_importing_loads_no_heavy_package(modules, light_of):
     program = f"""
 import importlib, sys
 for module in {modules}:
     importlib.import_module(module)
-print(*{HEAVY} & sys.modules.keys())
+print(*{light_of} & sys.modules.keys())
 """
     run = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -76,6 +76,18 @@ def test_what_orbax_has_under_way_ends_before_its_loop_and_other_loops_are_as_th
     assert ended == [True]
 
 
+def test_what_ends_after_orbax_has_closed_its_loop_is_dropped(tmp_path):
+    """A write whose task was cancelled tells the loop of its end, from another thread and at any time."""
+    with Checkpoints(tmp_path):
+        loop = asyncio_utils.asyncio.new_event_loop()
+    loop.close()
+    loop.call_soon_threadsafe(pytest.fail, "called")
+    other = asyncio.new_event_loop()
+    other.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        other.call_soon_threadsafe(pytest.fail, "called")
+
+
 def warned(*modules):
     """Which of some modules' warnings are shown."""
     with warnings.catch_warnings(record=True) as caught:
