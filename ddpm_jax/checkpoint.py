@@ -170,13 +170,14 @@ class _LatestRegular:
         return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
 
 
-def _one_copy(leaf: jax.Array) -> jax.Array:
+def _one_copy(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """The copy on one device of what every device of a single process holds whole; all else as it is.
 
     Orbax would cut such a leaf into one piece per device, by a program that is compiled for each shape.
     """
-    alone = jax.process_count() == 1 and leaf.is_fully_replicated
-    return leaf.addressable_data(0) if alone else leaf
+    if isinstance(leaf, np.ndarray) or jax.process_count() > 1 or not leaf.is_fully_replicated:
+        return leaf
+    return leaf.addressable_data(0)
 
 
 def _forget(earlier: BaseException | None, error: Exception) -> None:
