@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
+from orbax.checkpoint._src.metadata import array_metadata_store
 
 from ddpm_jax import integrity
 from ddpm_jax.config import to_json
@@ -61,7 +62,7 @@ class Checkpoints:
         )
         try:
             _lock(self.folder, self._held)  # before what others are writing is cleared away as left over
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
         except OSError as error:
             raise UserError(
                 f"cannot write to {workdir}: {error.strerror or error}; choose another --workdir"
@@ -91,7 +92,7 @@ class Checkpoints:
         """
         record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # which alone writes it
         items = {
-            "state": ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
+            "state": ocp.args.PyTreeSave(state),
             "config": ocp.args.JsonSave(integrity.to_json(record)),
         }
         self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
@@ -133,7 +134,8 @@ class Checkpoints:
         path = self.folder / str(step)
         record = stored_record(path)
         check_fits(target, record, path)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        items = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, restore_args=restore_args))
         restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
         integrity.check(restored, record.digests)
         if int(restored.step) != step:
@@ -170,14 +172,20 @@ class _LatestRegular:
         return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
 
 
-def _one_copy(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """The copy on one device of what every device of a single process holds whole; all else as it is.
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """What writes and reads a checkpoint's two items; every part of an array is written once, by one device.
 
-    Orbax would cut such a leaf into one piece per device, by a program that is compiled for each shape.
+    Orbax's default cuts what several devices hold into a piece for each, by a program that is compiled for each shape.
     """
-    if isinstance(leaf, np.ndarray) or jax.process_count() > 1 or not leaf.is_fully_replicated:
-        return leaf
-    return leaf.addressable_data(0)
+    arrays = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=False,
+        array_metadata_store=array_metadata_store.Store(),  # of the root key's implementation
+    )
+    types = ocp.type_handlers
+    of_type = types.create_type_handler_registry(
+        *((kind, arrays if kind is jax.Array else types.get_type_handler(kind)) for kind in types.supported_types())
+    )
+    return {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=of_type), "config": ocp.JsonCheckpointHandler()}
 
 
 def _forget(earlier: BaseException | None, error: Exception) -> None:

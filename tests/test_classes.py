@@ -167,6 +167,7 @@ def test_names_in_another_unicode_form_are_the_same():
     assert isinstance(matched(Source(), ("dog", "caf\u00e9")), Relabelled)
 
 
+@pytest.mark.slow
 def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
     """The data is copied, renamed, ordered otherwise and exchanged."""
     train, moved = folder(tmp_path / "train", "cat", "dog"), folder(tmp_path / "moved", "cat", "dog")
@@ -214,6 +215,7 @@ def test_a_run_without_names_takes_those_of_the_data_if_their_number_fits(tmp_pa
         training.train(of_folder(three, train__num_steps=2), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_an_unconditional_run_minds_no_classes(tmp_path):
     config = {"labels__num_classes": 0, "train__num_steps": 1}
     training.train(of_folder(folder(tmp_path / "a", "cat", "dog"), **config), tmp_path / "run")

@@ -38,6 +38,7 @@ def test_the_data_set_is_whole_on_each_device_and_the_indices_are_cut():
     assert index.addressable_shards[0].data.shape == (16 // len(jax.devices()),)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_run_may_change_between_the_two(tmp_path):
     """Of the same images two programs, which round differently."""

@@ -105,6 +105,7 @@ def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
     np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
     drawn = {"num_images": 10, "seed": 0, "num_steps": 5}
     options = [f"--{name}={value}" for name, value in drawn.items()]

@@ -366,6 +366,7 @@ def test_a_digest_tells_networks_apart_by_their_numbers_and_settings(trained, tm
     assert off.digest() != Run(trained).digest()
 
 
+@pytest.mark.slow
 def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
     """Given relative and absolute; the classifier and the denoiser name the same images by other paths."""
     for i in range(8):

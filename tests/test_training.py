@@ -220,6 +220,7 @@ def one_step(config, count, *, step=0):
     return state, *step(state, global_batch(mesh, batch))
 
 
+@pytest.mark.slow
 def test_devices_and_accumulation_change_nothing_but_rounding():
     """Of the gradient, which Adam's first moments remember: its own step is the gradient's sign."""
     config = {"data__random_flip": True, "train__batch_size": 16, "optim__warmup_steps": 0}
@@ -234,6 +235,7 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
             np.testing.assert_allclose(other_leaf, leaf, rtol=1e-4, atol=1e-5 * np.max(np.abs(leaf)))
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     """Twenty steps by the checkpoints of three meshes, one of them cut: the losses are those of one mesh."""
     settings = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 100}
@@ -246,6 +248,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     np.testing.assert_allclose(losses(tmp_path / "moved"), losses(tmp_path / "eight"), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_cut_state_takes_its_share_of_the_bytes(tmp_path):
     """Of every leaf but those that have no axis of four; and the run is one, on disk too."""
     config = tiny_config(mesh__fsdp=4, train__num_steps=2, checkpoint__every=1)
@@ -263,6 +266,7 @@ def test_devices_that_do_not_divide_are_a_users_mistake(tmp_path):
         training.train(tiny_config(mesh__fsdp=3), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_state_is_donated_and_a_step_repeats():
     config = tiny_config(**BUSY)
     before, after, metrics = one_step(config, 8, step=5)
@@ -298,6 +302,7 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
     def start():
         config = tiny_config(train__num_steps=2, checkpoint__every=1)

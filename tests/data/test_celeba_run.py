@@ -28,6 +28,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_celeba_trains_resumes_draws_and_measures(prepared, tmp_path):
     train = [*SMALL, f"--config.data.path={prepared}", f"--workdir={tmp_path}/run"]
