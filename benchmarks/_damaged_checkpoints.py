@@ -14,14 +14,14 @@ from _corrupt import BYTES, Rng
 from _pool import Outcome, outcome_of
 from ml_collections import ConfigDict
 
-from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax import factory
 from ddpm_jax.config import experiment, from_json, to_json
-from ddpm_jax.parallel import device_mesh, replicated
-from ddpm_jax.restoring import stored_config
-from ddpm_jax.run import Run
-from ddpm_jax.state import TrainState
-from ddpm_jax.training import initial, state_shapes
+from ddpm_jax.jobs.train import initial, state_shapes
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.devices import device_mesh, replicated
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.restoring import stored_config
+from ddpm_jax.training.state import TrainState
 
 RIGHT, BEFORE, WRONG = "right values", "the one before", "WRONG VALUES"
 SIZES = {
@@ -72,8 +72,8 @@ def _saved(workdir: Path, settings: dict[str, Any]) -> Saved:
 
 def _init(config: ConfigDict) -> Callable[[jax.Array], TrainState]:
     """A function from a key to the run's state at step 0."""
-    model = build.network(config)
-    return initial(config, model, build.recipe(config, model, num_images=1))
+    model = factory.network(config)
+    return initial(config, model, factory.recipe(config, model, num_images=1))
 
 
 def _random(init: Callable[[jax.Array], TrainState], step: int) -> TrainState:

@@ -20,7 +20,7 @@ import safetensors.numpy
 from _corrupt import Rng, corrupted, corrupted_json
 from _pool import Outcome, outcome_of
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.convert.families import DIFFUSERS, OPENAI
 from ddpm_jax.convert.incoming import configured, converted, understood
@@ -48,8 +48,8 @@ def seeds() -> dict[str, object]:
     config = experiment("base")
     with config.unlocked():
         config.update_from_flattened_dict(small)
-    model = build.network(config)
-    shapes, rng = jax.eval_shape(build.initial_params(config, model), jax.random.key(0)), np.random.default_rng(0)
+    model = factory.network(config)
+    shapes, rng = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0)), np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     named = lambda family: state_dict(params, tensors(family, shapes, heads=model.arch.heads))
     return {

@@ -28,7 +28,7 @@ from _machine import environment, report
 from _machine.job import Job, results_of, write_results
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 
 # The share of the time for each part, over those of the parts after it; what one leaves goes to all of them.
@@ -38,11 +38,11 @@ SHARE_MEMORY = ("pytorch", "suite")  # which leave the device's memory to anothe
 GRACE = 5  # seconds past its time after which a part is ended
 SHORTEST = 6  # seconds that a part needs to begin at all
 
-OUT = flags.DEFINE(program.PathParser(), "out", None, "Folder for the results; made if absent.", required=True)
-DATA = flags.DEFINE(program.PathParser(), "data", None, "Folder of CIFAR-10 as JPEG: train/CLASS/* and test/CLASS/*.")
+OUT = flags.DEFINE(cli.PathParser(), "out", None, "Folder for the results; made if absent.", required=True)
+DATA = flags.DEFINE(cli.PathParser(), "data", None, "Folder of CIFAR-10 as JPEG: train/CLASS/* and test/CLASS/*.")
 MINUTES = flags.DEFINE_float("minutes", 8.0, "Time for all parts.", lower_bound=0.5)
 PARTS = flags.DEFINE_list("parts", None, "Which parts, in this order (default: all).")
-AGAINST = flags.DEFINE(program.PathParser(), "against", None, "results.json of another run, to compare with.")
+AGAINST = flags.DEFINE(cli.PathParser(), "against", None, "results.json of another run, to compare with.")
 PART = flags.DEFINE_string(environment.FLAG, None, "Runs this part alone, in this process; for the command itself.")
 UNTIL = flags.DEFINE_float("until", None, "When its time is over, in seconds since 1970.")
 
@@ -168,4 +168,4 @@ def _compiled_programs() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

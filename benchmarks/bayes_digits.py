@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ddpm_jax import bayes, program
+from ddpm_jax.commands import cli
 from ddpm_jax.data.digits import Digits
-from ddpm_jax.images import from_uint8
+from ddpm_jax.diffusion import bayes
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.images import from_uint8
 
 POINT = flags.DEFINE_list("point_workdir", "runs/digits_classifier", "Of the point estimate: runs, between commas.")
 BAYES = flags.DEFINE_list("bayes_workdir", "runs/digits_classifier_bayes", "Of the posterior: runs, between commas.")
@@ -76,4 +77,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
 
 SIZE = flags.DEFINE_integer("image_size", 256, "Side of the images of the forward pass.", lower_bound=32)
 SETTINGS = {
@@ -90,4 +90,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -12,9 +12,9 @@ import numpy as np
 from _digits_features import NUM, quality, real, reference
 from absl import flags
 
-from ddpm_jax import program
-from ddpm_jax.chain import draw
-from ddpm_jax.run import Run
+from ddpm_jax.commands import cli
+from ddpm_jax.runs.chain import draw
+from ddpm_jax.runs.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
@@ -38,4 +38,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -15,10 +15,10 @@ from absl import flags
 from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
-from ddpm_jax import program
-from ddpm_jax.chain import draw
+from ddpm_jax.commands import cli
 from ddpm_jax.data.digits import Digits
-from ddpm_jax.run import Run
+from ddpm_jax.runs.chain import draw
+from ddpm_jax.runs.run import Run
 
 FREE = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "Of the conditional model.")
 PLAIN = flags.DEFINE_string("workdir", "runs/digits", "Of the unconditional model.")
@@ -86,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -21,11 +21,12 @@ from absl import flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from ddpm_jax import build, program
+from ddpm_jax import factory
+from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
 from ddpm_jax.data.pipeline import batches
-from ddpm_jax.parallel import device_mesh, global_batch, sharded
-from ddpm_jax.training import compiled_step, initial, state_shapes
+from ddpm_jax.jobs.train import compiled_step, initial, state_shapes
+from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 
 WORKERS = flags.DEFINE_list("workers", "0,1,2", "Worker processes to try.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a batch, where they are only read.", lower_bound=1)
@@ -63,7 +64,7 @@ def read(config, source):
 
 def images_per_second(config):
     """As fast as batches come."""
-    with read(config, build.source(config)) as stream:
+    with read(config, factory.source(config)) as stream:
         list(itertools.islice(stream, 8))  # workers have started, buffers are full
         begin, count = time.perf_counter(), 0
         while time.perf_counter() - begin < SECONDS.value:
@@ -74,8 +75,8 @@ def images_per_second(config):
 
 def waiting(config, mesh):
     """Seconds of a train step, and the share of it that passes before the host has its batch."""
-    source, model = build.source(config), build.network(config)
-    recipe = build.recipe(config, model, num_images=len(source))
+    source, model = factory.source(config), factory.network(config)
+    recipe = factory.recipe(config, model, num_images=len(source))
     init = initial(config, model, recipe)
     shapes = state_shapes(init)
     state = jax.jit(init, out_shardings=sharded(mesh, shapes))(jax.random.key(0))
@@ -109,4 +110,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

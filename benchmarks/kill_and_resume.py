@@ -21,12 +21,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from ddpm_jax import build, logging, program
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax import factory
+from ddpm_jax.commands import cli
 from ddpm_jax.config import from_json
-from ddpm_jax.parallel import device_mesh, replicated
-from ddpm_jax.restoring import stored_config
-from ddpm_jax.training import initial, state_shapes
+from ddpm_jax.jobs.train import initial, state_shapes
+from ddpm_jax.runtime.devices import device_mesh, replicated
+from ddpm_jax.training import log
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.restoring import stored_config
 
 KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
@@ -72,13 +74,13 @@ def finish(process):
 def record(workdir):
     """Everything that has to be equal: the state's arrays and the log without its speeds."""
     config = from_json(stored_config(workdir))
-    model = build.network(config)
-    init = initial(config, model, build.recipe(config, model, num_images=1))
+    model = factory.network(config)
+    init = initial(config, model, factory.recipe(config, model, num_images=1))
     whole = replicated(device_mesh())
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_shapes(init))
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(target)
-    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read_log(workdir)]
+    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
 
 
 def same(left, right):
@@ -118,4 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

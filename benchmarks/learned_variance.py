@@ -8,9 +8,9 @@ import numpy as np
 from _digits_features import NUM, quality
 from absl import flags
 
-from ddpm_jax import program
-from ddpm_jax.chain import draw
-from ddpm_jax.run import Run
+from ddpm_jax.commands import cli
+from ddpm_jax.runs.chain import draw
+from ddpm_jax.runs.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "A run with a learned variance.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "Moves of the chain.")
@@ -29,4 +29,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

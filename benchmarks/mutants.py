@@ -3,9 +3,10 @@
   python benchmarks/mutants.py
   python benchmarks/mutants.py --seed=1 --count=100 --workers=2
 
-The mutations are those of `_mutations.py`, of every module of the mathematics and of `arrays.py`, `state.py`,
-`chain.py` and `step.py`, each equally likely. In a copy of the repository, the tests that import the changed module, or
-a module that imports it, run file by file, the most specific first, until one fails; one that runs far longer than on
+The mutations are those of `_mutations.py`, of every module of the mathematics and of `training/state.py`,
+`training/step.py` and `runs/chain.py`, each equally likely. In a copy of the repository, the tests that import the
+changed module, or a module that imports it, run file by file, the most specific first, until one fails; one that runs
+far longer than on
 the unchanged module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every
 result is a line of `--results`: the same command resumes, and tries again what survived if anything has changed since.
 """
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 from _mutations import Mutation, drawn
 
 ROOT = Path(__file__).parents[1]
-OTHERS = ("arrays", "state", "chain", "step")  # beside the rows of the mathematics
+OTHERS = ("training/state", "runs/chain", "training/step")  # beside the mathematics
 WARM = (
     "jax",
     "flax.linen",
@@ -62,11 +63,8 @@ Job = Generator[tuple[str, float], Verdict, dict[str, Any]]
 
 
 def mutated_files() -> list[str]:
-    """The mathematics, from the forward process to its uses in the table of docs/architecture.md, and `OTHERS`."""
-    rows = re.findall(r"^\| [a-z ]+ \| (`[^|]+) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    modules = [*re.findall(r"`(\w+)/?`", " ".join(rows[1:4])), *OTHERS]
-    files = [path for m in modules for path in (ROOT / "ddpm_jax").glob(f"{m}.py")]
-    files += [path for m in modules for path in (ROOT / "ddpm_jax" / m).rglob("*.py")]
+    """The mathematics, and `OTHERS`."""
+    files = sorted((ROOT / "ddpm_jax" / "diffusion").rglob("*.py")) + [ROOT / f"ddpm_jax/{name}.py" for name in OTHERS]
     return [str(path.relative_to(ROOT)) for path in files]
 
 

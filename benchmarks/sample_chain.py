@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ddpm_jax import build, program
+from ddpm_jax import factory
+from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
-from ddpm_jax.parallel import device_mesh, replicated, split
-from ddpm_jax.run import chain_of
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
 CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "Name in configs/.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images.", lower_bound=1)
@@ -36,8 +37,8 @@ def timed(function):
 def main():
     """Prints a line for each pair and the median ratio."""
     config = experiment(CONFIG_NAME.value)
-    mesh, model = device_mesh(), build.network(config)
-    params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
+    mesh, model = device_mesh(), factory.network(config)
+    params = jax.jit(factory.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
     chain = chain_of(config, model, num_steps=NUM_STEPS.value, mesh=mesh)
     key, indices = jax.random.key(0), np.arange(BATCH_SIZE.value)
     forward = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
@@ -63,4 +64,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

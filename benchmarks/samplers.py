@@ -13,9 +13,9 @@ import numpy as np
 from _digits_features import NUM, quality
 from absl import flags
 
-from ddpm_jax import program
-from ddpm_jax.chain import draw
-from ddpm_jax.run import Run
+from ddpm_jax.commands import cli
+from ddpm_jax.runs.chain import draw
+from ddpm_jax.runs.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
 STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")
@@ -57,4 +57,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

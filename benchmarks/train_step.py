@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from ddpm_jax import build, program
+from ddpm_jax import factory
+from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
-from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.training import compiled_step, initial
+from ddpm_jax.jobs.train import compiled_step, initial
+from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
 
 CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "Names of configs/ to time.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images a step (0: the configuration's).", lower_bound=0)
@@ -48,8 +49,8 @@ def measure(name):
     config = experiment(name)
     config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
     config.model.dtype = DTYPE.value or config.model.dtype
-    mesh, model = device_mesh(), build.network(config)
-    recipe = build.recipe(config, model, num_images=1297)
+    mesh, model = device_mesh(), factory.network(config)
+    recipe = factory.recipe(config, model, num_images=1297)
     init = initial(config, model, recipe)
     state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
     train_step = compiled_step(recipe, mesh, state)
@@ -86,4 +87,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -13,7 +13,8 @@ import numpy as np
 from absl import flags
 
 import ddpm_jax as dj
-from ddpm_jax import plots, program
+from ddpm_jax.commands import cli
+from ddpm_jax.evaluation import plots
 
 OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.")
 
@@ -21,7 +22,7 @@ OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.
 def main():
     """Writes the plot."""
     schedule = dj.linear(1000)
-    mixture = dj.oracles.GaussianMixture([0.5, 0.2, 0.3], [[-1.2], [0.0], [0.9]], [[[0.02]], [[0.01]], [[0.04]]])
+    mixture = dj.analytic.GaussianMixture([0.5, 0.2, 0.3], [[-1.2], [0.0], [0.9]], [[[0.02]], [[0.01]], [[0.04]]])
     x_T = jnp.repeat(jnp.array([[-1.4], [0.3], [1.6]]), 4, axis=0)
     keys, transitions = dj.image_keys(jax.random.key(0), np.arange(len(x_T))), schedule.transitions()
     figure, axes = plots.panels(2, width=4.6)
@@ -36,4 +37,4 @@ def main():
 
 
 if __name__ == "__main__":
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)

@@ -1,9 +1,10 @@
 """Denoising diffusion in JAX: the equations as pure functions, a U-Net, and the jobs that train it and sample from it.
 
-Read in this order: `schedule.py` (how much noise), `gaussian.py` (the forward process and its posterior),
-`prediction.py` (what a network says), `guidance.py` (what may be made of that), `losses.py` (what it learns from),
-`samplers/` (the way back), `models/` (the network), `step.py` (the train step). The jobs are `training.py`,
-`run.py`, `sampling.py`, `editing.py` and `evaluation.py`; `build/` makes objects of a configuration.
+The packages in their order, each of which imports only from those before it: `errors.py`; `diffusion/`, the
+mathematics (read `schedules.py`, `gaussian.py`, `prediction.py`, `guidance.py`, `losses.py`, `samplers/`); `models/`,
+the networks; `metrics/`; `runtime/`, devices and files; `config.py`; `data/`; `training/`, a run while it trains
+(`step.py` is the train step); `factory/`, which makes objects of a configuration; `runs/`, a trained run opened;
+`evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, other projects' weights.
 
 Everything a notebook needs is one dot away:
 
@@ -17,11 +18,10 @@ The mathematics is loaded at once, the jobs, with the libraries that they need, 
 
 import importlib
 
-from ddpm_jax import bayes, grids, oracles, times
-from ddpm_jax.arrays import image_keys, noise_like, stream
-from ddpm_jax.errors import UserError
-from ddpm_jax.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
-from ddpm_jax.guidance import (
+from ddpm_jax.diffusion import analytic, bayes, time_sampling, timesteps
+from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
+from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
+from ddpm_jax.diffusion.guidance import (
     classifier_free,
     classifier_guided,
     clip_x_0,
@@ -30,7 +30,7 @@ from ddpm_jax.guidance import (
     label_log_prob,
     side_by_side,
 )
-from ddpm_jax.likelihood import (
+from ddpm_jax.diffusion.likelihood import (
     bits_per_dim,
     bound_term,
     bound_terms,
@@ -41,7 +41,7 @@ from ddpm_jax.likelihood import (
     ode_log_prob_nats,
     prior_term_nats,
 )
-from ddpm_jax.losses import (
+from ddpm_jax.diffusion.losses import (
     cross_entropy,
     eps_weight,
     l_hybrid,
@@ -52,8 +52,7 @@ from ddpm_jax.losses import (
     v_weight,
     x_0_weight,
 )
-from ddpm_jax.models import Architecture, Classifier, UNet
-from ddpm_jax.prediction import (
+from ddpm_jax.diffusion.prediction import (
     Denoiser,
     Prediction,
     Target,
@@ -65,7 +64,7 @@ from ddpm_jax.prediction import (
     velocity,
     x_0_from_eps,
 )
-from ddpm_jax.samplers import (
+from ddpm_jax.diffusion.samplers import (
     Sampler,
     SamplerState,
     Variance,
@@ -84,7 +83,7 @@ from ddpm_jax.samplers import (
     repaint,
     sample,
 )
-from ddpm_jax.schedule import (
+from ddpm_jax.diffusion.schedules import (
     NoiseLevel,
     NoiseSchedule,
     Transition,
@@ -94,41 +93,42 @@ from ddpm_jax.schedule import (
     quadratic,
     sigmoid,
 )
-from ddpm_jax.spectrum import band_power, forward_power, settling_time
+from ddpm_jax.diffusion.spectrum import band_power, forward_power, settling_time
+from ddpm_jax.errors import UserError
+from ddpm_jax.models import Architecture, Classifier, UNet
 
 __version__ = "0.1.0"  # of the distribution too: pyproject.toml reads it here
 
 _LATER = {
-    "build": (),
     "config": ("experiment",),
     "convert.incoming": ("import_weights",),
     "convert.outgoing": ("export_diffusers",),
     "data": ("Digits", "ImageFolder", "load"),
-    "editing": ("Flow", "flow", "interpolate", "interpolation", "read_mask", "read_picture", "spherical"),
-    "evaluation": ("evaluate", "table"),
-    "images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
-    "logging": ("read_log",),
+    "evaluation.evaluate": ("evaluate", "table"),
+    "evaluation.plots": ("live_loss",),
+    "jobs.train": ("train",),
     "metrics.precision_recall": ("precision_recall",),
     "models.layers": ("timestep_embedding",),
-    "plots": ("live_loss",),
-    "run": ("Run",),
-    "sampling": ("sample_run", "sample_trajectory"),
-    "training": ("train",),
+    "runs.editing": ("Flow", "flow", "interpolate", "interpolation", "read_mask", "read_picture", "spherical"),
+    "runs.run": ("Run",),
+    "runs.sampling": ("sample_run", "sample_trajectory"),
+    "runtime.images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
+    "training.log": ("read_log",),
 }
+_MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # one dot away too
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
 
 def __getattr__(name):
     """Loads a job, or a module of jobs, when it is first asked for (PEP 562)."""
-    module = _HOME.get(name, name)
-    if module not in _LATER:
+    if name not in _HOME and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    loaded = importlib.import_module(f"{__name__}.{module}")
+    loaded = importlib.import_module(f"{__name__}.{_HOME.get(name) or _MODULES[name]}")
     globals()[name] = getattr(loaded, name) if name in _HOME else loaded
     return globals()[name]
 
 
 def __dir__():
     """Every public name, loaded or not, for completion."""
-    names = {*globals(), *_HOME, *_LATER} - {"importlib"}
-    return sorted(name for name in names if not name.startswith("_") and "." not in name)
+    names = {*globals(), *_HOME, *_MODULES} - {"importlib"}
+    return sorted(name for name in names if not name.startswith("_"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddpm_jax.errors import UserError, listed, shortened
-from ddpm_jax.paths import expanded
+from ddpm_jax.runtime.paths import expanded
 
 # What a checkpoint's meaning depends on. The rest (learning rate, dropout, number of steps, logging) may change between
 # two starts; where the data lies and how it is read may too.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ddpm_jax import grids, schedule
-from ddpm_jax.arrays import image_keys
-from ddpm_jax.oracles import FiniteData, Gaussian, GaussianMixture
-from ddpm_jax.prediction import Target
-from ddpm_jax.samplers import (
+from ddpm_jax.diffusion import schedules, timesteps
+from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
+from ddpm_jax.diffusion.arrays import image_keys
+from ddpm_jax.diffusion.prediction import Target
+from ddpm_jax.diffusion.samplers import (
     Variance,
     ancestral,
     annealed_langevin,
@@ -25,20 +25,20 @@ from ddpm_jax.samplers import (
 
 # Schedules of any length: `T -> NoiseSchedule`.
 ALL_SCHEDULES = {
-    "linear": schedule.linear,
-    "quadratic": schedule.quadratic,
-    "sigmoid": schedule.sigmoid,
-    "cosine": schedule.cosine,
-    "from_betas": lambda num_timesteps: schedule.from_betas(np.geomspace(1e-4, 0.05, num_timesteps)),
+    "linear": schedules.linear,
+    "quadratic": schedules.quadratic,
+    "sigmoid": schedules.sigmoid,
+    "cosine": schedules.cosine,
+    "from_betas": lambda num_timesteps: schedules.from_betas(np.geomspace(1e-4, 0.05, num_timesteps)),
 }
 
 # Grids of times: `(schedule, N) -> [N + 1]`.
 ALL_GRIDS = {
-    "uniform": grids.uniform,
-    "trailing": grids.trailing,
-    "quadratic": grids.quadratic,
-    "log_snr": grids.log_snr,
-    "karras": grids.karras,
+    "uniform": timesteps.uniform,
+    "trailing": timesteps.trailing,
+    "quadratic": timesteps.quadratic,
+    "log_snr": timesteps.log_snr,
+    "karras": timesteps.karras,
 }
 
 ALL_TARGETS = {target.value: target for target in Target}

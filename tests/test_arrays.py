@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax.arrays import expand_like, image_keys, noise_like, stream
+from ddpm_jax.diffusion.arrays import expand_like, image_keys, noise_like, stream
 
 KEY = jax.random.key(7)
 

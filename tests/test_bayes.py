@@ -15,7 +15,7 @@ from oracles import normal
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 
-from ddpm_jax.bayes import (
+from ddpm_jax.diffusion.bayes import (
     MeanField,
     elbo_nats,
     initial_posterior,
@@ -26,7 +26,7 @@ from ddpm_jax.bayes import (
     uncertainty,
     weights_at,
 )
-from ddpm_jax.gaussian import normal_kl_nats
+from ddpm_jax.diffusion.gaussian import normal_kl_nats
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -11,11 +11,12 @@ import pytest
 from networks import shapes
 from oracles import GAUSSIAN, keys, normal, pick
 
-from ddpm_jax import build, grids, losses, samplers, schedule
+from ddpm_jax import factory
 from ddpm_jax.config import experiment, from_json, to_json
+from ddpm_jax.diffusion import losses, samplers, schedules, timesteps
+from ddpm_jax.diffusion.prediction import Target
 from ddpm_jax.errors import UserError
-from ddpm_jax.prediction import Target
-from ddpm_jax.step import Examples
+from ddpm_jax.training.step import Examples
 
 
 def changed(name="base", **changes):
@@ -37,23 +38,25 @@ def refused(make, message, **changes):
 
 def test_every_schedule_is_made_with_the_configured_length_and_ends():
     made = {
-        "linear": schedule.linear(50, beta_start=0.001, beta_end=0.03),
-        "quadratic": schedule.quadratic(50, beta_start=0.001, beta_end=0.03),
-        "sigmoid": schedule.sigmoid(50, beta_start=0.001, beta_end=0.03),
-        "cosine": schedule.cosine(50),
+        "linear": schedules.linear(50, beta_start=0.001, beta_end=0.03),
+        "quadratic": schedules.quadratic(50, beta_start=0.001, beta_end=0.03),
+        "sigmoid": schedules.sigmoid(50, beta_start=0.001, beta_end=0.03),
+        "cosine": schedules.cosine(50),
     }
-    assert made.keys() == build.SCHEDULES.keys()
+    assert made.keys() == factory.SCHEDULES.keys()
     for name, expected in made.items():
         numbers = {"diffusion__num_timesteps": 50, "diffusion__beta_start": 0.001, "diffusion__beta_end": 0.03}
-        ours = build.noise_schedule(changed(diffusion__schedule=name, **numbers))
+        ours = factory.noise_schedule(changed(diffusion__schedule=name, **numbers))
         np.testing.assert_array_equal(ours.alpha_bar, expected.alpha_bar)
 
 
 def test_a_schedule_that_cannot_be_is_refused():
     refused(
-        build.noise_schedule, "config.diffusion.schedule='linaer' is not one of: linear, ", diffusion__schedule="linaer"
+        factory.noise_schedule,
+        "config.diffusion.schedule='linaer' is not one of: linear, ",
+        diffusion__schedule="linaer",
     )
-    refused(build.noise_schedule, "config.diffusion makes no noise schedule: ", diffusion__beta_end=1.5)
+    refused(factory.noise_schedule, "config.diffusion makes no noise schedule: ", diffusion__beta_end=1.5)
 
 
 def test_every_option_reaches_the_network_and_survives_json():
@@ -78,7 +81,7 @@ def test_every_option_reaches_the_network_and_survives_json():
     config = changed(**{f"model__{key}": value for key, value in options.items()})
     assert options.keys() == set(config.model.keys())
     for stored in (config, from_json(to_json(config))):
-        arch = build.network(stored).arch
+        arch = factory.network(stored).arch
         assert {key: getattr(arch, key) for key in options} == options
         hash(arch)
 
@@ -86,21 +89,23 @@ def test_every_option_reaches_the_network_and_survives_json():
 @pytest.mark.parametrize(("channels", "learned", "out"), [(3, False, 3), (1, False, 1), (3, True, 6), (1, True, 2)])
 def test_the_network_has_the_channels_of_the_images_twice_with_a_variance(channels, learned, out):
     config = changed("digits", data__channels=channels, diffusion__learned_variance=learned)
-    model = build.network(config)
-    params = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
+    model = factory.network(config)
+    params = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
     assert params["encoder"]["conv_in"]["kernel"].shape[2] == channels
     assert params["conv_out"]["kernel"].shape[3] == out
     assert params == shapes(model, np.zeros((2, 8, 8, channels), np.float32), np.zeros(2, np.float32))
 
 
 def test_networks_that_do_not_fit_are_refused():
-    refused(build.network, "config.data.image_size=36 cannot be halved 3 times, .* multiple of 8 ", data__image_size=36)
-    refused(build.network, "width of 48 channels .* config.model.norm_groups=32", model__channels=48)
-    refused(build.network, r"width of 256 channels .* attention heads \(3\)", model__num_heads=3)
-    refused(build.network, r"width of 256 channels .* attention heads \(48\)", model__head_channels=48)
-    build.network(changed(model__channels=96, model__head_channels=64))  # no attention at the width of 96
-    refused(build.network, "config.model.dtype='float16' is not one of: float32, bfloat16", model__dtype="float16")
-    refused(build.network, "config.model: padding is 'same' or 'symmetric'", model__padding="valid")
+    refused(
+        factory.network, "config.data.image_size=36 cannot be halved 3 times, .* multiple of 8 ", data__image_size=36
+    )
+    refused(factory.network, "width of 48 channels .* config.model.norm_groups=32", model__channels=48)
+    refused(factory.network, r"width of 256 channels .* attention heads \(3\)", model__num_heads=3)
+    refused(factory.network, r"width of 256 channels .* attention heads \(48\)", model__head_channels=48)
+    factory.network(changed(model__channels=96, model__head_channels=64))  # no attention at the width of 96
+    refused(factory.network, "config.model.dtype='float16' is not one of: float32, bfloat16", model__dtype="float16")
+    refused(factory.network, "config.model: padding is 'same' or 'symmetric'", model__padding="valid")
 
 
 @pytest.fixture
@@ -116,13 +121,13 @@ def network():
 
 
 unclipped = partial(changed, sample__clip_x_0=False)
-LEVEL = schedule.linear(1000).level(np.array([1.0, 400.0]))
+LEVEL = schedules.linear(1000).level(np.array([1.0, 400.0]))
 X_T = normal(2, 4, 4, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("target", ["eps", "x_0", "v"])
 def test_the_denoiser_reads_the_network_as_its_target_at_the_time_before(network, target):
-    denoise = build.denoiser(unclipped(diffusion__target=target), network)(0.5, np.array([3, 4]))
+    denoise = factory.denoiser(unclipped(diffusion__target=target), network)(0.5, np.array([3, 4]))
     expected = Target(target).prediction(0.5 * X_T, X_T, LEVEL)
     prediction = denoise(X_T, LEVEL)
     np.testing.assert_allclose(prediction.x_0, expected.x_0, rtol=1e-5)
@@ -135,12 +140,12 @@ def test_the_denoiser_reads_the_network_as_its_target_at_the_time_before(network
 
 @pytest.mark.parametrize("clipped", [True, False])
 def test_estimates_are_clipped_as_configured(network, clipped):
-    denoise = build.denoiser(changed(sample__clip_x_0=clipped, diffusion__target="x_0"), network)(5.0)
+    denoise = factory.denoiser(changed(sample__clip_x_0=clipped, diffusion__target="x_0"), network)(5.0)
     expected = np.clip(5 * X_T, -1, 1) if clipped else 5 * X_T
     np.testing.assert_allclose(denoise(X_T, LEVEL).x_0, expected, rtol=1e-6)
 
 
-TRANSITION = pick(schedule.linear(1000).transitions(), np.array([999, 600]))
+TRANSITION = pick(schedules.linear(1000).transitions(), np.array([999, 600]))
 EXAMPLES = Examples(np.tanh(X_T), np.array([0, 1]), keys(2), keys(2), TRANSITION, np.ones(2))
 MADE_LOSSES = {
     ("simple", "eps"): losses.l_simple(),
@@ -155,8 +160,8 @@ MADE_LOSSES = {
 
 @pytest.mark.parametrize(("kind", "weight"), MADE_LOSSES)
 def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weight):
-    assert {k for k, _ in MADE_LOSSES} == build.LOSSES.keys()
-    assert {w for _, w in MADE_LOSSES} == build.WEIGHTS.keys()
+    assert {k for k, _ in MADE_LOSSES} == factory.LOSSES.keys()
+    assert {w for _, w in MADE_LOSSES} == factory.WEIGHTS.keys()
     learned = kind != "simple"
     if learned:
         one = network.apply
@@ -164,10 +169,10 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
     changes = {"loss__kind": kind, "loss__weight": weight, "loss__vlb_weight": 0.3}
     config = unclipped(diffusion__learned_variance=learned, **changes)
     key = jax.random.key(4)
-    terms = build.objective(config, network, num_images=100)(3.0, EXAMPLES, key)
+    terms = factory.objective(config, network, num_images=100)(3.0, EXAMPLES, key)
     assert network.calls[0]["train"] is True
     assert network.calls[0]["rngs"] == {"dropout": key}
-    denoise = build.denoiser(config, network)(3.0)
+    denoise = factory.denoiser(config, network)(3.0)
     expected = MADE_LOSSES[kind, weight](denoise, EXAMPLES.x_0, EXAMPLES.noise_keys, TRANSITION)
     assert terms.keys() == expected.keys()
     for name in terms:
@@ -175,7 +180,7 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
 
 
 def test_losses_that_do_not_fit_are_refused():
-    make = lambda config: build.objective(config, None, num_images=100)
+    make = lambda config: factory.objective(config, None, num_images=100)
     refused(make, "config.loss.kind='l2' is not one of: simple, hybrid, vlb", loss__kind="l2")
     refused(make, "config.loss.weight='snr' is not one of: eps, ", loss__weight="snr")
     refused(make, "config.diffusion.target='noise' is not one of: eps, x_0, v", diffusion__target="noise")
@@ -184,9 +189,9 @@ def test_losses_that_do_not_fit_are_refused():
 
 
 def test_the_learning_rate_rises_in_a_line_and_stays():
-    rate = build.learning_rate(experiment("cifar10"))
+    rate = factory.learning_rate(experiment("cifar10"))
     np.testing.assert_allclose(rate(np.array([0, 500, 2500, 5000, 800_000])), [0, 2e-5, 1e-4, 2e-4, 2e-4], rtol=1e-5)
-    constant = build.learning_rate(changed(optim__warmup_steps=0))
+    constant = factory.learning_rate(changed(optim__warmup_steps=0))
     np.testing.assert_allclose([constant(0), constant(10**6)], 2e-4)
 
 
@@ -194,7 +199,7 @@ def test_the_learning_rate_rises_in_a_line_and_stays():
 def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
     numbers = {"learning_rate": 0.1, "warmup_steps": 2, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.3}
     config = changed(optim__grad_clip=clip, **{f"optim__{key}": value for key, value in numbers.items()})
-    optimizer = build.optimizer(config)
+    optimizer = factory.optimizer(config)
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     state = optimizer.init(params)
     first, second = np.zeros(3), np.zeros(3)
@@ -210,23 +215,23 @@ def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
 
 def test_the_recipe_carries_the_numbers_of_the_configuration():
     config = changed(optim__ema_decay=0.9, train__accumulation=4, data__random_flip=False, diffusion__num_timesteps=30)
-    recipe = build.recipe(config, build.network(config), num_images=100)
+    recipe = factory.recipe(config, factory.network(config), num_images=100)
     assert (recipe.ema_decay, recipe.accumulation, recipe.random_flip) == (0.9, 4, False)
     assert isinstance(recipe.optimizer, optax.GradientTransformation)
     np.testing.assert_array_equal(recipe.transitions.now.t, np.arange(30, 0, -1))
-    assert build.recipe(changed(), build.network(changed()), num_images=100).random_flip is True
+    assert factory.recipe(changed(), factory.network(changed()), num_images=100).random_flip is True
 
 
 @pytest.mark.parametrize("name", ["uniform", "antithetic", "importance"])
 def test_times_are_drawn_as_named(name):
-    assert name in build.TIMES
+    assert name in factory.TIMES
     config = changed(loss__times=name, diffusion__num_timesteps=30)
-    times = build.recipe(config, build.network(config), num_images=100).times
-    expected = build.TIMES[name](30)
+    times = factory.recipe(config, factory.network(config), num_images=100).times
+    expected = factory.TIMES[name](30)
     key = jax.random.key(0)
     np.testing.assert_array_equal(times.draw(times.init(), key, 9)[0], expected.draw(expected.init(), key, 9)[0])
     refused(
-        lambda config: build.recipe(config, build.network(config), num_images=100),
+        lambda config: factory.recipe(config, factory.network(config), num_images=100),
         "config.loss.times='all'",
         loss__times="all",
     )
@@ -244,7 +249,7 @@ MADE_SAMPLERS = {
 
 def one_move(sampler):
     """The Gaussian's images after a move from t = 20 to t = 10."""
-    transition = pick(schedule.linear(20, beta_end=0.3).transitions([20, 10]), 0)
+    transition = pick(schedules.linear(20, beta_end=0.3).transitions([20, 10]), 0)
     x = jnp.asarray(normal(3, GAUSSIAN.mean.size), jnp.float32)
     step = jax.jit(lambda x: sampler.step(GAUSSIAN.denoiser, keys(3), sampler.init(x), transition).x)
     return np.asarray(step(x))
@@ -252,15 +257,15 @@ def one_move(sampler):
 
 @pytest.mark.parametrize("name", MADE_SAMPLERS)
 def test_every_sampler_is_its_function(name):
-    assert MADE_SAMPLERS.keys() == build.SAMPLERS.keys()
+    assert MADE_SAMPLERS.keys() == factory.SAMPLERS.keys()
     config = changed(sample__sampler=name, sample__eta=0.25)
-    ours = build.sampler(config)(build.sampler_settings(config))
+    ours = factory.sampler(config)(factory.sampler_settings(config))
     np.testing.assert_array_equal(one_move(ours), one_move(MADE_SAMPLERS[name]))
 
 
 def test_a_corrector_follows_any_sampler():
     config = changed(sample__sampler="ddim", sample__eta=0.25, sample__corrector_steps=2, sample__corrector_snr=0.3)
-    ours = build.sampler(config)(build.sampler_settings(config))
+    ours = factory.sampler(config)(factory.sampler_settings(config))
     expected = samplers.langevin_corrector(samplers.ddim(0.25), snr=0.3, num_steps=2)
     np.testing.assert_array_equal(one_move(ours), one_move(expected))
     assert np.all(one_move(ours) != one_move(samplers.ddim(0.25)))
@@ -268,48 +273,50 @@ def test_a_corrector_follows_any_sampler():
 
 def test_the_variance_of_the_reverse_step_is_the_named_one():
     for name, variance in [("large", samplers.Variance.LARGE), ("small", samplers.Variance.SMALL)]:
-        assert build.variance(changed(sample__variance=name)) is variance
+        assert factory.variance(changed(sample__variance=name)) is variance
     learned = {"sample__variance": "learned"}
-    assert build.variance(changed(diffusion__learned_variance=True, **learned)) is samplers.Variance.LEARNED
-    refused(build.variance, "this model has no learned variance; use sample.variance=small or large", **learned)
-    refused(build.variance, "config.sample.variance='big' is not one of: small, large, learned", sample__variance="big")
+    assert factory.variance(changed(diffusion__learned_variance=True, **learned)) is samplers.Variance.LEARNED
+    refused(factory.variance, "this model has no learned variance; use sample.variance=small or large", **learned)
+    refused(
+        factory.variance, "config.sample.variance='big' is not one of: small, large, learned", sample__variance="big"
+    )
 
 
 def test_samplers_that_do_not_fit_are_refused():
-    refused(build.sampler, "config.sample.sampler='ddpm' is not one of: ancestral, ", sample__sampler="ddpm")
+    refused(factory.sampler, "config.sample.sampler='ddpm' is not one of: ancestral, ", sample__sampler="ddpm")
     for eta in (-0.1, 1.5):
-        refused(build.sampler_settings, "eta lies between 0 .* and 1", sample__eta=eta)
+        refused(factory.sampler_settings, "eta lies between 0 .* and 1", sample__eta=eta)
 
 
 @pytest.mark.parametrize("name", ["uniform", "trailing", "quadratic", "log_snr", "karras"])
 def test_the_chain_visits_the_named_grid(name):
-    assert name in build.GRIDS
+    assert name in factory.GRIDS
     config = changed(sample__grid=name, diffusion__num_timesteps=40)
-    noise = schedule.linear(40)
+    noise = schedules.linear(40)
     for steps in (1, 7):
-        moves = build.sampling_transitions(config, steps)
-        expected = noise.transitions(getattr(grids, name)(noise, steps))
+        moves = factory.sampling_transitions(config, steps)
+        expected = noise.transitions(getattr(timesteps, name)(noise, steps))
         jax.tree.map(np.testing.assert_array_equal, moves, expected)
 
 
 def test_no_number_of_steps_means_every_time():
-    moves = build.sampling_transitions(changed(diffusion__num_timesteps=40), 0)
-    jax.tree.map(np.testing.assert_array_equal, moves, schedule.linear(40).transitions())
+    moves = factory.sampling_transitions(changed(diffusion__num_timesteps=40), 0)
+    jax.tree.map(np.testing.assert_array_equal, moves, schedules.linear(40).transitions())
 
 
 def test_chains_that_do_not_fit_are_refused():
-    make = lambda config: build.sampling_transitions(config, 2000)
+    make = lambda config: factory.sampling_transitions(config, 2000)
     refused(make, r"2000 steps: num_steps lies in 1\.\.1000, got 2000")
     refused(make, "config.sample.grid='even' is not one of: uniform, ", sample__grid="even")
 
 
 def test_the_source_is_the_named_one():
-    assert [len(build.source(changed("digits", data__split=split))) for split in ("train", "test")] == [1297, 500]
+    assert [len(factory.source(changed("digits", data__split=split))) for split in ("train", "test")] == [1297, 500]
     refused(
-        build.source, "config.data.source='webdataset' is not one of: digits, folder, tfds", data__source="webdataset"
+        factory.source, "config.data.source='webdataset' is not one of: digits, folder, tfds", data__source="webdataset"
     )
-    refused(build.source, "name the folder of images with --config.data.path=FOLDER")
+    refused(factory.source, "name the folder of images with --config.data.path=FOLDER")
     small = {"data__source": "digits", "data__image_size": 8}
-    refused(build.source, "the digits are 8x8 and grey", data__channels=3, **small)
-    refused(build.source, "the digits are 8x8 and grey", data__channels=1, data__crop=(0, 0, 4, 4), **small)
-    refused(build.source, "config.data.split='valid' is not one of", data__channels=1, data__split="valid", **small)
+    refused(factory.source, "the digits are 8x8 and grey", data__channels=3, **small)
+    refused(factory.source, "the digits are 8x8 and grey", data__channels=1, data__crop=(0, 0, 4, 4), **small)
+    refused(factory.source, "config.data.split='valid' is not one of", data__channels=1, data__split="valid", **small)

@@ -11,13 +11,14 @@ import optax
 import pytest
 from tiny import same, tiny_config
 
-from ddpm_jax import restoring, times
-from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
+from ddpm_jax.diffusion import time_sampling
 from ddpm_jax.errors import UserError
-from ddpm_jax.parallel import device_mesh, replicated
-from ddpm_jax.restoring import restore_params, saved_steps, stored_config
-from ddpm_jax.state import TrainState
+from ddpm_jax.runtime.devices import device_mesh, replicated
+from ddpm_jax.training import restoring
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.restoring import restore_params, saved_steps, stored_config
+from ddpm_jax.training.state import TrainState
 
 CONFIG = tiny_config()
 EIGHT = replicated(device_mesh())
@@ -29,7 +30,7 @@ def state_at(step, sharding=EIGHT):
     params = {"layer": {"kernel": rng.normal(size=(64, 32)).astype(np.float32), "bias": rng.normal(size=3)}}
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
     opt_state = jax.tree.map(lambda leaf: leaf + step, optax.chain(optax.identity(), optax.adam(1e-3)).init(params))
-    memory = jax.tree.map(lambda leaf: leaf + step, times.importance(4).init())
+    memory = jax.tree.map(lambda leaf: leaf + step, time_sampling.importance(4).init())
     average = jax.tree.map(lambda leaf: leaf + 0.5, params)
     state = TrainState(jnp.int32(step), params, average, opt_state, memory, jax.random.key(step))
     return jax.device_put(state, sharding)

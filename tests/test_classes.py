@@ -9,15 +9,15 @@ from PIL import Image
 from tiny import run as program
 from tiny import save, tiny_config
 
-from ddpm_jax import training
-from ddpm_jax.classes import Relabelled, _note_once, file_part, indices, legend, matched, position, usable_names
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.data import Digits, ImageFolder
+from ddpm_jax.data.classes import Relabelled, _note_once, file_part, indices, legend, matched, position, usable_names
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import evaluate, table
-from ddpm_jax.restoring import stored_config
-from ddpm_jax.run import Run
-from ddpm_jax.sampling import sample_run
+from ddpm_jax.evaluation.evaluate import evaluate, table
+from ddpm_jax.jobs import train
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run
+from ddpm_jax.training.restoring import stored_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -172,16 +172,16 @@ def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
     """The data is copied, renamed, ordered otherwise and exchanged."""
     train, moved = folder(tmp_path / "train", "cat", "dog"), folder(tmp_path / "moved", "cat", "dog")
     other, config = folder(tmp_path / "val", "ant", "cat"), of_folder(train)
-    training.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
     assert config.labels.names == ()
     assert stored_config(tmp_path / "run")["labels"]["names"] == ["cat", "dog"]
-    training.train(of_folder(moved, train__num_steps=2), tmp_path / "run")
+    train.train(of_folder(moved, train__num_steps=2), tmp_path / "run")
     capsys.readouterr()
     with pytest.raises(UserError, match=r"^the classes of the data are ant, cat and those of the run cat, dog: "):
-        training.train(of_folder(other, train__num_steps=3), tmp_path / "run")
+        train.train(of_folder(other, train__num_steps=3), tmp_path / "run")
     (moved / "dog").rename(moved / "a_dog")
     with pytest.raises(UserError, match=r"are a_dog, cat and those of the run cat, dog"):
-        training.train(of_folder(moved, train__num_steps=3), tmp_path / "run")
+        train.train(of_folder(moved, train__num_steps=3), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert (run.step, run.class_names) == (2, ("cat", "dog"))
     run.config.data.path = str(other)
@@ -191,11 +191,11 @@ def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
 
 def test_names_that_are_given_number_the_data(tmp_path):
     data = folder(tmp_path / "data", "cat", "dog")
-    training.train(of_folder(data, labels__names=("dog", "cat")), tmp_path / "run")
+    train.train(of_folder(data, labels__names=("dog", "cat")), tmp_path / "run")
     source = Run(tmp_path / "run").source()
     assert [int(source[i]["label"]) for i in (0, 7)] == [1, 0]
     with pytest.raises(UserError, match=r"labels.names is \['dog', 'cat'\] there and \['cat', 'dog'\] here"):
-        training.train(of_folder(data, labels__names=("cat", "dog"), train__num_steps=2), tmp_path / "run")
+        train.train(of_folder(data, labels__names=("cat", "dog"), train__num_steps=2), tmp_path / "run")
 
 
 def test_a_run_without_names_takes_those_of_the_data_if_their_number_fits(tmp_path, capsys):
@@ -205,23 +205,23 @@ def test_a_run_without_names_takes_those_of_the_data_if_their_number_fits(tmp_pa
     told = "note: the run has no class names; those of the data are taken, from 0: cat, dog\n"
     assert source.class_names == ("cat", "dog")
     assert capsys.readouterr().out.endswith(told)
-    training.train(of_folder(two, train__num_steps=2), tmp_path / "run")
+    train.train(of_folder(two, train__num_steps=2), tmp_path / "run")
     assert "note: the run had no class names; it keeps those of the data from here on: cat, dog" in (
         capsys.readouterr().out
     )
     assert Run(tmp_path / "run").class_names == ("cat", "dog")
     save(tmp_path / "other", of_folder(two))
     with pytest.raises(UserError, match=r"the images have 3 classes and config.labels.num_classes is 2"):
-        training.train(of_folder(three, train__num_steps=2), tmp_path / "other")
+        train.train(of_folder(three, train__num_steps=2), tmp_path / "other")
 
 
 @pytest.mark.slow
 def test_an_unconditional_run_minds_no_classes(tmp_path):
     config = {"labels__num_classes": 0, "train__num_steps": 1}
-    training.train(of_folder(folder(tmp_path / "a", "cat", "dog"), **config), tmp_path / "run")
+    train.train(of_folder(folder(tmp_path / "a", "cat", "dog"), **config), tmp_path / "run")
     assert stored_config(tmp_path / "run")["labels"]["names"] == []
     config["train__num_steps"] = 2
-    assert training.train(of_folder(folder(tmp_path / "b", "ant"), **config), tmp_path / "run").step == 2
+    assert train.train(of_folder(folder(tmp_path / "b", "ant"), **config), tmp_path / "run").step == 2
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,17 @@ import pytest
 from tiny import arguments, same, save, tiny_config
 from tiny import run as run_program
 
-from ddpm_jax import bayes, build, logging, training
+from ddpm_jax import factory
+from ddpm_jax.diffusion import bayes
+from ddpm_jax.diffusion.losses import cross_entropy
+from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import evaluate
-from ddpm_jax.losses import cross_entropy
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.jobs import train
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.run import Run
-from ddpm_jax.schedule import linear
-from ddpm_jax.step import draw_examples
+from ddpm_jax.runs.run import Run
+from ddpm_jax.training import log
+from ddpm_jax.training.step import draw_examples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -46,10 +49,10 @@ def test_cross_entropy_is_minus_the_log_probability_of_the_true_class():
 @pytest.mark.slow
 def test_a_resumed_classifier_is_the_uninterrupted_one_bit_for_bit(tmp_path, weights):
     config = {**CLASSIFIER, "posterior__weights": weights, "posterior__num_samples": 2, "model__dropout": 0.1}
-    whole = training.train(tiny_config(**config), tmp_path / "whole")
-    training.train(tiny_config(**{**config, "train__num_steps": 3}), tmp_path / "cut")
-    assert same(training.train(tiny_config(**config), tmp_path / "cut"), whole)
-    for line in logging.read_log(tmp_path / "whole"):
+    whole = train.train(tiny_config(**config), tmp_path / "whole")
+    train.train(tiny_config(**{**config, "train__num_steps": 3}), tmp_path / "cut")
+    assert same(train.train(tiny_config(**config), tmp_path / "cut"), whole)
+    for line in log.read_log(tmp_path / "whole"):
         assert 0 <= line["accuracy"] <= 1
         quarters = [line[f"accuracy_t{i}"] for i in range(1, 5) if f"accuracy_t{i}" in line]
         assert quarters
@@ -73,9 +76,9 @@ def test_the_training_program_ends_with_the_command_that_measures(tmp_path):
 def test_the_loss_is_the_negative_elbo_over_the_number_of_images():
     """The KL is divided by N and the data fit is the cross-entropy at one sample of the weights."""
     config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__prior_std=0.5)
-    model = build.network(config)
-    params = build.initial_params(config, model)(jax.random.key(0))
-    recipe = build.recipe(config, model, num_images=50)
+    model = factory.network(config)
+    params = factory.initial_params(config, model)(jax.random.key(0))
+    recipe = factory.recipe(config, model, num_images=50)
     batch = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.arange(8, dtype=np.int32)}
     examples = draw_examples(recipe, batch, jax.random.key(1), times_state=recipe.times.init())
     terms, other = (recipe.objective(params, examples, jax.random.key(seed)) for seed in (2, 3))
@@ -90,9 +93,9 @@ def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples
     """Of one noisy image four times, one sample says one thing, two say two, half and half."""
     changes = {"posterior__weights": "last", "posterior__samples_per_step": num_samples, "train__batch_size": 4}
     config = tiny_config(**CLASSIFIER, **changes)
-    model = build.network(config)
-    params = build.initial_params(config, model)(jax.random.key(0))
-    recipe = build.recipe(config, model, num_images=50)
+    model = factory.network(config)
+    params = factory.initial_params(config, model)(jax.random.key(0))
+    recipe = factory.recipe(config, model, num_images=50)
     batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.full(4, 3, np.int32)}
     examples = draw_examples(recipe, batch, jax.random.key(1), times_state=recipe.times.init())
     examples = jax.tree.map(lambda leaf: leaf[np.zeros(4, int)], examples)
@@ -104,16 +107,16 @@ def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples
 def test_samples_of_the_weights_that_do_not_divide_the_batch_are_refused():
     config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__samples_per_step=3, train__batch_size=8)
     with pytest.raises(UserError, match=r"^config.posterior.samples_per_step=3 must divide the 8 images of a step"):
-        build.recipe(config, build.network(config), num_images=50)
+        factory.recipe(config, factory.network(config), num_images=50)
 
 
 @pytest.mark.parametrize("weights", POSTERIORS)
 def test_a_prediction_averages_over_samples_of_the_random_weights(tmp_path, weights):
     config = tiny_config(**CLASSIFIER, posterior__weights=weights, posterior__num_samples=3)
     run = Run(save(tmp_path / "run", config))
-    x, level = np.random.default_rng(0).normal(size=(4, 8, 8, 1)), build.noise_schedule(config).level(3)
-    samples = build.classifier_samples(config, run.model)(run.params)(x, level)
-    average = build.classifier(config, run.model)(run.params)(x, level)
+    x, level = np.random.default_rng(0).normal(size=(4, 8, 8, 1)), factory.noise_schedule(config).level(3)
+    samples = factory.classifier_samples(config, run.model)(run.params)(x, level)
+    average = factory.classifier(config, run.model)(run.params)(x, level)
     assert samples.shape == (1 if weights == "none" else 3, 4, 10)
     np.testing.assert_allclose(np.exp(average), np.exp(samples).mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(np.exp(average).sum(axis=-1), 1, rtol=1e-5)
@@ -123,7 +126,7 @@ def test_a_prediction_averages_over_samples_of_the_random_weights(tmp_path, weig
 def test_random_weights_are_those_named(tmp_path):
     for weights, named in (("last", {"pool/out/bias", "pool/out/kernel"}), ("all", None)):
         config = tiny_config(**CLASSIFIER, posterior__weights=weights)
-        params = jax.eval_shape(build.initial_params(config, build.network(config)), jax.random.key(0))
+        params = jax.eval_shape(factory.initial_params(config, factory.network(config)), jax.random.key(0))
         paths = jax.tree_util.tree_flatten_with_path(params.log_std)[0]
         names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths}
         assert names == named or (named is None and len(names) == len(jax.tree.leaves(params.mean)))

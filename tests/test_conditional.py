@@ -6,16 +6,17 @@ import pytest
 from tiny import run as run_program
 from tiny import save, tiny_config
 
-from ddpm_jax import build, training
-from ddpm_jax.chain import Chain, draw
+from ddpm_jax import factory
 from ddpm_jax.data.digits import Digits
+from ddpm_jax.diffusion.guidance import clip_x_0
+from ddpm_jax.diffusion.prediction import Target, as_denoiser
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import evaluate
-from ddpm_jax.guidance import clip_x_0
-from ddpm_jax.prediction import Target, as_denoiser
-from ddpm_jax.run import Run
-from ddpm_jax.sampling import sample_run
-from ddpm_jax.step import draw_examples
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.jobs import train
+from ddpm_jax.runs.chain import Chain, draw
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run
+from ddpm_jax.training.step import draw_examples
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -59,10 +60,10 @@ def by_hand(run, label):
     """Twenty images of the network that is told these classes, without any of `build`'s guidance."""
     apply, target = run.model.apply, Target.EPS
     chain = Chain(
-        build.sampler(run.config),
+        factory.sampler(run.config),
         lambda params, _, settings: clip_x_0(as_denoiser(apply, {"params": params}, target, label=label)),
         settings={},
-        transitions=build.sampling_transitions(run.config, 0),
+        transitions=factory.sampling_transitions(run.config, 0),
         shape=run.shape,
         mesh=run.mesh,
     )
@@ -79,13 +80,13 @@ def test_scale_one_is_the_conditional_network_and_zero_the_unconditional_bit_for
 
 
 def test_the_scale_is_an_input_of_the_compiled_chain(places, monkeypatch):
-    run, made, traces = Run(places["conditional"]), build.denoiser, []
+    run, made, traces = Run(places["conditional"]), factory.denoiser, []
 
     def counted(*args, **options):
         with_params = made(*args, **options)
         return lambda *args: traces.append(args) or with_params(*args)
 
-    monkeypatch.setattr(build, "denoiser", counted)
+    monkeypatch.setattr(factory, "denoiser", counted)
     chain, options = run.configure(guidance_scale=9.0).chain(), {"seed": 0, "indices": np.arange(8), "batch_size": 8}
     strong, traced = draw(chain, run.params, **options), len(traces)
     chain.settings["guidance_scale"] = 1.0
@@ -222,7 +223,7 @@ def test_where_the_images_lie_and_what_does_not_matter_may_differ(places, model,
 )
 def test_a_training_that_makes_no_sense_is_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        training.train(tiny_config(**overrides), tmp_path / "run")
+        train.train(tiny_config(**overrides), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -236,8 +237,8 @@ def test_the_network_sees_the_class_unless_it_is_hidden():
             return 0 * x
 
     config = tiny_config(**CONDITIONAL)
-    step = build.recipe(config, build.network(config), num_images=1)
-    terms = build.objective(config, Network(), num_images=1)
+    step = factory.recipe(config, factory.network(config), num_images=1)
+    terms = factory.objective(config, Network(), num_images=1)
     source = Digits("train")
     batch = {name: np.stack([source[i][name] for i in range(400)]) for name in ("image", "label")}
     examples = draw_examples(step, batch, jax.random.key(0), times_state=step.times.init())

@@ -9,9 +9,9 @@ import pytest
 import tiny
 from tiny import ROOT, tiny_config
 
-from ddpm_jax import training
 from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError
+from ddpm_jax.jobs import train
 
 
 def test_a_configuration_comes_back_from_json_with_its_types():
@@ -237,9 +237,9 @@ def trained(monkeypatch, tmp_path):
 
     def start(config, workdir):
         configs.append(config)
-        return training.Outcome(0, SimpleNamespace(step=-1))
+        return train.Outcome(0, SimpleNamespace(step=-1))
 
-    monkeypatch.setattr(training, "start", start)
+    monkeypatch.setattr(train, "start", start)
     monkeypatch.chdir(tmp_path)
     return configs
 

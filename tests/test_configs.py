@@ -8,7 +8,7 @@ import jax
 import pytest
 from tiny import ROOT
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment, experiment_names, flatten
 from ddpm_jax.models import Architecture
 
@@ -141,15 +141,15 @@ def test_every_experiment_says_how_it_is_run_on_what_and_what_it_reaches(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_builds(name):
     config = experiment(name)
-    model = build.network(config)
-    jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
-    recipe = build.recipe(config, model, num_images=1297)
+    model = factory.network(config)
+    jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
+    recipe = factory.recipe(config, model, num_images=1297)
     assert len(recipe.transitions.beta) == config.diffusion.num_timesteps
     assert not config.train.batch_size % (8 * config.train.accumulation)
-    build.denoiser(config, model)
-    build.sampler(config)(build.sampler_settings(config))
+    factory.denoiser(config, model)
+    factory.sampler(config)(factory.sampler_settings(config))
     for steps in (config.sample.num_steps, config.log.preview_steps):
-        assert len(build.sampling_transitions(config, steps).beta) == (steps or config.diffusion.num_timesteps)
+        assert len(factory.sampling_transitions(config, steps).beta) == (steps or config.diffusion.num_timesteps)
 
 
 def test_the_keys_of_the_model_are_the_fields_of_the_architecture():
@@ -176,17 +176,17 @@ def test_every_key_has_a_comment_on_its_line(path):
 
 
 TABLES = {
-    "task": build.TASKS,
-    "posterior.weights": build.RANDOM_WEIGHTS,
-    "diffusion.schedule": build.SCHEDULES,
-    "diffusion.target": build.TARGETS,
-    "loss.kind": build.LOSSES,
-    "loss.weight": build.WEIGHTS,
-    "loss.times": build.TIMES,
-    "sample.sampler": build.SAMPLERS,
-    "sample.variance": build.VARIANCES,
-    "sample.grid": build.GRIDS,
-    "data.source": build.SOURCES,
+    "task": factory.TASKS,
+    "posterior.weights": factory.RANDOM_WEIGHTS,
+    "diffusion.schedule": factory.SCHEDULES,
+    "diffusion.target": factory.TARGETS,
+    "loss.kind": factory.LOSSES,
+    "loss.weight": factory.WEIGHTS,
+    "loss.times": factory.TIMES,
+    "sample.sampler": factory.SAMPLERS,
+    "sample.variance": factory.VARIANCES,
+    "sample.grid": factory.GRIDS,
+    "data.source": factory.SOURCES,
 }
 
 

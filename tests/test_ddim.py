@@ -10,15 +10,15 @@ import pytest
 from measures import assert_drawn_from, order
 from oracles import GAUSSIAN, MIXTURE, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.samplers import Variance, advance, ancestral, ddim, ddim_inverse, ddim_step, sample
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.samplers import Variance, advance, ancestral, ddim, ddim_inverse, ddim_step, sample
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCHEDULE = linear(1000)
-SHORT = SCHEDULE.transitions(grids.uniform(SCHEDULE, 12))
+SHORT = SCHEDULE.transitions(timesteps.uniform(SCHEDULE, 12))
 
 
 def test_ddim_eta_one_is_ancestral():
@@ -106,14 +106,14 @@ def decoded_error(num_steps, grid):
 def test_ddim_decodes_what_it_encoded_to_first_order():
     """Run upwards itself it leaves 2 % at 200 steps on its best grid; its inverse, below, leaves nothing."""
     steps = [50, 100, 200]
-    errors = [decoded_error(n, grids.quadratic) for n in steps]
+    errors = [decoded_error(n, timesteps.quadratic) for n in steps]
     assert order(steps, errors) == pytest.approx(-1, abs=0.15)
     assert errors[-1] < 0.02
-    assert errors[-1] < decoded_error(200, grids.log_snr) < decoded_error(200, grids.karras)
+    assert errors[-1] < decoded_error(200, timesteps.log_snr) < decoded_error(200, timesteps.karras)
 
 
 @pytest.mark.parametrize("data", [GAUSSIAN, MIXTURE], ids=["gaussian", "mixture"])
-@pytest.mark.parametrize("grid", [grids.log_snr, grids.karras])
+@pytest.mark.parametrize("grid", [timesteps.log_snr, timesteps.karras])
 def test_ddim_decodes_what_its_inverse_encoded(data, grid):
     """Relative error below 1e-3 at 200 steps, the promise; every substitution takes its part of it."""
     times, x_1 = grid(SCHEDULE, 201)[:-1], data.sample(jax.random.key(0), 50)
@@ -147,21 +147,21 @@ def test_the_inverse_takes_three_substitutions_a_move_unless_told_otherwise():
 
 def test_an_image_without_noise_cannot_be_encoded():
     with pytest.raises(ValueError, match="t = 1"):
-        SCHEDULE.encoding(grids.log_snr(SCHEDULE, 10))
+        SCHEDULE.encoding(timesteps.log_snr(SCHEDULE, 10))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_reaches_the_mixture(eta):
     schedule, num = cosine(1000), 2000
-    transitions = schedule.transitions(grids.log_snr(schedule, 300))
+    transitions = schedule.transitions(timesteps.log_snr(schedule, 300))
     draw = jax.jit(lambda x_T: sample(ddim(eta), MIXTURE.denoiser, keys(num), x_T=x_T, transitions=transitions))
     assert_drawn_from(MIXTURE, draw(normal(num, 2, seed=1)))
 
 
 def test_a_chain_of_images_compiles_once_for_every_eta_and_seed():
     """`Chain`, what `sample.py` runs, takes eta as an input."""
-    from ddpm_jax.chain import Chain
-    from ddpm_jax.parallel import device_mesh
+    from ddpm_jax.runs.chain import Chain
+    from ddpm_jax.runtime.devices import device_mesh
 
     traces = []
 

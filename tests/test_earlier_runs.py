@@ -11,8 +11,8 @@ from tiny import run as program
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
-from ddpm_jax.sampling import sample_run
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run
 
 NOVEMBER = Path(__file__).parent / "earlier_runs" / "november_2026"
 

@@ -7,10 +7,10 @@ from PIL import Image
 from tiny import run as run_program
 from tiny import save, tiny_config
 
-from ddpm_jax.editing import interpolate, read_mask, read_picture, spherical
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
-from ddpm_jax.sampling import sample_run
+from ddpm_jax.runs.editing import interpolate, read_mask, read_picture, spherical
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tiny import arguments, tiny_config
 
-from ddpm_jax import training
 from ddpm_jax.errors import UserError, causes, first_line, lacks_space, listed, one_line, shortened, writing
+from ddpm_jax.jobs import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -184,7 +184,7 @@ def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
 def test_training_refuses_before_it_writes(overrides, message, tmp_path):
     overrides = {k: v.format(tmp=tmp_path) if isinstance(v, str) else v for k, v in overrides.items()}
     with pytest.raises(UserError) as caught:
-        training.train(tiny_config(**overrides), tmp_path / "run")
+        train.train(tiny_config(**overrides), tmp_path / "run")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -204,21 +204,21 @@ def pictures(tmp_path):
 def test_an_unreadable_image_is_named_and_can_be_passed_over(pictures, tmp_path):
     folder = {"data__source": "folder", "data__path": str(pictures), "train__num_steps": 2}
     with pytest.raises(UserError, match=r"3\.png.*skip_unreadable=True"):
-        training.train(tiny_config(**folder), tmp_path / "a")
-    assert int(training.train(tiny_config(**folder, data__skip_unreadable=True), tmp_path / "b").step) == 2
+        train.train(tiny_config(**folder), tmp_path / "a")
+    assert int(train.train(tiny_config(**folder, data__skip_unreadable=True), tmp_path / "b").step) == 2
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        training.train(tiny_config(), tmp_path / "file" / "run")
+        train.train(tiny_config(), tmp_path / "file" / "run")
 
 
 def test_a_program_ends_quietly_where_nobody_reads_on():
     """As before `head`: what is printed goes into a pipe whose other end is closed."""
     read, write = os.pipe()
     os.close(read)
-    program = "from ddpm_jax import program; program.run(lambda: print('unheard'), module='ddpm_jax.program')"
+    program = "from ddpm_jax.commands import cli; cli.run(lambda: print('unheard'), module='ddpm_jax.commands.cli')"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (result.returncode, result.stderr) == (1, "")
@@ -228,7 +228,7 @@ def test_a_program_ends_quietly_where_nobody_reads_on():
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     """A limit on the size of files stands in for the disk: the third save does not fit into a smaller one."""
     config = tiny_config(train__num_steps=4)
-    training.train(config, tmp_path)
+    train.train(config, tmp_path)
     more = arguments(tiny_config(train__num_steps=12))
     limited = ["-c", f'ulimit -f 2; exec {sys.executable} train.py --workdir={tmp_path} "$@"', "train", *more]
     result = subprocess.run(["bash", *limited], cwd=ROOT, env=os.environ, capture_output=True, text=True)
@@ -236,4 +236,4 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
     error = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(error) == 1, result.stderr
     assert "Traceback" not in result.stderr, result.stderr
-    assert int(training.train(tiny_config(train__num_steps=5), tmp_path).step) == 5
+    assert int(train.train(tiny_config(train__num_steps=5), tmp_path).step) == 5

@@ -11,15 +11,15 @@ from PIL import Image
 from tiny import run as run_program
 from tiny import save, tiny_config
 
-from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax import factory
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import METRICS as ALL_METRICS
-from ddpm_jax.evaluation import OF_CLASSIFIERS, Images, evaluate, table
-from ddpm_jax.measurements import standard_error
-from ddpm_jax.parallel import device_mesh, replicated
-from ddpm_jax.run import Run
-from ddpm_jax.state import TrainState
+from ddpm_jax.evaluation.evaluate import METRICS as ALL_METRICS
+from ddpm_jax.evaluation.evaluate import OF_CLASSIFIERS, Images, evaluate, table
+from ddpm_jax.evaluation.measurements import standard_error
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.devices import device_mesh, replicated
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +40,7 @@ def workdir(tmp_path_factory):
         sample__variance="learned",
         sample__grid="uniform",
     )
-    model, inputs = build.network(config), (np.zeros((1, 8, 8, 1)), np.zeros(1), None)
+    model, inputs = factory.network(config), (np.zeros((1, 8, 8, 1)), np.zeros(1), None)
     raw, ema = (random_params(model, *inputs, seed=seed) for seed in (0, 1))
     state = TrainState(np.int32(3), raw, ema, opt_state=(), times=(), key=jax.random.key(0))
     with Checkpoints(workdir) as checkpoints:
@@ -52,7 +52,7 @@ def workdir(tmp_path_factory):
 def measured(workdir, quick_compilation):
     """The run, its images, and what the evaluation says of eleven of them."""
     run = Run(workdir)
-    source = build.source(run.config)
+    source = factory.source(run.config)
     results = evaluate(run, list(METRICS), source=source, num_images=NUM_IMAGES, batch_size=100)
     return SimpleNamespace(run=run, source=source, results=results)
 
@@ -88,7 +88,7 @@ def test_the_parts_of_the_bound_sum_up(measured):
 
 def test_l_t_is_that_of_the_images(measured):
     """`KL(N(sqrt(a) x_0, 1 - a), N(0, 1))`, bits per dimension, of the images themselves."""
-    a = build.noise_schedule(measured.run.config).alpha_bar[-1]
+    a = factory.noise_schedule(measured.run.config).alpha_bar[-1]
     chosen = [i * len(measured.source) // NUM_IMAGES for i in range(NUM_IMAGES)]  # evenly spaced
     x_0 = np.stack([measured.source[i]["image"] for i in chosen]) / 127.5 - 1
     expected = np.mean(0.5 * (a * x_0**2 - a - np.log1p(-a))) / np.log(2)

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from tiny import random_state, same, tiny_config
 
-from ddpm_jax import build, feed, logging, training
+from ddpm_jax import factory
 from ddpm_jax.errors import UserError
-from ddpm_jax.parallel import device_mesh
-from ddpm_jax.step import gathering, train_step
+from ddpm_jax.jobs import train
+from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.training import inputs, log
+from ddpm_jax.training.step import gathering, train_step
 
 
 def first_batches(count, *, on_device, start_step=0):
     config = tiny_config(data__on_device=on_device, train__batch_size=16, seed=3)
-    with feed.feed(config, build.source(config), device_mesh(), start_step=start_step) as stream:
+    with inputs.feed(config, factory.source(config), device_mesh(), start_step=start_step) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -43,15 +45,15 @@ def test_the_data_set_is_whole_on_each_device_and_the_indices_are_cut():
 def test_a_run_may_change_between_the_two(tmp_path):
     """Of the same images two programs, which round differently."""
     options = {"data__random_flip": True, "train__num_steps": 4}
-    training.train(tiny_config(**options, data__on_device=False), tmp_path / "read")
-    training.train(tiny_config(**{**options, "train__num_steps": 2}, data__on_device=False), tmp_path / "both")
-    training.train(tiny_config(**options, data__on_device=True), tmp_path / "both")
-    read, both = ([line["loss"] for line in logging.read_log(tmp_path / name)] for name in ("read", "both"))
+    train.train(tiny_config(**options, data__on_device=False), tmp_path / "read")
+    train.train(tiny_config(**{**options, "train__num_steps": 2}, data__on_device=False), tmp_path / "both")
+    train.train(tiny_config(**options, data__on_device=True), tmp_path / "both")
+    read, both = ([line["loss"] for line in log.read_log(tmp_path / name)] for name in ("read", "both"))
     np.testing.assert_allclose(both, read, rtol=1e-5)
 
 
 def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monkeypatch):
-    monkeypatch.setattr(feed, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(inputs, "_MOST_BYTES", 1000)
     with pytest.raises(UserError, match=r"1,297 images take .* --config.data.on_device=False"):
         first_batches(1, on_device=True)
 
@@ -66,10 +68,10 @@ def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monke
 @pytest.mark.parametrize("on_device", [False, True])
 def test_examples_of_another_form_are_refused_however_they_are_fed(example, message, on_device):
     config = tiny_config(data__on_device=on_device, train__batch_size=16)
-    step = partial(train_step, build.recipe(config, build.network(config), num_images=16))
+    step = partial(train_step, factory.recipe(config, factory.network(config), num_images=16))
     take = gathering(step) if on_device else step
     with (
         pytest.raises(UserError, match=message),
-        feed.feed(config, [example] * 16, device_mesh(), start_step=0) as stream,
+        inputs.feed(config, [example] * 16, device_mesh(), start_step=0) as stream,
     ):
         jax.eval_shape(take, random_state(config), next(stream))

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import ALL_SCHEDULES, PROPERTY, each, keys, normal, pick
 
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.gaussian import q_posterior, q_sample, q_step
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.gaussian import q_posterior, q_sample, q_step
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 

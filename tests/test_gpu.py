@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
-from ddpm_jax.images import to_uint8
-from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.run import chain_of
-from ddpm_jax.training import compiled_step, initial
+from ddpm_jax.jobs.train import compiled_step, initial
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
+from ddpm_jax.runtime.images import to_uint8
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,7 @@ def digits(dtype: str = "float32"):
     config = experiment("digits")
     config.model.dtype = dtype
     config.model.dropout = 0.0
-    return config, build.network(config)
+    return config, factory.network(config)
 
 
 @pytest.mark.parametrize(("dtype", "precision", "tolerance"), [
@@ -37,9 +37,9 @@ def digits(dtype: str = "float32"):
 def test_the_network_computes_what_it_computes_on_a_cpu(dtype, precision, tolerance):
     config, model = digits(dtype)
     cpu = jax.devices("cpu")[0]
-    reference = build.network(digits()[0])
+    reference = factory.network(digits()[0])
     with jax.default_device(cpu):
-        params = build.initial_params(config, model)(jax.random.key(0))
+        params = factory.initial_params(config, model)(jax.random.key(0))
         params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(p.size), p.shape), params)
         x, t = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jnp.arange(4.0) * 300
         expected = np.asarray(reference.apply({"params": params}, x, t), np.float64)
@@ -58,7 +58,7 @@ def test_the_same_steps_from_the_same_state_give_the_same_bits(dtype):
     config, model = digits(dtype)
     config.model.dropout = 0.1
     mesh = device_mesh()
-    recipe = build.recipe(config, model, num_images=100)
+    recipe = factory.recipe(config, model, num_images=100)
     init = jax.jit(initial(config, model, recipe), out_shardings=replicated(mesh))
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     batch = global_batch(mesh, {"image": images, "label": np.zeros(64, np.int32)})
@@ -76,7 +76,7 @@ def test_the_same_steps_from_the_same_state_give_the_same_bits(dtype):
 
 def test_a_step_has_the_loss_of_a_cpu():
     config, model = digits()
-    recipe = build.recipe(config, model, num_images=100)
+    recipe = factory.recipe(config, model, num_images=100)
     images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
     losses = []
     for name in ("cpu", "gpu"):
@@ -92,7 +92,7 @@ def test_a_step_has_the_loss_of_a_cpu():
 def test_an_image_does_not_depend_on_the_batch():
     config, model = digits()
     mesh = device_mesh()
-    params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
+    params = jax.jit(factory.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
     chain = chain_of(config, model, num_steps=20, mesh=mesh)
     together = to_uint8(chain(params, jax.random.key(0), indices=np.arange(16))[-1])
     apart = to_uint8(chain(params, jax.random.key(0), indices=np.arange(5, 8))[-1])

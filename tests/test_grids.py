@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from oracles import ALL_GRIDS, ALL_SCHEDULES, each
 
-from ddpm_jax import grids
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 
 def sigma_over_signal(schedule, times):
@@ -28,22 +28,22 @@ def test_a_grid_starts_at_the_last_time_falls_and_ends_at_zero(grid, schedule, n
     assert np.all(schedule.transitions(times).beta > 0)
 
 
-@pytest.mark.parametrize("grid", [grids.uniform, grids.trailing])
+@pytest.mark.parametrize("grid", [timesteps.uniform, timesteps.trailing])
 def test_as_many_steps_as_times_are_all_times(grid):
     np.testing.assert_array_equal(grid(linear(20), 20), np.arange(20, -1, -1))
 
 
 def test_uniform_and_trailing_are_rounded_even_strides():
-    np.testing.assert_array_equal(grids.uniform(linear(1000), 5), [1000, 750, 500, 251, 1, 0])
-    np.testing.assert_array_equal(grids.trailing(linear(1000), 5), [1000, 800, 600, 400, 200, 0])
-    np.testing.assert_array_equal(grids.trailing(linear(10), 3), [10, 7, 3, 0])
+    np.testing.assert_array_equal(timesteps.uniform(linear(1000), 5), [1000, 750, 500, 251, 1, 0])
+    np.testing.assert_array_equal(timesteps.trailing(linear(1000), 5), [1000, 800, 600, 400, 200, 0])
+    np.testing.assert_array_equal(timesteps.trailing(linear(10), 3), [10, 7, 3, 0])
 
 
 @pytest.mark.parametrize("num_steps", [2, 9])
 def test_quadratic_is_even_in_the_root_of_time(num_steps):
     i = np.arange(num_steps)
     expected = (10 + i / (num_steps - 1) * (1 - 10)) ** 2
-    np.testing.assert_allclose(grids.quadratic(linear(100), num_steps), [*expected, 0], rtol=1e-12)
+    np.testing.assert_allclose(timesteps.quadratic(linear(100), num_steps), [*expected, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", [linear(100), cosine(100)])
@@ -52,7 +52,7 @@ def test_log_snr_is_even_in_the_log_of_sigma_over_signal(schedule, num_steps):
     a = schedule.alpha_bar
     first, last = (np.log((1 - a[t]) / a[t]) for t in (100, 1))
     i = np.arange(num_steps)
-    times = grids.log_snr(schedule, num_steps)[:-1]
+    times = timesteps.log_snr(schedule, num_steps)[:-1]
     expected = first + i / (num_steps - 1) * (last - first)
     np.testing.assert_allclose(2 * np.log(sigma_over_signal(schedule, times)), expected, rtol=1e-9, atol=1e-9)
 
@@ -64,7 +64,7 @@ def test_karras_is_equation_5_of_its_paper(schedule, rho):
     a, i = schedule.alpha_bar, np.arange(9)
     first, last = (np.sqrt((1 - a[t]) / a[t]) for t in (100, 1))
     expected = (first ** (1 / rho) + i / 8 * (last ** (1 / rho) - first ** (1 / rho))) ** rho
-    times = grids.karras(schedule, 9, rho=rho)[:-1]
+    times = timesteps.karras(schedule, 9, rho=rho)[:-1]
     np.testing.assert_allclose(sigma_over_signal(schedule, times), expected, rtol=1e-9)
 
 

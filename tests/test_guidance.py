@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from oracles import MIXTURE, each, keys, normal
 
-from ddpm_jax import grids
-from ddpm_jax.arrays import expand_like
-from ddpm_jax.gaussian import q_sample
-from ddpm_jax.guidance import (
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.arrays import expand_like
+from ddpm_jax.diffusion.gaussian import q_sample
+from ddpm_jax.diffusion.guidance import (
     classifier_free,
     classifier_guided,
     clip_x_0,
@@ -18,9 +18,9 @@ from ddpm_jax.guidance import (
     label_log_prob,
     side_by_side,
 )
-from ddpm_jax.prediction import Prediction, Target
-from ddpm_jax.samplers import Variance, ancestral, ddim, dpm_solver_pp_2m, heun, sample
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.prediction import Prediction, Target
+from ddpm_jax.diffusion.samplers import Variance, ancestral, ddim, dpm_solver_pp_2m, heun, sample
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -59,10 +59,10 @@ def test_clipping_keeps_to_the_given_range():
 
 COMPONENT, T_GRID = 1, cosine(1000)
 CHAINS = {
-    "ancestral-small": (ancestral(Variance.SMALL), grids.trailing(T_GRID, 1000)),
-    "ddim": (ddim(), grids.log_snr(T_GRID, 400)),
-    "heun": (heun(), grids.log_snr(T_GRID, 60)),
-    "dpm_solver_pp_2m": (dpm_solver_pp_2m(), grids.log_snr(T_GRID, 60)),
+    "ancestral-small": (ancestral(Variance.SMALL), timesteps.trailing(T_GRID, 1000)),
+    "ddim": (ddim(), timesteps.log_snr(T_GRID, 400)),
+    "heun": (heun(), timesteps.log_snr(T_GRID, 60)),
+    "dpm_solver_pp_2m": (dpm_solver_pp_2m(), timesteps.log_snr(T_GRID, 60)),
 }
 
 

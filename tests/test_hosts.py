@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from tiny import ROOT, arguments, tiny_config
 
-from ddpm_jax import logging, training
-from ddpm_jax.restoring import saved_steps
-from ddpm_jax.run import Run
-from ddpm_jax.sampling import sample_run
+from ddpm_jax.jobs import train
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run
+from ddpm_jax.training import log
+from ddpm_jax.training.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,9 +28,9 @@ LONG = {**CONFIG, "train__num_steps": 100_000, "checkpoint__every": 50_000, "log
 # The training program, whose processes give each other up after ten seconds of silence.
 IMPATIENT = """
 import sys
-from ddpm_jax import program
+from ddpm_jax.commands import cli
 from ddpm_jax.commands.train import command
-program._HEARTBEAT_SECONDS = 10
+cli._HEARTBEAT_SECONDS = 10
 sys.argv[0] = "train.py"
 command()
 """
@@ -70,13 +71,13 @@ def workdir(tmp_path_factory, quick_compilation):
 
 
 def losses(workdir):
-    return [line["loss"] for line in logging.read_log(workdir)]
+    return [line["loss"] for line in log.read_log(workdir)]
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_run_of_one(workdir, tmp_path):
     """In the same global order: the losses of the batches are those of one process on eight devices."""
-    training.train(tiny_config(**CONFIG, train__num_steps=4), tmp_path)
+    train.train(tiny_config(**CONFIG, train__num_steps=4), tmp_path)
     np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
 
 
@@ -100,8 +101,8 @@ def test_both_take_the_checkpoint_before_a_damaged_one(workdir, tmp_path):
 @pytest.mark.slow
 def test_one_process_goes_on_with_the_run_of_two(workdir, tmp_path):
     """Twenty steps more, on eight devices for four."""
-    training.train(tiny_config(**CONFIG, train__num_steps=24), tmp_path)
-    assert training.train(tiny_config(**CONFIG, train__num_steps=24), workdir).step == 24
+    train.train(tiny_config(**CONFIG, train__num_steps=24), tmp_path)
+    assert train.train(tiny_config(**CONFIG, train__num_steps=24), workdir).step == 24
     np.testing.assert_allclose(losses(workdir), losses(tmp_path), rtol=1e-5)
 
 
@@ -124,7 +125,7 @@ def test_two_processes_draw_and_measure_what_one_does(workdir, tmp_path):
 
 
 def wait_for_steps(workdir, processes, count=4):
-    while not (workdir / "log.jsonl").exists() or len(logging.read_log(workdir)) < count:
+    while not (workdir / "log.jsonl").exists() or len(log.read_log(workdir)) < count:
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.runtime.images import grid, save_gif, save_png, to_uint8, write_whole
 
 RNG = np.random.default_rng(0)
 

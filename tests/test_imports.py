@@ -1,6 +1,7 @@
-"""Who may import whom: the order of the modules, and what `import ddpm_jax` must not drag in."""
+"""Who may import whom: the order of the packages, and what `import ddpm_jax` must not drag in."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -13,18 +14,26 @@ import ddpm_jax
 PACKAGE = Path(ddpm_jax.__file__).parent
 
 TABLE = (PACKAGE.parent / "docs" / "architecture.md").read_text().partition("\n\n|")[2].partition("\n\n")[0]
-ROWS = [re.findall(r"`(\w+)/?`", line.split("|")[2]) for line in TABLE.splitlines()[2:]]
-RANK = {module: rank for rank, module in enumerate(module for row in ROWS for module in row)}
-
-MATHEMATICS = [module for row in ROWS[:4] for module in row]
+RANK = {name: rank for rank, name in enumerate(re.findall(r"^\| `(\w+)/?` \|", TABLE, re.MULTILINE))}
 HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "grain", "orbax", "matplotlib"}
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def module_of(file):
+MATHEMATICS = [file for file in FILES if file.startswith("diffusion/")]
+
+
+def package_of(file):
     """The first name below ddpm_jax: `samplers/ddim.py` is part of `samplers`."""
     return Path(file).parts[0].removesuffix(".py")
+
+
+def dotted(file):
+    """The module that a file is: `diffusion.samplers` for `diffusion/samplers/__init__.py`."""
+    return ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {dotted(file): file for file in FILES}
 
 
 def imports(path):
@@ -37,21 +46,37 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_module_is_in_the_table_of_the_architecture():
-    assert {module_of(file) for file in FILES} - {"__init__"} == RANK.keys()
-    assert MATHEMATICS[-1] == "bayes"
+def imported_modules(file):
+    """Those of ours that a file imports, without the packages that lie on the way to them."""
+    for name in imports(FILES[file]):
+        if name.split(".")[0] == "ddpm_jax":
+            below = name.removeprefix("ddpm_jax.")
+            yield below if below in MODULES else below.rpartition(".")[0]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if module_of(file) in RANK])
-def test_a_module_imports_only_those_before_it(file):
-    module = module_of(file)
-    ours = [name.split(".") for name in imports(FILES[file]) if name.split(".")[0] == "ddpm_jax"]
-    for imported in [name[1] for name in ours if name[1] in RANK]:
-        allowed = imported == module or RANK[imported] < RANK[module]
-        assert allowed, f"{file} imports {imported}, which the table does not name before {module}"
+def test_every_package_is_in_the_table_of_the_architecture():
+    assert {package_of(file) for file in FILES} - {"__init__"} == RANK.keys()
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if module_of(file) in MATHEMATICS])
+@pytest.mark.parametrize("file", [file for file in FILES if package_of(file) in RANK])
+def test_a_module_imports_only_from_packages_before_its_own(file):
+    package = package_of(file)
+    for module in imported_modules(file):
+        imported = module.split(".")[0]
+        allowed = not imported or imported == package or RANK[imported] < RANK[package]
+        assert allowed, f"{file} imports {module}, whose package the table does not name before {package}"
+
+
+def test_no_two_modules_import_each_other():
+    """On any path; that a package imports what is in it does not count."""
+    graph = {
+        module: {other for other in imported_modules(file) if other in MODULES and not module.startswith(f"{other}.")}
+        for module, file in MODULES.items()
+    }
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises of a cycle
+
+
+@pytest.mark.parametrize("file", MATHEMATICS)
 def test_the_mathematics_needs_nothing_but_jax(file):
     """And NumPy, and chex, which asserts shapes while a function is traced."""
     roots = {name.split(".")[0] for name in imports(FILES[file])}
@@ -61,8 +86,11 @@ def test_the_mathematics_needs_nothing_but_jax(file):
 @pytest.mark.parametrize(
     ("modules", "light_of"),
     [
-        (["ddpm_jax", *(f"ddpm_jax.{module}" for module in MATHEMATICS)], HEAVY),
-        (["ddpm_jax.training", "ddpm_jax.sampling", "ddpm_jax.evaluation"], HEAVY - {"orbax", "matplotlib"}),
+        (["ddpm_jax", *(f"ddpm_jax.{dotted(file)}" for file in MATHEMATICS)], HEAVY),
+        (
+            ["ddpm_jax.jobs.train", "ddpm_jax.runs.sampling", "ddpm_jax.evaluation.evaluate"],
+            HEAVY - {"orbax", "matplotlib"},
+        ),
     ],
     ids=["mathematics", "programs"],
 )

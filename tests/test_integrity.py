@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from test_checkpoint import CONFIG, EIGHT, averaged, restore, same, save, state_at, target
 
-from ddpm_jax import integrity, restoring
-from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
-from ddpm_jax.integrity import DamagedError, Record
-from ddpm_jax.restoring import restore_params, saved_steps, stored_config
+from ddpm_jax.training import integrity, restoring
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.integrity import DamagedError, Record
+from ddpm_jax.training.restoring import restore_params, saved_steps, stored_config
 
 
 @pytest.fixture(scope="module")

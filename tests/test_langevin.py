@@ -9,11 +9,11 @@ import pytest
 from measures import assert_drawn_from, order
 from oracles import MIXTURE, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.gaussian import q_step
-from ddpm_jax.prediction import score
-from ddpm_jax.samplers import (
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.gaussian import q_step
+from ddpm_jax.diffusion.prediction import score
+from ddpm_jax.diffusion.samplers import (
     Sampler,
     SamplerState,
     Variance,
@@ -24,7 +24,7 @@ from ddpm_jax.samplers import (
     langevin_step,
     sample,
 )
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -176,6 +176,6 @@ SAMPLERS = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_langevin_chains_reach_the_mixture(name):
     schedule, num = cosine(1000), 2000
-    transitions = schedule.transitions(grids.log_snr(schedule, 300))
+    transitions = schedule.transitions(timesteps.log_snr(schedule, 300))
     draw = jax.jit(partial(sample, SAMPLERS[name], MIXTURE.denoiser, transitions=transitions))
     assert_drawn_from(MIXTURE, draw(keys(num), x_T=normal(num, 2, seed=1)))

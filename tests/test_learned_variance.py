@@ -9,13 +9,13 @@ import pytest
 from oracles import ALL_TARGETS, each, keys, normal, pick
 from scipy.stats import norm
 
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.likelihood import bits_per_dim, bound_terms
-from ddpm_jax.losses import l_hybrid, l_simple, l_vlb, min_snr_weight, p2_weight, v_weight, x_0_weight
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.prediction import Prediction, as_denoiser
-from ddpm_jax.samplers import Variance, p_mean_log_var
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.likelihood import bits_per_dim, bound_terms
+from ddpm_jax.diffusion.losses import l_hybrid, l_simple, l_vlb, min_snr_weight, p2_weight, v_weight, x_0_weight
+from ddpm_jax.diffusion.prediction import Prediction, as_denoiser
+from ddpm_jax.diffusion.samplers import Variance, p_mean_log_var
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 

@@ -11,19 +11,19 @@ from oracles import each, keys, normal, pick
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.gaussian import discretized_log_prob_nats, normal_kl_nats
-from ddpm_jax.likelihood import (
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats
+from ddpm_jax.diffusion.likelihood import (
     bits_per_dim,
     bound_term,
     bound_terms,
     density_to_bits_per_dim,
     prior_term_nats,
 )
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.prediction import Prediction
-from ddpm_jax.samplers import Variance
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.prediction import Prediction
+from ddpm_jax.diffusion.samplers import Variance
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 LEVELS = np.arange(256) / 127.5 - 1
 LOWER = np.where(np.arange(256) == 0, -np.inf, LEVELS - 1 / 255)

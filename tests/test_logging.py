@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from ddpm_jax import logging
 from ddpm_jax.errors import UserError
-from ddpm_jax.logging import DivergedError, RunLog, read_log
+from ddpm_jax.training import log as log_module
+from ddpm_jax.training.log import DivergedError, RunLog, read_log
 
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
@@ -52,7 +52,7 @@ def scalars(workdir):
 
 def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
         log.add(1, metrics(3, 5, counts=(2, 0, 1, 0), sums=(6.0, 0.0, 1.0, 0.0), bound_nats=np.float32(7)))
         log.add(2, metrics(4, 6, counts=(0, 0, 3, 0), sums=(0.0, 0.0, 3.0, 0.0), bound_nats=np.float32(8)))
@@ -84,7 +84,7 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
 
 def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(logging.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
         now[0] = 50.0
         log.restart_clock()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from oracles import ALL_TARGETS, GAUSSIAN, each, keys, normal, pick
 
-from ddpm_jax import times
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.losses import eps_weight, l_simple, min_snr_weight, p2_weight, v_weight, x_0_weight
-from ddpm_jax.prediction import Prediction, as_denoiser
-from ddpm_jax.schedule import linear
+from ddpm_jax.diffusion import time_sampling
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.losses import eps_weight, l_simple, min_snr_weight, p2_weight, v_weight, x_0_weight
+from ddpm_jax.diffusion.prediction import Prediction, as_denoiser
+from ddpm_jax.diffusion.schedules import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -86,7 +86,7 @@ def test_weights_of_the_papers_that_balance_the_levels():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 8])
 def test_antithetic_times_come_in_pairs_of_constant_sum(batch_size):
-    t, _ = times.antithetic(1000).draw((), jax.random.key(3), batch_size)
+    t, _ = time_sampling.antithetic(1000).draw((), jax.random.key(3), batch_size)
     half = (batch_size + 1) // 2
     assert t.shape == (batch_size,)
     np.testing.assert_array_equal(t[half:] + t[: batch_size - half], 1001)

@@ -9,7 +9,7 @@ import pytest
 from networks import FAMILIES, LABEL, equations, flat, ho, inputs, random_params, shapes, small_unet
 from oracles import each
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.models import UNet
 from ddpm_jax.models.unet import Encoder, Middle
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def param_shapes(config, **changes):
     """The parameters of a configuration's network, as shapes by path."""
-    model = build.network(config).clone(**changes)
-    return flat(jax.eval_shape(build.initial_params(config, model), jax.random.key(0)))
+    model = factory.network(config).clone(**changes)
+    return flat(jax.eval_shape(factory.initial_params(config, model), jax.random.key(0)))
 
 
 def num_params(shapes):

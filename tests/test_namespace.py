@@ -13,9 +13,10 @@ from PIL import Image
 from tiny import ROOT, save, tiny_config
 
 import ddpm_jax as dj
-from ddpm_jax import build, errors, plots
+from ddpm_jax import errors, factory
 from ddpm_jax.config import flatten
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import plots
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -32,11 +33,11 @@ def workdirs(tmp_path_factory, quick_compilation):
 def test_every_name_completes_and_is_documented():
     for name in dir(dj):
         assert inspect.getdoc(getattr(dj, name)), name
-    assert {"Run", "train", "experiment", "evaluate", "plots", "q_sample", "oracles"} <= set(dir(dj))
+    assert {"Run", "train", "experiment", "evaluate", "plots", "q_sample", "analytic"} <= set(dir(dj))
 
 
 def test_jobs_are_loaded_when_they_are_asked_for():
-    program = "import sys, ddpm_jax as dj; print('ddpm_jax.run' in sys.modules); dj.Run; print(dj.Run.__name__)"
+    program = "import sys, ddpm_jax as dj; print('ddpm_jax.runs.run' in sys.modules); dj.Run; print(dj.Run.__name__)"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["False", "Run"], run.stderr
 
@@ -191,13 +192,13 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
 
 
 def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):
-    made, traces = build.denoiser, []
+    made, traces = factory.denoiser, []
 
     def counted(*args, **options):
         with_params = made(*args, **options)
         return lambda *args: traces.append(args) or with_params(*args)
 
-    monkeypatch.setattr(build, "denoiser", counted)
+    monkeypatch.setattr(factory, "denoiser", counted)
     run = dj.Run(workdirs / "told").configure(labels=7, guidance_scale=2)
     before = run.chain(3)
     first = before(run.params, dj_key(), indices=np.arange(8))

@@ -10,8 +10,9 @@ import pytest
 from oracles import GAUSSIAN, IMAGES, MIXTURE, keys, normal, pick
 from scipy.stats import norm
 
-from ddpm_jax import grids
-from ddpm_jax.likelihood import (
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.likelihood import (
     bound_terms,
     exact_trace,
     hutchinson_trace,
@@ -19,10 +20,9 @@ from ddpm_jax.likelihood import (
     ode_log_prob_nats,
     prior_term_nats,
 )
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.prediction import velocity
-from ddpm_jax.samplers import Variance
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion.prediction import velocity
+from ddpm_jax.diffusion.samplers import Variance
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 
 def spread(dims, seed=0):
@@ -32,7 +32,7 @@ def spread(dims, seed=0):
 
 
 def ode_log_prob(oracle, x_0, schedule, *, num_steps=200, trace=exact_trace):
-    transitions = schedule.encoding(grids.log_snr(schedule, num_steps + 1)[:-1])
+    transitions = schedule.encoding(timesteps.log_snr(schedule, num_steps + 1)[:-1])
     ours = jax.jit(lambda x_0: ode_log_prob_nats(oracle.denoiser, x_0, transitions=transitions, trace=trace))
     return np.asarray(ours(x_0))
 
@@ -80,7 +80,7 @@ def test_the_error_of_the_ode_likelihood_is_of_second_order(x64):
 def test_the_ode_with_the_decoder_is_exact_on_images_that_noise_cannot_confuse(x64):
     """Of three images x_1 tells which: `-log P = log 3`, and L_0 for pixels at -1 and 1, the ends of open bins."""
     schedule, x_0 = cosine(1000), jnp.asarray(IMAGES.points)
-    encoding = schedule.encoding(grids.log_snr(schedule, 801)[:-1])
+    encoding = schedule.encoding(timesteps.log_snr(schedule, 801)[:-1])
     last = pick(schedule.transitions(), -1)
     bound = jax.jit(partial(ode_bound_nats, IMAGES.denoiser, encoding=encoding, last=last, variance=Variance.SMALL))
     decoder = -16 * norm.logcdf(1 / 255 / np.exp(last.log_var_small / 2))
@@ -90,7 +90,7 @@ def test_the_ode_with_the_decoder_is_exact_on_images_that_noise_cannot_confuse(x
 def test_the_ode_is_below_the_bound_with_the_same_last_term(x64):
     """The terms above L_0 are a bound on what the ODE gives exactly: the same noise at x_1, the same decoder."""
     schedule, x_0 = cosine(200), jnp.clip(MIXTURE.sample(jax.random.key(0), 256), -1, 1)
-    encoding, all_moves = schedule.encoding(grids.log_snr(schedule, 101)[:-1]), schedule.transitions()
+    encoding, all_moves = schedule.encoding(timesteps.log_snr(schedule, 101)[:-1]), schedule.transitions()
     last, moves = pick(all_moves, -1), (np.arange(200), all_moves)
     bound = bound_terms(MIXTURE.denoiser, x_0, keys(256), moves=moves, variance=Variance.SMALL)["nats"]
     prior = prior_term_nats(x_0, schedule.level(200))

@@ -13,10 +13,10 @@ import pytest
 from measures import assert_drawn_from, order
 from oracles import GAUSSIAN, MIXTURE, each, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.samplers import ddim, dpm_solver_pp_2m, heun, ode_coordinates, ode_slope, sample
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.samplers import ddim, dpm_solver_pp_2m, heun, ode_coordinates, ode_slope, sample
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -32,7 +32,7 @@ def exact_flow(gaussian, x, start, end):
     return end.signal * gaussian.mean + ((x - start.signal * gaussian.mean) @ basis * std[1] / std[0]) @ basis.T
 
 
-def times_above_zero(schedule, num_steps, grid=grids.log_snr):
+def times_above_zero(schedule, num_steps, grid=timesteps.log_snr):
     """Float times from T to 1 for so many moves."""
     return grid(schedule, num_steps + 1)[:-1]
 
@@ -79,7 +79,7 @@ def test_solvers_converge_with_their_order(solver, schedule, up):
 
 
 @each("solver", SECOND_ORDER)
-@pytest.mark.parametrize("grid", [grids.log_snr, grids.quadratic, grids.karras])
+@pytest.mark.parametrize("grid", [timesteps.log_snr, timesteps.quadratic, timesteps.karras])
 def test_decoding_returns_what_was_encoded(solver, grid):
     """Relative error below 1e-3, the promise, and below 2e-5, the fact, at 200 steps of the linear schedule."""
     times, x_1 = times_above_zero(SCHEDULE, 200, grid), GAUSSIAN.sample(jax.random.key(0), 50)
@@ -129,7 +129,7 @@ def counted(denoise, calls):
 def test_network_evaluations_of_a_chain(solver):
     """Heun asks twice a move and once for the last, the others once."""
     calls = []
-    denoise, transitions = counted(MIXTURE.denoiser, calls), SCHEDULE.transitions(grids.uniform(SCHEDULE, 6))
+    denoise, transitions = counted(MIXTURE.denoiser, calls), SCHEDULE.transitions(timesteps.uniform(SCHEDULE, 6))
     jax.block_until_ready(sample(solver[0], denoise, keys(3), x_T=normal(3, 2), transitions=transitions))
     jax.effects_barrier()
     assert len(calls) == (11 if solver is ORDERS["heun"] else 6)
@@ -158,7 +158,7 @@ def test_dpm_solver_is_algorithm_2_of_its_paper():
 @each("solver", SECOND_ORDER)
 def test_solvers_reach_the_mixture(solver):
     schedule, num = cosine(1000), 2000
-    transitions = schedule.transitions(grids.log_snr(schedule, 60))
+    transitions = schedule.transitions(timesteps.log_snr(schedule, 60))
     assert_drawn_from(MIXTURE, walk(solver, normal(num, 2, seed=1), transitions, MIXTURE.denoiser))
 
 

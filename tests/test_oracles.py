@@ -10,9 +10,9 @@ from oracles import ALL_ORACLES, GAUSSIAN, IMAGES, MIXTURE, each, normal, pick
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from ddpm_jax.arrays import expand_like
-from ddpm_jax.oracles import FiniteData, Gaussian, GaussianMixture
-from ddpm_jax.schedule import linear
+from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
+from ddpm_jax.diffusion.arrays import expand_like
+from ddpm_jax.diffusion.schedules import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -18,12 +18,13 @@ from tiny import ROOT, arguments, random_state, save, tiny_config
 from tiny import run as program
 
 import ddpm_jax as dj
-from ddpm_jax import paths, training
-from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.data.tfds import TfdsImages, data_folder
 from ddpm_jax.errors import UserError
-from ddpm_jax.plots import strips
-from ddpm_jax.run import Run
+from ddpm_jax.evaluation.plots import strips
+from ddpm_jax.jobs import train
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime import paths
+from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
@@ -105,8 +106,8 @@ def test_an_empty_path_and_a_long_one_are_one_short_line():
 
 DOORS = {
     "Run": lambda path, run: Run(path),
-    "train": lambda path, run: training.train(tiny_config(), path),
-    "train's data": lambda path, run: training.train(tiny_config(data__source="folder", data__path=path), "run"),
+    "train": lambda path, run: train.train(tiny_config(), path),
+    "train's data": lambda path, run: train.train(tiny_config(data__source="folder", data__path=path), "run"),
     "sample_run": lambda path, run: dj.sample_run(run, path, num_images=1, seed=0),
     "sample_trajectory": lambda path, run: dj.sample_trajectory(run, path, num_images=1, seed=0),
     "interpolate": lambda path, run: dj.interpolate(run, ["a.png", "b.png"], path),
@@ -153,7 +154,7 @@ def test_the_library_refuses_an_address_before_it_writes(door, trained, home, mo
     ],
 )
 def test_the_programs_refuse_an_address_in_one_line_before_any_work(command, home, monkeypatch):
-    monkeypatch.setattr("ddpm_jax.run.Run.__init__", lambda self, *args, **options: paths.run_folder(args[0]))
+    monkeypatch.setattr("ddpm_jax.runs.run.Run.__init__", lambda self, *args, **options: paths.run_folder(args[0]))
     outcome = program(*(argument.replace("@", BUCKET) for argument in command))
     assert outcome.status == 1
     assert outcome.err.startswith("error: ")
@@ -209,7 +210,7 @@ def test_commands_in_messages_run_as_they_stand(home):
 def test_a_checkpoint_in_place_of_its_run_is_recognised(trained, level, monkeypatch):
     what = "the checkpoints folder" if level == "checkpoints" else "a checkpoint"
     told = rf"/{level} is {what} of the run in {trained}: give '{trained}', whose newest checkpoint is taken$"
-    for refused in (Run, lambda path: training.train(tiny_config(), path), lambda path: dj.import_weights(path, "x")):
+    for refused in (Run, lambda path: train.train(tiny_config(), path), lambda path: dj.import_weights(path, "x")):
         with pytest.raises(UserError, match=told):
             refused(trained / level)
     for command in (
@@ -239,7 +240,7 @@ def test_a_folder_that_is_called_checkpoints_is_a_folder_like_others(tmp_path):
 def test_a_run_whose_name_is_no_text_is_refused_before_any_work(tmp_path):
     """The bytes of another encoding, which the library of the checkpoints cannot open."""
     workdir = tmp_path / os.fsdecode(b"r\xfcn")
-    for refused in (Run, lambda path: training.train(tiny_config(), path)):
+    for refused in (Run, lambda path: train.train(tiny_config(), path)):
         with pytest.raises(UserError, match=r"^checkpoints cannot lie under .*/r\\udcfcn, whose name is not UTF-8: re"):
             refused(workdir)
     assert not workdir.exists()
@@ -272,7 +273,9 @@ def test_a_terminal_without_the_characters_of_a_name_shows_their_codes(monkeypat
 
 
 def test_a_program_on_an_ascii_terminal_ends_well():
-    code = "from ddpm_jax import program; program.run(lambda: print('r\u00fcn \\udcff'), module='ddpm_jax.program')"
+    code = (
+        "from ddpm_jax.commands import cli; cli.run(lambda: print('r\u00fcn \\udcff'), module='ddpm_jax.commands.cli')"
+    )
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"r\\xfcn \\udcff\n", b"")
@@ -378,11 +381,11 @@ def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
         of_folder = {"data__source": "folder", "data__path": path, "data__on_device": False, "train__num_steps": 1}
         return tiny_config(**{**of_folder, **SHORT, **overrides})
 
-    training.train(config("data"), "run")
+    train.train(config("data"), "run")
     save("classifier", config(str(tmp_path / "data"), task="classify", labels__num_classes=2, labels__names=("a", "b")))
     Path("run").rename("moved run")
     Path("data").rename("moved data")
-    state = training.train(config(str(tmp_path / "moved data"), train__num_steps=2), tmp_path / "moved run")
+    state = train.train(config(str(tmp_path / "moved data"), train__num_steps=2), tmp_path / "moved run")
     assert int(state.step) == 2
     run = Run("moved run").guide(Run("classifier")).configure(labels="b")
     assert run.draw(1).shape == (1, 8, 8, 1)

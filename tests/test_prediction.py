@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from oracles import ALL_ORACLES, ALL_TARGETS, GAUSSIAN, MIXTURE, each, normal, pick
 
-from ddpm_jax.gaussian import q_posterior, q_sample
-from ddpm_jax.oracles import FiniteData, GaussianMixture
-from ddpm_jax.prediction import (
+from ddpm_jax.diffusion.analytic import FiniteData, GaussianMixture
+from ddpm_jax.diffusion.gaussian import q_posterior, q_sample
+from ddpm_jax.diffusion.prediction import (
     Prediction,
     Target,
     as_denoiser,
@@ -19,8 +19,8 @@ from ddpm_jax.prediction import (
     score,
     x_0_from_eps,
 )
-from ddpm_jax.samplers import Variance, p_mean_log_var
-from ddpm_jax.schedule import linear
+from ddpm_jax.diffusion.samplers import Variance, p_mean_log_var
+from ddpm_jax.diffusion.schedules import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 

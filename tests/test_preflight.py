@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from ddpm_jax import build, preflight, training
+from ddpm_jax import factory
 from ddpm_jax.errors import UserError
-from ddpm_jax.parallel import device_mesh
-from ddpm_jax.run import chain_of
+from ddpm_jax.jobs import resources, train
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -20,11 +21,11 @@ GIB = 2**30
 @pytest.fixture(scope="module")
 def plans(quick_compilation):
     """Of the tiny configuration on eight devices, its state whole and cut over four of them."""
-    return {fsdp: preflight.plan(tiny_config(mesh__fsdp=fsdp)) for fsdp in (1, 4)}
+    return {fsdp: resources.plan(tiny_config(mesh__fsdp=fsdp)) for fsdp in (1, 4)}
 
 
 def test_what_is_counted_is_what_a_run_holds(plans, tmp_path):
-    state = training.train(tiny_config(train__num_steps=1), tmp_path)
+    state = train.train(tiny_config(train__num_steps=1), tmp_path)
     held = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     assert plans[1].state == sum(leaf.nbytes for leaf in held) + 8
     assert plans[1].parameters == sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -41,12 +42,12 @@ def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
 
 
 def test_the_table_says_it(plans):
-    text = "\n".join(preflight.table(tiny_config(), plans[1]))
+    text = "\n".join(resources.table(tiny_config(), plans[1]))
     for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "not known here", "TFLOP"):
         assert said in text
     assert "data set         whole on each device besides" in text
     streamed = tiny_config(data__on_device=False)
-    assert "data set" not in "\n".join(preflight.table(streamed, plans[1]))
+    assert "data set" not in "\n".join(resources.table(streamed, plans[1]))
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
@@ -54,8 +55,8 @@ def test_what_does_not_fit_is_refused_with_what_would_help(plans):
     with pytest.raises(
         UserError, match=r"^the step takes 17\.0 GiB of 16 a device; cut the state \(--config.mesh.fsdp"
     ):
-        preflight.table(tiny_config(), small)
-    assert "of 32" in "\n".join(preflight.table(tiny_config(), small._replace(memory=32 * GIB)))
+        resources.table(tiny_config(), small)
+    assert "of 32" in "\n".join(resources.table(tiny_config(), small._replace(memory=32 * GIB)))
 
 
 def test_a_topology_needs_its_compiler(monkeypatch):
@@ -68,24 +69,24 @@ def test_a_topology_needs_its_compiler(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_libtpu)
     with pytest.raises(UserError, match="pip install libtpu"):
-        preflight.topology_devices("v5e:2x2")
+        resources.topology_devices("v5e:2x2")
 
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 "])
 def test_what_is_no_slice_is_refused(name):
     with pytest.raises(UserError, match="is no slice: write it as v5e:4x4 or v4:2x2x4"):
-        preflight.plan(tiny_config(), topology=name)
+        resources.plan(tiny_config(), topology=name)
 
 
 @pytest.mark.parametrize("key", ["mesh.fsdp", "train.accumulation", "train.batch_size"])
 def test_numbers_that_make_no_sense_are_refused(key):
     with pytest.raises(UserError, match=f"config.{key}=0 must be at least 1"):
-        preflight.plan(tiny_config(**{key.replace(".", "__"): 0}))
+        resources.plan(tiny_config(**{key.replace(".", "__"): 0}))
 
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="does not divide over 8 devices"):
-        preflight.plan(tiny_config(train__batch_size=12))
+        resources.plan(tiny_config(train__batch_size=12))
 
 
 @pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4)])
@@ -93,7 +94,7 @@ def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch, capfd):
     """So that its memory is the chip's; and libtpu prints nothing of the TPU that is not here."""
     pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    assert len(preflight.topology_devices(topology)) == chips
+    assert len(resources.topology_devices(topology)) == chips
     assert capfd.readouterr().err == ""
 
 
@@ -101,17 +102,17 @@ def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch, capfd):
 def test_the_programs_lower_for_other_machines(platform):
     """The train step, and a piece of the chain with guidance."""
     config = tiny_config(labels__num_classes=10, labels__dropout=0.1, sample__guidance_scale=2.0)
-    model, mesh = build.network(config), device_mesh()
-    recipe = build.recipe(config, model, num_images=100)
-    shapes = training.state_shapes(training.initial(config, model, recipe))
+    model, mesh = factory.network(config), device_mesh()
+    recipe = factory.recipe(config, model, num_images=100)
+    shapes = train.state_shapes(train.initial(config, model, recipe))
     batch = {
         "image": jax.ShapeDtypeStruct((8, 8, 8, 1), np.uint8),
         "label": jax.ShapeDtypeStruct((8,), np.int32),
     }
-    step = training.compiled_step(recipe, mesh, shapes)
+    step = train.compiled_step(recipe, mesh, shapes)
     assert step.trace(shapes, batch).lower(lowering_platforms=(platform,)).as_text()
     kept = (batch, jax.ShapeDtypeStruct((8,), np.int32))
-    step = training.compiled_step(recipe, mesh, shapes, gathers=True)
+    step = train.compiled_step(recipe, mesh, shapes, gathers=True)
     assert step.trace(shapes, kept).lower(lowering_platforms=(platform,)).as_text()
     chain = chain_of(config, model, num_steps=4, mesh=mesh)
     assert chain.lower(shapes.params, batch_size=8, platform=platform).as_text()

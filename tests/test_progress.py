@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ddpm_jax.progress import progress_bar
+from ddpm_jax.runtime.progress import progress_bar
 
 
 class Terminal(io.StringIO):

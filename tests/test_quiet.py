@@ -15,10 +15,10 @@ from orbax.checkpoint._src import asyncio_utils
 from tiny import random_state, tiny_config
 
 import ddpm_jax as dj
-from ddpm_jax import parallel
-from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.errors import UserError
-from ddpm_jax.quiet import quiet_pillow, quieten_libtpu
+from ddpm_jax.runtime import devices
+from ddpm_jax.runtime.quiet import quiet_pillow, quieten_libtpu
+from ddpm_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_pillow_logs_nothing_while_we_decode_and_otherwise_as_before(caplog):
 
 def test_libtpu_is_answered_before_a_library_s_first_question_for_devices(monkeypatch):
     asked = []
-    monkeypatch.setattr(parallel, "quieten_libtpu", lambda: asked.append("libtpu"))
+    monkeypatch.setattr(devices, "quieten_libtpu", lambda: asked.append("libtpu"))
     monkeypatch.setattr(jax, "devices", lambda: asked.append("jax"))
-    parallel.all_devices()
+    devices.all_devices()
     assert asked == ["libtpu", "jax"]
 
 
@@ -143,7 +143,7 @@ def test_a_job_asks_for_devices_by_the_one_function_first(job, monkeypatch, tmp_
             pytest.fail("JAX looked for devices")
         return 0
 
-    monkeypatch.setattr(parallel, "all_devices", first)
+    monkeypatch.setattr(devices, "all_devices", first)
     monkeypatch.setattr("ddpm_jax.convert.incoming.all_devices", first)
     monkeypatch.setattr(jax, "process_count", lambda: too_early() or 1)
     monkeypatch.setattr(jax, "process_index", too_early)

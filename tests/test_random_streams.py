@@ -8,11 +8,11 @@ from flax import linen as nn
 from recorded_keys import recorded
 from tiny import tiny_config
 
-from ddpm_jax import build
-from ddpm_jax.parallel import device_mesh
-from ddpm_jax.run import chain_of
-from ddpm_jax.state import initial_state
-from ddpm_jax.step import draw_examples, train_step
+from ddpm_jax import factory
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.training.state import initial_state
+from ddpm_jax.training.step import draw_examples, train_step
 
 SMALL = {"data__random_flip": True, "train__batch_size": 2}
 CLASSES = {"labels__num_classes": 10}
@@ -66,11 +66,11 @@ def batch(config):
 def test_a_train_step_consumes_no_key_twice_and_none_with_children(changes):
     config = tiny_config(**changes)
     model = network(config)
-    recipe = build.recipe(config, model, num_images=100)
+    recipe = factory.recipe(config, model, num_images=100)
     with recorded() as (uses, generator):
         state = initial_state(
             jax.random.key(0, impl=generator),
-            build.initial_params(config, model),
+            factory.initial_params(config, model),
             optimizer=recipe.optimizer,
             times=recipe.times,
         )
@@ -78,7 +78,7 @@ def test_a_train_step_consumes_no_key_twice_and_none_with_children(changes):
     uses.check()
 
 
-@pytest.mark.parametrize("sampler", sorted(build.SAMPLERS))
+@pytest.mark.parametrize("sampler", sorted(factory.SAMPLERS))
 @pytest.mark.parametrize("corrector_steps", [0, 2])
 def test_a_chain_consumes_no_key_twice_and_none_with_children(sampler, corrector_steps):
     changes = {"sample__sampler": sampler, "sample__eta": 0.5, "sample__corrector_steps": corrector_steps}
@@ -100,7 +100,7 @@ def tiny_chain(*, inpainting=None, **changes):
     """A chain of three steps on one device, and the parameters of its network."""
     config = tiny_config(**changes)
     model = network(config)
-    params = build.initial_params(config, model)(jax.random.key(1))
+    params = factory.initial_params(config, model)(jax.random.key(1))
     mesh = device_mesh(jax.devices()[:1])
     return chain_of(config, model, num_steps=3, mesh=mesh, inpainting=inpainting), params
 
@@ -109,7 +109,7 @@ def test_noise_flips_and_hidden_labels_are_independent():
     """Over many images no draw tells anything of another, beyond chance."""
     num = 4096
     config = tiny_config(**SMALL, **CLASSES, labels__dropout=0.5)
-    recipe = build.recipe(config, network(config), num_images=100)
+    recipe = factory.recipe(config, network(config), num_images=100)
     marked = np.zeros((num, 8, 8, 1), np.uint8)
     marked[:, :, 0] = 255  # a white column on the left tells whether the image was flipped
     drawn = draw_examples(recipe, {"image": marked, "label": np.zeros(num, int)}, jax.random.key(0), times_state=())

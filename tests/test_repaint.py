@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from oracles import ALL_SAMPLERS, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.samplers import Sampler, SamplerState, Variance, ancestral, dpm_solver_pp_2m, repaint, sample
-from ddpm_jax.schedule import linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, Variance, ancestral, dpm_solver_pp_2m, repaint, sample
+from ddpm_jax.diffusion.schedules import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -33,7 +33,7 @@ def test_what_is_drawn_follows_what_is_known(name):
     """The conditional Gaussian's mean and deviation, which replacing alone misses by far."""
     predictor, times = {
         "ancestral": (ancestral(Variance.SMALL), None),
-        "dpm_solver_pp_2m": (dpm_solver_pp_2m(), grids.log_snr(SCHEDULE, 60)),
+        "dpm_solver_pp_2m": (dpm_solver_pp_2m(), timesteps.log_snr(SCHEDULE, 60)),
     }[name]
     drawn, replaced = filled(predictor, 20, times)[:, 1], filled(predictor, 1, times)[:, 1]
     assert abs(drawn.mean() - MEAN) < 0.1 * STD

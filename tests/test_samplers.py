@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from oracles import ALL_SAMPLERS, ALL_SCHEDULES, GAUSSIAN, IMAGES, MIXTURE, each, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.oracles import Gaussian
-from ddpm_jax.prediction import Target
-from ddpm_jax.samplers import Variance, advance, ancestral, p_mean_log_var, p_sample, sample
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.prediction import Target
+from ddpm_jax.diffusion.samplers import Variance, advance, ancestral, p_mean_log_var, p_sample, sample
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCHEDULE = linear(1000)
-FEW = SCHEDULE.transitions(grids.uniform(SCHEDULE, 8))
+FEW = SCHEDULE.transitions(timesteps.uniform(SCHEDULE, 8))
 CHAINS = {"all": None, "respaced": [40, 33, 32, 20, 11, 3, 1, 0], "to the end at once": [40, 17, 0]}
 VARIANCES = {variance.value: variance for variance in Variance}
 
@@ -218,7 +218,7 @@ def test_a_trajectory_leads_from_the_noise_to_the_sample():
 def test_a_long_chain_draws_from_the_mixture(sampler):
     num = 2000
     draw = jax.jit(partial(sample, sampler, MIXTURE.denoiser))
-    transitions = SCHEDULE.transitions(grids.uniform(SCHEDULE, 500))
+    transitions = SCHEDULE.transitions(timesteps.uniform(SCHEDULE, 500))
     x = draw(keys(num), x_T=normal(num, 2, seed=1), transitions=transitions)
     deviation = np.sqrt(np.diag(MIXTURE.covariance))
     np.testing.assert_allclose(np.mean(x, axis=0), MIXTURE.mean, atol=5 * deviation.max() / np.sqrt(num))
@@ -233,7 +233,7 @@ def test_a_long_chain_draws_from_the_mixture(sampler):
 def test_with_finite_data_a_respaced_chain_ends_at_the_data(sampler):
     num, schedule = 300, cosine(200)
     draw = jax.jit(partial(sample, sampler, IMAGES.denoiser))
-    transitions = schedule.transitions(grids.uniform(schedule, 60))
+    transitions = schedule.transitions(timesteps.uniform(schedule, 60))
     x = draw(keys(num), x_T=normal(num, 4, 4, 1), transitions=transitions)
     distance = np.max(np.abs(np.asarray(x)[:, None] - IMAGES.points), axis=(2, 3, 4))
     assert np.all(distance.min(axis=1) < 1e-3)

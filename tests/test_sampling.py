@@ -9,17 +9,17 @@ import pytest
 from PIL import Image
 from tiny import random_state, save, tiny_config
 
-from ddpm_jax import sampling
-from ddpm_jax.arrays import noise_like, stream
-from ddpm_jax.chain import Chain, draw, pieces
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax.diffusion.arrays import noise_like, stream
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState
+from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid, to_uint8
-from ddpm_jax.parallel import device_mesh
-from ddpm_jax.run import Run
-from ddpm_jax.samplers import Sampler, SamplerState
-from ddpm_jax.sampling import sample_run, sample_trajectory
-from ddpm_jax.schedule import linear
+from ddpm_jax.runs import sampling
+from ddpm_jax.runs.chain import Chain, draw, pieces
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runs.sampling import sample_run, sample_trajectory
+from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -79,7 +79,7 @@ def test_an_image_does_not_depend_on_its_company(run, chain, images):
 @pytest.mark.parametrize(("batch_size", "devices"), [(1, 8), (3, 8), (16, 8), (8, 1), (3, 1)])
 def test_an_image_does_not_depend_on_batch_size_or_devices(run, images, monkeypatch, batch_size, devices):
     """Within one level: another shape is another program, which rounds differently."""
-    monkeypatch.setattr("ddpm_jax.run.device_mesh", lambda: device_mesh(jax.devices()[:devices]))
+    monkeypatch.setattr("ddpm_jax.runs.run.device_mesh", lambda: device_mesh(jax.devices()[:devices]))
     other = Run(run.workdir)
     assert other.mesh.size == devices
     indices = np.array([7, 2, 9, 0])
@@ -243,7 +243,7 @@ def test_a_folder_may_have_a_dot_in_its_name(run, tmp_path):
 
 
 def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddpm_jax.run.draw", None)
+    monkeypatch.setattr("ddpm_jax.runs.run.draw", None)
     monkeypatch.setattr(sampling, "draw", None)
     (tmp_path / "file").write_text("")
     for out in ("file/grid.png", "file/all.npz", "file/folder", "file"):
@@ -304,7 +304,7 @@ def test_the_bar_of_a_drawing_counts_every_move_of_every_batch(run, chain, monke
         def update(self, moves):
             self.moves.append(moves)
 
-    monkeypatch.setattr("ddpm_jax.chain.progress_bar", Bar)
+    monkeypatch.setattr("ddpm_jax.runs.chain.progress_bar", Bar)
     draw(chain, run.params, seed=0, indices=np.arange(10), batch_size=8)
     assert [(bar.total, sum(bar.moves)) for bar in bars] == [(40, 40)]
 

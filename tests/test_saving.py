@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from tiny import random_state, same, save, tiny_config
 
-from ddpm_jax import build, feed, saving, training
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax import factory
 from ddpm_jax.data import Digits
 from ddpm_jax.errors import AgreedError, UserError
-from ddpm_jax.logging import DivergedError, RunLog
-from ddpm_jax.restoring import saved_steps
+from ddpm_jax.jobs import train
+from ddpm_jax.training import inputs, saving
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.log import DivergedError, RunLog
+from ddpm_jax.training.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -46,7 +48,7 @@ class Failing:
 def whole_run(tmp_path_factory, quick_compilation):
     """The work directory and final state of an uninterrupted run of 8 steps."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, training.train(tiny_config(**READS), workdir)
+    return workdir, train.train(tiny_config(**READS), workdir)
 
 
 def deterministic(workdir):
@@ -59,21 +61,21 @@ def fails(workdir, message, monkeypatch, *replaced, **changes):
     """Trains with something replaced meanwhile, which ends the run with that message."""
     monkeypatch.setattr(*replaced)
     with pytest.raises(UserError, match=message):
-        training.train(tiny_config(**READS, **changes), workdir)
+        train.train(tiny_config(**READS, **changes), workdir)
     monkeypatch.undo()
 
 
 def unreadable_at(step):
-    """In place of `build.source`: one image of the batch after that step cannot be read."""
-    wrong = int(training.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
-    return build, "source", lambda config: Failing(wrong)
+    """In place of `factory.source`: one image of the batch after that step cannot be read."""
+    wrong = int(train.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
+    return factory, "source", lambda config: Failing(wrong)
 
 
 def test_an_image_that_cannot_be_read_loses_no_step(whole_run, tmp_path, monkeypatch, capsys):
     fails(tmp_path, "this image cannot be read", monkeypatch, *unreadable_at(5))
     assert saved_steps(tmp_path / "checkpoints") == [5]
     assert "step 5 is saved; the same command resumes from there" in capsys.readouterr().err
-    assert same(training.train(tiny_config(**READS), tmp_path), whole_run[1])
+    assert same(train.train(tiny_config(**READS), tmp_path), whole_run[1])
     assert deterministic(tmp_path) == deterministic(whole_run[0])
 
 
@@ -86,11 +88,11 @@ def test_a_log_that_cannot_be_written_loses_no_step(whole_run, tmp_path, monkeyp
     write = lambda log, line: full() if line["step"] == 4 else original(log, line)
     fails(tmp_path, "the disk is full", monkeypatch, RunLog, "_write", write)
     assert saved_steps(tmp_path / "checkpoints") == [4]
-    assert same(training.train(tiny_config(**READS), tmp_path), whole_run[1])
+    assert same(train.train(tiny_config(**READS), tmp_path), whole_run[1])
 
 
 def test_a_preview_that_cannot_be_written_loses_no_step(tmp_path, monkeypatch):
-    fails(tmp_path, "the disk is full", monkeypatch, training.Previews, "__call__", full, log__preview_every=4)
+    fails(tmp_path, "the disk is full", monkeypatch, train.Previews, "__call__", full, log__preview_every=4)
     assert saved_steps(tmp_path / "checkpoints") == [4]
 
 
@@ -193,7 +195,7 @@ def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
 
 
 def test_an_interruption_says_that_a_step_is_saved_once_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training, "_interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    monkeypatch.setattr(train, "_interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
     fails(tmp_path, "the disk is full", monkeypatch, Checkpoints, "wait", full)
     assert "interrupted" not in capsys.readouterr().err
 
@@ -220,7 +222,7 @@ def test_a_run_is_saved_by_the_clock(tmp_path, monkeypatch, minutes, saved):
 
     monkeypatch.setattr(RunLog, "add", add)
     config = {**READS, "checkpoint__every_minutes": minutes, "checkpoint__keep": 10, "log__every": 100}
-    training.train(tiny_config(**config), tmp_path)
+    train.train(tiny_config(**config), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == saved[:2]
     assert [line["step"] for line in deterministic(tmp_path)] == sorted({*saved, 8})
 
@@ -230,7 +232,7 @@ def test_a_dead_data_worker_is_one_line():
         yield {"image": np.zeros(1)}
         raise RuntimeError("Worker process was terminated unexpectedly with exit code -9. Search the logs above.")
 
-    stream = feed._whole_workers(batches())
+    stream = inputs._whole_workers(batches())
     next(stream)
     with pytest.raises(UserError, match=r"^a process that reads images ended .*exit code -9\).*num_workers.*again$"):
         next(stream)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import ALL_SCHEDULES, PROPERTY, each, pick
 
-from ddpm_jax.schedule import NoiseSchedule, cosine, from_betas, linear, quadratic, sigmoid
+from ddpm_jax.diffusion.schedules import NoiseSchedule, cosine, from_betas, linear, quadratic, sigmoid
 
 T = 1000
 

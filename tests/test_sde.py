@@ -9,11 +9,11 @@ import pytest
 from measures import assert_drawn_from, order
 from oracles import GAUSSIAN, MIXTURE, each, keys, normal, pick
 
-from ddpm_jax import grids
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.prediction import score
-from ddpm_jax.samplers import Variance, ancestral, euler_maruyama, sample
-from ddpm_jax.schedule import cosine, linear
+from ddpm_jax.diffusion import timesteps
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.prediction import score
+from ddpm_jax.diffusion.samplers import Variance, ancestral, euler_maruyama, sample
+from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -81,6 +81,6 @@ def test_chains_of_the_same_noise_come_together_as_moves_become_small():
 @each("sampler", {**ANCESTRAL, "euler_maruyama": euler_maruyama()})
 def test_stochastic_chains_reach_the_mixture(sampler):
     schedule, num = cosine(1000), 2000
-    transitions = schedule.transitions(grids.log_snr(schedule, 300))
+    transitions = schedule.transitions(timesteps.log_snr(schedule, 300))
     draw = jax.jit(lambda x_T: sample(sampler, MIXTURE.denoiser, keys(num), x_T=x_T, transitions=transitions))
     assert_drawn_from(MIXTURE, draw(normal(num, 2, seed=1)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import ddpm_jax as dj
-from ddpm_jax.state import ema_update
+from ddpm_jax.training.state import ema_update
 
 SCHEDULE = dj.linear(10)
 LEVEL, MOVE = SCHEDULE.level(5), SCHEDULE.transitions([5, 3])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from oracles import keys, normal
 
-from ddpm_jax.arrays import noise_like
-from ddpm_jax.gaussian import q_sample
-from ddpm_jax.oracles import FiniteData, Gaussian
-from ddpm_jax.schedule import cosine, linear
-from ddpm_jax.spectrum import band_index, band_power, forward_power, settling_time
+from ddpm_jax.diffusion.analytic import FiniteData, Gaussian
+from ddpm_jax.diffusion.arrays import noise_like
+from ddpm_jax.diffusion.gaussian import q_sample
+from ddpm_jax.diffusion.schedules import cosine, linear
+from ddpm_jax.diffusion.spectrum import band_index, band_power, forward_power, settling_time
 
 pytestmark = pytest.mark.usefixtures("x64")
 

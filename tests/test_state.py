@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from ddpm_jax.arrays import stream
-from ddpm_jax.state import ema_update, initial_state
-from ddpm_jax.times import importance, uniform
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.time_sampling import importance, uniform
+from ddpm_jax.training.state import ema_update, initial_state
 
 KEY = jax.random.key(11)
 

@@ -10,17 +10,17 @@ import optax
 import pytest
 from tiny import random_state, tiny_config
 
-from ddpm_jax import build
-from ddpm_jax.arrays import image_keys, noise_like, stream
+from ddpm_jax import factory
+from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
+from ddpm_jax.diffusion.losses import l_simple
+from ddpm_jax.diffusion.prediction import Target, as_denoiser
+from ddpm_jax.diffusion.schedules import NoiseLevel, Transition, linear
+from ddpm_jax.diffusion.time_sampling import TimeSampler, uniform
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import to_uint8
-from ddpm_jax.losses import l_simple
-from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.prediction import Target, as_denoiser
-from ddpm_jax.schedule import NoiseLevel, Transition, linear
-from ddpm_jax.state import initial_state
-from ddpm_jax.step import Examples, Recipe, augment, draw_examples, mean_gradient, summarise, train_step
-from ddpm_jax.times import TimeSampler, uniform
+from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
+from ddpm_jax.runtime.images import to_uint8
+from ddpm_jax.training.state import initial_state
+from ddpm_jax.training.step import Examples, Recipe, augment, draw_examples, mean_gradient, summarise, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -375,7 +375,7 @@ def test_a_batch_of_another_form_is_refused_before_anything_is_computed(batch, m
 
 def test_images_with_other_channels_than_the_networks_are_refused_in_one_line():
     config = tiny_config()
-    ours = build.recipe(config, build.network(config), num_images=8)
+    ours = factory.recipe(config, factory.network(config), num_images=8)
     batch = {"image": np.zeros((8, 8, 8, 3), np.uint8), "label": np.zeros(8, np.int32)}
     with pytest.raises(UserError, match=r"images of shape \[8, 8, 3\] do not fit the network's parameters: .*conv_in"):
         jax.eval_shape(partial(train_step, ours), random_state(config), batch)

@@ -7,10 +7,10 @@ import optax
 import pytest
 from scipy.stats import chisquare
 
-from ddpm_jax import times
-from ddpm_jax.schedule import linear
-from ddpm_jax.state import initial_state
-from ddpm_jax.step import Recipe, train_step
+from ddpm_jax.diffusion import time_sampling
+from ddpm_jax.diffusion.schedules import linear
+from ddpm_jax.training.state import initial_state
+from ddpm_jax.training.step import Recipe, train_step
 
 T = 6
 RNG = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def weights_of(sampler, state):
 
 
 def test_importance_is_the_papers_with_repeated_times_in_a_batch():
-    sampler, hand = times.importance(T), ByHand()
+    sampler, hand = time_sampling.importance(T), ByHand()
     state, update = sampler.init(), jax.jit(sampler.update)
     warm = []
     for step in range(30):
@@ -61,14 +61,14 @@ def test_importance_is_the_papers_with_repeated_times_in_a_batch():
 
 def with_history(losses):
     """State after ten losses at every time, so that times are no longer uniform."""
-    sampler, state = times.importance(len(losses)), times.importance(len(losses)).init()
+    sampler, state = time_sampling.importance(len(losses)), time_sampling.importance(len(losses)).init()
     for _ in range(10):
         state = sampler.update(state, jnp.arange(1, len(losses) + 1), jnp.asarray(losses, jnp.float32))
     return sampler, state
 
 
 def test_times_are_uniform_until_the_last_has_ten_losses():
-    sampler, state = times.importance(T), times.importance(T).init()
+    sampler, state = time_sampling.importance(T), time_sampling.importance(T).init()
     losses = jnp.arange(1.0, T + 1)
     for _ in range(9):
         state = sampler.update(state, jnp.arange(1, T + 1), losses)
@@ -114,7 +114,7 @@ def test_importance_lowers_the_variance_of_what_it_remembers():
     assert estimates.std() < 0.05 * losses.std()
 
 
-@pytest.mark.parametrize("make", [times.uniform, times.antithetic])
+@pytest.mark.parametrize("make", [time_sampling.uniform, time_sampling.antithetic])
 def test_uniform_ways_weigh_every_time_the_same_and_remember_nothing(make):
     sampler = make(T)
     t, weight = sampler.draw(sampler.init(), jax.random.key(0), 30_000)
@@ -125,16 +125,16 @@ def test_uniform_ways_weigh_every_time_the_same_and_remember_nothing(make):
 
 
 def test_antithetic_pairs_mirror_each_other():
-    t, _ = times.antithetic(T).draw((), jax.random.key(0), 8)
+    t, _ = time_sampling.antithetic(T).draw((), jax.random.key(0), 8)
     np.testing.assert_array_equal(t[:4] + t[4:], T + 1)
-    odd, weight = times.antithetic(T).draw((), jax.random.key(0), 7)
+    odd, weight = time_sampling.antithetic(T).draw((), jax.random.key(0), 7)
     np.testing.assert_array_equal(odd, t[:7])
     np.testing.assert_array_equal(weight, np.ones(7))
 
 
 def test_the_memory_is_arrays_that_a_train_step_carries_on():
     """The losses of the batch, as they are and unweighted, arrive at their times in the state."""
-    sampler = times.importance(T)
+    sampler = time_sampling.importance(T)
     recipe = Recipe(
         objective=lambda params, examples, key: {"loss": params * (1.0 + examples.transition.now.t)},
         times=sampler,

@@ -16,14 +16,16 @@ from PIL import Image
 from tiny import ROOT, arguments, random_state, same, tiny_config
 from tiny import run as run_program
 
-from ddpm_jax import build, logging, training
+from ddpm_jax import factory
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid, to_uint8
-from ddpm_jax.parallel import device_mesh, global_batch, sharded
-from ddpm_jax.restoring import saved_steps
-from ddpm_jax.run import chain_of
-from ddpm_jax.step import train_step
+from ddpm_jax.jobs import train
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
+from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.training import log
+from ddpm_jax.training.restoring import saved_steps
+from ddpm_jax.training.step import train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -42,7 +44,7 @@ BUSY = {
 
 def deterministic(workdir):
     """The lines of a log without their speeds."""
-    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in logging.read_log(workdir)]
+    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
 
 
 def damage(checkpoint):
@@ -66,8 +68,8 @@ def whole_run(tmp_path_factory, quick_compilation):
 
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(training, "train_step", counted)
-        return workdir, training.train(tiny_config(**BUSY), workdir)
+        monkeypatch.setattr(train, "train_step", counted)
+        return workdir, train.train(tiny_config(**BUSY), workdir)
 
 
 def test_a_run_traces_its_step_once(whole_run):
@@ -87,8 +89,8 @@ def test_a_run_remembers_and_logs_every_step(whole_run):
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path, capsys):
     workdir, state = whole_run
-    training.train(tiny_config(**BUSY, train__num_steps=5), tmp_path)
-    resumed = training.train(tiny_config(**BUSY), tmp_path)
+    train.train(tiny_config(**BUSY, train__num_steps=5), tmp_path)
+    resumed = train.train(tiny_config(**BUSY), tmp_path)
     assert same(resumed, state)
     assert "resuming from step 5" in capsys.readouterr().out
     assert deterministic(tmp_path) == deterministic(workdir)
@@ -97,8 +99,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path,
 def test_a_finished_run_is_not_trained_again(whole_run, monkeypatch):
     workdir, state = whole_run
     before = (workdir / "log.jsonl").read_text()
-    monkeypatch.setattr(training, "train_step", lambda *args: pytest.fail("a step was taken"))
-    assert same(training.train(tiny_config(**BUSY), workdir), state)
+    monkeypatch.setattr(train, "train_step", lambda *args: pytest.fail("a step was taken"))
+    assert same(train.train(tiny_config(**BUSY), workdir), state)
     assert (workdir / "log.jsonl").read_text() == before
 
 
@@ -154,11 +156,11 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
     kill(tmp_path / "killed", tiny_config(**BUSY, train__num_steps=100_000), when)
     saved, begun = saved_steps(tmp_path / "killed" / "checkpoints")[0], logged(tmp_path / "killed")
     config = tiny_config(**BUSY, train__num_steps=begun + 2)
-    resumed = training.train(config, tmp_path / "killed")
+    resumed = train.train(config, tmp_path / "killed")
     assert f"resuming from step {saved}\n" in capsys.readouterr().out
-    assert same(resumed, training.train(config, tmp_path / "whole"))
+    assert same(resumed, train.train(config, tmp_path / "whole"))
     assert deterministic(tmp_path / "killed") == deterministic(tmp_path / "whole")
-    assert [line["step"] for line in logging.read_log(tmp_path / "killed")] == list(range(1, begun + 3))
+    assert [line["step"] for line in log.read_log(tmp_path / "killed")] == list(range(1, begun + 3))
     assert not list((tmp_path / "killed" / "checkpoints").glob("*tmp*"))
 
 
@@ -178,45 +180,45 @@ def test_a_terminated_process_saves_and_ends_well(tmp_path):
 
 def signal_at(step, number, monkeypatch, *, times=1):
     """Sends this process a signal while a step is logged, in its first run."""
-    add = logging.RunLog.add
+    add = log.RunLog.add
 
     def add_and_signal(self, now, metrics):
         add(self, now, metrics)
         if now == step:
-            monkeypatch.setattr(logging.RunLog, "add", add)
+            monkeypatch.setattr(log.RunLog, "add", add)
             for _ in range(times):
                 signal.raise_signal(number)
                 time.sleep(0.1)  # two at once are one
 
-    monkeypatch.setattr(logging.RunLog, "add", add_and_signal)
+    monkeypatch.setattr(log.RunLog, "add", add_and_signal)
 
 
 def test_an_interrupted_run_saves_its_step_and_goes_on_bit_for_bit(whole_run, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)
     signal_at(3, signal.SIGINT, monkeypatch)
-    assert training.train(tiny_config(**BUSY), tmp_path).step == 3
+    assert train.train(tiny_config(**BUSY), tmp_path).step == 3
     assert "interrupted: step 3 is saved; the same command resumes" in capsys.readouterr().err
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert signal.getsignal(signal.SIGINT) == before
-    assert same(training.train(tiny_config(**BUSY), tmp_path), whole_run[1])
+    assert same(train.train(tiny_config(**BUSY), tmp_path), whole_run[1])
     assert deterministic(tmp_path) == deterministic(whole_run[0])
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
     signal_at(5, signal.SIGINT, monkeypatch, times=2)
     with pytest.raises(KeyboardInterrupt):
-        training.train(tiny_config(**BUSY), tmp_path)
+        train.train(tiny_config(**BUSY), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == [4]
 
 
 def one_step(config, count, *, step=0):
     """The state before, as it is left behind, and what the compiled step on so many devices returns."""
-    mesh, model = device_mesh(jax.devices()[:count], fsdp=config.mesh.fsdp), build.network(config)
+    mesh, model = device_mesh(jax.devices()[:count], fsdp=config.mesh.fsdp), factory.network(config)
     state = random_state(config, step=step)
     state = jax.device_put(state, sharded(mesh, state))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8), "label": np.zeros(16, np.int32)}
-    step = training.compiled_step(build.recipe(config, model, num_images=1297), mesh, state)
+    step = train.compiled_step(factory.recipe(config, model, num_images=1297), mesh, state)
     return state, *step(state, global_batch(mesh, batch))
 
 
@@ -239,11 +241,11 @@ def test_devices_and_accumulation_change_nothing_but_rounding():
 def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     """Twenty steps by the checkpoints of three meshes, one of them cut: the losses are those of one mesh."""
     settings = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 100}
-    training.train(tiny_config(**settings, train__num_steps=20), tmp_path / "eight")
+    train.train(tiny_config(**settings, train__num_steps=20), tmp_path / "eight")
     for count, fsdp, num_steps in ((8, 1, 6), (1, 1, 13), (4, 4, 20)):
-        monkeypatch.setattr(training, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
-        training.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
-    losses = lambda workdir: [line["loss"] for line in logging.read_log(workdir)]
+        monkeypatch.setattr(train, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
+        train.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
+    losses = lambda workdir: [line["loss"] for line in log.read_log(workdir)]
     assert len(losses(tmp_path / "moved")) == 20
     np.testing.assert_allclose(losses(tmp_path / "moved"), losses(tmp_path / "eight"), rtol=1e-5)
 
@@ -252,18 +254,18 @@ def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
 def test_a_cut_state_takes_its_share_of_the_bytes(tmp_path):
     """Of every leaf but those that have no axis of four; and the run is one, on disk too."""
     config = tiny_config(mesh__fsdp=4, train__num_steps=2, checkpoint__every=1)
-    state = training.train(config, tmp_path)
+    state = train.train(config, tmp_path)
     kept = [leaf for leaf in jax.tree.leaves((state.params, state.ema_params, state.opt_state)) if leaf.size > 8]
     here = [leaf.addressable_shards[0].data.nbytes / leaf.nbytes for leaf in kept]
     assert sum(part == 0.25 for part in here) / len(here) > 0.9
-    whole = training.train(tiny_config(train__num_steps=4), tmp_path)
+    whole = train.train(tiny_config(train__num_steps=4), tmp_path)
     assert whole.step == 4
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole.params))
 
 
 def test_devices_that_do_not_divide_are_a_users_mistake(tmp_path):
     with pytest.raises(UserError, match=r"^config.mesh.fsdp=3 does not divide 8 devices$"):
-        training.train(tiny_config(mesh__fsdp=3), tmp_path / "run")
+        train.train(tiny_config(mesh__fsdp=3), tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -288,16 +290,16 @@ def test_a_run_that_diverges_stops_with_the_step_and_saves_nothing_of_it(tmp_pat
     images = ", ".join(map(str, batch_indices(1297, batch_size=16, seed=0, step=2 - len(saved))[:8]))
     expected = rf"^{message}, on images {images}, ... of the data; {kept}; lower --config.optim.learning_rate, [^\n]*$"
     with pytest.raises(UserError, match=expected):
-        training.train(tiny_config(**{**BUSY, **wild}), tmp_path)
+        train.train(tiny_config(**{**BUSY, **wild}), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == saved
-    assert all(np.isfinite(line["loss"]) for line in logging.read_log(tmp_path))
+    assert all(np.isfinite(line["loss"]) for line in log.read_log(tmp_path))
 
 
 def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told(whole_run, capsys):
     workdir, state = whole_run
     with pytest.raises(UserError, match=r"holds another run: model.channels is 8 there and 16 here;"):
-        training.train(tiny_config(**BUSY, model__channels=16), workdir)
-    assert same(training.train(tiny_config(**BUSY, optim__learning_rate=3e-4), workdir), state)
+        train.train(tiny_config(**BUSY, model__channels=16), workdir)
+    assert same(train.train(tiny_config(**BUSY, optim__learning_rate=3e-4), workdir), state)
     told = "note: optim.learning_rate was 0.001 in this run so far and is 0.0003 from here on\n"
     assert told in capsys.readouterr().out
 
@@ -339,7 +341,7 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
 )
 def test_settings_that_are_seldom_meant_are_noted(changes, noted, tmp_path, capsys):
     sound = {"optim__warmup_steps": 0, "diffusion__num_timesteps": 1000, "train__num_steps": 1}
-    training.train(tiny_config(**{**sound, **changes}), tmp_path)
+    train.train(tiny_config(**{**sound, **changes}), tmp_path)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert len(told) == bool(noted)
     assert not noted or told[0].startswith(noted)
@@ -349,7 +351,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tm
     workdir = shutil.copytree(whole_run[0], tmp_path / "run")
     newest = workdir / "checkpoints" / "8"
     damage(newest)
-    assert same(training.train(tiny_config(**BUSY), workdir), whole_run[1])
+    assert same(train.train(tiny_config(**BUSY), workdir), whole_run[1])
     assert f"warning: checkpoint {newest} is damaged (" in capsys.readouterr().err
     assert deterministic(workdir) == deterministic(whole_run[0])
     assert saved_steps(workdir / "checkpoints") == [8, 4]
@@ -358,11 +360,11 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tm
 
 def test_previews_are_drawn_from_both_sets_of_parameters_and_change_nothing(whole_run, tmp_path):
     config = tiny_config(**BUSY, log__preview_every=4, log__preview_steps=3)
-    state = training.train(config, tmp_path)
+    state = train.train(config, tmp_path)
     assert same(state, whole_run[1])
     names = {f"{name}_{step:07d}.png" for name in ("raw", "ema") for step in (4, 8)}
     assert {path.name for path in (tmp_path / "previews").iterdir()} == names
-    chain = chain_of(config, build.network(config), num_steps=3, mesh=device_mesh())
+    chain = chain_of(config, factory.network(config), num_steps=3, mesh=device_mesh())
     for name, params in (("raw", state.params), ("ema", state.ema_params)):
         images = to_uint8(chain(params, jax.random.key(0), indices=np.arange(4))[-1])
         preview = np.asarray(Image.open(tmp_path / "previews" / f"{name}_0000008.png"))
@@ -376,5 +378,5 @@ def test_what_sampling_would_refuse_in_the_end_is_refused_in_the_beginning(tmp_p
         ({"sample__eta": 2.0}, "eta lies between 0"),
     ]:
         with pytest.raises(UserError, match=message):
-            training.train(tiny_config(**overrides), tmp_path / "run")
+            train.train(tiny_config(**overrides), tmp_path / "run")
     assert not os.listdir(tmp_path)

@@ -15,11 +15,11 @@ import numpy as np
 from absl import flags
 from absl import logging as absl_logging
 
-import ddpm_jax.program  # noqa: F401  -- defines absl's own flags before any program's
-from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints
+import ddpm_jax.commands.cli  # noqa: F401  -- defines absl's own flags before any program's
+from ddpm_jax import factory
 from ddpm_jax.config import experiment, flatten
-from ddpm_jax.state import initial_state
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.state import initial_state
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -57,11 +57,11 @@ def arguments(config):
 
 def random_state(config, *, step=0):
     """A state as if trained: every parameter is random, the averaged ones differ, and so do the optimiser's."""
-    model = build.network(config)
-    recipe = build.recipe(config, model, num_images=1297)
+    model = factory.network(config)
+    recipe = factory.recipe(config, model, num_images=1297)
     init = partial(
         initial_state,
-        init_params=build.initial_params(config, model),
+        init_params=factory.initial_params(config, model),
         optimizer=recipe.optimizer,
         times=recipe.times,
     )
@@ -130,9 +130,8 @@ def _own_flags():
         yield
     finally:
         by_module = flags.FLAGS.flags_by_module_dict().items()
-        programs = [
-            module for module, _ in by_module if module.startswith("ddpm_jax.commands.") or module.endswith(sys.argv[0])
-        ]
+        commands = {f"ddpm_jax.commands.{name}" for name in ("train", "sample", "evaluate")}
+        programs = [module for module, _ in by_module if module in commands or module.endswith(sys.argv[0])]
         own = {flag.name for module, known in by_module if module in programs for flag in known}
         for name in own | {name for name in flags.FLAGS if name.startswith("config.")}:
             delattr(flags.FLAGS, name)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
 
@@ -32,7 +32,7 @@ def opened(path, **given):
     foreign, _ = understood(path, given)
     config = configured(foreign, experiment("base"), name="converted")
     params, _ = converted(foreign, config, source=path)
-    apply = jax.jit(build.network(config).apply)
+    apply = jax.jit(factory.network(config).apply)
     return config, lambda *args: np.asarray(apply({"params": params}, *args)), params, foreign
 
 

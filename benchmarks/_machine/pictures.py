@@ -14,12 +14,12 @@ from PIL import Image
 
 from _machine.job import Job
 from _machine.steps import config_of
-from ddpm_jax.build import source
-from ddpm_jax.evaluation import evaluate
-from ddpm_jax.images import grid
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.factory import source
+from ddpm_jax.jobs.train import start
 from ddpm_jax.metrics.precision_recall import precision_recall
-from ddpm_jax.run import Run
-from ddpm_jax.training import start
+from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.images import grid
 
 
 def measure(job: Job) -> None:

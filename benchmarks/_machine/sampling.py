@@ -10,9 +10,9 @@ import numpy as np
 from _machine.clock import median_seconds
 from _machine.job import Job
 from _machine.steps import config_of
-from ddpm_jax import build
-from ddpm_jax.parallel import device_mesh, replicated, split
-from ddpm_jax.run import chain_of
+from ddpm_jax import factory
+from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
 
 def measure(job: Job) -> None:
@@ -28,8 +28,8 @@ def measure(job: Job) -> None:
 def _measure(job: Job, dtype: str) -> None:
     batch, moves = (4, 10) if job.small else (100, 1000)
     config, mesh = config_of("cifar10", dtype=dtype, batch_size=batch), device_mesh(jax.devices()[:1])
-    model = build.network(config)
-    params = jax.jit(build.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
+    model = factory.network(config)
+    params = jax.jit(factory.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
     forward = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
     x, t = (jax.device_put(a, split(mesh)) for a in (jnp.zeros((batch, 32, 32, 3)), jnp.zeros(batch)))
     evaluation = median_seconds(lambda: forward(params, x, t), window=0.0 if job.small else 0.3, windows=3)

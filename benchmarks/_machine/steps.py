@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from _machine.arithmetic import operations
 from _machine.clock import host_seconds, median_seconds
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
-from ddpm_jax.parallel import device_mesh, global_batch, replicated
-from ddpm_jax.step import Recipe
-from ddpm_jax.training import compiled_step, initial
+from ddpm_jax.jobs.train import compiled_step, initial
+from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
+from ddpm_jax.training.step import Recipe
 
 NUM_IMAGES = 50_000  # of CIFAR-10
 WARMUP = 500  # of the learning rate: the 5,000 steps of the configurations are longer than what is run here
@@ -40,8 +40,8 @@ class Step:
     """
 
     def __init__(self, config: ConfigDict, *, change: Change = lambda recipe: recipe) -> None:
-        self._config, mesh, self._model = config, device_mesh(jax.devices()[:1]), build.network(config)
-        recipe = change(build.recipe(config, self._model, num_images=NUM_IMAGES))
+        self._config, mesh, self._model = config, device_mesh(jax.devices()[:1]), factory.network(config)
+        recipe = change(factory.recipe(config, self._model, num_images=NUM_IMAGES))
         init = initial(config, self._model, recipe)
         self.state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
         size, data = config.train.batch_size, config.data

@@ -9,10 +9,10 @@ Prints a table; writes JSON and plots to WORKDIR/evaluation.
 
 from absl import flags
 
-from ddpm_jax import program
+from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE(program.PathParser(), "workdir", None, "The run to measure.", required=True)
+WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The run to measure.", required=True)
 METRICS = flags.DEFINE_list(
     "metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum; accuracy (classifier)."
 )
@@ -20,9 +20,7 @@ NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 500, "How many images of the split, evenly spaced over it.", lower_bound=1
 )
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
-DATA_PATH = flags.DEFINE(
-    program.PathParser(), "data_path", None, "Another folder or data_dir than the run was trained on."
-)
+DATA_PATH = flags.DEFINE(cli.PathParser(), "data_path", None, "Another folder or data_dir than the run was trained on.")
 SKIP_UNREADABLE = flags.DEFINE_boolean("skip_unreadable", False, "Pass over files that cannot be read.")
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
 NUM_STEPS = flags.DEFINE_integer(
@@ -33,8 +31,8 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes 
 
 def main():
     """Opens the run and its images, measures, prints."""
-    from ddpm_jax.evaluation import evaluate, table
-    from ddpm_jax.run import Run
+    from ddpm_jax.evaluation.evaluate import evaluate, table
+    from ddpm_jax.runs.run import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value)
     if SKIP_UNREADABLE.value:
@@ -61,7 +59,7 @@ def main():
 
 def command():
     """Runs the program."""
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from absl import flags
 
-from ddpm_jax import program
-from ddpm_jax.build import GRIDS, SAMPLERS
-from ddpm_jax.classes import file_part, legend
+from ddpm_jax.commands import cli
+from ddpm_jax.data.classes import file_part, legend
 from ddpm_jax.errors import UserError
+from ddpm_jax.factory import GRIDS, SAMPLERS
 
-WORKDIR = flags.DEFINE(program.PathParser(), "workdir", None, "The run to sample from.", required=True)
+WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The run to sample from.", required=True)
 OUT = flags.DEFINE(
-    program.PathParser(),
+    cli.PathParser(),
     "out",
     None,
     "FILE.png (grid), FILE.npz (array) or FOLDER/ (default: WORKDIR/samples_seedN.png).",
@@ -53,28 +53,26 @@ GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "Classifier-free, 1 + w: 1 conditional, above 1 guided (default: the run's).", lower_bound=0
 )
 CLASSIFIER_WORKDIR = flags.DEFINE(
-    program.PathParser(), "classifier_workdir", None, "The run of a classifier that guides the chain."
+    cli.PathParser(), "classifier_workdir", None, "The run of a classifier that guides the chain."
 )
 CLASSIFIER_SCALE = flags.DEFINE_float(
     "classifier_scale", None, "Of the classifier's gradient, 1 by its own word (default: the run's).", lower_bound=0
 )
 INPAINT = flags.DEFINE(
-    program.PathParser(), "inpaint", None, "An image of the model's size, to be filled in; needs --mask."
+    cli.PathParser(), "inpaint", None, "An image of the model's size, to be filled in; needs --mask."
 )
-MASK = flags.DEFINE(program.PathParser(), "mask", None, "An image of the same size: white is drawn, black is kept.")
+MASK = flags.DEFINE(cli.PathParser(), "mask", None, "An image of the same size: white is drawn, black is kept.")
 INTERPOLATE = flags.DEFINE(
-    program.PathsParser(), "interpolate", None, "A.png,B.png of the model's size: the way from one to the other."
+    cli.PathsParser(), "interpolate", None, "A.png,B.png of the model's size: the way from one to the other."
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes memory and speed only.", lower_bound=1)
-TRAJECTORY = flags.DEFINE(
-    program.PathParser(), "trajectory", None, "FILE.gif: the chain of the first images (at most 64)."
-)
+TRAJECTORY = flags.DEFINE(cli.PathParser(), "trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
 
 
 def main():
     """Opens the run, draws, and says what was written."""
-    from ddpm_jax.editing import interpolate
-    from ddpm_jax.sampling import sample_run, sample_trajectory
+    from ddpm_jax.runs.editing import interpolate
+    from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 
     check_flags()
     run, num_images = configured_run(), NUM_IMAGES.value or 64
@@ -118,8 +116,8 @@ def check_sampler(sampler):
 
 def configured_run():
     """The run with everything that the flags change of it."""
-    from ddpm_jax.editing import read_mask, read_picture
-    from ddpm_jax.run import Run
+    from ddpm_jax.runs.editing import read_mask, read_picture
+    from ddpm_jax.runs.run import Run
 
     run = Run(WORKDIR.value, params=PARAMS.value).configure(
         sampler=SAMPLER.value,
@@ -141,7 +139,7 @@ def configured_run():
 
 def command():
     """Runs the program."""
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)
 
 
 if __name__ == "__main__":

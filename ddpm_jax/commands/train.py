@@ -16,15 +16,16 @@ import time
 from absl import flags
 from ml_collections import config_flags
 
-from ddpm_jax import errors, program
-from ddpm_jax.paths import as_flag, run_folder
+from ddpm_jax import errors
+from ddpm_jax.commands import cli
+from ddpm_jax.runtime.paths import as_flag, run_folder
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment to train: a file, or a name of configs/ (default: digits).", lock_config=True
 )
 flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
 WORKDIR = flags.DEFINE(
-    program.PathParser(),
+    cli.PathParser(),
     "workdir",
     None,
     "Where checkpoints, log and previews go (default: runs/NAME of the experiment).",
@@ -35,9 +36,9 @@ TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such 
 
 def main():
     """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
-    from ddpm_jax.run import Run
-    from ddpm_jax.sampling import sample_run
-    from ddpm_jax.training import start
+    from ddpm_jax.jobs.train import start
+    from ddpm_jax.runs.run import Run
+    from ddpm_jax.runs.sampling import sample_run
 
     config = CONFIG.value
     if DRY_RUN.value or TOPOLOGY.value is not None:
@@ -68,7 +69,7 @@ def main():
 
 def dry_run(config):
     """Prints what a step takes."""
-    from ddpm_jax.preflight import plan, table
+    from ddpm_jax.jobs.resources import plan, table
 
     print("\n".join(table(config, plan(config, topology=TOPOLOGY.value))))
 
@@ -77,7 +78,7 @@ def command():
     """Runs the program."""
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
         sys.argv.insert(1, "--config=digits")
-    program.run(main, module=__name__)
+    cli.run(main, module=__name__)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from absl import flags
 
-from ddpm_jax import errors, program
-from ddpm_jax.build import SCHEDULES
+from ddpm_jax import errors
+from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
-from ddpm_jax.paths import as_flag, holds_checkpoints, local_path
+from ddpm_jax.factory import SCHEDULES
+from ddpm_jax.runtime.paths import as_flag, holds_checkpoints, local_path
 
 OUT = flags.DEFINE(
-    program.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
+    cli.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
 )
 TO = flags.DEFINE_enum("to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run).")
 PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step.")
@@ -75,7 +76,7 @@ def write(path):
     """Writes a run as a diffusers folder."""
     from ddpm_jax.convert.files import check_new, reading
     from ddpm_jax.convert.outgoing import export_diffusers
-    from ddpm_jax.run import Run
+    from ddpm_jax.runs.run import Run
 
     check_new(OUT.value)
     with reading(path):
@@ -98,7 +99,7 @@ def is_foreign(path: Path) -> bool:
 
 def command():
     """Runs the program."""
-    program.run(main, module=__name__, argument="what to convert")
+    cli.run(main, module=__name__, argument="what to convert")
 
 
 if __name__ == "__main__":

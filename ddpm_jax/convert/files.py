@@ -17,7 +17,7 @@ import safetensors
 
 from ddpm_jax.convert import pickles, torch_files
 from ddpm_jax.errors import UserError, first_line, shortened, writing
-from ddpm_jax.paths import local_path
+from ddpm_jax.runtime.paths import local_path
 
 
 def read_weights(path: Path) -> dict | list:

@@ -11,25 +11,17 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax import build
-from ddpm_jax.checkpoint import Checkpoints
+from ddpm_jax import factory
 from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
-from ddpm_jax.convert.files import (
-    is_state_dict,
-    new_folder,
-    read_weights,
-    reading,
-    sha256,
-    undisturbed,
-    without_prefix,
-)
+from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.errors import UserError, listed
-from ddpm_jax.parallel import all_devices
-from ddpm_jax.paths import holds_checkpoints, outside_checkpoints, run_folder
-from ddpm_jax.state import initial_state
+from ddpm_jax.runtime.devices import all_devices
+from ddpm_jax.runtime.paths import holds_checkpoints, outside_checkpoints, run_folder
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.state import initial_state
 
 
 def understood(path, given):
@@ -85,14 +77,14 @@ def configured(network, base, *, name):
     except TypeError as error:
         raise UserError(f"the {network.kind} settings are not those of a network: {error}") from error
     check_ranges(config)
-    build.noise_schedule(config)
+    factory.noise_schedule(config)
     return config.lock()
 
 
 def converted(network, config, *, source):
     """Our trees of parameters `(averaged, raw)` of a foreign network; raises a UserError where tensors do not fit."""
-    model = build.network(config)
-    shapes = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
+    model = factory.network(config)
+    shapes = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
     heads = model.arch.heads if network.interleaved else lambda width: 1
     table = tensors(network.family, shapes, heads=heads)
     params = parameters(network.state_dict, table, source=source)
@@ -121,7 +113,7 @@ def import_weights(path, out, *, given=None):
         network, files = understood(path, given or {})
         config = configured(network, experiment("base"), name=out.name)
         ema_params, params = converted(network, config, source=path)
-        recipe = build.recipe(config, build.network(config), num_images=1)
+        recipe = factory.recipe(config, factory.network(config), num_images=1)
         state = initial_state(
             jax.random.key(config.seed), lambda key: params, optimizer=recipe.optimizer, times=recipe.times
         )

@@ -8,14 +8,7 @@ import json
 import safetensors.numpy
 
 from ddpm_jax.convert.card import model_card
-from ddpm_jax.convert.diffusers import (
-    BLOCKS,
-    DEFAULTS,
-    PADDING,
-    SCALE_SHIFT,
-    TIME,
-    up_block,
-)
+from ddpm_jax.convert.diffusers import BLOCKS, DEFAULTS, PADDING, SCALE_SHIFT, TIME, up_block
 from ddpm_jax.convert.families import DIFFUSERS
 from ddpm_jax.convert.files import new_folder
 from ddpm_jax.convert.folders import WEIGHTS
@@ -23,7 +16,7 @@ from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
 from ddpm_jax.errors import UserError
-from ddpm_jax.paths import local_path
+from ddpm_jax.runtime.paths import local_path
 
 
 def export_diffusers(run, out):

@@ -10,7 +10,7 @@ from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.data.formats import read_file, suffixes
 from ddpm_jax.data.listing import list_images
 from ddpm_jax.errors import UserError, one_line
-from ddpm_jax.paths import local_path
+from ddpm_jax.runtime.paths import local_path
 
 
 class ImageFolder(EncodedImages):

@@ -18,7 +18,7 @@ from pathlib import Path
 import PIL
 from PIL import Image, features
 
-from ddpm_jax.quiet import quiet_pillow
+from ddpm_jax.runtime.quiet import quiet_pillow
 
 # Each format with the suffixes of its files, the most memory in bytes that a pixel takes while it is decoded and
 # converted, and the feature that Pillow may lack.

@@ -17,8 +17,8 @@ import numpy as np
 
 from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
 from ddpm_jax.errors import UserError
-from ddpm_jax.images import grid, save_png
-from ddpm_jax.paths import show_unprintable_by_code
+from ddpm_jax.runtime.images import grid, save_png
+from ddpm_jax.runtime.paths import show_unprintable_by_code
 
 _SHEET_IMAGES, _SHEET_SIZE = 64, 64
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypedDict
 
 import numpy as np
 
-from ddpm_jax.images import from_uint8
+from ddpm_jax.runtime.images import from_uint8
 
 
 class Example(TypedDict):

@@ -18,7 +18,7 @@ import numpy as np
 
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.errors import UserError, listed, module
-from ddpm_jax.paths import as_flag, expanded
+from ddpm_jax.runtime.paths import as_flag, expanded
 
 _DEFAULT_LABEL = "label"
 

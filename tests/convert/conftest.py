@@ -10,7 +10,7 @@ from tiny import save, tiny_config
 from weights import PLAIN, Foreign
 
 from ddpm_jax.convert.outgoing import export_diffusers
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from weights import SMALL, random_unet, saved
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
-from ddpm_jax.samplers.ancestral import p_sample
-from ddpm_jax.samplers.ddim import ddim_step
+from ddpm_jax.diffusion.samplers.ancestral import p_sample
+from ddpm_jax.diffusion.samplers.ddim import ddim_step
 
 SHAPE = (2, 3, 8, 8)
 
@@ -29,7 +29,7 @@ def both(diffusers, folder, name, **scheduler):
     foreign, _ = understood(folder, {})
     config = configured(foreign, experiment("base"), name="converted")
     params, _ = converted(foreign, config, source=folder)
-    denoise = build.denoiser(config, build.network(config))(jax.tree.map(jnp.asarray, params))
+    denoise = factory.denoiser(config, factory.network(config))(jax.tree.map(jnp.asarray, params))
 
     def theirs(x, t):
         with torch.no_grad():
@@ -48,8 +48,8 @@ def test_twenty_steps_of_ddim_end_where_diffusers_ends(spacing, diffusers, tmp_p
     scheduler.set_timesteps(20)
     times = np.append(scheduler.timesteps.numpy() + 1, 0)
     if spacing == "trailing":
-        np.testing.assert_array_equal(times, np.append(build.sampling_transitions(config, 20).now.t, 0))
-    transitions = build.noise_schedule(config).transitions(times)
+        np.testing.assert_array_equal(times, np.append(factory.sampling_transitions(config, 20).now.t, 0))
+    transitions = factory.noise_schedule(config).transitions(times)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     step = jax.jit(
         lambda x, move: ddim_step(denoise, jax.random.split(jax.random.key(0), 2), x_t=x, transition=move, eta=0.0)
@@ -80,7 +80,7 @@ def test_ancestral_steps_are_diffusers_steps(name, settings, diffusers, tmp_path
     network, config, denoise = both(diffusers, tmp_path, name, **settings)
     scheduler = diffusers.DDPMScheduler(**settings)
     monkeypatch.setitem(p_sample.__globals__, "noise_like", lambda noise, x: noise)  # given in the place of keys
-    variance, transitions = build.variance(config), build.sampling_transitions(config, 0)
+    variance, transitions = factory.variance(config), factory.sampling_transitions(config, 0)
 
     @jax.jit
     def step(x, noise, move):

@@ -11,12 +11,12 @@ from oracles import normal
 from tiny import save, tiny_config
 from weights import CIFAR10, SMALL, assert_agree, opened, random_unet, saved, theirs
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.convert.families import DIFFUSERS_OLD_NAMES
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.outgoing import export_diffusers, network_config
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
 
 INDEX = np.array([3, 977])
 
@@ -312,4 +312,4 @@ def test_the_scheduler_says_how_the_original_samples(tmp_path):
 def test_networks_that_diffusers_has_not_are_refused_with_the_reason(overrides, reason):
     config = tiny_config(**overrides)
     with pytest.raises(UserError, match=reason):
-        network_config(config, build.network(config))
+        network_config(config, factory.network(config))

@@ -10,12 +10,12 @@ import pytest
 import safetensors.numpy
 from weights import GIVEN, GOLDEN
 
-from ddpm_jax.checkpoint import Checkpoints
 from ddpm_jax.convert.files import check_new, new_folder, read_weights, undisturbed, without_prefix
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import Tensor
 from ddpm_jax.errors import UserError
+from ddpm_jax.training.checkpoint import Checkpoints
 
 
 def safetensors_file(path: Path, header: object, numbers: bytes = b"", *, length: int | None = None) -> Path:

@@ -11,11 +11,11 @@ from tiny import run
 from torch_file import before_1_6, dict_of, program, storage, tensor
 from weights import PLAIN, SMALL, Foreign, random_unet, write
 
-from ddpm_jax.checkpoint import saved_steps
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.names import flat
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
+from ddpm_jax.training.checkpoint import saved_steps
 
 CONVERT = "ddpm_jax/convert/__main__.py"
 AVERAGES = {  # what `EMAModel` writes into its config.json

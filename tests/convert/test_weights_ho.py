@@ -13,7 +13,7 @@ from ddpm_jax.convert.incoming import import_weights
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import flat, tensors
 from ddpm_jax.errors import UserError
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
 
 # (a name of diffusers, the name of DDIM's code)
 RENAMED = [

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from weights import GIVEN, GOLDEN, assert_agree, opened, read_golden
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.convert import openai
 from ddpm_jax.convert.families import OPENAI
@@ -31,7 +31,7 @@ def test_recorded_networks_give_their_recorded_output(name):
 def test_import_then_export_returns_every_tensor_bit_for_bit(name):
     _, weights, _ = read_golden(name)
     config, _, params, _ = opened(GOLDEN / f"{name}.safetensors", **GIVEN[name])
-    back = state_dict(params, tensors(OPENAI, params, heads=build.network(config).arch.heads))
+    back = state_dict(params, tensors(OPENAI, params, heads=factory.network(config).arch.heads))
     assert back.keys() == weights.keys()
     for tensor, array in weights.items():
         np.testing.assert_array_equal(back[tensor], array, err_msg=tensor)
@@ -145,8 +145,8 @@ def foreign_shapes(settings):
     """The tensors of OpenAI's network with these settings, as arrays that take no memory."""
     config = experiment("base").unlock()
     config.update_from_flattened_dict(settings)
-    model = build.network(config)
-    shapes = jax.eval_shape(build.initial_params(config, model), jax.random.key(0))
+    model = factory.network(config)
+    shapes = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
     table = tensors(OPENAI, shapes, heads=model.arch.heads)
     return {tensor.name: np.broadcast_to(np.float32(0), tensor.shape) for tensor in table}
 

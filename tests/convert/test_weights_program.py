@@ -10,8 +10,8 @@ from PIL import Image
 from tiny import TINY, run, save, tiny_config
 from weights import GOLDEN
 
-from ddpm_jax.restoring import saved_steps
-from ddpm_jax.run import Run
+from ddpm_jax.runs.run import Run
+from ddpm_jax.training.restoring import saved_steps
 
 CONVERT = "ddpm_jax/convert/__main__.py"
 

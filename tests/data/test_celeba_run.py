@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tiny import run
 
-from ddpm_jax import logging
+from ddpm_jax.training import log
 
 SMALL = [
     "--config=configs/celeba.py",
@@ -35,7 +35,7 @@ def test_celeba_trains_resumes_draws_and_measures(prepared, tmp_path):
     for num_steps in (2, 3):
         outcome = run("train.py", *train, f"--config.train.num_steps={num_steps}")
         assert outcome.status == 0, outcome.err
-    assert [line["step"] for line in logging.read_log(tmp_path / "run")] == [1, 2, 3]
+    assert [line["step"] for line in log.read_log(tmp_path / "run")] == [1, 2, 3]
     smiling = ["--labels=1", "--guidance_scale=2", "--num_images=3", "--num_steps=2", f"--out={tmp_path}/faces/"]
     outcome = run("sample.py", f"--workdir={tmp_path}/run", *smiling)
     assert outcome.status == 0, outcome.err

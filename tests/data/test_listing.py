@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data.pictures import encoded
 
-from ddpm_jax import build
+from ddpm_jax import factory
 from ddpm_jax.data import listing
 from ddpm_jax.data.folder import ImageFolder
 from ddpm_jax.data.listing import list_images
@@ -91,7 +91,7 @@ def test_jobs_print_the_note_in_one_short_line(tmp_path, capsys):
     from tiny import tiny_config
 
     fill(tmp_path, "cats/1.png", "dogs/2.png", *(f"{'x' * 200}{i}\n.txt" for i in range(9)))
-    build.source(tiny_config(data__source="folder", data__path=str(tmp_path)))
+    factory.source(tiny_config(data__source="folder", data__path=str(tmp_path)))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{tmp_path}: 2 images in 2 class folders; passed over 9 files of other formats (xxx")
     assert len(line) < 500

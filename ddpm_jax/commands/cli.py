@@ -1,0 +1,228 @@
+"""What the command-line programs share: flags parsed with one-line errors, the compilation cache, exit codes."""
+
+import difflib
+import io
+import os
+import re
+import shlex
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from ddpm_jax.config import experiment_file, experiment_names
+from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.runtime import paths
+from ddpm_jax.runtime.devices import all_devices
+
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where nothing tells it.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+_HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
+
+
+class PathParser(flags.ArgumentParser):
+    """The value of a flag that takes a path: `~` is expanded, and what cannot be used is refused before any work."""
+
+    def parse(self, argument: str) -> str:
+        """The path, expanded; a ValueError says what is wrong with it."""
+        try:
+            return paths.expanded(argument)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+
+class PathsParser(flags.ListParser):
+    """The value of a flag that takes paths with commas between them, each as for `PathParser`."""
+
+    def parse(self, argument: str | list[str]) -> list[str]:
+        """The paths, expanded."""
+        return [PathParser().parse(path) for path in super().parse(argument)]
+
+
+def run(main, *, module, argument=None):
+    """Runs `main` under absl; a mistake prints `error: ...` on stderr and exits with status 1, no traceback.
+
+    Args:
+      main: function of nothing, or of the command line's one argument that is no flag.
+      module: name of the module that defines the flags; `--help` prints its docstring and them.
+      argument: what that argument is, in words, where there is one.
+    """
+
+    def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
+        _use_compilation_cache()
+        try:
+            _join_the_others()
+            all_devices()  # before any work
+            main(*argv[1:])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _fail_unheard()
+        except UserError as error:
+            _fail(error)
+        except jax.errors.JaxRuntimeError as error:
+            if not jax.distributed.is_initialized():
+                raise
+            reason = first_line(error)
+            _fail(f"lost touch with the other processes ({reason}); start all again to go on from the last checkpoint")
+        except KeyboardInterrupt:
+            sys.exit("interrupted")
+
+    app.run(guarded, flags_parser=partial(_parse, module=sys.modules[module], argument=argument))
+
+
+def _fail(message):
+    """Prints the error line and exits; one of many processes at once, for an orderly end would wait for the others."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(1)
+    sys.exit(1)
+
+
+def _fail_unheard():
+    """Exits where whoever read the output has gone, as `head` does; what is left of it is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if jax.distributed.is_initialized():
+        os._exit(1)
+    sys.exit(1)
+
+
+def _join_the_others():
+    """Makes this process one of many, where that is asked for or plain from the environment."""
+    if COORDINATOR.value:
+        given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if None in given:
+            raise UserError("--coordinator=HOST:PORT goes with --num_processes and --process_id")
+    elif DISTRIBUTED.value or _is_one_of_many():
+        given = ()
+    else:
+        return
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot join the other processes: {first_line(error)}") from error
+    if jax.process_index():
+        sys.stdout = io.StringIO()  # the first process speaks for all
+
+
+def _is_one_of_many():
+    """Whether Slurm or a TPU slice's launcher says that there are other processes."""
+    tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", "1"), os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return (tasks.isdigit() and int(tasks) > 1) or "," in hosts
+
+
+def _use_compilation_cache():
+    """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
+    if jax.config.jax_compilation_cache_dir is None and (cache := paths.cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+
+
+def _parse(argv, module, argument):
+    """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
+    paths.show_unprintable_by_code()
+    if "--help" in argv:
+        _help(module, several=not argument)
+    try:
+        argv = _with_config_file(argv)
+        rest = flags.FLAGS(argv)
+    except UserError as error:
+        _fail(error)
+    except (AttributeError, KeyError) as error:
+        if "get_config" in str(error):
+            _fail(f"the configuration file defines no function get_config(); see {_shown('own_images')}")
+        _fail(_unknown_key(argv, str(error)))
+    except flags.Error as error:
+        _fail(_mistyped(" ".join(str(error).split())))
+    except Exception as error:  # whatever a configuration file of one's own does
+        _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
+    if argument and len(rest) == 1:
+        _fail(f"say {argument}; see --help")
+    strays = rest[2:] if argument else rest[1:]
+    if strays:
+        stray = strays[0]
+        _fail(f"{stray!r} is not a flag" + (f"; write {shlex.quote('--' + stray)}" if "=" in stray else "; see --help"))
+    return rest
+
+
+def _help(module, *, several):
+    """Prints what a program does and its flags, with those of many processes where it may be one of several; exits."""
+    of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
+    of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes")
+    try:
+        print(f"{module.__doc__}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
+    except BrokenPipeError:
+        _fail_unheard()
+    sys.exit(0)
+
+
+def _mistyped(text):
+    """One line for what absl says of a flag."""
+    missing = re.match(r"flag --(\w+)=None: .* must have a value", text)
+    early = re.match(r"Found (\S+) in argv before", text)
+    if missing:
+        name = missing.group(1)
+        return f"--{name} is missing: {flags.FLAGS[name].help} See --help"
+    if early:
+        return f"put --config=FILE before {early.group(1)}"
+    return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)
+
+
+def _unknown_key(argv, text):
+    """One line for a configuration key that does not exist."""
+    match = re.search(r"lookup: .*?(\w+)$", text) or re.search(r"'+\\*'?(\w+)", text)
+    wrong = match.group(1) if match else ""
+    argument = next(
+        (a for a in argv if a.startswith("--") and wrong in a.split("=")[0].split(".")), f"--config...{wrong}"
+    )
+    near = re.search(r'Did you mean "(\w+)"', text)
+    hint = f"did you mean {near.group(1)!r}?" if near else f"{_shown('base')} lists every key"
+    return f"{argument.split('=')[0]}: there is no configuration key {wrong!r}; {hint}"
+
+
+def _with_config_file(argv: list[str]) -> list[str]:
+    """The command line, in which `--config` has a file that exists: an experiment's where it has only a name.
+
+    An argument of `get_config` may follow either, after a colon.
+
+    Raises:
+      UserError: there is no such file or no such experiment.
+    """
+    argv = list(argv)
+    for i, flag in enumerate(argv):
+        if flag in ("--config", "-config") and i + 1 < len(argv):
+            argv[i + 1] = _config_file(argv[i + 1])
+        elif flag.startswith(("--config=", "-config=")):
+            argv[i] = f"--config={_config_file(flag.partition('=')[2])}"
+    return argv
+
+
+def _config_file(value: str) -> str:
+    """What `--config` stands for: the file of an experiment in place of its bare name, with the same argument."""
+    file, colon, argument = paths.expanded(value).partition(":")
+    if not file.endswith(".py") and os.sep not in file:
+        file = experiment_file(file)
+    elif not Path(file).is_file():
+        raise UserError(f"there is no configuration file {file!r}; {_nearest_config(Path(file))}")
+    return f"{file}{colon}{argument}"
+
+
+def _nearest_config(missing: Path) -> str:
+    """A suggestion for a configuration file that does not exist: one beside it, or an experiment of a similar name."""
+    beside = difflib.get_close_matches(missing.stem, [path.stem for path in missing.parent.glob("*.py")], n=1)
+    named = difflib.get_close_matches(missing.stem, experiment_names(), n=1)
+    if beside:
+        return f"did you mean {missing.with_stem(beside[0])}?"
+    return f"did you mean --config={named[0]}?" if named else f"the experiments are {', '.join(experiment_names())}"
+
+
+def _shown(experiment: str) -> str:
+    """The path of an experiment's file as a person would write it here."""
+    path = experiment_file(experiment)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

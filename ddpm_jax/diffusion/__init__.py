@@ -1,0 +1,1 @@
+"""The mathematics: pure functions of arrays, which need JAX and NumPy alone."""

@@ -1,0 +1,57 @@
+"""Array vocabulary shared by everything: broadcasting of per-image scalars, noise by per-image keys, named streams.
+
+Randomness in this project is stateless. One root key is folded with a step number and the name of a stream
+(`stream`), and noise is drawn with one key an image (`noise_like`), so that what an image sees does not depend on
+which batch, device or host it is in. Read next: `schedules.py`.
+"""
+
+import zlib
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def expand_like(a, x):
+    """Appends axes of size one to a `[]` or `[B]` until it broadcasts against x `[B, ...]`."""
+    a = jnp.asarray(a)
+    if a.ndim:
+        chex.assert_rank(a, 1)
+        chex.assert_equal_shape_prefix([a, x], 1)
+    return a.reshape(a.shape + (1,) * (jnp.ndim(x) - a.ndim)) if a.ndim else a
+
+
+def stream(key: Array, name: str) -> Array:
+    """The key of the named random stream below `key`: the same name gives the same key, whatever was drawn before.
+
+    A key that has streams is never consumed itself: what is drawn with it would correlate with what they draw.
+
+    Args:
+      key: one key `[]`, or `[B]` keys, each of which gets its stream.
+      name: of the stream.
+    """
+    if key.ndim:
+        return jax.vmap(partial(stream, name=name))(key)
+    return jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
+
+
+def image_keys(key, indices):
+    """One key per image, `fold_in(key, index)`: `[B]` keys for integer indices `[B]`."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(indices))
+
+
+def noise_like(keys, x):
+    """Standard normal noise of x's shape and dtype.
+
+    Args:
+      keys: `[B]` keys, one an image (noise of image i depends on `keys[i]` alone), or one key `[]` for the whole array.
+      x: `[B, ...]`.
+    """
+    chex.assert_rank(keys, {0, 1})
+    if keys.ndim == 0:
+        return jax.random.normal(keys, x.shape, x.dtype)
+    chex.assert_equal_shape_prefix([keys, x], 1)
+    return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -1,0 +1,83 @@
+"""The Gaussians of the forward process: the closed form q(x_t | x_0) and the posterior q(x_s | x_t, x_0).
+
+Because every noising step is Gaussian, any number of them is one Gaussian (`q_sample`), and so is one step backwards
+once the clean image is known (`q_posterior`, by Bayes). Training needs the first, sampling the second with the
+network's guess in place of x_0. Read next: `prediction.py`.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.arrays import expand_like
+
+
+def q_sample(x_0, eps, level):
+    """`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`: a draw from q(x_t | x_0) (Ho et al. 2020, eq. 4).
+
+    Args:
+      x_0, eps: `[B, ...]`, clean image in [-1, 1] and standard normal noise.
+      level: `NoiseLevel` with leaves `[]` or `[B]`.
+    """
+    chex.assert_equal_shape([x_0, eps])
+    return expand_like(level.signal, x_0) * x_0 + expand_like(level.sigma, x_0) * eps
+
+
+def q_step(x_s, eps, transition):
+    """`x_t = sqrt(1 - beta) x_s + sqrt(beta) eps`: a draw from q(x_t | x_s) (Ho et al. 2020, eq. 2).
+
+    Over neighbouring times this is one noising step; over any s < t it is all the steps between them at once.
+    """
+    chex.assert_equal_shape([x_s, eps])
+    beta = expand_like(transition.beta, x_s)
+    return jnp.sqrt(1 - beta) * x_s + jnp.sqrt(beta) * eps
+
+
+def q_posterior(x_0, x_t, transition):
+    """Mean and log variance of q(x_s | x_t, x_0) for any s < t (Ho et al. 2020, eq. 6 and 7).
+
+    `mu_tilde = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) x_0 + sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
+    x_t` and `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`.
+
+    Args:
+      x_0, x_t: `[B, ...]`.
+      transition: the move t -> s, leaves `[]` or `[B]`.
+
+    Returns:
+      mean `[B, ...]` and log variance, broadcastable against it.
+    """
+    chex.assert_equal_shape([x_0, x_t])
+    now, next = transition.now, transition.next
+    var_now = now.sigma**2
+    mean = (
+        expand_like(next.signal * transition.beta / var_now, x_0) * x_0
+        + expand_like(now.signal / next.signal * next.sigma**2 / var_now, x_t) * x_t
+    )
+    return mean, expand_like(transition.log_var_small, x_t)
+
+
+def normal_kl_nats(mean_1, log_var_1, mean_2, log_var_2):
+    """`KL(N(mean_1, var_1), N(mean_2, var_2))` of each component, in nats; arguments broadcast."""
+    ratio = jnp.exp(log_var_1 - log_var_2)
+    return 0.5 * (log_var_2 - log_var_1 + ratio + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
+
+
+def discretized_log_prob_nats(x_0, mean, log_var):
+    """Log probability of each 8-bit value under a Gaussian, the decoder of the bound (Ho et al. 2020, eq. 13).
+
+    The Gaussian is integrated over the value's bin, `x_0 - 1/255` to `x_0 + 1/255`; the first and the last bin are
+    open. Probabilities are floored at 1e-12.
+
+    Args:
+      x_0: `[B, ...]`, 8-bit values scaled to [-1, 1].
+      mean, log_var: of the Gaussian, broadcastable against x_0.
+    """
+    inverse_std = jnp.exp(-0.5 * log_var)
+    upper, lower = ((x_0 - mean + side / 255) * inverse_std for side in (1, -1))
+    # Of the two tails that hold a bin, the thinner one is the more exact to subtract in.
+    flip = lower > 0
+    upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
+    below, above = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255
+    first, last = jnp.where(flip, above, below), jnp.where(flip, below, above)
+    top = jnp.where(last, 1.0, jax.scipy.stats.norm.cdf(upper))
+    return jnp.log(jnp.maximum(top - jnp.where(first, 0.0, jax.scipy.stats.norm.cdf(lower)), 1e-12))

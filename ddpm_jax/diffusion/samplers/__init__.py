@@ -1,0 +1,32 @@
+"""Samplers: ways down the reverse chain, one file a family, and the one scan that drives them all (`driver.py`)."""
+
+from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_log_var, p_sample
+from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, advance, sample
+from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
+from ddpm_jax.diffusion.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_slope
+from ddpm_jax.diffusion.samplers.repaint import repaint
+from ddpm_jax.diffusion.samplers.sde import euler_maruyama
+
+__all__ = [
+    "Sampler",
+    "SamplerState",
+    "Variance",
+    "advance",
+    "ancestral",
+    "annealed_langevin",
+    "ddim",
+    "ddim_inverse",
+    "ddim_step",
+    "dpm_solver_pp_2m",
+    "euler_maruyama",
+    "heun",
+    "langevin_corrector",
+    "langevin_step",
+    "ode_coordinates",
+    "ode_slope",
+    "p_mean_log_var",
+    "p_sample",
+    "repaint",
+    "sample",
+]

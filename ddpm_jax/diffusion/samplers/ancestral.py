@@ -1,0 +1,72 @@
+"""Ancestral sampling: draw x_s from p(x_s | x_t), the posterior q(x_s | x_t, x_0) with the network's x_0 in it.
+
+This is algorithm 2 of Ho et al. 2020, for any pair of times s < t.
+"""
+
+import enum
+
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.arrays import expand_like, noise_like
+from ddpm_jax.diffusion.gaussian import q_posterior
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+
+
+class Variance(enum.Enum):
+    """Variance of the reverse step: `beta_tilde` (right for data at a point), `beta` (for data N(0, I)), or learned.
+
+    The learned one lies between the two, `exp(v log beta + (1 - v) log beta_tilde)` (Nichol & Dhariwal 2021, eq. 15).
+    At s = 0, where noise is no more drawn and the variance is the decoder's, Ho et al.'s code has the small one for the
+    large one too; the learned one still reaches up to beta.
+    """
+
+    SMALL = "small"
+    LARGE = "large"
+    LEARNED = "learned"
+
+
+def p_mean_log_var(prediction, x_t, transition, variance):
+    """Mean and log variance of p(x_s | x_t) (Ho et al. 2020, section 3.2).
+
+    With x_0 in terms of eps the mean is `(x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta)`, eq. 11; written
+    through x_0 it also holds when x_0 was clipped.
+
+    Returns:
+      mean `[B, ...]` and log variance, broadcastable against it.
+
+    Raises:
+      ValueError: the variance is learned and the network has no head for it.
+    """
+    mean, small = q_posterior(prediction.x_0, x_t, transition)
+    large = expand_like(transition.log_var_large, x_t)
+    if variance is Variance.SMALL:
+        return mean, small
+    if variance is Variance.LARGE:
+        return mean, jnp.where(expand_like(transition.next.t, x_t) > 0, large, small)
+    if prediction.var_frac is None:
+        raise ValueError("a learned variance needs a network with a variance head")
+    return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
+
+
+def p_sample(denoise, keys, *, x_t, transition, variance):
+    """One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step (Ho et al. 2020, algorithm 2).
+
+    Args:
+      denoise: `Denoiser`.
+      keys: `[B]` keys, one an image.
+      x_t: `[B, ...]`.
+      transition: the move t -> s.
+      variance: `Variance`.
+    """
+    mean, log_var = p_mean_log_var(denoise(x_t, transition.now), x_t, transition, variance)
+    noise_scale = jnp.where(expand_like(transition.next.t, x_t) > 0, jnp.exp(0.5 * log_var), 0)
+    return mean + noise_scale * noise_like(keys, x_t)
+
+
+def ancestral(variance):
+    """The ancestral sampler with the given `Variance`."""
+
+    def step(denoise, keys, state, transition):
+        return SamplerState(p_sample(denoise, keys, x_t=state.x, transition=transition, variance=variance))
+
+    return Sampler(SamplerState, step)

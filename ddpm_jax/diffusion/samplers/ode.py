@@ -1,0 +1,79 @@
+"""The probability-flow ODE and its higher-order solvers.
+
+The Fokker-Planck equation of the forward process is also that of a deterministic flow. With `x_bar = x / signal` and
+`s = sigma / signal` it reads `d x_bar / ds = eps(x, t)` (Song et al. 2020, eq. 14; Karras et al. 2022, eq. 1): along
+it the noise level falls and nothing random happens. DDIM with eta = 0 is Euler's method; here are the solvers of
+second order.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddpm_jax.diffusion.arrays import Array, expand_like
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+
+
+def ode_coordinates(x, level):
+    """`(x_bar, s)`: the image without its scale, and the noise relative to the signal."""
+    return x / expand_like(level.signal, x), level.sigma / level.signal
+
+
+def ode_slope(denoise, x_bar, level):
+    """`d x_bar / ds = eps(x, t)` at a level, for x_bar `[B, ...]`."""
+    return denoise(x_bar * expand_like(level.signal, x_bar), level).eps
+
+
+def heun():
+    """Heun's method, second order, two evaluations a move and one for the last (Karras et al. 2022, algorithm 1).
+
+    At s = 0, where the noise of the image is not defined, the move is Euler's.
+    """
+
+    def step(denoise, keys, state, transition):
+        del keys
+        now, next = transition.now, transition.next
+        x_bar, s = ode_coordinates(state.x, now)
+        _, s_next = ode_coordinates(state.x, next)
+        slope = ode_slope(denoise, x_bar, now)
+        euler = x_bar + (s_next - s) * slope
+
+        def corrected():
+            return x_bar + (s_next - s) * (slope + ode_slope(denoise, euler, next)) / 2
+
+        x_bar = jax.lax.cond(next.t > 0, corrected, lambda: euler)
+        return SamplerState(expand_like(next.signal, x_bar) * x_bar)
+
+    return Sampler(SamplerState, step)
+
+
+class Multistep(NamedTuple):
+    """What DPM-Solver++(2M) remembers: the last x_0, and its step in half log-SNR `[B]` (0 before the first)."""
+
+    x_0: Array
+    step: Array
+
+
+def dpm_solver_pp_2m():
+    """DPM-Solver++(2M): second order through the last x_0, one evaluation a move (Lu et al. 2022, algorithm 2).
+
+    In `lambda = log(signal / sigma)` the flow is linear but for x_0, which is extrapolated along lambda. The first move
+    and the last, to s = 0 where lambda is infinite, are of first order.
+    """
+
+    def init(x_T):
+        return SamplerState(x_T, Multistep(jnp.zeros_like(x_T), jnp.zeros(len(x_T), x_T.dtype)))
+
+    def step(denoise, keys, state, transition):
+        del keys
+        now, next = transition.now, transition.next
+        prediction = denoise(state.x, now)
+        h = (next.log_snr - now.log_snr) / 2
+        usable = (state.memory.step != 0) & (next.t > 0)
+        weight = jnp.where(usable, h / (2 * jnp.where(usable, state.memory.step, 1)), 0)
+        x_0 = prediction.x_0 + expand_like(weight, state.x) * (prediction.x_0 - state.memory.x_0)
+        x = next.sigma / now.sigma * state.x - next.signal * jnp.expm1(-h) * x_0
+        return SamplerState(x, Multistep(prediction.x_0, jnp.full_like(state.memory.step, h)))
+
+    return Sampler(init, step)

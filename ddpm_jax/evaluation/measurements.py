@@ -1,0 +1,194 @@
+"""What can be measured of a run: each a function of an opened run and its images, to what goes into a JSON file.
+
+Read next: `diffusion/likelihood.py`, `diffusion/spectrum.py`.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddpm_jax import factory
+from ddpm_jax.diffusion import spectrum, timesteps
+from ddpm_jax.diffusion.arrays import noise_like, stream
+from ddpm_jax.diffusion.bayes import predictive_log_prob, uncertainty
+from ddpm_jax.diffusion.gaussian import q_sample
+from ddpm_jax.diffusion.likelihood import (
+    bits_per_dim,
+    bound_terms,
+    density_to_bits_per_dim,
+    exact_trace,
+    hutchinson_trace,
+    ode_bound_nats,
+    ode_log_prob_nats,
+    prior_term_nats,
+)
+from ddpm_jax.errors import UserError
+from ddpm_jax.metrics.calibration import expected_calibration_error
+from ddpm_jax.runs.chain import pieces
+from ddpm_jax.runtime.devices import replicated, split, to_host
+from ddpm_jax.runtime.progress import progress_bar
+
+_NUM_FRAMES = 50  # of the chain, for spectra
+_EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
+
+
+def bound(run, images, *, num_steps):
+    """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
+    transitions = factory.sampling_transitions(run.config, num_steps)
+    num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), factory.variance(run.config)
+    whole, cut = replicated(run.mesh), split(run.mesh)
+
+    def piece_terms(params, x_0, label, keys, moves):
+        return bound_terms(denoiser(params, label), x_0, keys, moves=moves, variance=variance)
+
+    piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
+    prior_level = factory.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
+    nats, mse, prior = [], [], []
+    with progress_bar(len(images) * num_moves, "bound", unit="move") as bar:
+        for x_0, label, keys, count in images:
+            terms = []
+            for moves in pieces((np.arange(num_moves), _float32(transitions))):
+                terms.append(jax.device_get(piece_terms(run.params, x_0, label, keys, moves)))
+                bar.update(len(moves[0]))
+            nats.append(np.concatenate([t["nats"] for t in terms])[:, :count])
+            mse.append(np.concatenate([t["eps_mse"] for t in terms])[:, :count])
+            prior.append(to_host(prior_term_nats(x_0, prior_level))[:count])
+    nats, mse, prior = np.concatenate(nats, 1).astype(np.float64), np.concatenate(mse, 1), np.concatenate(prior)
+    bpd = partial(bits_per_dim, shape=run.shape)
+    return {
+        **_mean(bpd(nats.sum(0) + prior)),
+        "L_T": float(bpd(prior.mean())),
+        "L_between": float(bpd(nats[:-1].sum(0).mean())),
+        "L_0": float(bpd(nats[-1].mean())),
+        "variance": variance.value,
+        "times": transitions.now.t.tolist(),
+        "terms": bpd(nats.mean(1)).tolist(),
+        "eps_mse": mse.mean(1).tolist(),
+    }
+
+
+def exact_likelihood(run, images, *, num_steps):
+    """Bits per dimension by the probability-flow ODE, from t = 1 to T in `num_steps` steps; 0 takes 200.
+
+    Of images dequantised by uniform noise, as published, and by the noise of t = 1 (`ode_bound_nats`), the comparison
+    with the bound. The denoiser is the sampler's, clipped where that is.
+    """
+    schedule = factory.noise_schedule(run.config)
+    try:
+        times = timesteps.log_snr(schedule, 1 + (num_steps or min(200, schedule.num_timesteps - 1)))[:-1]
+        encoding = _float32(schedule.encoding(times))
+    except ValueError as error:
+        raise UserError(f"no ODE of {num_steps} steps between t = 1 and T: {error}") from error
+    exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser()
+    last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
+
+    def both_nats(params, x_0, label, keys):
+        noise, probe, x_1 = (stream(keys, name) for name in ("dequantise", "probe", "x_1"))
+        noise = jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise) / 255
+        trace = exact_trace
+        if not exact:
+            trace = hutchinson_trace(jax.vmap(lambda k: jax.random.rademacher(k, run.shape, jnp.float32))(probe))
+        flow = {"trace": trace, "variance": factory.variance(run.config), "last": last, "encoding": encoding}
+        log_prob = ode_log_prob_nats(denoiser(params, label), x_0 + noise, transitions=encoding, trace=trace)
+        return log_prob, ode_bound_nats(denoiser(params, label), x_0, x_1, **flow)
+
+    whole, cut = replicated(run.mesh), split(run.mesh)
+    both_nats = jax.jit(both_nats, in_shardings=(whole, cut, cut, cut), out_shardings=whole)
+    nats = []
+    with progress_bar(images.num_images, "likelihood", unit="image") as bar:
+        for x_0, label, keys, count in images.in_batches_of(8):
+            nats.append(np.stack(both_nats(run.params, x_0, label, keys)).astype(np.float64)[:, :count])
+            bar.update(count)
+    log_prob, bound_nats = np.concatenate(nats, axis=1)
+    return {
+        **_mean(density_to_bits_per_dim(log_prob, run.shape)),
+        "with_decoder": _mean(bits_per_dim(bound_nats, run.shape)),
+        "trace": "exact" if exact else "hutchinson",
+        "num_steps": len(encoding.beta),
+    }
+
+
+def power_spectra(run, images, *, num_steps):
+    """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
+    chain, schedule = run.chain(num_steps), factory.noise_schedule(run.config)
+    clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
+    with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
+        indices = np.arange(min(images.num_images, 256))
+        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update)
+    times = chain.frame_times(_NUM_FRAMES)
+    denoiser = run.denoiser()
+    label = chain.label(indices)
+
+    @jax.jit
+    def estimate(params, x_t, level):
+        return jnp.mean(spectrum.band_power(denoiser(params, label)(x_t, level).x_0), axis=0)
+
+    estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
+    reverse = np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in frames])
+    estimates = np.stack([*map(np.asarray, estimates), reverse[-1]])
+    forward = spectrum.forward_power(clean[None], jax.tree.map(lambda a: a[:, None], schedule.level(times)))
+    return {
+        "times": times.tolist(),
+        "data": clean.tolist(),
+        "forward": np.asarray(forward).tolist(),
+        "reverse": reverse.tolist(),
+        "estimate_of_x_0": estimates.tolist(),
+        "settling_time": spectrum.settling_time(times, estimates).tolist(),
+    }
+
+
+def accuracy(run, images, *, num_steps):
+    """How a classifier does on clean images and at `num_steps` noise levels from 1 to T (0 for 21 of them)."""
+    schedule = factory.noise_schedule(run.config)
+    times = np.linspace(1, schedule.num_timesteps, num_steps or 21)
+    samples = factory.classifier_samples(run.config, run.model)
+    at_level = jax.jit(lambda params, x_t, level: samples(params)(x_t, level))
+    log_probs, label = [], []
+    with progress_bar(len(images) * (len(times) + 1), "accuracy", unit="level") as bar:
+        for x_0, y, keys, count in images:
+            eps = noise_like(keys, x_0)
+            noisy = [
+                (x_0, schedule.level(1)),
+                *((q_sample(x_0, eps, level), level) for level in map(schedule.level, times)),
+            ]
+            rows = []
+            for x_t, level in noisy:
+                rows.append(
+                    to_host(at_level(run.params, x_t, jax.tree.map(np.float32, level))).astype(np.float64)[:, :count]
+                )
+                bar.update(1)
+            log_probs.append(np.stack(rows))
+            label.append(to_host(y)[:count])
+    log_probs, label = np.concatenate(log_probs, axis=2), np.concatenate(label)  # [levels, S, N, K], [N]
+    mean = np.asarray(jax.vmap(predictive_log_prob)(log_probs))
+    right = mean.argmax(-1) == label
+    of_class = [right[0][label == k] for k in range(mean.shape[-1])]
+    return {
+        "accuracy": float(right[0].mean()),
+        "accuracy_by_class": [float(of.mean()) if of.size else None for of in of_class],
+        "class_names": list(images.class_names or run.class_names),
+        "nll_nats": float(-mean[0, np.arange(len(label)), label].mean()),
+        "calibration_error": expected_calibration_error(np.exp(mean[0]), label),
+        "mutual_information_nats": float(uncertainty(log_probs[0]).mutual_information.mean()),
+        "times": times.tolist(),
+        "accuracy_by_t": right[1:].mean(1).tolist(),
+        "nll_nats_by_t": (-mean[1:, np.arange(len(label)), label]).mean(1).tolist(),
+    }
+
+
+def standard_error(values):
+    """Standard error of a mean, 0 for one value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _mean(bits):
+    """Bits per dimension `[N]` as their mean and its standard error."""
+    return {"bits_per_dim": float(bits.mean()), "standard_error": standard_error(bits)}
+
+
+def _float32(transitions):
+    """The moves as the compiled programs take them."""
+    return jax.tree.map(partial(np.asarray, dtype=np.float32), transitions)

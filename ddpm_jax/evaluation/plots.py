@@ -1,0 +1,226 @@
+"""Plots in one style: of a run's measurements, of its loss, of images, and of densities and chains in the plane.
+
+Each returns a matplotlib figure that shows itself in a notebook, opaque and dark on white, whatever the page and the
+notebook's own style are; none touches pyplot or any global setting. The functions that take `axes` draw into one panel
+of a figure from `panels`. Colours are those of Okabe and Ito, which the colour-blind can tell apart.
+"""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ddpm_jax.errors import one_line
+from ddpm_jax.runtime.images import to_uint8
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_INK = "#222222"
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _INK,
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "figure.dpi": 100,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "grid.color": "#DDDDDD",
+    "legend.fontsize": 8,
+    "savefig.facecolor": "white",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+class Picture(Figure):
+    """A figure without a display, which a notebook shows as a PNG."""
+
+    def savefig(self, path, **options):
+        """Writes the figure in the project's style; the path's ending says how."""
+        with mpl.rc_context(STYLE):
+            super().savefig(path, **options)
+
+    def _repr_png_(self):
+        """The figure as a PNG."""
+        drawn, small = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png")
+        # A palette is a third of the size, and a notebook keeps every picture that it has shown.
+        Image.open(drawn).convert("RGB").quantize(128).save(small, format="PNG", optimize=True)
+        return small.getvalue()
+
+
+def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
+    """A figure of empty panels and their axes, row by row.
+
+    Args:
+      columns, rows: how many.
+      width, height: of a panel, in inches.
+      options: of `Figure.subplots`, such as `sharey=True`.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)
+        return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
+
+
+def strips(images, *, columns=(), rows=(), size=0.9):
+    """Images `[R, C, H, W, K]` in [-1, 1] as R rows, with a title over each column and a name beside each row."""
+    images = to_uint8(images)
+    num_rows, num_columns = images.shape[:2]
+    figure, axes = panels(num_columns, num_rows, width=size, height=size + (0.2 if columns else 0) / num_rows)
+    figure.get_layout_engine().set(h_pad=0.03, w_pad=0.03)
+    for i, panel in enumerate(axes):
+        row, column = divmod(i, num_columns)
+        panel.imshow(images[row, column].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        panel.set(xticks=[], yticks=[])
+        panel.grid(visible=False)
+        panel.spines[:].set_visible(False)
+        if row == 0 and columns:
+            panel.set_title(one_line(columns[column]), fontsize=8)
+        if column == 0 and rows:
+            panel.set_ylabel(one_line(rows[row]), fontsize=8, rotation=0, ha="right", va="center")
+    return figure
+
+
+def plane(extent, *, num=101):
+    """A square of points of the plane, `[num * num, 2]`, from -extent to extent."""
+    line = np.linspace(-extent, extent, num, dtype=np.float32)
+    return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+
+
+def density(axes, log_prob, *, extent, num=101):
+    """Fills a panel with `exp(log_prob(x))`, a function of points `[N, 2]`, the darker the more probable."""
+    values = np.exp(np.asarray(log_prob(jnp.asarray(plane(extent, num=num))))).reshape(num, num)
+    axes.imshow(values, origin="lower", extent=(-extent, extent) * 2, cmap="Blues", vmin=0, interpolation="bilinear")
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
+
+
+def arrows(axes, slope, *, extent, num=15):
+    """Draws a field, a function of points `[N, 2]` to directions `[N, 2]`, as arrows; the longest are a cell long."""
+    points = plane(0.93 * extent, num=num)
+    field = np.asarray(slope(jnp.asarray(points)))
+    field = field / np.sqrt(np.linalg.norm(field, axis=1, keepdims=True) + 1e-6)  # roots of lengths: near ones show too
+    scale = np.linalg.norm(field, axis=1).max() * num / (2 * extent)
+    axes.quiver(*points.T, *field.T, color=_INK, angles="xy", scale_units="xy", scale=scale, width=0.004)
+
+
+def history(axes, log_prob, schedule, *, extent, num=201):
+    """Fills a panel with the density of noisy numbers at every t, each t for itself, from T at the left to 0.
+
+    Args:
+      axes: a panel.
+      log_prob: function `(x_t [N, 1], level)` to the log density `[N]`.
+      schedule: `NoiseSchedule`.
+      extent: half the height.
+      num: points either way.
+    """
+    line = jnp.linspace(-extent, extent, num)[:, None]
+    levels = schedule.level(np.linspace(schedule.num_timesteps, 1, num))
+    values = jax.vmap(lambda level: jnp.exp(log_prob(line, level)))(jax.tree.map(jnp.asarray, levels))
+    values = np.asarray(values / values.max(axis=1, keepdims=True)).T
+    sides = (schedule.num_timesteps, 0, -extent, extent)
+    axes.imshow(values, origin="lower", extent=sides, cmap="Blues", aspect="auto", vmin=0, interpolation="bilinear")
+    axes.set(xlabel="t", ylabel="x_t")
+    axes.grid(visible=False)
+
+
+def paths(axes, times, xs):
+    """Draws chains of numbers `[F, B]` over their times `[F]`; those of one start have one colour."""
+    xs = np.asarray(xs)
+    starts = sorted(set(xs[0].tolist()))
+    for b in range(xs.shape[1]):
+        colour = COLOURS[1:][starts.index(xs[0, b].item()) % (len(COLOURS) - 1)]
+        axes.plot(times, xs[:, b], color=colour, linewidth=0.8)
+
+
+def loss(lines):
+    """The loss of a run, or a classifier's accuracy beside it, from the lines of its log (`log.read_log`)."""
+    keys = [key for key in ("loss", "accuracy") if key in lines[-1]]
+    figure, axes = panels(len(keys), width=7.2 / len(keys), height=2.6)
+    steps = [line["step"] for line in lines]
+    for panel, key in zip(axes, keys, strict=True):
+        for i in range(1, 5):
+            quarter = [line.get(f"{key}_t{i}", np.nan) for line in lines]
+            panel.plot(steps, quarter, color=_colour((i - 1) / 3), linewidth=0.8, label=f"quarter {i} of t")
+        panel.plot(steps, [line[key] for line in lines], color=_INK, label="all t")
+        panel.set(xlabel="step", ylabel=key, yscale="log" if key == "loss" else "linear")
+    axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    last = lines[-1]
+    figure.suptitle(f"step {last['step']:,}, loss {last['loss']:.3f}, {last['images_per_s']:,.0f} images/s", fontsize=9)
+    return figure
+
+
+def live_loss():
+    """A function to give `train` as `watch`: it draws `loss` in a notebook, again and again in the same place."""
+    from IPython.display import display
+
+    shown = []
+
+    def watch(lines):
+        if shown:
+            shown[0].update(loss(lines))
+        else:
+            shown.append(display(loss(lines), display_id=True))
+
+    return watch
+
+
+def bound(result):
+    """Terms of the bound and the noise error over t, of the metric "bpd"."""
+    figure, (terms, error) = panels(2, width=4.5)
+    times = result["times"]
+    terms.loglog(times, result["terms"])
+    terms.set(xlabel="t", ylabel="bits/dim", title=f"terms of the bound, sum {result['bits_per_dim']:.3f}")
+    error.semilogy(times, result["eps_mse"])
+    error.set(xlabel="t", ylabel="mean squared error of eps", title="error of the noise")
+    return figure
+
+
+def spectrum(result):
+    """Band power along the forward and the reverse chain, and how the estimate of x_0 settles, coarse first."""
+    figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
+    times, bands = np.array(result["times"]), np.arange(len(result["data"]))
+    shown = np.linspace(0, len(times) - 1, 7).astype(int)
+    for axes, key, title in ((forward, "forward", "x_t, forward"), (reverse, "reverse", "x_t, reverse chain")):
+        for i in shown:
+            axes.semilogy(bands, result[key][i], label=f"t = {times[i]:g}", color=_colour(i / (len(times) - 1)))
+        axes.set(xlabel="periods across the image", ylabel="power", title=title)
+        axes.legend(fontsize=7)
+    share = np.array(result["estimate_of_x_0"]) / np.array(result["estimate_of_x_0"])[-1]
+    for k in bands:
+        settling.plot(times, share[:, k], label=f"band {k}", color=_colour(k / max(1, bands[-1])))
+    settling.axhline(0.5, color="grey", linewidth=0.8)
+    settling.invert_xaxis()
+    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0: coarse first", ylim=(0, 1.5))
+    settling.legend(fontsize=7)
+    return figure
+
+
+def accuracy(result):
+    """Accuracy and negative log-likelihood of a classifier over t."""
+    figure, (right, nats) = panels(2, width=4.5)
+    right.plot(result["times"], result["accuracy_by_t"])
+    right.axhline(result["accuracy"], color="grey", linewidth=0.8, label=f"clean images: {result['accuracy']:.3f}")
+    right.set(xlabel="t", ylabel="accuracy", title="accuracy on noisy images", ylim=(0, 1.02))
+    right.legend(fontsize=7)
+    nats.plot(result["times"], result["nll_nats_by_t"])
+    nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
+    return figure
+
+
+def _colour(fraction):
+    """A colour of the map that runs from dark to light, without its lightest."""
+    return mpl.colormaps["viridis"](0.85 * fraction)
+
+
+PLOTS = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}

@@ -1,0 +1,60 @@
+"""From a configuration to objects: the only tables of names, and the only package that knows all the others.
+
+Every function takes the whole configuration. A name that is not in its table, or a size that does not fit, is a
+UserError that names the key.
+"""
+
+from ddpm_jax.factory.chains import (
+    GRIDS,
+    SAMPLERS,
+    SCHEDULES,
+    VARIANCES,
+    noise_schedule,
+    sampler,
+    sampler_settings,
+    sampling_transitions,
+    variance,
+)
+from ddpm_jax.factory.learning import LOSSES, TIMES, WEIGHTS, learning_rate, objective, optimizer, recipe
+from ddpm_jax.factory.models import (
+    RANDOM_WEIGHTS,
+    TARGETS,
+    TASKS,
+    classifier,
+    classifier_samples,
+    denoiser,
+    initial_params,
+    labels,
+    network,
+)
+from ddpm_jax.factory.sources import SOURCES, source
+
+__all__ = [
+    "GRIDS",
+    "LOSSES",
+    "RANDOM_WEIGHTS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "SOURCES",
+    "TARGETS",
+    "TASKS",
+    "TIMES",
+    "VARIANCES",
+    "WEIGHTS",
+    "classifier",
+    "classifier_samples",
+    "denoiser",
+    "initial_params",
+    "labels",
+    "learning_rate",
+    "network",
+    "noise_schedule",
+    "objective",
+    "optimizer",
+    "recipe",
+    "sampler",
+    "sampler_settings",
+    "sampling_transitions",
+    "source",
+    "variance",
+]

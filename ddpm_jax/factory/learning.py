@@ -1,0 +1,139 @@
+"""Of training: objective, times, optimiser, and the recipe that a train step takes."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddpm_jax.diffusion import bayes, losses, time_sampling
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.guidance import hide_labels
+from ddpm_jax.diffusion.prediction import as_classifier
+from ddpm_jax.errors import UserError
+from ddpm_jax.factory.chains import noise_schedule
+from ddpm_jax.factory.models import denoiser_of, random_weights
+from ddpm_jax.factory.names import named
+from ddpm_jax.training.step import Recipe
+
+WEIGHTS = {
+    "eps": losses.eps_weight,
+    "x_0": losses.x_0_weight,
+    "v": losses.v_weight,
+    "min_snr": losses.min_snr_weight(),
+    "p2": losses.p2_weight(),
+}
+LOSSES = {
+    "simple": lambda num_timesteps, weight, vlb_weight: losses.l_simple(weight),
+    "hybrid": lambda num_timesteps, weight, vlb_weight: losses.l_hybrid(
+        num_timesteps, weight=weight, vlb_weight=vlb_weight
+    ),
+    "vlb": lambda num_timesteps, weight, vlb_weight: losses.l_vlb(num_timesteps),
+}
+TIMES = {
+    "uniform": time_sampling.uniform,
+    "antithetic": time_sampling.antithetic,
+    "importance": time_sampling.importance,
+}
+
+
+def objective(config, model, *, num_images):
+    """The training objective `(params, examples, key) -> {name: [B]}` of a `Recipe`.
+
+    Args:
+      config: configuration.
+      model: its network.
+      num_images: N of the training set, by which the KL of a posterior is divided.
+    """
+    random = random_weights(config)
+    if config.task == "denoise":
+        return _denoiser_objective(config, model)
+    return _negative_elbo(config, model, num_images) if random else _classifier_objective(model)
+
+
+def _classifier_objective(model):
+    """The cross-entropy of noisy images."""
+
+    def terms(params, examples, key):
+        log_probs = as_classifier(partial(model.apply, train=True, rngs={"dropout": key}), {"params": params})
+        noisy = (examples.x_0, examples.noise_keys, examples.transition)
+        return losses.cross_entropy(log_probs, *noisy, label=examples.label)
+
+    return terms
+
+
+def _negative_elbo(config, model, num_images):
+    """`-ELBO / N` over the weights' posterior: the cross-entropy at samples of the weights, and `KL / N`.
+
+    Each part of the batch has a sample of its own, so that the gradient is less noisy than with one for all.
+    """
+    fit, num_samples = _classifier_objective(model), config.posterior.samples_per_step
+    part = config.train.batch_size // config.train.accumulation
+    if part % num_samples:
+        raise UserError(
+            f"config.posterior.samples_per_step={num_samples} must divide the {part} images of a step's part"
+        )
+
+    def fit_part(posterior, examples, key):
+        return fit(bayes.sample_weights(posterior, stream(key, "weights")), examples, key)
+
+    def terms(posterior, examples, key):
+        parts = jax.tree.map(lambda leaf: leaf.reshape(num_samples, -1, *leaf.shape[1:]), examples)
+        terms = jax.vmap(fit_part, (None, 0, 0))(posterior, parts, jax.random.split(key, num_samples))
+        terms = jax.tree.map(jnp.ravel, terms)
+        kl = bayes.kl_nats(posterior, prior_std=config.posterior.prior_std)
+        kl = jnp.broadcast_to(kl.total / num_images, terms["loss"].shape)
+        return {**terms, "loss": terms["loss"] + kl, "data_fit": terms["loss"], "kl": kl}
+
+    return terms
+
+
+def _denoiser_objective(config, model):
+    """The configured loss of the network as a denoiser, which sees the class unless it is hidden."""
+    as_network_says = denoiser_of(config)
+    make = named(LOSSES, config.loss.kind, "loss.kind")
+    if config.diffusion.learned_variance != (config.loss.kind != "simple"):
+        raise UserError(
+            "a learned variance is trained by the bound: set config.diffusion.learned_variance=True together with "
+            "config.loss.kind=hybrid or vlb, and False with simple"
+        )
+    weight = named(WEIGHTS, config.loss.weight, "loss.weight")
+    loss = make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
+
+    rate, hidden = config.labels.dropout, config.labels.num_classes
+
+    def terms(params, examples, key):
+        apply = partial(model.apply, train=True, rngs={"dropout": key})
+        label = hide_labels(examples.label, examples.label_keys, rate=rate, null=hidden) if rate else examples.label
+        denoise = as_network_says(apply, {"params": params}, label=label)
+        return loss(denoise, examples.x_0, examples.noise_keys, examples.transition)
+
+    return terms
+
+
+def learning_rate(config):
+    """The learning rate as a function of the step: linear warm-up from 0, then constant."""
+    optim = config.optim
+    if not optim.warmup_steps:
+        return optax.constant_schedule(optim.learning_rate)
+    return optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+
+
+def optimizer(config):
+    """Adam after a clip by global norm."""
+    optim = config.optim
+    clip = optax.clip_by_global_norm(optim.grad_clip) if optim.grad_clip else optax.identity()
+    return optax.chain(clip, optax.adam(learning_rate(config), optim.beta_1, optim.beta_2, optim.epsilon))
+
+
+def recipe(config, model, *, num_images):
+    """What the train step needs besides state and batch; `num_images` as for `objective`."""
+    return Recipe(
+        objective=objective(config, model, num_images=num_images),
+        times=named(TIMES, config.loss.times, "loss.times")(config.diffusion.num_timesteps),
+        transitions=noise_schedule(config).transitions(),
+        optimizer=optimizer(config),
+        ema_decay=config.optim.ema_decay,
+        accumulation=config.train.accumulation,
+        random_flip=config.data.random_flip,
+    )

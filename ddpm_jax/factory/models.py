@@ -1,0 +1,190 @@
+"""Of what a network says: the network, its parameters, denoisers with and without guidance, classifiers, labels."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ddpm_jax.data.classes import indices
+from ddpm_jax.diffusion import bayes
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
+from ddpm_jax.diffusion.prediction import Target, as_classifier, as_denoiser
+from ddpm_jax.errors import UserError, shortened
+from ddpm_jax.factory.chains import sampler_settings
+from ddpm_jax.factory.names import named, plain
+from ddpm_jax.models import Architecture, Classifier, UNet
+
+TASKS = ("denoise", "classify")
+TARGETS = {target.value: target for target in Target}
+RANDOM_WEIGHTS = {  # by their names
+    "none": None,
+    "last": lambda name: name.startswith("pool/out/"),
+    "all": lambda name: True,
+}
+
+
+def network(config):
+    """The network of `config.model` for the images of `config.data`: a `UNet`, or a `Classifier` for that task."""
+    size, levels = config.data.image_size, len(config.model.channel_mult)
+    if not levels:
+        raise UserError("config.model.channel_mult needs one number for each level, such as (1, 2, 2)")
+    if size % 2 ** (levels - 1):
+        raise UserError(
+            f"config.data.image_size={size} cannot be halved {levels - 1} times, as the {levels} levels of "
+            f"config.model.channel_mult ask; use a multiple of {2 ** (levels - 1)} or fewer levels"
+        )
+    named(("float32", "bfloat16"), config.model.dtype, "model.dtype")
+    for level, mult in enumerate(config.model.channel_mult):
+        width, groups = config.model.channels * mult, config.model.norm_groups
+        if width % groups:
+            raise UserError(f"a width of {width} channels does not divide into config.model.norm_groups={groups}")
+        attends = level == levels - 1 or size >> level in config.model.attention_resolutions
+        heads = config.model.head_channels or config.model.num_heads
+        if attends and width % heads:
+            raise UserError(f"a width of {width} channels does not divide by the attention heads ({heads})")
+    try:
+        architecture = Architecture(**{key: plain(value) for key, value in config.model.items()})
+    except ValueError as error:
+        raise UserError(f"config.model: {error}") from error
+    if named(TASKS, config.task, "task") == "classify":
+        if not config.labels.num_classes:
+            raise UserError("a classifier tells classes: say how many there are with config.labels.num_classes")
+        return Classifier(architecture, config.labels.num_classes)
+    heads = 2 if config.diffusion.learned_variance else 1
+    return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
+
+
+def _num_rows(labels):
+    """Rows of the network's table of classes: the last is the hidden class, where classes are hidden."""
+    if labels.dropout and not labels.num_classes:
+        raise UserError("config.labels.dropout hides classes: say how many there are with config.labels.num_classes")
+    return labels.num_classes + bool(labels.dropout)
+
+
+def initial_params(config, model):
+    """A function from a key to the network's parameters, or to the posterior over them (`bayes.MeanField`)."""
+    size, channels, random = config.data.image_size, config.data.channels, random_weights(config)
+    label = (jnp.zeros(1, jnp.int32),) if config.task == "denoise" else ()
+
+    def init(key):
+        params = model.init(key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), *label)["params"]
+        return bayes.initial_posterior(params, std=config.posterior.init_std, where=random) if random else params
+
+    return init
+
+
+def random_weights(config):
+    """Which weights are random, a function of their names, or None."""
+    random = named(RANDOM_WEIGHTS, config.posterior.weights, "posterior.weights")
+    if random and config.task != "classify":
+        raise UserError("config.posterior.weights is for classifiers; use none with config.task=denoise")
+    return random
+
+
+def denoiser_of(config):
+    """`as_denoiser` for the configured target and variance."""
+    target = named(TARGETS, config.diffusion.target, "diffusion.target")
+    return partial(as_denoiser, target=target, learned_variance=config.diffusion.learned_variance)
+
+
+def denoiser(config, model, *, classifier=None):
+    """A function `(params, label=None, settings=...)` to a `Denoiser`, guided and clipped as configured.
+
+    `label` `[B]` is ignored by a model without classes. The scales are settings, except those that the configuration
+    gives as guiding nothing (guidance_scale 0 or 1, classifier_scale 0): they cost no second evaluation.
+
+    Args:
+      config: configuration.
+      model: its network.
+      classifier: function from parameters to log probabilities, from `classifier`, or None. With it `params` is
+        `{"denoiser", "classifier"}`.
+    """
+    as_network_says, hidden, scale = denoiser_of(config), config.labels.num_classes, _guidance_scale(config)
+
+    def with_params(params, label=None, settings=None):
+        settings = settings or sampler_settings(config)
+        own = params["denoiser"] if classifier else params
+        network = partial(as_network_says, model.apply, {"params": own})
+        if scale == 1:
+            denoise = network(label=label)
+        elif scale == 0:
+            denoise = network(label=jnp.full_like(label, hidden))
+        else:
+            both = network(label=jnp.stack([label, jnp.full_like(label, hidden)], axis=1).ravel())
+            denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
+        if classifier and config.sample.classifier_scale:
+            log_prob = label_log_prob(classifier(params["classifier"]), label)
+            denoise = classifier_guided(denoise, log_prob, settings["classifier_scale"])
+        return clip_x_0(denoise) if config.sample.clip_x_0 else denoise
+
+    return with_params
+
+
+def _guidance_scale(config):
+    """The scale of classifier-free guidance, where the model has what it takes."""
+    scale = config.sample.guidance_scale
+    if scale != 1 and not config.labels.dropout:
+        model = "was always told the class" if config.labels.num_classes else "knows no classes"
+        raise UserError(
+            f"guidance_scale={scale:g} needs a model trained with and without the class, and this one {model}: "
+            "train one with config.labels.dropout=0.1, or use a classifier"
+        )
+    return scale
+
+
+def classifier_samples(config, model):
+    """A function from parameters to `(x_t, level) -> log p(k | x_t, w)` `[S, B, K]` at S samples of the weights.
+
+    S is 1 where no weight is random. The samples are always the same, so a chain is guided by one classifier.
+    """
+    key, num_samples = stream(jax.random.key(config.seed), "posterior"), config.posterior.num_samples
+
+    def with_params(params):
+        weights = [params]
+        if config.posterior.weights != "none":
+            weights = [bayes.sample_weights(params, jax.random.fold_in(key, i)) for i in range(num_samples)]
+        networks = [as_classifier(model.apply, {"params": sample}) for sample in weights]
+        return lambda x_t, level: jnp.stack([network(x_t, level) for network in networks])
+
+    return with_params
+
+
+def classifier(config, model):
+    """A function from parameters to `(x_t, level) -> log p(k | x_t)` `[B, K]`, averaged over the weights' samples."""
+    samples = classifier_samples(config, model)
+
+    def with_params(params):
+        log_probs = samples(params)
+        return lambda x_t, level: bayes.predictive_log_prob(log_probs(x_t, level))
+
+    return with_params
+
+
+def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -> tuple[int, ...]:
+    """The classes of `config.sample.labels`, as a tuple of integers that images take in turn.
+
+    Args:
+      config: of the denoiser.
+      num_classes: how many there are: the model's own, or those of a classifier that guides it.
+      names: theirs, or ().
+
+    Raises:
+      UserError: there is no such class.
+    """
+    asked = config.sample.labels.strip()
+    if asked in ("", "all"):
+        if asked and not num_classes:
+            raise UserError("--labels=all: this model knows no classes; train a conditional one or give a classifier")
+        return tuple(range(num_classes))
+    if asked == "none":
+        if not config.labels.dropout:
+            raise UserError("--labels=none: this model was not trained without the class (config.labels.dropout)")
+        return (config.labels.num_classes,)
+    if not num_classes:
+        raise UserError(
+            f"--labels={shortened(asked)}: this model knows no classes; train a conditional one or give a classifier"
+        )
+    return indices(asked, num_classes=num_classes, names=names)

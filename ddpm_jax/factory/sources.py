@@ -1,0 +1,60 @@
+"""Of the data: where the images come from."""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.data.classes import matched
+from ddpm_jax.data.source import Source
+from ddpm_jax.errors import UserError
+from ddpm_jax.factory.names import named
+
+
+def source(config: ConfigDict) -> Source:
+    """The images of `config.data`, their classes numbered as those of `config.labels.names`, if there are.
+
+    Raises:
+      UserError: there are none, or they have other classes.
+    """
+    data = config.data
+    shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
+    images = named(SOURCES, data.source, "data.source")(data, shape)
+    if config.labels.num_classes and config.labels.names and images.class_names:
+        return matched(images, config.labels.names)
+    if config.labels.num_classes not in (0, images.num_classes):
+        raise UserError(
+            f"the images have {images.num_classes or 'no'} classes and config.labels.num_classes is "
+            f"{config.labels.num_classes}"
+        )
+    return images
+
+
+def _digits(data, shape):
+    """The built-in digits, which have one size."""
+    from ddpm_jax.data.digits import Digits
+
+    if (data.image_size, data.channels) != (8, 1) or data.crop:
+        raise UserError("the digits are 8x8 and grey: use data.image_size=8, data.channels=1 and no data.crop")
+    return Digits(named(("train", "test", "all"), data.split, "data.split"))
+
+
+def _folder(data, shape):
+    """A folder of images."""
+    from ddpm_jax.data.folder import ImageFolder
+
+    if not data.path:
+        raise UserError("name the folder of images with --config.data.path=FOLDER")
+    images = ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
+    print(images.note, flush=True)
+    return images
+
+
+def _tfds(data, shape):
+    """A prepared data set of tensorflow-datasets."""
+    from ddpm_jax.data.tfds import TfdsImages
+
+    if not data.name:
+        raise UserError("name the data set with --config.data.name=NAME, such as cifar10")
+    form = {**shape, "skip_unreadable": data.skip_unreadable}
+    return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
+
+
+SOURCES = {"digits": _digits, "folder": _folder, "tfds": _tfds}

@@ -1,0 +1,1 @@
+"""From a configuration and a work directory to a finished job."""

@@ -1,0 +1,116 @@
+"""The sampling job: images of a run written to files, as a grid, an array, a folder, or a chain as a moving picture.
+
+Read next: `run.py`.
+"""
+
+import json
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.runs.chain import draw
+from ddpm_jax.config import changes, in_words, to_json
+from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.runtime.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.paths import expanded, local_path
+
+
+def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
+    """Draws images of a run into a file or a folder.
+
+    Args:
+      run: `Run`.
+      out: `FILE.png` for a grid, `FILE.npz` for `arr_0` uint8 `[N, H, W, C]`, or a folder for one PNG an image. A
+        folder half done is continued, by the same run or a copy of it wherever that lies.
+      num_images: how many.
+      seed: integer.
+      num_steps: of the chain; 0 takes what the run's configuration says.
+      batch_size: images at a time.
+
+    Returns:
+      The path written.
+
+    Raises:
+      UserError: the place cannot be written, or the folder holds images of other settings.
+    """
+    out = expanded(out)
+    is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
+    chain = run.chain(num_steps)
+    if is_folder or not out.suffix:
+        indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
+        settings = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
+        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves, "labels": [*run.labels()]}
+        settings["classifier"] = run.classifier and run.classifier.digest()
+        settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
+        missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
+        draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
+        return out
+    if out.suffix not in (".png", ".npz"):
+        raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
+    check_writable(out)
+    images = run.draw(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
+    if out.suffix == ".png":
+        save_png(out, grid(images, columns=chain.columns))
+    else:
+        write_whole(out, lambda path: np.savez(path, arr_0=images))
+    return out
+
+
+def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60):
+    """Writes the chain of the first images as a GIF of grids, from noise to pictures; returns its path."""
+    out = local_path(out)
+    if out.suffix != ".gif":
+        raise UserError(f"--trajectory={out}: end it with .gif")
+    check_writable(out)
+    _, frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames)
+    save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
+    return out
+
+
+def _open_folder(folder, settings, indices):
+    """Makes or continues a folder of samples; returns which of the indices are not there yet, `[N]` bool."""
+    record = folder / "sampling.json"
+    if record.exists():
+        clashes = changes(_recorded(record), settings)
+        if clashes:
+            raise UserError(f"{folder} holds other samples: {in_words(clashes)}; choose another folder")
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds other files; choose an empty or new folder")
+    else:
+        write_whole(record, lambda path: path.write_text(json.dumps(settings)))
+    return np.array([not (folder / f"{i:06d}.png").exists() for i in indices], bool)
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """The settings that a folder of samples was drawn with.
+
+    Raises:
+      UserError: the record cannot be read, or is of a version that did not store which network it was.
+    """
+    try:
+        settings = json.loads(record.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {record}: {first_line(error)}; choose another folder") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("sample"), dict):
+        raise UserError(f"{record} is not the record of a folder of samples; choose another folder")
+    if "network" not in settings:
+        raise UserError(
+            f"{record.parent} was drawn by an earlier version, which recorded where the run was and not its network, "
+            "so the images there may be of another one: draw all of them into another folder"
+        )
+    return settings
+
+
+def _fingerprint(arrays):
+    """A number that tells arrays apart."""
+    return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+
+
+def _save_images(folder, indices, images):
+    """One PNG an image, named by its index."""
+    for index, image in zip(indices, images, strict=True):
+        save_png(folder / f"{index:06d}.png", image)

@@ -1,0 +1,1 @@
+"""What lies between the program and the machine: paths, devices, progress, pictures, libraries' noise."""

@@ -1,0 +1,116 @@
+"""Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are whole or absent."""
+
+import errno
+import math
+import os
+
+import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from ddpm_jax.errors import UserError, writing
+from ddpm_jax.runtime.devices import is_first
+from ddpm_jax.runtime.paths import local_path
+
+
+def to_uint8(x: ArrayLike) -> np.ndarray:
+    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse.
+
+    Raises:
+      UserError: a value is not a finite number, which would become some pixel without a word.
+    """
+    x = np.asarray(x, np.float32)
+    if not np.isfinite(x).all():
+        raise UserError(
+            "the images are not finite numbers: the network or the chain diverged; take other weights "
+            "(--params, an earlier checkpoint), more steps (--num_steps) or a smaller guidance scale"
+        )
+    return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def from_uint8(images):
+    """Images of 8 bits as float32 in [-1, 1], `u / 127.5 - 1`."""
+    return np.asarray(images, np.float32) / 127.5 - 1
+
+
+def grid(images, *, columns=None, gap=1):
+    """Tiles images `[N, H, W, C]` uint8 row by row on white, nearly square unless `columns` says otherwise.
+
+    Small images, and the gap, are enlarged by a whole factor until a tile is at least 32 pixels high.
+
+    Returns:
+      `[H', W', C]` uint8.
+    """
+    num, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows, zoom = math.ceil(num / columns), max(1, math.ceil(32 / height))
+    height, width, gap = height * zoom, width * zoom, gap * zoom
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
+    for i, image in enumerate(images.repeat(zoom, 1).repeat(zoom, 2)):
+        top, left = gap + i // columns * (height + gap), gap + i % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def picture(images, *, columns=None):
+    """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows."""
+    images = np.asarray(images)
+    return _pil(grid(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
+
+
+def _pil(image):
+    """One image `[H, W, C]` uint8, C = 1 or 3, as a `PIL.Image`."""
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
+def write_whole(path, write):
+    """Makes a file by `write(temporary path)` and renames it, so that it is never seen half written.
+
+    Of many processes the first one does.
+
+    Raises:
+      UserError: the folder cannot be written or the disk is full.
+    """
+    path = local_path(path)
+    if not is_first():
+        return
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            temporary.replace(path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def check_writable(path):
+    """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
+    path = local_path(path)
+    if not is_first():
+        return
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # which no file replaces
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        probe = path.with_name(f".{path.name}.probe")
+        probe.touch()
+        probe.unlink()
+
+
+def save_png(path, image):
+    """Writes one image `[H, W, C]` uint8, C = 1 or 3."""
+    write_whole(path, _pil(image).save)
+
+
+def save_gif(path, frames, *, seconds=4.0, hold=1.5):
+    """Writes frames `[N, H, W, C]` uint8 as a GIF that runs for `seconds` and then holds the last frame for `hold`."""
+    pictures = [_pil(frame) for frame in frames]
+    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [round(1000 * hold)]
+    write_whole(
+        path,
+        lambda temporary: pictures[0].save(
+            temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        ),
+    )

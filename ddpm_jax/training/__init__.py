@@ -1,0 +1,1 @@
+"""A run while it trains: its state, a step, batches on the devices, the log, checkpoints."""

@@ -1,0 +1,234 @@
+"""Checkpoints: the whole state and its configuration, written by Orbax in the background, read back onto any devices.
+
+A checkpoint is a folder `WORKDIR/checkpoints/STEP`. Orbax writes it under another name and renames it when it is
+whole, so an interrupted save is never taken for a checkpoint. The digests of `integrity.py` are stored with it and
+compared with what is read back: a damaged checkpoint is named and kept, and the one before it is taken. Read next:
+`integrity.py`.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint._src.metadata import array_metadata_store
+
+from ddpm_jax.config import to_json
+from ddpm_jax.errors import UserError, causes, first_line, lacks_space
+from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.training import integrity
+from ddpm_jax.training.restoring import check_fits, newest_whole, note_unverified, reason, saved_steps, stored_record
+from ddpm_jax.training.state import TrainState
+
+_policies = ocp.checkpoint_managers
+
+
+class Checkpoints:
+    """The checkpoints of one run, which nobody else writes meanwhile; a context manager that waits for the last save.
+
+    Args:
+      workdir: the run's directory; checkpoints go to `workdir/checkpoints`.
+      every: the steps between regular checkpoints; others are saved by the clock or at the end of a run.
+      keep: how many of the latest regular ones are kept; so are the newest two of all, or the newest one if this is 1.
+      keep_every: and one for every so many steps for good; 0 for none.
+
+    Raises:
+      UserError: the directory cannot be written, or another process trains there.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
+        self.folder, self._held = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
+        preservation = [_policies.LatestN(min(keep, 2)), _LatestRegular(every, keep)]
+        preservation += [_policies.EveryNSteps(keep_every)] if keep_every else []
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
+        )
+        try:
+            _lock(self.folder, self._held)  # before what others are writing is cleared away as left over
+            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {workdir}: {error.strerror or error}; choose another --workdir"
+            ) from error
+
+    def __enter__(self):
+        """Returns self."""
+        return self
+
+    def __exit__(self, error_type, error, traceback):
+        """Finishes the save that is under way; that it fails is only a warning where another error ends the run."""
+        try:
+            self.wait()
+            self._guard(self._manager.close)
+        except UserError as failed:
+            if error_type is None:
+                raise
+            _warn(failed)
+        finally:
+            self._held.close()
+
+    def save(self, state: TrainState, config: ConfigDict) -> None:
+        """Starts to save the state under its step; returns while the files are still being written.
+
+        Raises:
+          UserError: this save or the one before could not be written (a full disk, say).
+        """
+        record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # which alone writes it
+        items = {
+            "state": ocp.args.PyTreeSave(state),
+            "config": ocp.args.JsonSave(integrity.to_json(record)),
+        }
+        self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
+
+    def wait(self):
+        """Waits until the last save is on disk; raises as `save`."""
+        self._guard(self._manager.wait_until_finished)
+
+    def last_saved(self) -> int | None:
+        """The newest step on disk once the save that is under way has ended; that it failed is a warning."""
+        try:
+            self.wait()
+        except Exception as failed:
+            _warn(failed)
+        return next(iter(saved_steps(self.folder)), None)
+
+    def restore(self, target: TrainState) -> TrainState | None:
+        """The newest checkpoint that is whole, on the devices and shardings of `target`; None where there is none.
+
+        Damaged ones are moved to `WORKDIR/damaged_checkpoints`, so that their steps can be saved again.
+
+        Args:
+          target: `TrainState` of `jax.ShapeDtypeStruct` with shardings.
+
+        Raises:
+          UserError: there are checkpoints and all are damaged; or one cannot be read, or is of another network.
+        """
+        step, restored = newest_whole(self.folder, partial(self._read, target=target))
+        if restored is None:
+            return None
+        if is_first():
+            _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])
+        agreed(np.zeros(()))  # no process continues before they are aside
+        self._manager.reload()
+        return restored
+
+    def _read(self, step: int, *, target: TrainState) -> TrainState:
+        """The state of a step, checked."""
+        path = self.folder / str(step)
+        record = stored_record(path)
+        check_fits(target, record, path)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        items = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, restore_args=restore_args))
+        restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
+        integrity.check(restored, record.digests)
+        if int(restored.step) != step:
+            raise integrity.DamagedError(f"it holds step {int(restored.step)}")
+        note_unverified(record, path, ", and drew noise otherwise: from here on the noise differs from that version's")
+        return restored
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        """Runs a save and turns what goes wrong into one line, with what to do where that is known."""
+        earlier = sys.exception()
+        try:
+            action()
+        except Exception as error:
+            _forget(earlier, error)
+            lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
+            if lost:
+                raise lost from error  # not the disk: another process is gone
+            remedy = "free some space, and start again" if lacks_space(error) else "start again once that is mended"
+            raise UserError(
+                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _LatestRegular:
+    """Orbax's policy that preserves the latest `keep` of the checkpoints whose step is a multiple of `every`."""
+
+    every: int
+    keep: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each is preserved, of checkpoints from the oldest to the newest."""
+        regular = [checkpoint.step for checkpoint in checkpoints if checkpoint.step % self.every == 0]
+        return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
+
+
+def _handlers() -> dict[str, ocp.CheckpointHandler]:
+    """What writes and reads a checkpoint's two items; every part of an array is written once, by one device.
+
+    Orbax's default cuts what several devices hold into a piece for each, by a program that is compiled for each shape.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=False,
+        array_metadata_store=array_metadata_store.Store(),  # of the root key's implementation
+    )
+    types = ocp.type_handlers
+    of_type = types.create_type_handler_registry(
+        *((kind, arrays if kind is jax.Array else types.get_type_handler(kind)) for kind in types.supported_types())
+    )
+    return {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=of_type), "config": ocp.JsonCheckpointHandler()}
+
+
+def _forget(earlier: BaseException | None, error: Exception) -> None:
+    """Takes an exception that was on its way already, when a save began, out of those that `error` came from."""
+    for cause in causes(error):
+        if cause.__context__ is earlier:
+            cause.__context__ = None
+
+
+def _warn(error: Exception) -> None:
+    """Says of a save that failed why, where the run ends with another error."""
+    print(f"warning: {first_line(error)}", file=sys.stderr, flush=True)
+
+
+def _kept(folder: Path) -> str:
+    """What there is to resume from, in words."""
+    steps = saved_steps(folder)
+    return f"the last good checkpoint is step {steps[0]}" if steps else "no earlier checkpoint exists"
+
+
+def _lock(folder, held):
+    """Makes a folder this process's, or of many the first's, for as long as `held`, an `ExitStack`, is open.
+
+    The system lets go of it at the end of the process, however that comes.
+    """
+    if not is_first():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise UserError(
+            f"another process is training in {folder.parent}; wait for it or choose another --workdir"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+
+
+def _set_aside(paths: list[Path]) -> None:
+    """Moves damaged checkpoints to `WORKDIR/damaged_checkpoints`."""
+    for path in paths:
+        folder = path.parents[1] / "damaged_checkpoints"
+        names = itertools.chain([path.name], (f"{path.name}.{i}" for i in itertools.count(1)))
+        try:
+            folder.mkdir(exist_ok=True)
+            aside = next(folder / name for name in names if not os.path.lexists(folder / name))
+            path.rename(aside)
+        except OSError as error:
+            raise UserError(f"cannot move the damaged checkpoint {path} to {folder}: {error.strerror}") from error
+        print(f"note: the damaged checkpoint is kept in {aside}", file=sys.stderr, flush=True)

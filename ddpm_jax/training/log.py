@@ -1,0 +1,221 @@
+"""The log of a run: a progress bar, a JSONL file, TensorBoard, and grids of samples.
+
+`WORKDIR/log.jsonl` has one line of JSON every so many steps and is the record; TensorBoard shows the same. When a run
+is resumed, what was logged after its checkpoint is dropped, so that every step stands there once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ddpm_jax.errors import writing
+from ddpm_jax.runtime.devices import by_first, is_first
+from ddpm_jax.runtime.images import save_png
+from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.runtime.progress import on_terminal, progress_bar
+from ddpm_jax.runtime.quiet import unless_loaded
+
+with unless_loaded("torch"):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import image as image_summary
+
+
+class DivergedError(Exception):
+    """A run has left the finite numbers.
+
+    Attributes:
+      what: that is not finite.
+      step: the first at which it showed.
+    """
+
+    def __init__(self, what, step):
+        super().__init__(f"the {what} at step {step}")
+        self.what, self.step = what, step
+
+
+class RunLog:
+    """Collects the metrics of every step and writes their means; a context manager. Of many processes the first writes.
+
+    Args:
+      workdir: the run's directory.
+      start_step: steps already taken.
+      num_steps: steps in all.
+      batch_size: images a step, for images/s.
+      learning_rate: function from a step to its learning rate.
+      watch: function that is given all lines of the log after each new one, in place of what is printed; or None.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
+
+    def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate, watch=None):
+        self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
+        self._path = self._workdir / "log.jsonl"
+        self._board = None
+        if is_first():
+            self._open(start_step)
+        self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
+        self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
+        shown = on_terminal() and is_first() and not watch
+        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not shown)
+
+    def _open(self, start_step):
+        """Makes the folder and takes up the files where the run goes on."""
+        with self._writing():
+            (self._workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, start_step)
+            # Not `SummaryWriter`: in its thread a full disk ends in tracebacks.
+            self._board = EventsWriter(str(self._workdir / "tensorboard" / "events"))
+            self._to_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is dropped
+
+    def __enter__(self):
+        """Returns self."""
+        return self
+
+    def __exit__(self, *error):
+        """Closes the bar and the files."""
+        self._bar.close()
+        with contextlib.suppress(OSError):  # nothing is left to write but what failed before
+            if self._board:
+                self._board.close()
+
+    def add(self, step, metrics):
+        """Takes a step's metrics, device arrays and all; waits for the step before, so that only one is in flight."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1][1])
+        self._pending.append((step, metrics))
+        self._bar.update(1)
+
+    def flush(self):
+        """Writes the means since the last flush.
+
+        Raises:
+          DivergedError: a loss or gradient was not finite.
+          UserError: they cannot be written; of many processes this is raised on all.
+        """
+        if not self._pending:
+            return
+        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
+        for step, values in zip(steps, metrics, strict=True):
+            if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
+                what = f"loss became {values['loss']:g} (gradient norm {values['grad_norm']:g})"
+                raise DivergedError(what, step)
+        line = self._means(steps, metrics)
+        self._pending = []
+        by_first(lambda: self._publish(line))
+
+    def picture(self, name: str, image: np.ndarray, *, step: int) -> Path:
+        """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
+        path = self._workdir / "previews" / f"{name}_{step:07d}.png"
+
+        def write() -> None:
+            save_png(path, image)
+            with self._writing():
+                self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
+
+        by_first(write)
+        return path
+
+    def restart_clock(self):
+        """Leaves the time since the last flush out of the speeds (previews, compilation)."""
+        self._last_time = time.perf_counter()
+
+    def say(self, text):
+        """Prints a line above the progress bar."""
+        if self._board:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def _means(self, steps, metrics):
+        """One line of the log: means over the steps, every term by quarter of t, speeds."""
+        now = time.perf_counter()
+        per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = steps[-1], now
+        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count"}
+        mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
+        counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
+        for name in sorted(metrics[0]["quarter_sums"]):
+            sums = np.sum([m["quarter_sums"][name] for m in metrics], axis=0)
+            quarters |= {f"{name}_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+        return {
+            "step": steps[-1],
+            **mean,
+            **quarters,
+            "learning_rate": float(self._learning_rate(steps[-1] - 1)),
+            "steps_per_s": per_second,
+            "images_per_s": per_second * self._batch_size,
+        }
+
+    def _publish(self, line: dict) -> None:
+        """Writes a line and shows it."""
+        self._write(line)
+        self._watch(read_log(self._workdir)) if self._watch else self._show(line)
+
+    def _write(self, line):
+        """Appends to the JSONL file and to TensorBoard."""
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        with self._writing():
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self._to_board(line["step"], summary=Summary(value=scalars))
+
+    def _to_board(self, step, **content):
+        """Writes an event to TensorBoard's file."""
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        """Turns what the disk says into one line."""
+        then = "and the same command resumes from the last good checkpoint"
+        what = f"the log in {self._workdir}"
+        return writing(what, full=f"free some space, {then}", other=f"mend that, {then}")
+
+    def _show(self, line):
+        """Shows the line in the bar, or prints it where there is no terminal."""
+        speed, shown = f"{line['images_per_s']:,.0f} images/s", "accuracy" if "accuracy" in line else "loss"
+        loss = f"{shown} {line[shown]:.4f}"
+        values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
+        quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # none was drawn there
+        self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
+        if not self._on_terminal:
+            left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)
+            eta = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
+            progress = f"step {line['step']:,}/{self._num_steps:,}"
+            print(
+                f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
+                flush=True,
+            )
+
+
+def read_log(workdir: str | os.PathLike) -> list[dict]:
+    """The lines of a run's log as a list of dicts, oldest first; what is no whole line of a log is passed over."""
+    return [line for _, line in _lines(local_path(workdir) / "log.jsonl")]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """The text and the content of every line of a log."""
+    text = path.read_text(errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            content = json.loads(line)
+            if isinstance(content, dict) and isinstance(content.get("step"), int):
+                yield line, content
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keeps only the whole lines up to a step: a killed run may have logged more than it saved, or half a line."""
+    if not path.exists():
+        return
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(f"{text}\n" for text, line in _lines(path) if line["step"] <= step))
+    os.replace(temporary, path)

@@ -1,0 +1,237 @@
+"""Checkpoints read: which steps there are, the newest that is whole, its configuration, its parameters.
+
+A damaged checkpoint is named and kept, and the one before it is taken; one that cannot be read for another reason ends
+the search with that reason. Read next: `integrity.py`.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ddpm_jax.errors import UserError, causes, first_line
+from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.quiet import quieten_orbax
+from ddpm_jax.training import integrity
+
+quieten_orbax()
+_PART = 2**28  # bytes of a checkpoint that are checked at once, where one process checks it for others
+
+
+def saved_steps(folder: str | os.PathLike) -> list[int]:
+    """Steps of the finished checkpoints in a checkpoints folder, newest first.
+
+    Raises:
+      UserError: the folder is there and cannot be listed.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
+        return sorted((int(name) for name in names if str(int(name)) == name), reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
+
+
+def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The configuration (JSON) of the run's newest checkpoint whose configuration is whole; None without checkpoints.
+
+    Raises:
+      UserError: as `Checkpoints.restore`.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+    read = lambda step: stored_record(folder / str(step))
+    record = newest_whole(folder, read, check=read)[1]
+    return record and record.config
+
+
+def restore_params(
+    workdir: str | os.PathLike, shapes_of: Callable[[dict[str, Any]], Any], *, name: str
+) -> tuple[int, dict[str, Any], Any]:
+    """The configuration and the parameters of one and the same checkpoint, for sampling.
+
+    Args:
+      workdir: the run's directory.
+      shapes_of: function of the stored configuration (JSON): tree of `jax.ShapeDtypeStruct` with shardings.
+      name: "params" for the trained, "ema_params" for the averaged ones.
+
+    Returns:
+      The step, the configuration (JSON) and the parameters.
+
+    Raises:
+      UserError: there is no checkpoint, its configuration makes no network, or as `Checkpoints.restore`.
+    """
+    folder = Path(workdir).resolve() / "checkpoints"
+
+    def read(step: int) -> tuple[dict[str, Any], Any]:
+        path = folder / str(step)
+        record = stored_record(path)
+        target = {name: _shapes(shapes_of, record, path)}
+        check_fits(target, record, path)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+        options = ocp.args.PyTreeRestore(target, restore_args=restore_args, partial_restore=True)
+        restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
+        integrity.check(restored, record.digests)
+        note_unverified(record, path)
+        return record.config, restored[name]
+
+    step, found = newest_whole(folder, read)
+    if found is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
+    return step, *found
+
+
+def _shapes(shapes_of: Callable[[dict[str, Any]], Any], record: integrity.Record, path: Path) -> Any:
+    """What a configuration makes; an error there is no damage of the checkpoint, which is left as it is."""
+    try:
+        return shapes_of(record.config)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the configuration of checkpoint {path} makes no network: {first_line(error)}") from error
+
+
+def _alone(handler: type) -> ocp.Checkpointer:
+    """A checkpointer that this process uses without the others, should there be any."""
+    index = jax.process_index()
+    prefix = f"process_{index}"
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=prefix
+    )
+    return ocp.Checkpointer(handler(multiprocessing_options=options), multiprocessing_options=options)
+
+
+def stored_record(path: Path) -> integrity.Record:
+    """What is stored beside the arrays of a checkpoint.
+
+    Raises:
+      DamagedError: it is not what was saved, or of another step than the folder's name says.
+    """
+    record = integrity.from_json(_alone(ocp.JsonCheckpointHandler).restore(path / "config"))
+    if record.digests is not None:
+        integrity.check({"step": np.int32(path.name)}, record.digests)
+    return record
+
+
+def note_unverified(record: integrity.Record, path: Path, consequence: str = "") -> None:
+    """Says of a checkpoint of an earlier version that it was opened without digests, and what else follows."""
+    if record.digests is None and is_first():
+        print(
+            f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by"
+            f"{consequence}",
+            flush=True,
+        )
+
+
+def _check_alone(path: Path) -> None:
+    """Checks a whole checkpoint without the other processes, part by part: the first host need not hold all of it."""
+    checkpointer, record = _alone(ocp.PyTreeCheckpointHandler), stored_record(path)
+    leaves, tree = jax.tree.flatten(checkpointer.metadata(path / "state").item_metadata.tree)
+    for part in _parts([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]):
+        kinds = [np.ndarray if i in part else type(ocp.PLACEHOLDER) for i in range(len(leaves))]
+        items = [leaf if i in part else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+        restore_args = [ocp.RestoreArgs(restore_type=kind) for kind in kinds]
+        args = ocp.args.PyTreeRestore(tree.unflatten(items), restore_args=tree.unflatten(restore_args))
+        restored = checkpointer.restore(path / "state", args=args)
+        integrity.check(jax.tree.map(lambda x: None if x is ocp.PLACEHOLDER else x, restored), record.digests)
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[range]:
+    """Cuts leaves of these many bytes, in their order, into parts of at most `_PART` bytes, or of one larger leaf."""
+    begin, total = 0, 0
+    for i, size in enumerate(sizes):
+        if i > begin and total + size > _PART:
+            yield range(begin, i)
+            begin, total = i, 0
+        total += size
+    yield range(begin, len(sizes))
+
+
+def check_fits(target: Any, record: integrity.Record, path: Path) -> None:
+    """Refuses a checkpoint that is whole and of another network than the target."""
+    misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
+    if misfits:
+        raise UserError(
+            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} arrays "
+            f"have other names or shapes there, {misfits[0]} among them; open it with that version"
+        )
+
+
+def newest_whole(
+    folder: Path, read: Callable[[int], Any], *, check: Callable[[int], Any] | None = None
+) -> tuple[int | None, Any]:
+    """The newest step that can be read, and what `read(step)` gave; (None, None) where there is no checkpoint.
+
+    Of several processes the first one looks, since a part of the state may be damaged that the others do not read.
+
+    Args:
+      folder: of the checkpoints.
+      read: function of a step, which all processes call.
+      check: what the first of several calls to look, without the others; None checks the whole checkpoint.
+
+    Raises:
+      UserError: one cannot be read though it may be whole, or all are damaged.
+    """
+    if jax.process_count() == 1:
+        return _search(folder, read)
+    check = check or (lambda step: _check_alone(folder / str(step)))
+    step = _search(folder, check)[0] if is_first() else None
+    step = int(agreed(np.array(-1 if step is None else step)))
+    if step < 0:
+        return None, None
+    path = folder / str(step)
+    try:
+        return step, read(step)
+    except Exception as error:
+        _raise_unless_damaged(path, error)
+        raise UserError(
+            f"process {jax.process_index()} cannot read checkpoint {path}, which the first one found whole "
+            f"({reason(error)}); it is left as it is: see that all processes share that folder, and start again"
+        ) from error
+
+
+def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
+    """`newest_whole` of one process."""
+    damaged = []
+    while steps := [step for step in saved_steps(folder) if step not in damaged]:
+        path = folder / str(steps[0])
+        try:
+            return steps[0], read(steps[0])
+        except Exception as error:
+            _raise_unless_damaged(path, error)
+            damaged.append(steps[0])
+            if not os.path.lexists(path):  # deleted meanwhile by the process that trains
+                continue
+            print(
+                f"warning: checkpoint {path} is damaged ({reason(error)}); taking the one before it",
+                file=sys.stderr,
+                flush=True,
+            )
+    if damaged:
+        raise UserError(f"every checkpoint in {folder} is damaged; move the folder away to start from the beginning")
+    return None, None
+
+
+def _raise_unless_damaged(path: Path, error: Exception) -> None:
+    """Raises what ended the reading of a checkpoint, as one line, where its files are neither damaged nor gone."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        raise error  # of the devices or of another process
+    obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
+    if obstacle:
+        raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of the exception that all began with; of TensorStore's long ones the end, which says the most."""
+    *_, root = causes(error)
+    line = first_line(root)
+    return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

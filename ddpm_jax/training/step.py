@@ -1,0 +1,219 @@
+"""The train step: a pure function from (state, batch) to (state, metrics) (Ho et al. 2020, algorithm 1).
+
+In order: images to [-1, 1] and flips, times, noise and loss, gradient (over several parts of the batch if
+accumulating), optimiser, moving average. Its randomness is `fold_in(root key, step)`, split by name, with one key an
+image.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
+from ddpm_jax.diffusion.schedules import Transition
+from ddpm_jax.diffusion.time_sampling import TimeSampler
+from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.training.state import ema_update
+
+
+class Examples(NamedTuple):
+    """What a loss is taken on; every leaf starts with the batch axis.
+
+    Attributes:
+      x_0: `[B, H, W, C]` in [-1, 1].
+      label: `[B]` integers.
+      noise_keys: `[B]` keys, of each image's noise; the loss consumes them.
+      label_keys: `[B]` keys, of the draw that hides each image's label.
+      transition: `Transition` with leaves `[B]`, each image's time.
+      weight: `[B]`, of each image's loss, from the way in which times are drawn.
+    """
+
+    x_0: Array
+    label: Array
+    noise_keys: Array
+    label_keys: Array
+    transition: Transition
+    weight: Array
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a train step needs besides state and batch.
+
+    Attributes:
+      objective: `(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; key is for dropout.
+      times: `TimeSampler`, how training times are drawn.
+      transitions: all T moves of the schedule, leaves `[T]`, in decreasing time.
+      optimizer: optax gradient transformation.
+      ema_decay: of the moving average of the parameters.
+      accumulation: parts into which the batch is cut, one after the other, to save memory.
+      random_flip: mirror each image with probability one half.
+    """
+
+    objective: Callable[[Any, Examples, Array], dict[str, Array]]
+    times: TimeSampler
+    transitions: Transition
+    optimizer: optax.GradientTransformation
+    ema_decay: float = 0.9999
+    accumulation: int = 1
+    random_flip: bool = False
+
+
+def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
+    """Images as float32 in [-1, 1], each mirrored left to right with probability one half if `random_flip` is set.
+
+    Args:
+      images: uint8 `[B, H, W, C]`.
+      keys: `[B]` keys, which the flips consume.
+      random_flip: whether to flip at all.
+    """
+    # Not x / 127.5 - 1: compiled to one multiply-add, that puts 255 at 1.0000001.
+    x_0 = (images.astype(jnp.float32) - 127.5) / 127.5
+    if not random_flip:
+        return x_0
+    heads = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
+
+
+def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_state: Any) -> Examples:
+    """Draws everything random of a step but dropout, for a batch of uint8 images and labels.
+
+    Each image has a key of its own, whose named streams are the noise, the flip and the draw that hides the label.
+    """
+    batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
+    keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
+    times, weight = recipe.times.draw(times_state, stream(key, "times"), batch_size)
+    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
+    x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=recipe.random_flip)
+    return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
+
+
+def check_batch(batch: dict[str, Array]) -> None:
+    """Raises a `UserError` where a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
+
+    It looks at shapes and types alone, so a compiled step checks what it is traced with and loses no time.
+    """
+    wanted = '{"image": uint8 [B, H, W, C], "label": int32 [B]}'
+    missing = [name for name in ("image", "label") if not isinstance(batch, Mapping) or name not in batch]
+    if missing:
+        held = f"keys {', '.join(map(str, batch)) or 'none'}" if isinstance(batch, Mapping) else type(batch).__name__
+        raise UserError(
+            f"a batch must be {wanted}, and {' and '.join(map(repr, missing))} is missing ({held}); images without "
+            "classes have the label 0"
+        )
+    image, label = batch["image"], batch["label"]
+    for name, array in (("image", image), ("label", label)):
+        if not hasattr(array, "dtype"):
+            raise UserError(
+                f"a batch must be {wanted} of arrays, and its {name!r} is of the type {type(array).__name__}: make an "
+                "array of it, as numpy.asarray does"
+            )
+    if image.dtype != jnp.uint8:
+        raise UserError(
+            f"the images of a batch must be uint8 in 0..255, not {image.dtype}: the train step scales them to [-1, 1] "
+            "itself; ddpm_jax.to_uint8 makes them of images in [-1, 1]"
+        )
+    if image.ndim != 4 or label.shape != image.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
+        raise UserError(
+            f"a batch must be {wanted}; its images have the shape {list(image.shape)}, its labels {list(label.shape)} "
+            f"and the type {label.dtype}"
+        )
+
+
+@contextlib.contextmanager
+def _fitting(batch: dict[str, Array]) -> Iterator[None]:
+    """Turns what Flax says of parameters for other images (more channels, say) into one line."""
+    try:
+        yield
+    except flax.errors.ScopeParamShapeError as error:
+        raise UserError(
+            f"images of shape {list(batch['image'].shape[1:])} do not fit the network's parameters: {first_line(error)}"
+        ) from error
+
+
+def mean_gradient(recipe, params, examples, key):
+    """Gradient of the mean loss and the terms `{name: [B]}`, computed in `recipe.accumulation` parts."""
+
+    def mean_loss(params, part, key):
+        terms = recipe.objective(params, part, key)
+        return jnp.mean(part.weight * terms["loss"]), terms
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+    parts = recipe.accumulation
+    if parts == 1:
+        return gradient(params, examples, key)
+
+    def add_part(total, indexed):
+        index, part = indexed
+        grads, terms = gradient(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, grads), terms
+
+    # Part i takes images i, i + parts, ...: each device then cuts what it holds and nothing moves between devices.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
+    # XLA's CPU backend runs the gradient of a convolution inside a loop some thirty times slower than outside.
+    unroll = jax.default_backend() == "cpu"
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    total, terms = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut), unroll=unroll)
+    terms = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), terms)
+    return jax.tree.map(lambda x: x / parts, total), terms
+
+
+def summarise(terms, grads, examples, *, num_timesteps):
+    """Weighted means of the terms, gradient norm, and unweighted sums and counts of the terms by quarter of t."""
+    quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
+    member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
+    return {
+        **{name: jnp.mean(examples.weight * term) for name, term in terms.items()},
+        "grad_norm": optax.tree.norm(grads),
+        "quarter_sums": {name: term @ member for name, term in terms.items()},
+        "quarter_count": jnp.sum(member, axis=0),
+    }
+
+
+def train_step(recipe, state, batch):
+    """Takes one step; its parts are named in a profile: examples, gradient, optimizer, ema, metrics.
+
+    Args:
+      recipe: `Recipe`; static.
+      state: `TrainState`.
+      batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
+
+    Returns:
+      The new state and the metrics of `summarise`.
+
+    Raises:
+      UserError: the batch is not of this form, or not of the shape that the network was made for.
+    """
+    check_batch(batch)
+    key = jax.random.fold_in(state.key, state.step)
+    with jax.named_scope("examples"):
+        examples = draw_examples(recipe, batch, key, times_state=state.times)
+    with _fitting(batch), jax.named_scope("gradient"):
+        grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
+    with jax.named_scope("optimizer"):
+        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    with jax.named_scope("ema"):
+        ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
+    times = recipe.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
+    with jax.named_scope("metrics"):
+        metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
+    state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
+    return state, metrics
+
+
+def gathering(step):
+    """A train step whose batch is a data set, leaves `[N, ...]`, and indices `[B]` into it, gathered on the device."""
+
+    def gathered(state, batch):
+        data, index = batch
+        return step(state, jax.tree.map(lambda leaf: leaf[index], data))
+
+    return gathered
