@@ -11,7 +11,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny import ROOT, run
+from support.tiny import ROOT, run
 
 COMMAND = [sys.executable, ROOT / "benchmarks" / "accelerator.py"]
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from oracles import normal
 from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
+from support.analytic import normal
 
 from ddpm_jax.diffusion.bayes import (
     MeanField,

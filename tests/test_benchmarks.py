@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny import ROOT, run
+from support.tiny import ROOT, run
 
 BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 

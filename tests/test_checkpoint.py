@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import same, tiny_config
+from support.tiny import same, tiny_config
 
 from ddpm_jax.config import to_json
 from ddpm_jax.diffusion import time_sampling

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import run as program
-from tiny import save, tiny_config
+from support.tiny import run as program
+from support.tiny import save, tiny_config
 
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.data import Digits, ImageFolder

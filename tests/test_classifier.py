@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import arguments, same, save, tiny_config
-from tiny import run as run_program
+from support.tiny import arguments, same, save, tiny_config
+from support.tiny import run as run_program
 
 from ddpm_jax import factory
 from ddpm_jax.diffusion import bayes

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import FAMILIES, adm, equations, flat, ho, inputs, random_params, shapes
-from oracles import each, normal
+from support.analytic import each, normal
+from support.networks import FAMILIES, adm, equations, flat, ho, inputs, random_params, shapes
 
 from ddpm_jax.models import Classifier
 from ddpm_jax.models.classifier import AttentionPool

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from tiny import run as run_program
-from tiny import save, tiny_config
+from support.tiny import run as run_program
+from support.tiny import save, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.data.digits import Digits

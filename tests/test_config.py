@@ -6,8 +6,8 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import tiny
-from tiny import ROOT, tiny_config
+from support import tiny
+from support.tiny import ROOT, tiny_config
 
 from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
 from ddpm_jax.errors import UserError

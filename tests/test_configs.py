@@ -6,7 +6,7 @@ import re
 
 import jax
 import pytest
-from tiny import ROOT
+from support.tiny import ROOT
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment, experiment_names, flatten

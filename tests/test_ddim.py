@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from measures import assert_drawn_from, order
-from oracles import GAUSSIAN, MIXTURE, keys, normal, pick
+from support.analytic import GAUSSIAN, MIXTURE, keys, normal, pick
+from support.measures import assert_drawn_from, order
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.arrays import noise_like

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import arguments
-from tiny import run as program
+from support.tiny import arguments
+from support.tiny import run as program
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError

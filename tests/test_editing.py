@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import run as run_program
-from tiny import save, tiny_config
+from support.tiny import run as run_program
+from support.tiny import save, tiny_config
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.editing import interpolate, read_mask, read_picture, spherical

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import arguments, tiny_config
+from support.tiny import arguments, tiny_config
 
 from ddpm_jax.errors import UserError, causes, first_line, lacks_space, listed, one_line, shortened, writing
 from ddpm_jax.jobs import train

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from networks import random_params
 from PIL import Image
-from tiny import run as run_program
-from tiny import save, tiny_config
+from support.networks import random_params
+from support.tiny import run as run_program
+from support.tiny import save, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError

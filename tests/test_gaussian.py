@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ALL_SCHEDULES, PROPERTY, each, keys, normal, pick
+from support.analytic import ALL_SCHEDULES, PROPERTY, each, keys, normal, pick
 
 from ddpm_jax.diffusion.arrays import noise_like
 from ddpm_jax.diffusion.gaussian import q_posterior, q_sample, q_step

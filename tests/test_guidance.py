@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import MIXTURE, each, keys, normal
+from support.analytic import MIXTURE, each, keys, normal
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.arrays import expand_like

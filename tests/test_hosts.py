@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from tiny import ROOT, arguments, tiny_config
+from support.tiny import ROOT, arguments, tiny_config
 
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from tiny import ROOT, arguments, tiny_config
+from support.tiny import ROOT, arguments, tiny_config
 
 import ddpm_jax as dj
 

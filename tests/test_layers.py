@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import equations, flat, ho, inputs, random_params
+from support.networks import equations, flat, ho, inputs, random_params
 
 from ddpm_jax.models import Architecture, UNet
 from ddpm_jax.models.layers import (

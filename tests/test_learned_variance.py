@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ALL_TARGETS, each, keys, normal, pick
 from scipy.stats import norm
+from support.analytic import ALL_TARGETS, each, keys, normal, pick
 
 from ddpm_jax.diffusion.analytic import Gaussian
 from ddpm_jax.diffusion.arrays import noise_like

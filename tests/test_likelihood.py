@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import each, keys, normal, pick
 from scipy.integrate import quad
 from scipy.stats import norm
+from support.analytic import each, keys, normal, pick
 
 from ddpm_jax.diffusion.analytic import Gaussian
 from ddpm_jax.diffusion.arrays import noise_like

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ALL_TARGETS, GAUSSIAN, each, keys, normal, pick
+from support.analytic import ALL_TARGETS, GAUSSIAN, each, keys, normal, pick
 
 from ddpm_jax.diffusion import time_sampling
 from ddpm_jax.diffusion.arrays import noise_like

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import FAMILIES, LABEL, equations, flat, ho, inputs, random_params, shapes, small_unet
-from oracles import each
+from support.analytic import each
+from support.networks import FAMILIES, LABEL, equations, flat, ho, inputs, random_params, shapes, small_unet
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment

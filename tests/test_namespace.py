@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROOT, save, tiny_config
+from support.tiny import ROOT, save, tiny_config
 
 import ddpm_jax as dj
 from ddpm_jax import errors, factory

@@ -6,7 +6,7 @@ import sys
 
 import nbformat
 import pytest
-from tiny import ROOT
+from support.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 import run as runner

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import GAUSSIAN, IMAGES, MIXTURE, keys, normal, pick
 from scipy.stats import norm
+from support.analytic import GAUSSIAN, IMAGES, MIXTURE, keys, normal, pick
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.tiny import ROOT
 from test_notebooks import runner
-from tiny import ROOT
 
 import ddpm_jax as dj
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROOT, arguments, random_state, save, tiny_config
-from tiny import run as program
+from support.tiny import ROOT, arguments, random_state, save, tiny_config
+from support.tiny import run as program
 
 import ddpm_jax as dj
 from ddpm_jax.data.tfds import TfdsImages, data_folder

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ALL_ORACLES, ALL_TARGETS, GAUSSIAN, MIXTURE, each, normal, pick
+from support.analytic import ALL_ORACLES, ALL_TARGETS, GAUSSIAN, MIXTURE, each, normal, pick
 
 from ddpm_jax.diffusion.analytic import FiniteData, GaussianMixture
 from ddpm_jax.diffusion.gaussian import q_posterior, q_sample

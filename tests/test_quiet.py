@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 from orbax.checkpoint._src import asyncio_utils
-from tiny import random_state, tiny_config
+from support.tiny import random_state, tiny_config
 
 import ddpm_jax as dj
 from ddpm_jax.errors import UserError

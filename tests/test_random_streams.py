@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from recorded_keys import recorded
-from tiny import tiny_config
+from support.recorded_keys import recorded
+from support.tiny import tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.runs.run import chain_of

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from oracles import ALL_SAMPLERS, keys, normal, pick
+from support.analytic import ALL_SAMPLERS, keys, normal, pick
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian

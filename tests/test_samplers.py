@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ALL_SAMPLERS, ALL_SCHEDULES, GAUSSIAN, IMAGES, MIXTURE, each, keys, normal, pick
+from support.analytic import ALL_SAMPLERS, ALL_SCHEDULES, GAUSSIAN, IMAGES, MIXTURE, each, keys, normal, pick
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian

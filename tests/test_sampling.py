@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import random_state, save, tiny_config
+from support.tiny import random_state, save, tiny_config
 
 from ddpm_jax.diffusion.arrays import noise_like, stream
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from tiny import random_state, same, save, tiny_config
+from support.tiny import random_state, same, save, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.data import Digits

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import keys, normal
+from support.analytic import keys, normal
 
 from ddpm_jax.diffusion.analytic import FiniteData, Gaussian
 from ddpm_jax.diffusion.arrays import noise_like

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import random_state, tiny_config
+from support.tiny import random_state, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream

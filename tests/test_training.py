@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import ROOT, arguments, random_state, same, tiny_config
-from tiny import run as run_program
+from support.tiny import ROOT, arguments, random_state, same, tiny_config
+from support.tiny import run as run_program
 
 from ddpm_jax import factory
 from ddpm_jax.data.pipeline import batch_indices

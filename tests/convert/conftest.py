@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 import safetensors.numpy
-from tiny import save, tiny_config
-from weights import PLAIN, Foreign
+from support.tiny import save, tiny_config
+from support.weights import PLAIN, Foreign
 
 from ddpm_jax.convert.outgoing import export_diffusers
 from ddpm_jax.runs.run import Run

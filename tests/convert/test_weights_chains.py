@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from weights import SMALL, random_unet, saved
+from support.weights import SMALL, random_unet, saved
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from oracles import normal
-from tiny import save, tiny_config
-from weights import CIFAR10, SMALL, assert_agree, opened, random_unet, saved, theirs
+from support.analytic import normal
+from support.tiny import save, tiny_config
+from support.weights import CIFAR10, SMALL, assert_agree, opened, random_unet, saved, theirs
 
 from ddpm_jax import factory
 from ddpm_jax.convert.families import DIFFUSERS_OLD_NAMES

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from weights import GIVEN, GOLDEN
+from support.weights import GIVEN, GOLDEN
 
 from ddpm_jax.convert.files import check_new, new_folder, read_weights, undisturbed, without_prefix
 from ddpm_jax.convert.incoming import import_weights, understood

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from tiny import run
-from torch_file import before_1_6, dict_of, program, storage, tensor
-from weights import PLAIN, SMALL, Foreign, random_unet, write
+from support.tiny import run
+from support.torch_file import before_1_6, dict_of, program, storage, tensor
+from support.weights import PLAIN, SMALL, Foreign, random_unet, write
 
 from ddpm_jax.convert.incoming import import_weights, understood
 from ddpm_jax.convert.names import flat

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from oracles import normal
-from weights import SMALL, assert_agree, opened, random_unet, theirs
+from support.analytic import normal
+from support.weights import SMALL, assert_agree, opened, random_unet, theirs
 
 from ddpm_jax.convert import ho
 from ddpm_jax.convert.families import HO

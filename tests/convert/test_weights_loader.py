@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from networks import adm, flat, inputs, random_params
-from weights import GIVEN, GOLDEN, opened, read_golden
+from support.networks import adm, flat, inputs, random_params
+from support.weights import GIVEN, GOLDEN, opened, read_golden
 
 from ddpm_jax.convert import openai
 from ddpm_jax.convert.families import DIFFUSERS, HO, OPENAI

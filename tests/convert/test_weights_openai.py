@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from weights import GIVEN, GOLDEN, assert_agree, opened, read_golden
+from support.weights import GIVEN, GOLDEN, assert_agree, opened, read_golden
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment

@@ -9,7 +9,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_file import FLOATS, TENSOR, archive, before_1_6, code, dict_of, program, storage, tensor
+from support.torch_file import FLOATS, TENSOR, archive, before_1_6, code, dict_of, program, storage, tensor
 
 from ddpm_jax.convert import torch_files
 from ddpm_jax.convert.files import is_state_dict, read_weights

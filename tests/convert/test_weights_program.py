@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from PIL import Image
-from tiny import TINY, run, save, tiny_config
-from weights import GOLDEN
+from support.tiny import TINY, run, save, tiny_config
+from support.weights import GOLDEN
 
 from ddpm_jax.runs.run import Run
 from ddpm_jax.training.restoring import saved_steps

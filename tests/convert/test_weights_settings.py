@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from weights import write
+from support.weights import write
 
 from ddpm_jax.convert.incoming import understood
 from ddpm_jax.errors import UserError

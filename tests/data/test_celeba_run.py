@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import run
+from support.tiny import run
 
 from ddpm_jax.training import log
 

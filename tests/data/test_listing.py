@@ -88,7 +88,7 @@ def test_a_folder_without_images_says_what_it_holds_instead(tmp_path):
 
 
 def test_jobs_print_the_note_in_one_short_line(tmp_path, capsys):
-    from tiny import tiny_config
+    from support.tiny import tiny_config
 
     fill(tmp_path, "cats/1.png", "dogs/2.png", *(f"{'x' * 200}{i}\n.txt" for i in range(9)))
     factory.source(tiny_config(data__source="folder", data__path=str(tmp_path)))

@@ -21,7 +21,7 @@ from ddpm_jax.config import experiment, flatten
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import initial_state
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = {
     "name": "tiny",
     "model.channels": 8,

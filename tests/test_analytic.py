@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import ALL_ORACLES, GAUSSIAN, IMAGES, MIXTURE, each, normal, pick
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
+from support.analytic import ALL_ORACLES, GAUSSIAN, IMAGES, MIXTURE, each, normal, pick
 
 from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.diffusion.arrays import expand_like

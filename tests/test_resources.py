@@ -5,7 +5,7 @@ import builtins
 import jax
 import numpy as np
 import pytest
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError

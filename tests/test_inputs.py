@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from tiny import random_state, same, tiny_config
+from support.tiny import random_state, same, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError

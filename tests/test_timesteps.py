@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from oracles import ALL_GRIDS, ALL_SCHEDULES, each
+from support.analytic import ALL_GRIDS, ALL_SCHEDULES, each
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.schedules import cosine, linear

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from networks import shapes
-from oracles import GAUSSIAN, keys, normal, pick
+from support.analytic import GAUSSIAN, keys, normal, pick
+from support.networks import shapes
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment, from_json, to_json

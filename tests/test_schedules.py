@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import ALL_SCHEDULES, PROPERTY, each, pick
+from support.analytic import ALL_SCHEDULES, PROPERTY, each, pick
 
 from ddpm_jax.diffusion.schedules import NoiseSchedule, cosine, from_betas, linear, quadratic, sigmoid
 

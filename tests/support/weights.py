@@ -12,7 +12,7 @@ from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.convert.incoming import configured, converted, understood
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 GIVEN = {  # what the recorded networks' tensors do not tell
     "improved_uncond": {"image_size": 8, "num_heads": 4, "time_scale": 1.0},
     "adm_cond": {"image_size": 8, "head_channels": 16},
