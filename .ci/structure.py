@@ -1,0 +1,106 @@
+"""Prints the measures of the house and holds them to their limits: `python .ci/structure.py`.
+
+Exits with 1, and names the places, where a limit is broken.
+"""
+
+import ast
+import graphlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from test_imports import FILES, MODULES, RANK, imported_modules, package_of  # noqa: E402
+
+MAX_FILE, MAX_FUNCTION, MAX_TOP = 350, 60, 16  # lines, lines, names
+PROGRAMS = ("*.py", "ddpm_jax/**/*.py", "configs/*.py", "benchmarks/**/*.py", "notebooks/*.py", ".ci/*.py")
+ARRAYS = {"Array", "ArrayLike", "ndarray"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    """Every function of a file, methods and nested ones included."""
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def is_annotated(function: Function) -> bool:
+    """Whether all parameters but `self` and `cls`, and what is returned, have a type."""
+    given = function.args
+    parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    named = [p for p in parameters if p is not None and p.arg not in ("self", "cls")]
+    return function.returns is not None and all(p.annotation is not None for p in named)
+
+
+def lacks_shapes(function: Function) -> bool:
+    """Whether a public function takes or returns arrays and its docstring has no shape."""
+    if function.name.startswith("_"):
+        return False
+    given = function.args
+    types = [p.annotation for p in [*given.posonlyargs, *given.args, *given.kwonlyargs]] + [function.returns]
+    names = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for kind in types
+        if isinstance(kind, ast.Name | ast.Attribute)
+        for node in [kind]
+    }
+    return bool(names & ARRAYS) and "[" not in (ast.get_docstring(function) or "")
+
+
+def upward_imports() -> list[str]:
+    """Imports from a package that the table of the architecture does not name before."""
+    found = []
+    for file in FILES:
+        package = package_of(file)
+        for module in imported_modules(file):
+            other = module.split(".")[0]
+            if other != package and RANK.get(other, -1) >= RANK.get(package, len(RANK)):
+                found.append(f"{file} imports {module}")
+    return found
+
+
+def cycles() -> list[str]:
+    """Modules that import each other, on any path."""
+    graph = {
+        module: {other for other in imported_modules(file) if other in MODULES and not module.startswith(f"{other}.")}
+        for module, file in MODULES.items()
+    }
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return [" -> ".join(error.args[1])]
+    return []
+
+
+def main() -> int:
+    """Prints a line per measure; returns the exit status."""
+    trees = {path: ast.parse(path.read_text()) for pattern in PROGRAMS for path in sorted(ROOT.glob(pattern))}
+    every = [
+        (f"{path.relative_to(ROOT)}:{f.lineno} {f.name}", path, f)
+        for path, tree in trees.items()
+        for f in functions(tree)
+    ]
+    top = sorted(path.name for path in (ROOT / "ddpm_jax").iterdir() if path.name != "__pycache__")
+    bare = [name for name, _, f in every if not is_annotated(f)]
+    long_files = [str(path.relative_to(ROOT)) for path in trees if len(path.read_text().splitlines()) > MAX_FILE]
+    long_functions = [name for name, _, f in every if f.end_lineno - f.lineno + 1 > MAX_FUNCTION]
+    mathematics = [(name, f) for name, path, f in every if path.is_relative_to(ROOT / "ddpm_jax" / "diffusion")]
+    measures = {
+        f"of {len(every)} functions, not annotated": bare,
+        f"files over {MAX_FILE} lines": long_files,
+        f"functions over {MAX_FUNCTION} lines": long_functions,
+        "imports upwards": upward_imports(),
+        "import cycles": cycles(),
+        "public functions of arrays in diffusion/ whose docstring has no shape": [
+            n for n, f in mathematics if lacks_shapes(f)
+        ],
+        f"names in ddpm_jax/ above {MAX_TOP}": top[MAX_TOP:],
+    }
+    for measure, places in measures.items():
+        print(f"{len(places):5}  {measure}", *places[:40], sep="\n         ")
+    return int(any(measures.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
