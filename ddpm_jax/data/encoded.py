@@ -36,7 +36,7 @@ class EncodedImages(ABC):
     def __init__(
         self, *, size: int, channels: int = 3, crop: Sequence[int] | None = None, skip_unreadable: bool = False
     ) -> None:
-        """Sets what every image becomes.
+        """Sets the size, the channels and the crop of every image.
 
         Args:
           size: side of the images in pixels.
@@ -48,7 +48,7 @@ class EncodedImages(ABC):
             latter raises.
 
         Raises:
-          UserError: an impossible size, number of channels or crop.
+          UserError: the size, the number of channels or the crop is impossible.
         """
         if size < 1:
             raise UserError(f"the image size must be at least 1 pixel, not {size}")

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from ddpm_jax.data.formats import UnreadableImageError, opened
 
-_FULL_RANGES = tuple(2**bits - 1 for bits in range(8, 16))  # of samples that fill fewer bits than are stored
+_FULL_RANGES = tuple(2**bits - 1 for bits in range(8, 16))  # largest samples where fewer bits are used than stored
 _STRIP = 2**20  # pixels that are converted at a time, where a conversion needs copies of the image
 
 Square: TypeAlias = tuple[int, int, int, int]
@@ -34,8 +34,8 @@ def decode(data: bytes) -> Image.Image:
       A `PIL.Image.Image` of mode "L" or "RGB".
 
     Raises:
-      UnreadableImageError: not an image, a damaged one, one of too many pixels, or samples without an agreed
-        range.
+      UnreadableImageError: the data is not an image, is damaged, has too many pixels, or has samples whose range is
+        not defined.
     """
     with opened(data) as image:
         return to_8_bits(image)
@@ -101,7 +101,7 @@ def _white(image: Image.Image) -> int | None:
     Raises:
       UnreadableImageError: the header does not determine the range of the samples.
     """
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    tags = getattr(image, "tag_v2", {})  # the tags of a TIFF
     bits, kind, photometric = (_first(tags.get(tag)) for tag in (258, 339, 262))
     unclear = None
     if image.mode == "F":
@@ -146,7 +146,7 @@ def _transparent_sample(image: Image.Image) -> int | None:
 
 
 def _scaled(strip: Image.Image, white: int, transparent: int | None) -> Image.Image:
-    """Grey samples of more than 8 bits as 8 bits."""
+    """Scales grey samples of more than 8 bits to 8 bits; raises an `UnreadableImageError` if one exceeds white."""
     samples, most = np.asarray(strip).astype(np.int64), abs(white)
     if samples.max() > most:
         raise UnreadableImageError(f"its samples reach to {samples.max()}, and its header says {most}")

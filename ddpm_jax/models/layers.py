@@ -27,7 +27,7 @@ class Architecture:
 
     Attributes:
       channels: base width, the width of the first level.
-      channel_mult: width of each level as a multiple of `channels`; each level after the first has half the image size.
+      channel_mult: width of each level as a multiple of `channels`; each level but the first halves the image.
       num_res_blocks: residual blocks per level of the encoder (one more per level of the decoder).
       attention_resolutions: image heights in pixels at which every residual block is followed by self-attention.
       num_heads: number of attention heads if `head_channels` is 0.

@@ -16,7 +16,7 @@ from ddpm_jax.runtime.paths import local_path
 
 
 def to_uint8(x: ArrayLike) -> np.ndarray:
-    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse.
+    """Converts images in [-1, 1] to 8 bits, `u = round((x + 1) * 127.5)`; `from_uint8` is its inverse.
 
     Args:
       x: values of any shape; those outside [-1, 1] are clipped.
@@ -37,7 +37,7 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
 
 
 def from_uint8(images: ArrayLike) -> np.ndarray:
-    """Images of 8 bits as float32 in [-1, 1], `u / 127.5 - 1`."""
+    """Converts images of 8 bits to float32 in [-1, 1], `x = u / 127.5 - 1`."""
     return np.asarray(images, np.float32) / 127.5 - 1
 
 
