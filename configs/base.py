@@ -7,7 +7,7 @@ configuration in every checkpoint, so sampling never asks for it again.
 from ml_collections import ConfigDict
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The base configuration: Ho et al. 2020's network and training for 32x32 images."""
     config = ConfigDict()
     config.name = "base"  # names the default work directory, runs/NAME

@@ -9,10 +9,12 @@ Reproduces: the settings of FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000
   rerun here.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The CelebA experiment."""
     config = experiment("base")
     config.name = "celeba"

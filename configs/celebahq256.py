@@ -8,10 +8,12 @@ Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s. On fewer devices
 Reproduces: the settings of the paper's figure 3, after 0.5M steps; not rerun here.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The CelebA-HQ experiment; the LSUN experiments share its network."""
     config = experiment("base")
     config.name = "celebahq256"

@@ -8,10 +8,12 @@ Reproduces: the settings of FID 3.17, Inception score 9.46 after 800k steps (50,
   parameters, training statistics); not rerun here.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The CIFAR-10 experiment."""
     config = experiment("base")
     config.name = "cifar10"

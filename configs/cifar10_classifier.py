@@ -7,10 +7,12 @@ Hardware: meant for one modern GPU.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The lower half of the CIFAR-10 network, trained to tell the class."""
     config = experiment("cifar10")
     config.name = "cifar10_classifier"

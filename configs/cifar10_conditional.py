@@ -8,10 +8,12 @@ Hardware: meant for a TPU v3-8 or several modern GPUs.
 Reproduces: nothing published; Ho et al. 2020's network, told the class.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The CIFAR-10 experiment, told the class."""
     config = experiment("cifar10")
     config.name = "cifar10_conditional"

@@ -5,10 +5,12 @@ Hardware: 2 CPU cores, under 5 minutes.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The digits experiment."""
     config = experiment("base")
     config.name = "digits"

@@ -7,10 +7,12 @@ Hardware: 2 CPU cores, about 2 minutes.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The lower half of the digits' network, trained to tell the class."""
     config = experiment("digits")
     config.name = "digits_classifier"

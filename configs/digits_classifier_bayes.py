@@ -7,10 +7,12 @@ Hardware: 2 CPU cores, about 3 minutes.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The digits' classifier, unsure of its last layer."""
     config = experiment("digits_classifier")
     config.name = "digits_classifier_bayes"

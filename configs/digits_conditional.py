@@ -6,10 +6,12 @@ Hardware: 2 CPU cores, about 5 minutes.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The digits experiment, told the class."""
     config = experiment("digits")
     config.name = "digits_conditional"

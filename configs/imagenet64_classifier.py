@@ -7,10 +7,12 @@ Hardware: meant for 8 modern GPUs.
 Reproduces: nothing published; ADM's network, trained without its weight decay.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """ADM's classifier, for the images and the noise of configs/imagenet64.py."""
     config = experiment("imagenet64")
     config.name = "imagenet64_classifier"

@@ -7,10 +7,12 @@ Hardware: meant for a TPU pod slice or 8 modern GPUs.
 Reproduces: nothing published; Ho & Salimans 2022 (FID 1.55 at w = 0.1) train ADM's larger network.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The ImageNet experiment, told the class."""
     config = experiment("imagenet64")
     config.name = "imagenet64_conditional"

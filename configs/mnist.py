@@ -6,10 +6,12 @@ Hardware: one GPU.
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The MNIST experiment."""
     config = experiment("base")
     config.name = "mnist"

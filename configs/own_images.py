@@ -8,10 +8,12 @@ Hardware: one modern GPU. Out of memory? --config.train.accumulation=4, --config
 Reproduces: nothing published.
 """
 
+from ml_collections import ConfigDict
+
 from ddpm_jax.config import experiment
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """An experiment on a folder of images."""
     config = experiment("base")
     config.name = "own_images"

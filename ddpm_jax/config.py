@@ -1,4 +1,4 @@
-"""Configurations: experiments by name, numbers in range, JSON as it is stored with a run and compared on resuming.
+"""Configurations: experiments by name, checks of ranges, and JSON, which is stored with a run and compared on resuming.
 
 The keys themselves, with a comment each, are in `configs/base.py`. The repository's folder `configs/` is installed as
 `ddpm_jax/experiments`.
@@ -8,19 +8,22 @@ import difflib
 import importlib.util
 import json
 import math
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
 from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.runtime.paths import expanded
 
-# What a checkpoint's meaning depends on. The rest (learning rate, dropout, number of steps, logging) may change between
-# two starts; where the data lies and how it is read may too.
+# The keys that a checkpoint's meaning depends on. The others (learning rate, dropout, number of steps, logging) may
+# change between two starts, and so may the place of the data and the way of reading it.
 _FIXED = ("task", "seed", "data", "labels", "diffusion", "model", "posterior.weights", "loss.times")
 _FREE = ("data.path", "data.on_device", "data.num_workers", "data.skip_unreadable", "model.dropout")
 
-# At least 1.
+# Keys whose values are at least 1.
 _COUNTS = [
     "data.image_size",
     "diffusion.num_timesteps",
@@ -60,16 +63,19 @@ _NOT_NEGATIVE = [
     "log.preview_every",
 ]
 _POSITIVE = ["model.time_scale", "posterior.prior_std", "posterior.init_std"]
-# From 0 to below 1.
+# Keys whose values are from 0 to below 1.
 _FRACTIONS = ["labels.dropout", "model.dropout", "optim.beta_1", "optim.beta_2", "optim.ema_decay"]
-# Tuples of them.
+# Keys whose values are tuples of integers, and of names.
 _INTEGERS = ["model.channel_mult", "model.attention_resolutions", "data.crop"]
 _NAMES = ["labels.names"]
 _PATHS = ["data.path"]
 
 _PACKAGE = Path(__file__).parent
-_FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "configs")  # of an installed wheel; of a clone
+_FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "configs")  # in an installed wheel; in a clone
 EXPERIMENTS = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+
+Changes: TypeAlias = dict[str, tuple[Any, Any]]
+"""The keys whose values differ between two configurations, each with both values: `{key: (stored, current)}`."""
 
 
 def experiment_names() -> list[str]:
@@ -78,7 +84,7 @@ def experiment_names() -> list[str]:
 
 
 def experiment_file(name: str) -> Path:
-    """The file of the experiment that is called `name`.
+    """The file of the experiment `name`.
 
     Raises:
       UserError: there is no such experiment; the message suggests one.
@@ -109,10 +115,10 @@ def experiment(name: str) -> ConfigDict:
     return module.get_config()
 
 
-def check_ranges(config):
-    """Raises a UserError that names the first key whose number makes no sense."""
+def check_ranges(config: ConfigDict) -> None:
+    """Raises a UserError that names the first key whose value is out of its range."""
     flat = flatten(config)
-    rules = (
+    rules: tuple[tuple[list[str], Callable[[Any], object], str], ...] = (
         (_COUNTS, lambda value: value >= 1, "must be at least 1"),
         (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "must be 0 or a number above it"),
         (_POSITIVE, lambda value: 0 < value < math.inf, "must be above 0"),
@@ -134,16 +140,16 @@ def check_ranges(config):
             expanded(flat[key])
 
 
-def to_json(config):
+def to_json(config: ConfigDict) -> dict[str, Any]:
     """The configuration as plain JSON types (tuples become lists)."""
     return json.loads(config.to_json())
 
 
-def completed(stored: dict) -> dict:
-    """A stored configuration with every key that has come since it was written, at its default.
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration, to which every key that is newer than it is added with its default.
 
     Raises:
-      UserError: it has keys that this version lacks.
+      UserError: it has keys that this version does not have.
     """
     base = to_json(experiment("base"))
     unknown = sorted(flatten(stored).keys() - flatten(base).keys())
@@ -153,17 +159,21 @@ def completed(stored: dict) -> dict:
             "version wrote it; update ddpm_jax"
         )
 
-    def fill(defaults, values):
+    def fill(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         nested = {key: fill(value, values.get(key, {})) for key, value in defaults.items() if isinstance(value, dict)}
         return {**defaults, **values, **nested}
 
     return fill(base, stored)
 
 
-def from_json(stored: dict) -> ConfigDict:
-    """The locked configuration of `to_json`'s result, of this version or an earlier one; raises as `completed`."""
+def from_json(stored: dict[str, Any]) -> ConfigDict:
+    """The locked configuration from the result of `to_json` of this or an earlier version.
 
-    def restore(value):
+    Raises:
+      UserError: as `completed`.
+    """
+
+    def restore(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: restore(item) for key, item in value.items()}
         return tuple(restore(item) for item in value) if isinstance(value, list) else value
@@ -171,35 +181,36 @@ def from_json(stored: dict) -> ConfigDict:
     return ConfigDict(restore(completed(stored))).lock()
 
 
-def flatten(config, prefix=""):
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """A nested dict or ConfigDict as `{"model.channels": 128, ...}`."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         nested = isinstance(value, dict | ConfigDict)
         flat.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
     return flat
 
 
-def changes(stored, current):
-    """Keys whose values differ between two nested dicts of plain JSON types: `{key: (stored, current)}`."""
+def changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> Changes:
+    """The differences between two nested dicts of plain JSON types; a missing value is None."""
     old, new = flatten(stored), flatten(current)
     return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
 
 
-def in_words(changed):
-    """What `changes` found, for a message."""
+def in_words(changed: Changes) -> str:
+    """The result of `changes` as text for a message."""
     short = lambda value: shortened(repr(value), 80)
     words = [f"{key} is {short(old)} there and {short(new)} here" for key, (old, new) in changed.items()]
     return ", ".join(words[:6]) + (f", and {len(words) - 6} more keys" if len(words) > 6 else "")
 
 
-def check_resumable(stored, config, *, workdir):
-    """Returns the harmless differences between a run's configuration and the one asked for.
+def check_resumable(stored: dict[str, Any], config: ConfigDict, *, workdir: str | os.PathLike[str]) -> Changes:
+    """The harmless differences between the stored configuration of a run and a new one.
 
-    A key that is newer than the run had its default there. Names of classes differ only where both have some.
+    A key that is newer than the run counts as stored with its default. Names of classes are compared only if both
+    configurations have them.
 
     Raises:
-      UserError: the work directory holds another model or other data; the message names the keys.
+      UserError: the work directory contains another model or other data; the message names the keys.
     """
     stored = completed(stored)
     differing, free = changes(stored, to_json(config)), set(_FREE)

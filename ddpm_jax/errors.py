@@ -1,8 +1,9 @@
-"""The one exception a user is meant to read.
+"""The one exception that a user is meant to read.
 
-Everything that a person can mend (a wrong path, a mistyped key, a batch that does not divide) raises `UserError` with
-one line that says what is wrong and what to do; the programs print that line without a traceback and exit with status
-1; a notebook shows it alone. What to do is often a command, which `program` names as it is started here.
+Every mistake that a user can correct (a wrong path, a mistyped key, a batch that cannot be split evenly) raises
+`UserError` with one line that says what is wrong and what to do. The programs print that line without a traceback and
+exit with status 1; a notebook shows only the line. The remedy is often a command, which `program` writes as the user
+can type it.
 """
 
 import contextlib
@@ -17,52 +18,53 @@ from pathlib import Path
 
 _CLONE = Path(__file__).parents[1]
 _LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 200, 480  # characters
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk, one's quota, the limit of a file's size
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space on the disk, quota exceeded, file too large
 
 
 class UserError(Exception):
-    """A mistake in the input or the surroundings; the message is one line of less than 500 characters: what to do.
+    """A mistake in the input or the environment; the message is one line of less than 500 characters with a remedy.
 
-    Names from files may be in it, so it is made fit to print by `one_line`.
+    The message may contain names from files, so `one_line` makes it printable.
     """
 
-    def __init__(self, message: object):
+    def __init__(self, message: object) -> None:
         super().__init__(one_line(message))
 
-    def _render_traceback_(self):
-        """What a notebook shows in place of a traceback (a hook of IPython's)."""
+    def _render_traceback_(self) -> list[str]:
+        """The lines that a notebook shows instead of a traceback (IPython calls this)."""
         return [f"error: {self}"]
 
 
 class AgreedError(UserError):
-    """A mistake of which every process of a run hears at the same step, so that they can end, and save, together."""
+    """A mistake that every process of a run raises at the same step, so that all can save and end together."""
 
 
 def one_line(text: object) -> str:
-    """A text that may hold names from files, fit to print as one line of less than 500 characters.
+    """A text that may contain names from files, made printable as one line of less than 500 characters.
 
-    Whatever is no printable character (a newline, an escape) is shown by its code; long words lose their middle, and so
-    does what is too long still, for the end often says what to do.
+    Characters that are not printable (a newline, an escape) are replaced by their codes. Long words lose their middle,
+    and so does a text that is still too long, because its end often says what to do.
     """
     words = [shortened(_printable(shortened(word, _LONGEST_WORD)), _LONGEST_WORD) for word in str(text).split(" ")]
     return shortened(" ".join(words), _LONGEST_LINE)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, by `one_line`, or its kind where it says nothing.
+    """The first line of an exception's message, as `one_line`, or the name of its class if the message is empty.
 
-    TensorStore appends what it was asked for, in JSON, which is left out.
+    TensorStore appends its request in JSON, which is left out.
     """
     lines = str(error).strip().splitlines()
     return one_line(lines[0].partition(" [tensorstore_spec")[0].strip()) if lines else type(error).__name__
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception, the one that it came from, the one before that, and so on to the one that all began with.
+    """Yields an exception, then the one from which it was raised, and so on back to the first one.
 
-    An exception comes from its cause, and where it has none from what was being handled, unless `from None` denies it.
+    An exception was raised from its cause or, if it has none, from the exception that was being handled, unless `from
+    None` excludes that.
     """
-    seen = set()
+    seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error
         seen.add(id(error))
@@ -70,7 +72,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def system_error(error: BaseException) -> int | None:
-    """The operating system's number of an error: that of an `OSError`, or the one in TensorStore's text; or None."""
+    """The operating system's error number: that of an `OSError`, or the one in TensorStore's message; else None."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\[OS error (\d+)", str(error))
@@ -83,14 +85,14 @@ def lacks_space(error: BaseException) -> bool:
 
 
 def shortened(text: object, most: int = 120) -> str:
-    """The text itself, or of a long one the beginning and the end, at most `most` characters in all."""
+    """The text itself, or the beginning and the end of a long text, at most `most` characters in all."""
     text = str(text)
     half = (most - 3) // 2
     return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
 
 
 def listed(names: Iterable[object], most: int = 8) -> str:
-    """Names with commas between them, of many the first few and how many more; each of them is short."""
+    """Shortened names with commas between them: at most `most`, followed by the number of the others."""
     names = list(names)
     more = len(names) - most
     shown = ", ".join(shortened(name, _LONGEST_NAME) for name in names[:most])
@@ -101,12 +103,15 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 def writing(
     what: object, *, full: str = "free the disk or choose another place", other: str = "choose another place"
 ) -> Iterator[None]:
-    """Turns what the system says of something that is being written into a `UserError` with a remedy.
+    """Turns an `OSError` in the body of the `with` statement, which writes something, into a `UserError` with a remedy.
 
     Args:
-      what: its path, or what it is in words.
-      full: the remedy where there is no room for it.
-      other: the remedy for everything else.
+      what: the path that is written, or a description of it.
+      full: the remedy if there is not enough space.
+      other: the remedy for every other error.
+
+    Raises:
+      UserError: the body raised an `OSError`.
     """
     try:
         yield
@@ -120,10 +125,10 @@ def _printable(text: str) -> str:
 
 
 def program(name: str) -> str:
-    """How to type a program where this process was started, as this process was: script, command or module.
+    """The command that starts a program, in the form in which this process was started: script, command or module.
 
     Args:
-      name: train, sample or evaluate.
+      name: "train", "sample" or "evaluate".
     """
     script = _CLONE / f"{name}.py"
     if Path(sys.argv[0]).name.startswith("ddpm-"):
@@ -136,20 +141,20 @@ def program(name: str) -> str:
 
 
 def module(name: str) -> str:
-    """How to type a module of the package that is a program, such as "data.prepare", where this process was started."""
+    """The command that starts a module of the package, such as "data.prepare", in the current directory."""
     command, started = f"python -m ddpm_jax.{name}", Path(sys.argv[0])
     found = _is_here(_CLONE) or _by_module() or started.name.startswith("ddpm-")
-    of_clone = not found and _runs(_CLONE / "train.py", "train")  # which Python finds only where it is told to look
+    of_clone = not found and _runs(_CLONE / "train.py", "train")  # which Python finds only through PYTHONPATH
     return f"PYTHONPATH={shlex.quote(str(_CLONE))} {command}" if of_clone else command
 
 
 def _by_module() -> bool:
-    """Whether this process was started by `python -m` with a module of the package, whose whole path argv then has."""
+    """Whether this process was started by `python -m` with a module of the package; argv[0] is then its whole path."""
     return Path(sys.argv[0]).is_relative_to(_CLONE / "ddpm_jax")
 
 
 def _runs(script: Path, name: str) -> bool:
-    """Whether a file is the script of a program, not just one of its name beside the package."""
+    """Whether a file is the script of a program, and not just a file of the same name beside the package."""
     try:
         return f"ddpm_jax.commands.{name}" in script.read_text(errors="replace")
     except OSError:
@@ -165,7 +170,7 @@ def _is_here(folder: Path) -> bool:
 
 
 def _from_here(path: Path) -> str:
-    """A path relative to the current directory, or absolute where that is shorter or there is none."""
+    """A path relative to the current directory; absolute if that is shorter or if there is no current directory."""
     try:
         return min(os.path.relpath(path), str(path), key=len)
     except OSError:
@@ -173,7 +178,7 @@ def _from_here(path: Path) -> str:
 
 
 def _installed(name: str) -> str:
-    """The installed command: by its name if the shell finds this one, by its path otherwise, or else as a module."""
+    """The installed command: its name if the shell finds it, else its path, or `python -m` if it does not exist."""
     command, started = f"ddpm-{name}", Path(sys.argv[0])
     beside = (started if started.name.startswith("ddpm-") else Path(sys.executable or "python")).with_name(command)
     found = shutil.which(command)

@@ -1,15 +1,15 @@
 """Images for training: where they come from and how a batch of them is made.
 
 A *source* is any object that satisfies `Source`: `len(source)` images of one shape, and `source[i]`, one
-uint8 image with its label. Three are here: `Digits`, `ImageFolder` and `TfdsImages`. One of your own needs no
-registration.
+uint8 image with its label. This package has three: `Digits`, `ImageFolder` and `TfdsImages`. A source of your own
+needs no registration.
 
-The way of one batch: `batches` works out which images make the batch of step s, from (seed, s) alone; the
+How a batch is made: `batches` works out which images make the batch of step s, from (seed, s) alone; the
 source reads and decodes each, crops and resizes it; the host stacks its share of them. Scaling to [-1, 1] and
 the random flip belong to the train step, on the device.
 
-Nothing here loads TensorFlow. Preparing one of its data sets does, once: `python -m ddpm_jax.data.prepare
---help`.
+Nothing here loads TensorFlow, except the command that prepares one of its data sets, once:
+`python -m ddpm_jax.data.prepare --help`.
 
 Read next: `source.py`, `pipeline.py`, `digits.py` (the smallest source), then `encoded.py` and
 `transforms.py`.

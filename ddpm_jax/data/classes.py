@@ -1,6 +1,7 @@
-"""Classes by their names: which ones are asked for, and whether those of the data are those of the run.
+"""Classes by their names: which ones the user asks for, and whether the classes of the data are those of the run.
 
-A run keeps the names of its classes (`config.labels.names`), so that a class has one number wherever its images lie.
+A run keeps the names of its classes (`config.labels.names`), so that a class has the same number wherever its images
+are stored.
 """
 
 import difflib
@@ -26,7 +27,7 @@ def legend(labels: Sequence[int], names: Sequence[str], *, num_classes: int, mos
 
 
 def file_part(asked: str) -> str:
-    """What was asked for as part of a file's name: short, without any character that a shell or file system minds."""
+    """A user's text as part of a file's name: short, without characters that are special to a shell or file system."""
     usual = asked.replace(",", "_")
     safe = re.sub(r"[^\w.-]+", "_", usual)[:40]
     if safe == usual:
@@ -35,23 +36,23 @@ def file_part(asked: str) -> str:
 
 
 def usable_names(source: Source, num_classes: int) -> tuple[str, ...]:
-    """The names of a source's classes as a run keeps them; () where it has none, or not one for each class."""
+    """The names of a source's classes as a run keeps them; () unless there is exactly one string for each class."""
     names = tuple(getattr(source, "class_names", ()))
     fit = len(names) == num_classes == len(set(names)) and all(isinstance(name, str) for name in names)
     return names if fit else ()
 
 
 def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple[int, ...]:
-    """The classes in a comma list of names or numbers.
+    """The indices of the classes in a comma-separated list of names or numbers.
 
-    An entry that is the name of a class is that class; another one that is a whole number is the class of that index,
-    unless the classes are all called by whole numbers, where an entry is always a name. `#7` is always an index. Where
-    an entry is a name, and would be another class as an index, a note says so once.
+    An entry that is the name of a class means that class. Any other entry that is a whole number means the class of
+    that index, unless the names of all classes are whole numbers: then an entry is always a name. `#7` is always an
+    index. If an entry is a name, and as an index would mean another class, a note says so once.
 
     Args:
-      asked: such as "cat", "0,1,2" or "cat,#3".
-      num_classes: how many there are, 1 or more.
-      names: theirs, or ().
+      asked: the list, such as "cat", "0,1,2" or "cat,#3".
+      num_classes: the number of classes, 1 or more.
+      names: the names of the classes, or ().
 
     Raises:
       UserError: there is no such class.
@@ -71,12 +72,12 @@ def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple
 
 @functools.cache
 def _note_once(text: str) -> None:
-    """Prints a note; the classes of a run are looked up more than once."""
+    """Prints a note the first time only: the classes of a run are looked up more than once."""
     print(text, flush=True)
 
 
 def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> int:
-    """The class of one entry."""
+    """The index of the class that one entry means."""
     if entry in ("all", "none"):
         raise UserError(
             f"--labels={shortened(asked)}: {entry} stands alone; a class of that name is asked for by its number"
@@ -106,7 +107,7 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
 
 
 def position(name: str, names: Sequence[str]) -> int | None:
-    """Where a name is among others, letter for letter or else in another Unicode form; None where it is not."""
+    """The position of a name among others, exact or else in another Unicode form; None if it is not among them."""
     if name in names:
         return names.index(name)
     alike = [i for i, other in enumerate(names) if _composed(other) == _composed(name)]
@@ -114,19 +115,19 @@ def position(name: str, names: Sequence[str]) -> int | None:
 
 
 def _composed(name: str) -> str:
-    """The name with each accented letter as one character: macOS hands out folders' names taken apart."""
+    """The name with each accented letter as one character: macOS returns the names of folders in decomposed form."""
     return unicodedata.normalize("NFC", name)
 
 
 class Relabelled:
-    """A source whose labels are renumbered, so that a class has the number that a run gives its name.
+    """A source whose labels are renumbered, so that a class has the number that a run gives to its name.
 
     Attributes:
       source: the source itself.
-      num_classes, class_names: of the run.
+      num_classes, class_names: those of the run.
     """
 
-    def __init__(self, source: Source, names: Sequence[str], numbers: Sequence[int]):
+    def __init__(self, source: Source, names: Sequence[str], numbers: Sequence[int]) -> None:
         """Takes the run's names, and for each label of the source its number among them."""
         self.source, self.num_classes, self.class_names = source, len(names), tuple(names)
         self._numbers = np.asarray(numbers, np.int32)
@@ -136,16 +137,18 @@ class Relabelled:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        """Image `index` with its label of the run."""
+        """Image `index` with its label in the run's numbering."""
         example = self.source[index]
         return {**example, "label": self._numbers[example["label"]]}
 
 
 def matched(source: Source, names: Sequence[str]) -> Source:
-    """The source with its classes numbered as a run's of these names; itself where that is so, or one has no names.
+    """The source with its classes numbered as in a run with these names.
+
+    The source itself is returned if its names are the same, or if the source or the run has no names.
 
     Raises:
-      UserError: a class of the data is none of the run's.
+      UserError: a class of the data is not a class of the run.
     """
     ours, names = tuple(getattr(source, "class_names", ())), tuple(names)
     if ours == names or not ours or not names:

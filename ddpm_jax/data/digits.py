@@ -1,4 +1,4 @@
-"""The 1,797 real handwritten digits that ship with this package: 8x8 pixels, 17 levels of grey, no download.
+"""The 1,797 handwritten digits that come with this package: 8x8 pixels, 17 levels of grey, no download.
 
 They are the test part of "Optical Recognition of Handwritten Digits" by E. Alpaydin and C. Kaynak, UCI
 Machine Learning Repository, 1998 (https://doi.org/10.24432/C50P49), licensed CC BY 4.0: 32x32 bitmaps of
@@ -17,17 +17,18 @@ from ddpm_jax.errors import UserError
 
 MAX_LEVEL = 16
 
-# Neighbours in the collection come from one hand: a cut without shuffling tests on other people's writing.
-_SPLITS = {"train": slice(0, 1297), "test": slice(1297, 1797), "all": slice(0, 1797)}
+# Neighbours in the collection were written by the same person: splitting without shuffling tests on other people's
+# writing.
+_SPLITS: dict[str, slice] = {"train": slice(0, 1297), "test": slice(1297, 1797), "all": slice(0, 1797)}
 
 
 class Digits:
     """Handwritten digits 0..9 as uint8 `[8, 8, 1]`, level k of 0..16 shown as round(255 k / 16)."""
 
     num_classes = 10
-    class_names = tuple("0123456789")
+    class_names: tuple[str, ...] = tuple("0123456789")
 
-    def __init__(self, split):
+    def __init__(self, split: str) -> None:
         """Loads one split.
 
         Args:
@@ -48,5 +49,5 @@ class Digits:
         return len(self._images)
 
     def __getitem__(self, index: int) -> Example:
-        """Digit `index` of the split and what it reads."""
+        """Digit `index` of the split, with its class as the label."""
         return {"image": self._images[index], "label": self._labels[index]}

@@ -1,9 +1,10 @@
-"""What the sources of encoded images share: decoding on access, and what becomes of an unreadable image.
+"""What the sources of encoded images share: decoding on access, and the treatment of unreadable images.
 
-Read next: `folder.py` and `tfds.py`, which add only where the bytes come from.
+Read next: `folder.py` and `tfds.py`, which only add where the bytes come from.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -11,29 +12,31 @@ from PIL import Image
 
 from ddpm_jax.data.formats import UnreadableImageError, has_several_frames, opened
 from ddpm_jax.data.source import Example
-from ddpm_jax.data.transforms import crop_and_resize, to_8_bits
+from ddpm_jax.data.transforms import Square, crop_and_resize, to_8_bits
 from ddpm_jax.errors import UserError, one_line
 
 
 class EncodedImages(ABC):
-    """A `Source` whose images are decoded, cropped and resized when they are asked for.
+    """A `Source` whose images are decoded, cropped and resized on access.
 
-    A subclass says where the bytes are: it sets `num_classes` and `class_names`, and defines `__len__`,
+    A subclass provides the bytes: it sets `num_classes` and `class_names`, and defines `__len__`,
     `_read` and `_name`.
 
     Attributes:
       num_classes: number of labels, 0 for a source without labels.
       class_names: the labels' names.
-      num_skipped: number of unreadable images met so far by this copy of the source; worker processes count
-        in copies of their own.
-      num_animated: likewise, of images with several frames or pages, of which the first is taken.
+      num_skipped: number of unreadable images found so far by this copy of the source; each worker process
+        counts in its own copy.
+      num_animated: the same count for images with several frames or pages, of which the first is taken.
     """
 
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
 
-    def __init__(self, *, size, channels=3, crop=None, skip_unreadable=False):
-        """Sets what every image becomes.
+    def __init__(
+        self, *, size: int, channels: int = 3, crop: Sequence[int] | None = None, skip_unreadable: bool = False
+    ) -> None:
+        """Sets the size, the channels and the crop of every image.
 
         Args:
           size: side of the images in pixels.
@@ -41,11 +44,11 @@ class EncodedImages(ABC):
           crop: the square (left, top, right, bottom) of the original to use, in pixels, right and bottom
             exclusive; None for the largest in the centre. CelebA's aligned crop, 128x128 around x = 89, y =
             121, is (25, 57, 153, 185).
-          skip_unreadable: put the next readable image in the place of one that cannot be used, instead of
-            raising.
+          skip_unreadable: return the next readable image instead of one that cannot be used; otherwise the
+            latter raises.
 
         Raises:
-          UserError: an impossible size, number of channels or crop.
+          UserError: the size, the number of channels or the crop is impossible.
         """
         if size < 1:
             raise UserError(f"the image size must be at least 1 pixel, not {size}")
@@ -61,28 +64,28 @@ class EncodedImages(ABC):
         """The number of images, readable or not."""
 
     @abstractmethod
-    def _read(self, index) -> tuple[bytes, int]:
-        """The encoded image and its label; raises `UnreadableImageError` where it cannot."""
+    def _read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image and its label; raises `UnreadableImageError` if the file cannot be read."""
 
     @abstractmethod
-    def _name(self, index) -> str:
-        """What a message calls the image."""
+    def _name(self, index: int) -> str:
+        """The name of the image in messages."""
 
     @property
     def num_skipped(self) -> int:
-        """The number of unreadable images met so far."""
+        """The number of unreadable images found so far."""
         return len(self._unreadable)
 
     @property
     def num_animated(self) -> int:
-        """The number of images with several frames met so far."""
+        """The number of images with several frames found so far."""
         return len(self._animated)
 
     def __getitem__(self, index: int) -> Example:
-        """Image `index`, or with `skip_unreadable` the next readable one; the first follows the last.
+        """Image `index`, or with `skip_unreadable` the next readable one, where the first follows the last.
 
         Raises:
-          UserError: the image cannot be read; with `skip_unreadable`, none can.
+          UserError: the image cannot be read or, with `skip_unreadable`, no image can.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -100,7 +103,7 @@ class EncodedImages(ABC):
         raise UserError(f"none of the {len(self)} images can be read, {self._name(index)} among them")
 
     def _first_frame(self, index: int, data: bytes) -> Image.Image:
-        """Decodes an image; of the first that has several frames it says which is taken."""
+        """Decodes an image; for the first image that has several frames it warns that only the first frame is taken."""
         with opened(data) as image:
             if has_several_frames(image):
                 if not self._animated:
@@ -120,7 +123,8 @@ class EncodedImages(ABC):
         logging.warning("skipping %s", one_line(f"{self._name(index)}: {error}"))
 
 
-def _square(crop):
+def _square(crop: Sequence[int]) -> Square:
+    """The crop if it is a square inside the positive quadrant; raises a `UserError` otherwise."""
     left, top, right, bottom = crop if len(crop) == 4 else (0, 0, 0, 0)
     if left < 0 or top < 0 or right <= left or right - left != bottom - top:
         raise UserError(f"crop must be a square (left, top, right, bottom) in pixels, not {tuple(crop)}")

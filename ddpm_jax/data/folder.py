@@ -1,10 +1,14 @@
-"""A folder of images as a source: your own pictures, without a line of code.
+"""A folder of images as a source: your own pictures, without any code.
 
     photos/a.jpg                    no labels
     photos/cats/a.jpg  photos/dogs/b.png      two classes, "cats" and "dogs"
 
 Read next: `encoded.py` for what happens to an image, `pipeline.py` for what happens to a source.
 """
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.data.formats import read_file, suffixes
@@ -17,17 +21,25 @@ class ImageFolder(EncodedImages):
     """The images below a folder, in the order of their relative paths, labelled by first-level folders.
 
     Images that all lie in sub-folders have the first-level folder as label, in the order of the folders'
-    names; images that all lie in the folder itself have none. Hidden files and folders, and those that a system
-    made for itself, are ignored; links are followed, each real folder once.
+    names; images that all lie in the folder itself have no labels. Hidden files and folders, and those that an
+    operating system made for its own use, are ignored; links are followed, and each real folder is read once.
 
     Attributes:
       paths: the images' paths relative to the folder, with "/".
-      passed_over: the other files' paths, by why they were passed over.
+      passed_over: the paths of the other files, by the reason why they are not read.
       empty_folders: the first-level folders without an image.
-      note: one line that says how many images there are and what was passed over.
+      note: one line with the number of images and the files that are not read.
     """
 
-    def __init__(self, root, *, size, channels=3, crop=None, skip_unreadable=False):
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        size: int,
+        channels: int = 3,
+        crop: Sequence[int] | None = None,
+        skip_unreadable: bool = False,
+    ) -> None:
         """Lists the folder; no image is opened yet.
 
         Args:
@@ -38,8 +50,8 @@ class ImageFolder(EncodedImages):
           skip_unreadable: as in `EncodedImages`.
 
         Raises:
-          UserError: the folder is missing, no folder, holds no images, or holds some beside and some inside
-            its sub-folders.
+          UserError: the folder does not exist, is not a folder, or has no images; or some images are inside its
+            sub-folders and others beside them.
         """
         super().__init__(size=size, channels=channels, crop=crop, skip_unreadable=skip_unreadable)
         self._root = local_path(root)
@@ -61,15 +73,15 @@ class ImageFolder(EncodedImages):
         """The number of image files."""
         return len(self.paths)
 
-    def _read(self, index):
+    def _read(self, index: int) -> tuple[bytes, int]:
         label = self._label_of.get(self.paths[index].partition("/")[0], 0)
         return read_file(self._root / self.paths[index]), label
 
-    def _name(self, index):
+    def _name(self, index: int) -> str:
         return str(self._root / self.paths[index])
 
 
-def _class_names(root, paths):
+def _class_names(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
     """The first-level folders of the images, or () when the images lie in `root` itself."""
     loose = next((path for path in paths if "/" not in path), None)
     nested = next((path for path in paths if "/" in path), None)

@@ -1,8 +1,9 @@
-"""Which image files are read, and opening one without decoding it.
+"""Which image files are read, and how a file is opened without being decoded.
 
 The formats are those that every build of Pillow decodes by itself (AVIF: from Pillow 11.3) and that begin with a
-signature, so that a damaged file is not taken for an image of another format. Pillow knows many more: drawings for
-which it starts another program (EPS), and stubs that know only a format's name (HDF5). Those are named, never opened.
+signature, so that a damaged file is not taken for an image of another format. Pillow accepts many more: drawings for
+which it starts another program (EPS), and formats of which it has only a stub (HDF5). Messages name those, but they
+are never opened.
 
 Read next: `transforms.py`, which decodes what is opened here.
 """
@@ -13,6 +14,7 @@ import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
@@ -22,7 +24,7 @@ from ddpm_jax.runtime.quiet import quiet_pillow
 
 # Each format with the suffixes of its files, the most memory in bytes that a pixel takes while it is decoded and
 # converted, and the feature that Pillow may lack.
-_FORMATS = {
+_FORMATS: dict[str, tuple[tuple[str, ...], int, str | None]] = {
     "JPEG": ((".jpg", ".jpeg", ".jpe", ".jfif"), 12, "jpg"),
     "PNG": ((".png", ".apng"), 9, "zlib"),
     "WEBP": ((".webp",), 21, "webp"),
@@ -34,12 +36,12 @@ _FORMATS = {
 }
 _MEMORY = 768 * 2**20  # bytes that the file, its pixels and all copies of them may take while an image is decoded
 
-# Suffixes of what is never opened, each with what it is.
+# Suffixes of files that are never opened, each with its format.
 _DRAWINGS = dict.fromkeys((".eps", ".epsf", ".epsi", ".ps"), "EPS") | {".wmf": "WMF", ".emf": "EMF"}
 _STUBS = dict.fromkeys((".h5", ".hdf", ".hdf5"), "HDF5") | {".grib": "GRIB", ".bufr": "BUFR", ".fits": "FITS"}
 
-# What is no raster image of these formats: how its files begin (where), and what to call it.
-_OTHERS = (
+# Files that are not raster images of these formats: where their signature begins, the signature, and their name.
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%!PS", "an EPS or PostScript drawing"),
     (0, b"\xc5\xd0\xd3\xc6", "an EPS drawing"),
     (0, b"\xd7\xcd\xc6\x9a", "a WMF drawing"),
@@ -69,17 +71,17 @@ class UnreadableImageError(Exception):
 
 @functools.cache
 def supported_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that this build of Pillow reads."""
+    """The formats of `_FORMATS` that this build of Pillow reads, by Pillow's names."""
     return tuple(name for name, (_, _, needed) in _FORMATS.items() if needed is None or _has(needed))
 
 
 def suffixes(formats: tuple[str, ...] = tuple(_FORMATS)) -> tuple[str, ...]:
-    """The suffixes, in lower case, of the files of some formats, by default of all that may be read."""
+    """The suffixes, in lower case, of the files of the given formats, by default of all that may be read."""
     return tuple(suffix for name in formats for suffix in _FORMATS[name][0])
 
 
 def why_not(path: str) -> str:
-    """Why a file that has none of the suffixes of `supported_formats` is passed over, as in "2 files of ..."."""
+    """Why a file that has none of the suffixes of `supported_formats` is not read, to follow "2 files "."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in _DRAWINGS:
         return f"of the format {_DRAWINGS[suffix]}, a drawing that another program would have to make an image of"
@@ -90,11 +92,11 @@ def why_not(path: str) -> str:
     return "of other formats"
 
 
-def read_file(path: str | os.PathLike) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file that may hold an image.
 
     Raises:
-      UnreadableImageError: it cannot be read, is no regular file (a pipe would be waited for), or is too large.
+      UnreadableImageError: it cannot be read, is not a regular file (reading a pipe would wait), or is too large.
     """
     try:
         status = os.stat(path)
@@ -108,17 +110,17 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(data: bytes):
+def opened(data: bytes) -> Iterator[Image.Image]:
     """Opens an image file by its header: a `PIL.Image.Image` of a known size whose pixels are not decoded yet.
 
-    The body of the `with` decodes it; whatever that raises becomes an `UnreadableImageError` too.
+    The body of the `with` statement decodes it; every exception in there becomes an `UnreadableImageError` too.
 
     Args:
       data: the file's bytes.
 
     Raises:
-      UnreadableImageError: not an image of one of the formats, a damaged one, or one whose pixels would take too much
-        memory.
+      UnreadableImageError: the data is not an image of one of the formats, is damaged, or its pixels would take too
+        much memory.
     """
     try:
         with quiet_pillow(), Image.open(io.BytesIO(data), formats=supported_formats()) as image:
@@ -126,37 +128,37 @@ def opened(data: bytes):
             yield image
     except UnreadableImageError:
         raise
-    except Exception as error:  # Pillow lets through whatever its decoders trip over: struct.error, KeyError
+    except Exception as error:  # Pillow passes on every exception of its decoders, such as struct.error or KeyError
         raise UnreadableImageError(_reason(data, error)) from error
 
 
 def has_several_frames(image: Image.Image) -> bool:
-    """Whether an image just opened is an animation, or holds several pages."""
+    """Whether an image that has just been opened is an animation, or has several pages."""
     if image.format != "GIF":  # a JPEG's second image is a preview or a depth map of the first
         return image.format in ("PNG", "WEBP", "AVIF", "TIFF") and bool(getattr(image, "is_animated", False))
-    with contextlib.suppress(Exception):  # the first frame may well be sound where the second is not
-        # Opened another time, for to look for a second frame moves the image to it.
+    with contextlib.suppress(Exception):  # the first frame may be intact where the second is damaged
+        # Opened a second time, because looking for a second frame moves the image to it.
         return Image.open(io.BytesIO(image.fp.getvalue()), formats=("GIF",)).is_animated
     return False
 
 
 def _has(feature: str) -> bool:
-    """Whether Pillow was built with a feature; an older Pillow warns where asked for one that it does not know."""
+    """Whether Pillow was built with a feature; an older Pillow warns if it is asked for one that it does not know."""
     known = features.modules.keys() | features.codecs.keys()
     return feature in known and bool(features.check(feature))
 
 
 def _check_size(image: Image.Image, num_bytes: int) -> None:
-    """Refuses an image that would take too much memory, from its header."""
+    """Raises an `UnreadableImageError` if the header shows that the image would take too much memory."""
     most = (_MEMORY - num_bytes) // _FORMATS[_family(image)][1]
-    tags = getattr(image, "tag_v2", {})  # of a TIFF: a tile is decoded whole, however little of it lies in the image
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: a tile is decoded whole, even if little of it is in the image
     for what, (width, height) in (("it has", image.size), ("its tiles have", (tags.get(322, 1), tags.get(323, 1)))):
         if isinstance(width, int) and isinstance(height, int) and width * height > most:
             raise UnreadableImageError(_too_large(f"{what} {width:,} x {height:,} = {width * height:,}", most))
 
 
 def _family(image: Image.Image) -> str:
-    """The row of `_FORMATS` that an image belongs to; a JPEG with a second image inside has a name of its own."""
+    """The key of `_FORMATS` for an image; Pillow has a name of its own for a JPEG with a second image inside."""
     return {"MPO": "JPEG"}.get(image.format, image.format)
 
 
@@ -165,7 +167,7 @@ def _too_large(pixels: str, most: int) -> str:
 
 
 def _reason(data: bytes, error: Exception) -> str:
-    """Says in a few words why `data` is not an image; Pillow's own words name objects in memory."""
+    """Says in a few words why `data` is not a usable image; Pillow's own messages name objects in memory."""
     if not data:
         return "the file is empty"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):  # Pillow's own limit

@@ -1,6 +1,6 @@
-"""What lies below a folder of images: the images, and everything else, so that nothing is left out unsaid.
+"""What a folder of images contains: the images, and all other files, so that none is ignored without a note.
 
-Read next: `folder.py`, which makes a source of it.
+Read next: `folder.py`, which makes a source of the images.
 """
 
 import os
@@ -12,18 +12,18 @@ from pathlib import Path
 from ddpm_jax.data.formats import suffixes, supported_formats, why_not
 from ddpm_jax.errors import UserError, listed
 
-# Folders that systems and devices put beside the user's own; like hidden ones, they are not the user's images.
+# Folders that operating systems and devices create beside the user's own; like hidden ones, they are ignored.
 _OF_THE_SYSTEM = {"@eadir", "__macosx", "$recycle.bin", "system volume information", "lost+found", "#recycle"}
 _SHOWN = 3  # names of each kind in a note
 
 
 @dataclass
 class Listing:
-    """The files below a folder, by their relative paths with "/"; hidden files and those of the system are left out.
+    """The files below a folder, by their relative paths with "/"; hidden files and the system's own are left out.
 
     Attributes:
       images: paths of the images, sorted.
-      passed_over: paths of the other files, sorted, by the reason: "of other formats", or why a format is not read.
+      passed_over: paths of the other files, sorted, by the reason (`formats.why_not`).
       empty_folders: names of the first-level folders without an image of their own, sorted.
     """
 
@@ -32,7 +32,7 @@ class Listing:
     empty_folders: list[str] = field(default_factory=list)
 
     def note(self) -> str:
-        """What was passed over, as the end of a sentence, with the first names of each kind; empty if nothing was."""
+        """The files that are not read, as the end of a sentence, with the first names of each kind; "" if all are."""
         kinds = [
             f"{_count(paths, 'file')} {reason} ({listed(paths, _SHOWN)})" for reason, paths in self.passed_over.items()
         ]
@@ -45,7 +45,7 @@ class Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """Lists a folder; no image is opened.
+    """Lists the files below a folder; no image is opened.
 
     Raises:
       UserError: a folder cannot be listed.
@@ -67,7 +67,8 @@ def _files(root: Path, folders: set[str]) -> Iterator[str]:
     seen, trees = set(), [root]
     while trees:
         for folder, subfolders, files in os.walk(trees.pop(0), onerror=_cannot_list):
-            # Each real folder once, for a link may lead back up; links last, lest one take over a class.
+            # Each real folder is read once, since a link may lead back up; links come last, so that a class keeps the
+            # images that a link leads to as well.
             if (real := os.path.realpath(folder)) in seen:
                 subfolders.clear()
                 continue

@@ -1,39 +1,57 @@
-"""Batches addressed by step: the batch of step s is a function of (seed, s) and of nothing that came before.
+"""Batches addressed by step: the batch of step s is a function of (seed, s) and of no earlier batch.
 
-The images form one endless sequence, epoch after epoch, each epoch shuffled anew by the seed. Step s of a
-batch of B takes the elements s B .. s B + B - 1 of it, so an epoch's end may lie inside a batch; of these,
-host p of P takes the p-th of P equal parts (`share.py`). A run is resumed by naming its step, on any number of hosts,
-and there is no iterator state to store.
+The images form one endless sequence of epochs, each shuffled differently by the seed. With batches of size B, step s
+takes the elements s B .. s B + B - 1 of it, so a batch may contain the end of one epoch and the beginning of the
+next; host p of P takes the p-th of P equal parts of the batch (`share.py`). A run is resumed by its step alone, on any
+number of hosts, and there is no iterator state to store.
 
 Read next: `digits.py`.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 
+from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import grain
 
-def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_index=0, process_count=1):
-    """Iterates without end over this host's share of the batches of steps `start_step`, `start_step` + 1, ...
+Element = TypeVar("Element")
+
+
+def batches(
+    source: Source | Sequence[int],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> "grain.DatasetIterator":
+    """An endless iterator over this host's share of the batches of steps `start_step`, `start_step` + 1, ...
 
     Args:
-      source: `Source` of at least one image.
+      source: `Source` of at least one image, or numbers, such as the indices of the images.
       batch_size: B, over all hosts.
-      seed: of the shuffling, a non-negative integer.
+      seed: the seed of the shuffling, a non-negative integer.
       start_step: the step of the first batch.
-      num_workers: processes that read ahead, each spawned with a copy of the source; 0 reads ahead in a
-        thread. The batches are the same. A program that asks for workers needs the `if __name__ ==
+      num_workers: number of processes that read ahead, each spawned with a copy of the source; with 0 a thread
+        reads ahead. The batches are the same. A program that uses workers needs the `if __name__ ==
         "__main__"` guard.
-      process_index: p, this host, as `jax.process_index()`.
+      process_index: p, the number of this host, as `jax.process_index()`.
       process_count: P, the number of hosts.
 
     Returns:
-      A Grain iterator of `Example`: numpy arrays, image uint8 `[B / P, H, W, C]` and label int32 `[B / P]`.
-      Its `close` ends the workers; `contextlib.closing` calls it.
+      A Grain iterator of `Example`: numpy arrays, image uint8 `[B / P, H, W, C]` and label int32 `[B / P]`; of
+      numbers, arrays `[B / P]` of them. Its `close` ends the workers; `contextlib.closing` calls it.
 
     Raises:
-      UserError: no images, B not a positive multiple of P, or a negative seed. An image that cannot be read
-        raises when its batch is asked for.
+      UserError: there are no images, B is not a positive multiple of P, or the seed is negative. An image that
+        cannot be read raises when its batch is requested.
     """
     import grain
 
@@ -44,7 +62,7 @@ def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_in
     sequence = _endless_sequence(grain.MapDataset.source(source), seed)
     share = Share(sequence, batch_size=batch_size, process_index=process_index, process_count=process_count)
     share = share.batch(batch_size // process_count, drop_remainder=True)
-    # One thread: decoding and stacking hold the interpreter lock, more threads gain nothing and processes do.
+    # One thread: decoding and stacking hold the interpreter lock, so that processes help and more threads do not.
     dataset = share[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
         _parse_flags()
@@ -53,8 +71,8 @@ def batches(source, *, batch_size, seed, start_step=0, num_workers=0, process_in
     return iter(dataset)
 
 
-def batch_indices(num_examples, *, batch_size, seed, step) -> np.ndarray:
-    """Which images of a source make the batch of one step, for a message that has to name them.
+def batch_indices(num_examples: int, *, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The indices of the images in the batch of one step, for a message that has to name them.
 
     Args:
       num_examples: the length of the source.
@@ -71,8 +89,8 @@ def batch_indices(num_examples, *, batch_size, seed, step) -> np.ndarray:
     return sequence.batch(batch_size, drop_remainder=True)[step]
 
 
-def _endless_sequence(examples, seed):
-    """The order of training, for the images and for their indices alike."""
+def _endless_sequence(examples: "grain.MapDataset[Element]", seed: int) -> "grain.MapDataset[Element]":
+    """The examples, or their indices, in the order of training."""
     if not len(examples):
         raise UserError("the data set holds no images")
     if seed < 0:
@@ -80,8 +98,8 @@ def _endless_sequence(examples, seed):
     return examples.seed(seed).shuffle().repeat()
 
 
-def _parse_flags():
-    """Lets Grain read its absl flags in a program that parses none, such as a notebook."""
+def _parse_flags() -> None:
+    """Lets Grain read its absl flags in a program that parses no flags, such as a notebook."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

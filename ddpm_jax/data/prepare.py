@@ -1,16 +1,18 @@
 """Prepares a data set of TensorFlow Datasets: `python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR`.
 
 This step, and only this one, needs TensorFlow: `pip install tensorflow-cpu`. It may run on another
-machine and DIR be copied. The report that follows (images, size on the disk, a sheet of 64 of them) needs
-none; where the data set is already prepared, the report is all that happens.
+machine, from which DIR is copied. The report that follows (number of images, size on the disk, a sheet of 64 of
+them) does not need TensorFlow; if the data set is already prepared, only the report is made.
 
 Read next: `tfds.py`, which reads what this writes.
 """
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,11 @@ from ddpm_jax.runtime.paths import show_unprintable_by_code
 _SHEET_IMAGES, _SHEET_SIZE = 64, 64
 
 
-def prepare(name, data_dir):
+def prepare(name: str, data_dir: str | os.PathLike[str]) -> None:
     """Downloads a data set and writes it as array_record.
 
     Args:
-      name: "mnist", or "lsun/bedroom" with a configuration where there are several.
+      name: such as "mnist", or "lsun/bedroom" with a configuration if the data set has several.
       data_dir: the folder of all data sets; the downloads stay in its sub-folder `downloads`.
 
     Raises:
@@ -47,7 +49,7 @@ def prepare(name, data_dir):
         NonMatchingChecksumError,
         OSError,
         ValueError,
-        AssertionError,  # the archives have to be fetched by hand
+        AssertionError,  # the archives have to be downloaded by hand
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -55,8 +57,8 @@ def prepare(name, data_dir):
         ) from error
 
 
-def _check_configuration(name, configurations):
-    """Refuses a missing or misspelt configuration; TFDS would take its first one for a missing one."""
+def _check_configuration(name: str, configurations: Collection[str]) -> None:
+    """Raises a `UserError` for a missing or misspelt configuration; TFDS would take its first one for a missing one."""
     bare_name, _, chosen = name.partition(":")[0].partition("/")
     if chosen not in configurations and len(configurations) > 1:
         raise UserError(
@@ -65,7 +67,7 @@ def _check_configuration(name, configurations):
         )
 
 
-def report(name, data_dir):
+def report(name: str, data_dir: str | os.PathLike[str]) -> tuple[str, Path]:
     """Describes a prepared data set and draws a sheet of its first images.
 
     Args:
@@ -73,7 +75,7 @@ def report(name, data_dir):
       data_dir: as in `prepare`.
 
     Returns:
-      The description, some lines of text, and the path of the sheet, a PNG in `data_dir`.
+      The description, which is several lines of text, and the path of the sheet, a PNG in `data_dir`.
     """
     builder = find_builder(name, data_dir)
     folder, splits = Path(builder.data_dir), builder.info.splits
@@ -88,8 +90,8 @@ def report(name, data_dir):
     return "\n".join(lines), sheet
 
 
-def main(argv=None):
-    """Prepares the data set named on the command line, reports on it and returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepares the data set that the command line names, prints a report and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ddpm_jax.data.prepare",
         description="Downloads a data set of TensorFlow Datasets and prepares it for training, once.",

@@ -1,6 +1,6 @@
-"""What the project asks of a data set: `Source`, a protocol to satisfy and not a class to inherit.
+"""What the project needs of a data set: `Source`, a protocol to satisfy and not a class to inherit.
 
-Read next: `digits.py`, the smallest one.
+Read next: `digits.py`, the smallest source.
 """
 
 from typing import Protocol, TypedDict
@@ -11,18 +11,18 @@ from ddpm_jax.runtime.images import from_uint8
 
 
 class Example(TypedDict):
-    """One image, or a batch of them when both have a leading axis."""
+    """One image with its label, or a batch of both, with a leading axis."""
 
     image: np.ndarray  # uint8 [H, W, C]
     label: np.ndarray  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
 
 
 class Source(Protocol):
-    """Random access to images of one shape; it must pickle, for worker processes get copies of it.
+    """Random access to images of one shape; it must be picklable, because worker processes get copies of it.
 
     Attributes:
       num_classes: number of labels, 0 for a source without labels.
-      class_names: the labels' names, `num_classes` of them, or () where they have none.
+      class_names: the labels' names, `num_classes` of them, or () if they have no names.
     """
 
     num_classes: int
@@ -33,19 +33,19 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Example:
-        """Image `index` in 0..len - 1, the same whenever it is asked for."""
+        """Image `index` in 0..len - 1, the same at every access."""
         ...
 
 
-def load(source, num_images=None):
+def load(source: Source, num_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The first images of a source, or all of them, as arrays.
 
     Args:
       source: `Source`.
-      num_images: how many at most, 1 or more; None for all.
+      num_images: the largest number of images, 1 or more; None for all.
 
     Returns:
-      x_0 `[N, H, W, C]` float32 in [-1, 1], and labels `[N]`.
+      x_0 `[N, H, W, C]` float32 in [-1, 1], and labels `[N]` int32.
     """
     examples = [source[i] for i in range(len(source) if num_images is None else min(len(source), num_images))]
     return from_uint8(np.stack([e["image"] for e in examples])), np.array([e["label"] for e in examples], np.int32)

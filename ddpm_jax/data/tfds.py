@@ -1,18 +1,20 @@
 """Any image data set of TensorFlow Datasets (TFDS) as a source, read without TensorFlow.
 
 A data set is prepared once, as array_record files, by `python -m ddpm_jax.data.prepare NAME`; array_record
-gives the random access that the usual tfrecord lacks. Only the image and the label are parsed (the 40
-attributes of celeb_a take longer than its pixels), and the image stays encoded until `transforms.decode`, so
-that every source decodes alike.
+allows the random access that the usual tfrecord lacks. Only the image and the label are parsed (the 40
+attributes of celeb_a take longer than its pixels), and `encoded.py` decodes the image, so that every source
+decodes in the same way.
 
-Read next: `encoded.py` for what happens to an image, `prepare.py` for how the files come to be.
+Read next: `encoded.py` for what happens to an image, `prepare.py` for how the files are made.
 """
 
 import difflib
 import os
 import re
 import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,27 +22,40 @@ from ddpm_jax.data.encoded import EncodedImages
 from ddpm_jax.errors import UserError, listed, module
 from ddpm_jax.runtime.paths import as_flag, expanded
 
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
 _DEFAULT_LABEL = "label"
 
 
 class TfdsImages(EncodedImages):
     """One split of a prepared data set."""
 
-    def __init__(self, name, split, *, data_dir=None, label_key=_DEFAULT_LABEL, **form):
-        """Opens the files; nothing is decoded yet and nothing is ever downloaded.
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        label_key: str = _DEFAULT_LABEL,
+        **form: int | Sequence[int] | None,
+    ) -> None:
+        """Opens the files; nothing is decoded yet, and nothing is downloaded.
 
         Args:
           name: "mnist"; "lsun/bedroom" with a configuration; "celeb_a:2.1.0" with a version.
           split: "train", "train[:90%]" for a slice, "train+test" for a sum, "all".
-          data_dir: where the data set was prepared; None for TFDS's own place, $TFDS_DATA_DIR or
+          data_dir: the folder in which the data set was prepared; None for TFDS's default, $TFDS_DATA_DIR or
             ~/tensorflow_datasets.
           label_key: the feature to use as the label, "attributes/Smiling" for one inside another: a class
-            label, or true and false as two classes. A data set without a "label" has no labels; any other key
-            must exist.
+            label, or true and false as two classes. If it is "label" and there is no such feature, the source has
+            no labels; any other key must exist.
           **form: `size`, `channels`, `crop` and `skip_unreadable` of `EncodedImages`.
 
         Raises:
-          UserError: no such data set, split, image or label; not prepared, or not as array_record.
+          UserError: there is no such data set, split, image or label, or the data set is not prepared as
+            array_record.
         """
         super().__init__(**form)
         import tensorflow_datasets as tfds
@@ -49,7 +64,7 @@ class TfdsImages(EncodedImages):
         self._title = f"{info.full_name} {split}"
         self._records = _records(info, split)
         self._image_key = _image_key(info)
-        self._label_path = ()
+        self._label_path: tuple[str, ...] = ()
         features = {self._image_key: info.features[self._image_key]}
         labels = _label_features(info.features)
         if label_key in labels:
@@ -66,7 +81,7 @@ class TfdsImages(EncodedImages):
         """The number of images in the split."""
         return len(self._records)
 
-    def _read(self, index):
+    def _read(self, index: int) -> tuple[bytes, int]:
         try:
             record = self._records[index]
         except RuntimeError as error:  # a file is missing or cut short
@@ -79,19 +94,19 @@ class TfdsImages(EncodedImages):
             raise UserError(f"{self._name(index)} has the label {label}, unknown: use a labelled split")
         return example[self._image_key], label
 
-    def _name(self, index):
+    def _name(self, index: int) -> str:
         return f"image {index} of {self._title}"
 
 
-def find_builder(name, data_dir=None):
-    """Looks for a data set on the disk, by its files alone, for the code that made it may need TensorFlow.
+def find_builder(name: str, data_dir: str | os.PathLike[str] | None = None) -> "tfds.core.DatasetBuilder | None":
+    """Looks for a data set on the disk, by its files alone, because the code that made it may need TensorFlow.
 
     Args:
       name: as in `TfdsImages`.
       data_dir: as in `TfdsImages`.
 
     Returns:
-      A `tfds.core.DatasetBuilder` of a data set prepared as array_record, or None where nothing is prepared.
+      A builder of the data set that is prepared as array_record, or None if it is not prepared.
 
     Raises:
       UserError: there is no data set of that name, or it is prepared in another format.
@@ -102,7 +117,7 @@ def find_builder(name, data_dir=None):
     data_dir = data_folder(data_dir)
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
-    except ValueError as error:  # DatasetNotFoundError is one, a name that cannot be parsed another
+    except ValueError as error:  # a DatasetNotFoundError, or the error for a name that cannot be parsed
         known = {*_prepared_names(data_dir), *tfds.list_builders(with_community_datasets=False)}
         if (bare_name := re.split("[/:]", name)[0]) not in known:
             raise UserError(f"there is no data set {name!r}{did_you_mean(bare_name, known)}") from error
@@ -116,10 +131,10 @@ def find_builder(name, data_dir=None):
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
-    """The folder of prepared data sets: the one that is given, else TFDS's own.
+    """The folder of prepared data sets: the given one, or TFDS's default.
 
     Raises:
-      UserError: it is not a local folder, or nothing is given and there is no home directory.
+      UserError: it is not a local folder, or no folder is given and there is no home directory.
     """
     if data_dir or (data_dir := os.environ.get("TFDS_DATA_DIR")):
         return expanded(data_dir)
@@ -132,8 +147,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
         ) from error
 
 
-def did_you_mean(word, known):
-    """The end of a message about an unknown `word`: the names that end in it or resemble it, else a few."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: the names that end in it or are similar, or else a few of them."""
     known = sorted(known)
     ends_in_it = [name for name in known if name.endswith(f"/{word}")]
     if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
@@ -141,7 +156,7 @@ def did_you_mean(word, known):
     return f"; there are {listed(known)}"
 
 
-def _prepared_builder(name, data_dir):
+def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
     builder = find_builder(name, data_dir)
     if builder is None:
         data_dir = data_folder(data_dir)
@@ -153,14 +168,14 @@ def _prepared_builder(name, data_dir):
     return builder
 
 
-def _prepared_names(data_dir):
-    """The data sets in a folder, which holds name/version/dataset_info.json or name/config/version/..."""
+def _prepared_names(data_dir: str) -> list[str]:
+    """The data sets in a folder, which has the files name/version/dataset_info.json or name/config/version/..."""
     root = Path(data_dir)
     files = [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]
     return sorted({file.parent.parent.relative_to(root).as_posix() for file in files})
 
 
-def _records(info, split):
+def _records(info: "tfds.core.DatasetInfo", split: str) -> "ArrayRecordDataSource":
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     try:
@@ -171,8 +186,8 @@ def _records(info, split):
         ) from error
 
 
-def _image_key(info):
-    """The feature "image", or the only image where it has another name."""
+def _image_key(info: "tfds.core.DatasetInfo") -> str:
+    """The name of the image feature: "image", or that of the only image if it has another name."""
     from tensorflow_datasets.core.features import Image
 
     keys = [key for key, feature in info.features.items() if isinstance(feature, Image)]
@@ -185,8 +200,10 @@ def _image_key(info):
     return keys[0]
 
 
-def _label_features(features, prefix=""):
-    """The features that can serve as a label, by their path: class labels and truth values."""
+def _label_features(
+    features: "tfds.features.FeaturesDict", prefix: str = ""
+) -> "dict[str, tfds.features.FeatureConnector]":
+    """The features that can be a label, by their path: class labels and truth values."""
     from tensorflow_datasets.core.features import ClassLabel, FeaturesDict
 
     labels = {}
@@ -198,12 +215,14 @@ def _label_features(features, prefix=""):
     return labels
 
 
-def _class_names(feature, key):
+def _class_names(feature: "tfds.features.FeatureConnector", key: str) -> tuple[str, ...]:
+    """The names of a label's classes; for a truth value they are made of its key."""
     names = getattr(feature, "names", None)
     return tuple(names) if names else (f"not {key}", key)
 
 
-def _nested(path, leaf):
+def _nested(path: Sequence[str], leaf: Any) -> Mapping[str, Any]:
+    """`{path[0]: {path[1]: ... leaf}}`."""
     for key in reversed(path):
         leaf = {key: leaf}
     return leaf

@@ -1,27 +1,31 @@
-"""From the bytes of an image file to the uint8 array that a source hands out: pure functions of one image.
+"""From the bytes of an image file to the uint8 array that a source returns: pure functions of one image.
 
 `decode` brings every format of `formats.py` to upright 8-bit grey or RGB; `crop_and_resize` cuts a square out
-of it and scales it. All that is random (the flip) happens in the train step instead.
+of it and scales it. The random part (the flip) happens in the train step instead.
 
 Read next: `encoded.py`, which applies both to every image of a data set.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ddpm_jax.data.formats import UnreadableImageError, opened
 
-_FULL_RANGES = tuple(2**bits - 1 for bits in range(8, 16))  # of samples that fill fewer bits than are stored
+_FULL_RANGES = tuple(2**bits - 1 for bits in range(8, 16))  # largest samples where fewer bits are used than stored
 _STRIP = 2**20  # pixels that are converted at a time, where a conversion needs copies of the image
+
+Square: TypeAlias = tuple[int, int, int, int]
+"""A square part of an image, (left, top, right, bottom) in pixels, right and bottom exclusive."""
 
 
 def decode(data: bytes) -> Image.Image:
     """Decodes an image file into upright 8-bit grey ("L") or colour ("RGB").
 
     Of an animation it takes the first frame. The EXIF orientation is applied, samples v of n > 8 bits become
-    round(255 v / (2^n - 1)), and transparency shows a white ground.
+    round(255 v / (2^n - 1)), and transparent pixels show a white background.
 
     Args:
       data: the file's bytes, in any format of `formats.py`.
@@ -30,8 +34,8 @@ def decode(data: bytes) -> Image.Image:
       A `PIL.Image.Image` of mode "L" or "RGB".
 
     Raises:
-      UnreadableImageError: not an image, a damaged one, one of too many pixels, or samples without an agreed
-        range.
+      UnreadableImageError: the data is not an image, is damaged, has too many pixels, or has samples whose range is
+        not defined.
     """
     with opened(data) as image:
         return to_8_bits(image)
@@ -52,33 +56,30 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def crop_and_resize(
-    image: Image.Image, *, size: int, channels: int, crop: tuple[int, int, int, int] | None = None
-) -> np.ndarray:
+def crop_and_resize(image: Image.Image, *, size: int, channels: int, crop: Square | None = None) -> np.ndarray:
     """Cuts a square out of an image and scales it to `[size, size, channels]`.
 
-    The scaling is Pillow's BILINEAR: a triangle filter as wide as the reduction asks, hence free of aliasing,
-    and what torchvision's `Resize` does to CelebA and LSUN in the code of Song et al. 2021 (DDIM). A square
-    that already has the size is kept bit for bit.
+    The scaling is Pillow's BILINEAR: a triangle filter whose width grows with the reduction, so that there is no
+    aliasing. torchvision's `Resize` does the same to CelebA and LSUN in the code of Song et al. 2021 (DDIM). A
+    square that already has the size is kept bit for bit.
 
     Args:
       image: a `PIL.Image.Image` of mode "L" or "RGB".
       size: the side of the result in pixels.
       channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
-      crop: the square (left, top, right, bottom) in pixels, right and bottom exclusive; None for the largest
-        in the centre.
+      crop: the `Square` to use; None for the largest in the centre.
 
     Returns:
       uint8 `[size, size, channels]`.
 
     Raises:
-      UnreadableImageError: the image does not hold the square.
+      UnreadableImageError: the square does not lie inside the image.
     """
     width, height = image.size
     left, top, right, bottom = crop or _centre_square(width, height)
     if right > width or bottom > height:
         raise UnreadableImageError(f"its {width}x{height} pixels do not hold the crop {tuple(crop)}")
-    # Cropped first: resize(box=...) would let the filter reach for pixels outside the square. No copy without need.
+    # Cropped first: with resize(box=...) the filter would also use pixels outside the square. Copied only if necessary.
     if (left, top, right, bottom) != (0, 0, width, height):
         image = image.crop((left, top, right, bottom))
     mode = "L" if channels == 1 else "RGB"
@@ -88,19 +89,19 @@ def crop_and_resize(
     return array.reshape(size, size, channels)
 
 
-def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
+def _centre_square(width: int, height: int) -> Square:
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     return left, top, left + side, top + side
 
 
 def _white(image: Image.Image) -> int | None:
-    """The sample that means white in a grey image of more than 8 bits, negative where 0 is white; else None.
+    """The sample that means white in a grey image of more than 8 bits, negative if 0 is white; None for other images.
 
     Raises:
-      UnreadableImageError: the header leaves the range of the samples open.
+      UnreadableImageError: the header does not determine the range of the samples.
     """
-    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    tags = getattr(image, "tag_v2", {})  # the tags of a TIFF
     bits, kind, photometric = (_first(tags.get(tag)) for tag in (258, 339, 262))
     unclear = None
     if image.mode == "F":
@@ -120,15 +121,15 @@ def _white(image: Image.Image) -> int | None:
 
 
 def _first(values: object) -> object:
-    """The first of a TIFF tag's values, which may be one alone or none."""
+    """The first of a TIFF tag's values, which may be a tuple, a single value or None."""
     return values[0] if isinstance(values, tuple) and values else values
 
 
 def _transparent_sample(image: Image.Image) -> int | None:
-    """The one grey level of a PNG that is transparent, on the scale of the decoded pixels; None where there is none.
+    """The grey level of a PNG that is transparent, on the scale of the decoded pixels; None if there is none.
 
     Raises:
-      UnreadableImageError: it is a colour of 16 bits, of which the decoded pixels keep 8.
+      UnreadableImageError: it is a colour of 16 bits, of which the decoded pixels keep only 8.
     """
     level = image.info.get("transparency")
     if image.format != "PNG" or isinstance(level, bytes) or level is None or image.mode == "P" or not image.tile:
@@ -145,7 +146,7 @@ def _transparent_sample(image: Image.Image) -> int | None:
 
 
 def _scaled(strip: Image.Image, white: int, transparent: int | None) -> Image.Image:
-    """Grey samples of more than 8 bits as 8 bits."""
+    """Scales grey samples of more than 8 bits to 8 bits; raises an `UnreadableImageError` if one exceeds white."""
     samples, most = np.asarray(strip).astype(np.int64), abs(white)
     if samples.max() > most:
         raise UnreadableImageError(f"its samples reach to {samples.max()}, and its header says {most}")
@@ -157,13 +158,13 @@ def _scaled(strip: Image.Image, white: int, transparent: int | None) -> Image.Im
 
 
 def _on_white(strip: Image.Image) -> Image.Image:
-    """What shows of an image on a white ground."""
+    """The image as it looks on a white background."""
     strip = strip.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
 
 
 def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """An image converted strip by strip, so that the copies that this takes are small."""
+    """Converts an image strip by strip, so that the copies that the conversion needs are small."""
     (width, height), result = image.size, Image.new(mode, image.size)
     rows = max(1, _STRIP // width)
     for top in range(0, height, rows):

@@ -1,18 +1,19 @@
-"""Calibration: whether what a classifier is sure of to 90 % is right nine times in ten (Guo et al. 2017)."""
+"""Calibration: whether predictions with 90 % confidence are correct nine times in ten (Guo et al. 2017)."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def expected_calibration_error(prob, label, *, num_bins=15):
+def expected_calibration_error(prob: ArrayLike, label: ArrayLike, *, num_bins: int = 15) -> float:
     """The mean gap between confidence and accuracy, in [0, 1] (Guo et al. 2017, eq. 3).
 
-    Predictions are sorted by the probability of their likeliest class into bins of equal width; the gaps of the bins
-    are weighted by how many each holds.
+    Predictions are sorted by the probability of their most likely class into bins of equal width; the gap of each bin
+    is weighted by the number of predictions in it.
 
     Args:
       prob: `[N, K]` probabilities.
       label: `[N]` true classes.
-      num_bins: bins of (0, 1].
+      num_bins: number of bins of (0, 1].
     """
     prob, label = np.asarray(prob, np.float64), np.asarray(label)
     confidence, right = prob.max(axis=1), prob.argmax(axis=1) == label

@@ -1,4 +1,4 @@
-"""Networks in Flax linen; they know images, times and labels, and nothing of diffusion. Read next: `unet.py`."""
+"""Networks in Flax linen: functions of images, times and labels, independent of diffusion. Read next: `unet.py`."""
 
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.layers import Architecture

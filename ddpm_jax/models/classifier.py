@@ -1,7 +1,8 @@
-"""The classifier of noisy images: the U-Net's way down, and one attention in place of the way back up.
+"""The classifier of noisy images: the encoder of the U-Net, with attention pooling instead of the decoder.
 
 To guide a denoiser towards a class, `grad log p(y | x_t)` is needed at every t (Dhariwal & Nichol 2021, section 4): one
-network that is told t, not one for each. Read next: `unet.py`, whose `Encoder` and `Middle` it is made of.
+network is conditioned on t, instead of one network for each t. Read next: `unet.py`, which defines `Encoder` and
+`Middle`.
 """
 
 import flax.linen as nn
@@ -13,19 +14,19 @@ from ddpm_jax.models.unet import Encoder, Middle
 
 
 class AttentionPool(nn.Module):
-    """Reads features off an image by attention, in which the mean pixel asks (CLIP, Radford et al. 2021, section 2.4).
+    """Attention pooling, with the mean pixel as the only query (CLIP, Radford et al. 2021, section 2.4).
 
     Attributes:
       arch: `Architecture`.
-      features: width of the result.
+      features: number of features of the result.
     """
 
     arch: Architecture
     features: int
 
     @nn.compact
-    def __call__(self, x):
-        """Maps x `[B, H, W, C]`, of always the same H W, to `[B, features]`, float32."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x `[B, H, W, C]`, whose product H W is fixed, to `[B, features]`, float32."""
         arch, (batch, height, width, channels) = self.arch, x.shape
         num_heads = arch.heads(channels)
         pixels = x.reshape(batch, height * width, channels)
@@ -34,7 +35,7 @@ class AttentionPool(nn.Module):
         tokens = tokens + self.param("embedding", position, tokens.shape[1:])
         heads = (batch, -1, num_heads, channels // num_heads)
         project = lambda name, tokens: dense(channels, arch, name)(tokens).reshape(heads)
-        # Of all the answers only the mean's is read, so only the mean asks.
+        # Only the output at the mean pixel is used, so there is only this query.
         query, key, value = project("query", tokens[:, :1]), project("key", tokens), project("value", tokens)
         answer = jax.nn.dot_product_attention(query, key, value).reshape(batch, channels)
         return dense(self.features, arch, "out", kernel_init=zero_init, dtype="float32")(answer)
@@ -45,26 +46,26 @@ class Classifier(nn.Module):
 
     Attributes:
       arch: `Architecture`.
-      num_classes: K.
+      num_classes: the number of classes, K.
     """
 
     arch: Architecture
     num_classes: int
 
     @nn.compact
-    def __call__(self, x, index, *, train=False):
+    def __call__(self, x: jax.Array, index: jax.Array, *, train: bool = False) -> jax.Array:
         """Runs the network.
 
         Args:
-          x: `[B, H, W, C]` noisy images, H and W divisible by 2 for every level but the last, and H W always the same.
+          x: `[B, H, W, C]` noisy images, whose product H W is fixed; H and W must be divisible by `2**(levels - 1)`.
           index: `[B]` 0-based time indices, `t - 1`.
-          train: dropout on (needs a "dropout" key).
+          train: whether dropout is on (needs a "dropout" key).
 
         Returns:
           Logits `[B, K]`, float32.
 
         Raises:
-          ValueError: the image cannot be halved so often.
+          ValueError: H or W is not divisible by `2**(levels - 1)`.
         """
         arch = self.arch
         emb = Embedding(arch, name="embedding")(index)

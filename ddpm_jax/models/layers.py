@@ -1,4 +1,4 @@
-"""The parts of the U-Net: time embedding, residual block, self-attention, resampling; they know nothing of diffusion.
+"""The parts of the U-Net: time embedding, residual block, self-attention, resampling; independent of diffusion.
 
 Two published families differ in details that a weight file depends on: Ho et al. 2020 (and DDIM), and ADM (Dhariwal &
 Nichol 2021). `Architecture` names every such detail. Computation may be bfloat16; parameters, norms and softmax stay
@@ -6,39 +6,46 @@ float32. Read next: `unet.py`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-zero_init = nn.initializers.zeros_init()
+init: nn.initializers.Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+zero_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+
+ImageMap: TypeAlias = Callable[[jax.Array], jax.Array]
+"""A function of x `[B, H, W, C]` alone, such as a resampling or a norm."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything about a network's shape that its denoiser and its classifier form share.
+    """The hyperparameters of a network that the denoiser and the classifier have in common.
 
     Attributes:
       channels: base width, the width of the first level.
-      channel_mult: width of each level over `channels`; each level halves the image.
-      num_res_blocks: residual blocks a level on the way down (one more on the way up).
+      channel_mult: width of each level as a multiple of `channels`; each level but the first halves the image.
+      num_res_blocks: residual blocks per level of the encoder (one more per level of the decoder).
       attention_resolutions: image heights in pixels at which every residual block is followed by self-attention.
-      num_heads: attention heads, where `head_channels` is 0.
-      head_channels: channels a head; 0 takes `num_heads` instead.
-      dropout: rate inside the residual blocks.
+      num_heads: number of attention heads if `head_channels` is 0.
+      head_channels: channels per attention head; with 0, `num_heads` is used instead.
+      dropout: dropout rate inside the residual blocks.
       scale_shift_norm: the embedding scales and shifts the block's second norm (ADM) instead of being added before it
         (Ho).
       resample_in_block: resampling happens inside a residual block (ADM's larger models) instead of by a convolution.
-      padding: of the stride-2 convolution: "same" pads (0, 1) as Ho, "symmetric" pads (1, 1) as ADM.
+      padding: padding of the stride-2 convolution: "same" pads (0, 1) as Ho, "symmetric" pads (1, 1) as ADM.
       time_embedding: "sin_cos" as Ho, "cos_sin" as ADM (their frequencies differ too).
-      time_scale: what the time index is multiplied with: 1, or 1000/T in improved diffusion.
-      norm_groups: groups of each GroupNorm.
-      norm_epsilon: 1e-6 for Ho's weights, 1e-5 for those born in PyTorch.
-      dtype: of the computation, "float32" or "bfloat16".
-      remat: recompute each block's activations on the way back, to save memory.
+      time_scale: factor of the time index: 1, or 1000/T in improved diffusion.
+      norm_groups: number of groups of each GroupNorm.
+      norm_epsilon: epsilon of each GroupNorm: 1e-6 for Ho's weights, 1e-5 for weights from PyTorch.
+      dtype: dtype of the computation, "float32" or "bfloat16".
+      remat: recompute each block's activations in the backward pass, to save memory.
+
+    Raises:
+      ValueError: `padding` or `time_embedding` has another value than these.
     """
 
     channels: int = 128
@@ -58,18 +65,18 @@ class Architecture:
     dtype: str = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.padding not in ("same", "symmetric"):
             raise ValueError(f"padding is 'same' or 'symmetric', got {self.padding!r}")
         if self.time_embedding not in ("sin_cos", "cos_sin"):
             raise ValueError(f"time_embedding is 'sin_cos' or 'cos_sin', got {self.time_embedding!r}")
 
-    def heads(self, channels):
-        """Attention heads at a width."""
+    def heads(self, channels: int) -> int:
+        """The number of attention heads at a width of `channels`."""
         return channels // self.head_channels if self.head_channels else self.num_heads
 
 
-def timestep_embedding(index, num_channels, order="sin_cos"):
+def timestep_embedding(index: jax.Array, num_channels: int, order: str = "sin_cos") -> jax.Array:
     """The Fourier features of time (Vaswani et al. 2017, section 3.5, as used by Ho et al. 2020 and by ADM).
 
     Args:
@@ -89,30 +96,30 @@ def timestep_embedding(index, num_channels, order="sin_cos"):
     return jnp.concatenate(waves, axis=-1)
 
 
-def upsample_nearest(x):
-    """`[B, H, W, C]` to `[B, 2H, 2W, C]`, each pixel four times."""
+def upsample_nearest(x: jax.Array) -> jax.Array:
+    """Maps x `[B, H, W, C]` to `[B, 2H, 2W, C]`, in which each pixel is repeated four times."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def downsample_mean(x):
-    """`[B, H, W, C]` to `[B, H/2, W/2, C]`, the mean of each 2x2 square."""
+def downsample_mean(x: jax.Array) -> jax.Array:
+    """Maps x `[B, H, W, C]` to `[B, H/2, W/2, C]`, the mean of each 2x2 square."""
     return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
-def conv3x3(channels, arch, name, **options):
-    """A 3x3 convolution with the family's initialisation."""
+def conv3x3(channels: int, arch: Architecture, name: str, **options: Any) -> nn.Conv:
+    """A 3x3 convolution with `init`; `options` are further arguments of `nn.Conv`."""
     return nn.Conv(channels, (3, 3), **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
 
 
-def dense(channels, arch, name, **options):
-    """A linear map of the last axis, with the family's initialisation."""
+def dense(channels: int, arch: Architecture, name: str, **options: Any) -> nn.Dense:
+    """A linear map of the last axis with `init`; `options` are further arguments of `nn.Dense`."""
     return nn.Dense(channels, **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
 
 
-def group_norm(arch, name):
-    """A function of x `[B, ..., C]`: GroupNorm computed in float32, whatever comes in; the result has arch's dtype."""
+def group_norm(arch: Architecture, name: str) -> ImageMap:
+    """A function of x `[B, ..., C]`: GroupNorm in float32 for every input dtype; the result has arch's dtype."""
     norm = nn.GroupNorm(
         arch.norm_groups, epsilon=arch.norm_epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
     )
@@ -120,18 +127,18 @@ def group_norm(arch, name):
 
 
 class Embedding(nn.Module):
-    """Time, and the class if there are classes, as one vector of four times the base width.
+    """The embedding of the time, and of the class if there are classes, with four times the base width.
 
     Attributes:
       arch: `Architecture`.
-      num_classes: rows of the class table; 0 for none.
+      num_classes: number of rows of the class table; 0 for no table.
     """
 
     arch: Architecture
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, index, label=None):
+    def __call__(self, index: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """Embeds time indices `[B]` and integer labels `[B]` (None without classes) as `[B, 4 channels]`."""
         width = 4 * self.arch.channels
         emb = timestep_embedding(self.arch.time_scale * index, self.arch.channels, self.arch.time_embedding)
@@ -144,20 +151,20 @@ class Embedding(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with the embedding between them, around a shortcut; may halve or double the image inside.
+    """Two 3x3 convolutions with the embedding between them and a residual connection; it may resample the image inside.
 
     Attributes:
       arch: `Architecture`.
-      out_channels: width of the result.
+      out_channels: number of channels of the result.
       resample: `upsample_nearest`, `downsample_mean`, or None.
     """
 
     arch: Architecture
     out_channels: int
-    resample: Any = None
+    resample: ImageMap | None = None
 
     @nn.compact
-    def __call__(self, x, emb, train):
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
         """Maps x `[B, H, W, C]` and emb `[B, E]` to `[B, H', W', out_channels]`; dropout only when `train`."""
         arch, width = self.arch, self.out_channels
         h = nn.silu(group_norm(arch, "norm_0")(x))
@@ -179,12 +186,12 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of every pixel to every pixel, around a shortcut; the softmax is float32."""
+    """Self-attention of every pixel to every pixel, with a residual connection; the softmax is in float32."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x `[B, H, W, C]` to the same shape."""
         arch, (batch, height, width, channels) = self.arch, x.shape
         num_heads = arch.heads(channels)
@@ -197,23 +204,23 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the image by a stride-2 convolution."""
+    """Halves height and width by a stride-2 convolution."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x `[B, H, W, C]`, H and W even, to `[B, H/2, W/2, C]`."""
         padding = "SAME" if self.arch.padding == "same" else ((1, 1), (1, 1))
         return conv3x3(x.shape[-1], self.arch, "conv", strides=(2, 2), padding=padding)(x)
 
 
 class Upsample(nn.Module):
-    """Doubles the image, then convolves."""
+    """Doubles height and width, then applies a 3x3 convolution."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps x `[B, H, W, C]` to `[B, 2H, 2W, C]`."""
         return conv3x3(x.shape[-1], self.arch, "conv")(upsample_nearest(x))

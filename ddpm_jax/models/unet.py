@@ -1,11 +1,15 @@
-"""The U-Net: down to coarse and wide, across, and back up with the fine detail handed over at every level.
+"""The U-Net: an encoder to low resolution and many channels, a middle, and a decoder with skip connections.
 
-One module expresses Ho et al. 2020's network and ADM's (Dhariwal & Nichol 2021); `Architecture` in `layers.py` lists
-what they differ in. `Encoder` and `Middle` stand alone because a noise-aware classifier is made of them too. The
-network's parts are called with `train`, which switches dropout on. Read next: `layers.py`.
+One module expresses both the network of Ho et al. 2020 and that of ADM (Dhariwal & Nichol 2021); `Architecture` in
+`layers.py` lists the differences. `Encoder` and `Middle` are modules of their own because the noise-aware classifier
+uses them too. The parts of the network are called with `train`, which switches dropout on. Read next: `layers.py`.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ddpm_jax.models.layers import (
@@ -13,6 +17,7 @@ from ddpm_jax.models.layers import (
     Attention,
     Downsample,
     Embedding,
+    ImageMap,
     ResBlock,
     Upsample,
     conv3x3,
@@ -22,16 +27,20 @@ from ddpm_jax.models.layers import (
     zero_init,
 )
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def _rematerialised(arch, module):
-    """The block class as the architecture wants it run on the way back: stored, or computed again."""
+
+def _rematerialised(arch: Architecture, module: type[Module]) -> type[Module]:
+    """The block class, with activations that are stored or, with `arch.remat`, recomputed in the backward pass."""
     if not arch.remat:
         return module
     return nn.remat(module, static_argnums=(3,) if module is ResBlock else ())
 
 
-def _block(arch, channels, name, *, attend=False, resample=None):
-    """A function of (x, emb, train): a residual block, followed by attention if asked."""
+def _block(
+    arch: Architecture, channels: int, name: str, *, attend: bool = False, resample: ImageMap | None = None
+) -> Callable[[jax.Array, jax.Array, bool], jax.Array]:
+    """A function of (x, emb, train): a residual block, followed by attention if `attend`."""
     block = _rematerialised(arch, ResBlock)(arch, channels, resample, name=name)
     if not attend:
         return block
@@ -40,16 +49,16 @@ def _block(arch, channels, name, *, attend=False, resample=None):
 
 
 class Encoder(nn.Module):
-    """The way down; returns every level's activations, the first convolution's and the resamplings' included."""
+    """The downsampling half; returns the outputs of the first convolution, of all blocks and of all downsamplings."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x, emb, train):
-        """Maps x `[B, H, W, C]` to a list of skips, of which the last is the bottom.
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> list[jax.Array]:
+        """Maps x `[B, H, W, C]` and emb `[B, E]` to skips `[B, H', W', C']`, the last at the lowest resolution.
 
         Raises:
-          ValueError: the image cannot be halved so often.
+          ValueError: H or W is not divisible by `2**(levels - 1)`.
         """
         arch, last = self.arch, len(self.arch.channel_mult) - 1
         if x.shape[1] % 2**last or x.shape[2] % 2**last:
@@ -71,25 +80,25 @@ class Encoder(nn.Module):
 
 
 class Middle(nn.Module):
-    """The bottom: block, attention, block, whatever the resolution."""
+    """The part at the lowest resolution: block, attention, block."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x, emb, train):
-        """Maps x `[B, H, W, C]` to the same shape."""
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+        """Maps x `[B, H, W, C]` and emb `[B, E]` to the shape of x."""
         x = _block(self.arch, x.shape[-1], "block_0", attend=True)(x, emb, train)
         return _block(self.arch, x.shape[-1], "block_1")(x, emb, train)
 
 
 class Decoder(nn.Module):
-    """The way up; every block takes one skip, in the reverse of the order in which the encoder made them."""
+    """The upsampling half; every block uses one skip, in the reverse of the encoder's order."""
 
     arch: Architecture
 
     @nn.compact
-    def __call__(self, x, skips, emb, train):
-        """Maps x `[B, H, W, C]` at the bottom and the encoder's skips to `[B, H0, W0, C0]` at full size."""
+    def __call__(self, x: jax.Array, skips: Sequence[jax.Array], emb: jax.Array, train: bool) -> jax.Array:
+        """Maps x `[B, H, W, C]` at the lowest resolution and the encoder's skips to `[B, H0, W0, C0]` at full size."""
         arch, skips = self.arch, list(skips)
         for level, mult in reversed(list(enumerate(arch.channel_mult))):
             channels = arch.channels * mult
@@ -111,8 +120,8 @@ class UNet(nn.Module):
 
     Attributes:
       arch: `Architecture`.
-      out_channels: channels of the result; twice the image's for a learned variance.
-      num_classes: rows of the class table; 0 for an unconditional network.
+      out_channels: channels of the result: twice those of the image if the variance is learned.
+      num_classes: number of rows of the class table; 0 for an unconditional network.
     """
 
     arch: Architecture
@@ -120,20 +129,22 @@ class UNet(nn.Module):
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x, index, label=None, *, train=False):
+    def __call__(
+        self, x: jax.Array, index: jax.Array, label: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
         """Runs the network.
 
         Args:
-          x: `[B, H, W, C]` noisy images, H and W divisible by 2 for every level but the last.
+          x: `[B, H, W, C]` noisy images; H and W must be divisible by `2**(levels - 1)`.
           index: `[B]` 0-based time indices, `t - 1`.
-          label: `[B]` integer classes where there are classes.
-          train: dropout on (needs a "dropout" key).
+          label: `[B]` integer classes, or None for an unconditional network.
+          train: whether dropout is on (needs a "dropout" key).
 
         Returns:
           `[B, H, W, out_channels]`, float32.
 
         Raises:
-          ValueError: the image cannot be halved so often.
+          ValueError: H or W is not divisible by `2**(levels - 1)`.
         """
         arch = self.arch
         emb = Embedding(arch, self.num_classes, name="embedding")(index, label)

@@ -1,1 +1,1 @@
-"""What lies between the program and the machine: paths, devices, progress, pictures, libraries' noise."""
+"""What connects the program to the machine: paths, devices, progress bars, pictures, other libraries' messages."""

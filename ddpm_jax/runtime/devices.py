@@ -1,13 +1,15 @@
-"""Devices: one mesh over all of them, the batch cut along it, the state whole on each or cut as well.
+"""Devices: one mesh over all of them, over which the batch is split; the state is replicated or split as well.
 
-The mathematics knows no device. A program jits it with these shardings and XLA adds the communication: the mean over a
-sharded batch is the mean over the whole batch, and a state cut over the axis "fsdp" is gathered where it is used.
-On many hosts every process runs the same program; the first one writes.
+The mathematics does not depend on devices. A program jits it with these shardings and XLA adds the communication: the
+mean over a sharded batch is the mean over the whole batch, and a state split over the axis "fsdp" is gathered where it
+is used. On many hosts every process runs the same program; only the first one writes files.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import absl.logging
+import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -16,18 +18,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddpm_jax.errors import AgreedError, UserError, first_line
 from ddpm_jax.runtime.quiet import quieten_libtpu
 
+ShapeTree: TypeAlias = Any
+"""A tree whose leaves have a shape: arrays, or `jax.ShapeDtypeStruct` of them."""
+
+ShardingTree: TypeAlias = Any
+"""A tree of the same structure as another, whose leaves are the shardings of that one's leaves."""
+
 
 def all_devices() -> list[jax.Device]:
-    """The devices of all processes; every job asks here first, so that libtpu prints nothing where there is no TPU.
+    """The devices of all processes; every job calls this first, so that libtpu prints nothing where there is no TPU.
 
     Raises:
-      UserError: JAX has none of the kind that JAX_PLATFORMS names.
+      UserError: JAX finds no device of the kind that JAX_PLATFORMS names.
     """
     if absl.logging.get_verbosity() < absl.logging.INFO:
         quieten_libtpu()
     try:
         return jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter, without a word, where JAX has no code for the kind
+    except (RuntimeError, AssertionError) as error:  # the latter, without a message, if JAX has no code for the kind
         asked = jax.config.jax_platforms
         if not asked:
             raise
@@ -42,7 +50,7 @@ def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -
     """The mesh over the given devices (all by default), with the axes "data" and "fsdp", the latter of the given size.
 
     Raises:
-      UserError: the devices do not divide by it, or there are none.
+      UserError: the number of devices is not a multiple of it, or JAX finds no device.
     """
     devices = np.array(devices if devices is not None else all_devices())
     if devices.size % fsdp:
@@ -50,24 +58,24 @@ def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -
     return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"))
 
 
-def replicated(mesh):
-    """The sharding of what every device holds whole."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array of which every device has a whole copy."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh):
-    """The sharding of what is cut along its first axis over all devices, the batch."""
+def split(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose first axis is split over all devices, such as a batch."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def sharded(mesh, tree):
-    """Shardings of a state (arrays or their shapes): each leaf cut over "fsdp" along its longest axis that divides.
+def sharded(mesh: Mesh, tree: ShapeTree) -> ShardingTree:
+    """Shardings of a state: each leaf is split over "fsdp" along its longest axis whose length is a multiple of it.
 
-    A leaf without such an axis, and everything where "fsdp" has one device, is whole on each.
+    A leaf without such an axis is replicated, and so is every leaf if "fsdp" has one device.
     """
     num = mesh.shape["fsdp"]
 
-    def of(leaf):
+    def of(leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
         fitting = [axis for axis, length in enumerate(leaf.shape) if length % num == 0]
         if num == 1 or not fitting:
             return replicated(mesh)
@@ -77,35 +85,35 @@ def sharded(mesh, tree):
     return jax.tree.map(of, tree)
 
 
-def global_batch(mesh, batch):
-    """Host arrays (this process's part of the batch) as global arrays cut along the mesh."""
+def global_batch(mesh: Mesh, batch: chex.ArrayTree) -> chex.ArrayTree:
+    """A tree of host arrays (this process's part of the batch) as global arrays, split over the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
 
 
-def is_first():
+def is_first() -> bool:
     """Whether this process is the one that writes logs, pictures and numbers."""
     return jax.process_index() == 0
 
 
-def to_host(array):
-    """The whole of a global array as a NumPy array, on every host."""
+def to_host(array: jax.Array) -> np.ndarray:
+    """A whole global array as a NumPy array, on every host."""
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-def agreed(values):
-    """What the first process holds, a NumPy array of one shape everywhere, on every process."""
+def agreed(values: np.ndarray) -> np.ndarray:
+    """The values of the first process, on every process; their shape must be the same on all processes."""
     return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
 
 
 def by_first(action: Callable[[], object]) -> None:
-    """Has the first process do alone what only it does, such as writing a file; all others wait for it.
+    """Runs an action on the first process alone, such as writing a file; all others wait for it.
 
     Raises:
-      AgreedError: it failed; on every process. Of a single process the error itself is raised.
+      AgreedError: the action failed; every process raises this. A single process raises the error itself.
     """
-    failure = None
+    failure: Exception | None = None
     if is_first():
         try:
             action()
@@ -117,8 +125,8 @@ def by_first(action: Callable[[], object]) -> None:
         raise AgreedError(first_line(failure) if failure else "the first process failed, and says why") from failure
 
 
-def check_divides(mesh, *, batch_size, accumulation=1):
-    """Raises a UserError where a batch cannot be cut evenly over the devices and the accumulation steps."""
+def check_divides(mesh: Mesh, *, batch_size: int, accumulation: int = 1) -> None:
+    """Raises a UserError if a batch cannot be split evenly over the devices and the accumulation steps."""
     if batch_size % (mesh.size * accumulation):
         devices = f"{mesh.size} device{'s' if mesh.size > 1 else ''}"
         times = f" times {accumulation} accumulation steps" if accumulation > 1 else ""

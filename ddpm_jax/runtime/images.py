@@ -1,8 +1,10 @@
-"""Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are whole or absent."""
+"""Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are complete or absent."""
 
 import errno
 import math
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,10 +16,16 @@ from ddpm_jax.runtime.paths import local_path
 
 
 def to_uint8(x: ArrayLike) -> np.ndarray:
-    """Images in [-1, 1] to 8 bits, rounded; `from_uint8` is its inverse.
+    """Converts images in [-1, 1] to 8 bits, `u = round((x + 1) * 127.5)`; `from_uint8` is its inverse.
+
+    Args:
+      x: values of any shape; those outside [-1, 1] are clipped.
+
+    Returns:
+      uint8 of the same shape.
 
     Raises:
-      UserError: a value is not a finite number, which would become some pixel without a word.
+      UserError: a value is not a finite number, which would silently become some pixel.
     """
     x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
@@ -28,13 +36,13 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
     return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def from_uint8(images):
-    """Images of 8 bits as float32 in [-1, 1], `u / 127.5 - 1`."""
+def from_uint8(images: ArrayLike) -> np.ndarray:
+    """Converts images of 8 bits to float32 in [-1, 1], `x = u / 127.5 - 1`."""
     return np.asarray(images, np.float32) / 127.5 - 1
 
 
-def grid(images, *, columns=None, gap=1):
-    """Tiles images `[N, H, W, C]` uint8 row by row on white, nearly square unless `columns` says otherwise.
+def grid(images: np.ndarray, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Tiles images `[N, H, W, C]` uint8 row by row on white, in a nearly square grid unless `columns` is given.
 
     Small images, and the gap, are enlarged by a whole factor until a tile is at least 32 pixels high.
 
@@ -52,24 +60,24 @@ def grid(images, *, columns=None, gap=1):
     return canvas
 
 
-def picture(images, *, columns=None):
+def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
     """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows."""
     images = np.asarray(images)
     return _pil(grid(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
 
 
-def _pil(image):
+def _pil(image: np.ndarray) -> Image.Image:
     """One image `[H, W, C]` uint8, C = 1 or 3, as a `PIL.Image`."""
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
-def write_whole(path, write):
-    """Makes a file by `write(temporary path)` and renames it, so that it is never seen half written.
+def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Makes a file by `write(temporary path)` and renames it, so that a half-written file never has its name.
 
-    Of many processes the first one does.
+    Of many processes only the first one writes.
 
     Raises:
-      UserError: the folder cannot be written or the disk is full.
+      UserError: the folder cannot be written to or the disk is full.
     """
     path = local_path(path)
     if not is_first():
@@ -85,26 +93,26 @@ def write_whole(path, write):
             temporary.unlink()
 
 
-def check_writable(path):
-    """Raises the UserError of `write_whole` now, before the work that makes the file's content."""
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises the UserError of `write_whole` now, before the content of the file is computed."""
     path = local_path(path)
     if not is_first():
         return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # which no file replaces
+        if path.is_dir():  # which a file cannot replace
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         probe = path.with_name(f".{path.name}.probe")
         probe.touch()
         probe.unlink()
 
 
-def save_png(path, image):
-    """Writes one image `[H, W, C]` uint8, C = 1 or 3."""
+def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
+    """Writes one image `[H, W, C]` uint8, C = 1 or 3, as a PNG file."""
     write_whole(path, _pil(image).save)
 
 
-def save_gif(path, frames, *, seconds=4.0, hold=1.5):
+def save_gif(path: str | os.PathLike[str], frames: np.ndarray, *, seconds: float = 4.0, hold: float = 1.5) -> None:
     """Writes frames `[N, H, W, C]` uint8 as a GIF that runs for `seconds` and then holds the last frame for `hold`."""
     pictures = [_pil(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [round(1000 * hold)]

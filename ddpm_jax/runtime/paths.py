@@ -1,7 +1,7 @@
-"""Paths as people write them: `~`, addresses of buckets, odd names, a checkpoint in place of its run.
+"""Paths as users write them: `~`, addresses of buckets, unusual names, a checkpoint instead of its run.
 
 Every flag, configuration key and argument that takes a path goes through `expanded`, `local_path` or `run_folder`,
-so that a path means the same everywhere, and one that cannot be used is refused before any work.
+so that a path means the same everywhere, and a path that cannot be used raises an error before any work is done.
 """
 
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ddpm_jax.errors import UserError, shortened
 
-# Any `word://`, and of the usual ones what `pathlib` makes of them, `word:/`.
+# Any `word://`, and for the usual words also `word:/`, to which `pathlib` shortens it.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)
-_HINTS = {
+_HINTS: dict[str, str] = {
     "file": "write the path alone, from its first /",
     **dict.fromkeys(("http", "https", "ftp", "hf"), "download it, and give the path of the download"),
 }
@@ -44,7 +44,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
-    """`expanded` as a `Path`, which means the same when it is handled again; it stays relative if it can.
+    """`expanded` as a `Path`, which gives the same path when it is passed here again; it stays relative if possible.
 
     `Path` drops the `./` of `./~name` and of `./gs://name`, so these become absolute.
     """
@@ -53,10 +53,10 @@ def local_path(path: str | os.PathLike[str]) -> Path:
 
 
 def run_folder(path: str | os.PathLike[str]) -> Path:
-    """The directory of a run, there or to be made.
+    """The directory of a run, which need not exist yet.
 
     Raises:
-      UserError: as `outside_checkpoints`; its name is not UTF-8, under which no checkpoint can be stored or read.
+      UserError: as `outside_checkpoints`; or its name is not UTF-8, so that no checkpoint can be stored or read in it.
     """
     folder = outside_checkpoints(path)
     try:
@@ -69,10 +69,10 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
-    """`local_path` of what may be a run.
+    """`local_path` of a path that may be that of a run.
 
     Raises:
-      UserError: as `local_path`; it is the folder of a run's checkpoints, or one of them: the message names the run.
+      UserError: as `local_path`; or it is the folder of a run's checkpoints or one of them: the message names the run.
     """
     folder = local_path(path)
     whole = Path(os.path.normpath(folder.absolute()))
@@ -88,7 +88,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
 
 
 def holds_checkpoints(folder: Path) -> bool:
-    """Whether this is the folder in which a run has its checkpoints, not just one of that name."""
+    """Whether this is the folder in which a run has its checkpoints, and not just a folder of the same name."""
     try:
         return folder.name == "checkpoints" and any(
             child.name.isdigit() and (child / "_CHECKPOINT_METADATA").exists() for child in folder.iterdir()
@@ -98,21 +98,21 @@ def holds_checkpoints(folder: Path) -> bool:
 
 
 def as_flag(name: str, path: str | os.PathLike[str]) -> str:
-    """`--name=path` as a shell reads it back, for commands in messages."""
+    """`--name=path`, quoted for a shell, for commands in messages."""
     return shlex.quote(f"--{name}={os.fspath(path)}")
 
 
 def show_unprintable_by_code() -> None:
-    """Has stdout and stderr write the code of a character that the terminal's encoding lacks, instead of failing."""
+    """Makes stdout and stderr write the code of a character that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def cache_folder() -> Path | None:
-    """The user's folder for what can be made again, `$XDG_CACHE_HOME` or `~/.cache`; None where nothing can be kept.
+    """The user's cache folder of this package, in `$XDG_CACHE_HOME` or `~/.cache`; None if it cannot be made.
 
-    A container's user may have no home directory, or one that cannot be written.
+    A container's user may have no home directory, or one that cannot be written to.
     """
     place = os.environ.get("XDG_CACHE_HOME", "")
     folder = Path(place if os.path.isabs(place) else os.path.expanduser("~/.cache")) / "ddpm_jax"

@@ -1,26 +1,34 @@
-"""Progress bars, the same everywhere: lively where a person looks on, a line now and then in the log of a job."""
+"""Progress bars, the same everywhere: updated often on a terminal or in a notebook, twice a minute in a log file."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 from ddpm_jax.runtime.devices import is_first
 
 
-def on_terminal():
-    """Whether a person is looking at stderr."""
+def on_terminal() -> bool:
+    """Whether stderr is a terminal, where a person reads it."""
     return sys.stderr.isatty()
 
 
-def in_notebook():
+def in_notebook() -> bool:
     """Whether the output goes to a Jupyter kernel."""
     return type(sys.stderr).__module__.startswith("ipykernel")
 
 
-def progress_bar(total, name, *, unit, **options):
+def progress_bar(total: int, name: str, *, unit: str, **options: Any) -> tqdm:
     """A tqdm bar on the stderr of the first process.
 
-    In a notebook it goes when it is full; where nobody looks on it writes every half minute only.
+    In a notebook it disappears when it is full; where it is neither on a terminal nor in a notebook, it is written only
+    every half minute.
+
+    Args:
+      total: the number of units at the end.
+      name: the text before the bar.
+      unit: the name of what is counted, such as "step".
+      **options: further arguments of tqdm.
     """
     lively = on_terminal() or in_notebook()
     options = {"disable": not is_first(), "mininterval": 0.1 if lively else 30.0, "leave": not in_notebook(), **options}

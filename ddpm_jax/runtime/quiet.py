@@ -1,10 +1,10 @@
-"""What libraries print of their insides is kept from the user, whether a program or a notebook uses ours.
+"""Suppresses the internal messages of other libraries, in programs and in notebooks that use this package.
 
-Orbax logs the traceback of everything that fails in its threads, and then raises it where it is waited for: on a full
-disk three tracebacks would surround the one line that says what to do. Whoever wants to see them asks for absl's log at
-the level INFO: `--verbosity=0` of a program, `absl.logging.set_verbosity("info")` in a notebook. libtpu asks the
-machine where it is, and prints errors where that is no TPU, as when a step is compiled for one on a laptop. Pillow
-warns of much that is odd in an image and does not matter. What the same libraries say to other code is left alone.
+Orbax logs the traceback of every failure in its threads, and then raises the exception where the result is awaited: on
+a full disk three tracebacks would surround the one line that says what to do. They are shown if absl's log has the
+level INFO: `--verbosity=0` of a program, `absl.logging.set_verbosity("info")` in a notebook. libtpu queries the machine
+that it runs on, and prints errors if that is not a TPU, for example when a step is compiled for a TPU on a laptop.
+Pillow warns of many oddities of images that do not matter. Messages of these libraries to other code are unchanged.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ _NO_TPU = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TP
 
 
 def quieten_libtpu(devices: Path = Path("/dev")) -> None:
-    """Answers for a machine without a TPU what libtpu would ask of it; to be called before JAX looks for devices.
+    """Sets what libtpu would query on a machine without a TPU; must be called before JAX looks for devices.
 
     Args:
-      devices: the folder in which the system shows its devices; a TPU's are `accel0` or `vfio/0` and so on. `accel` and
-        `vfio/vfio` are there on machines without one.
+      devices: the folder of the system's device files; those of a TPU are `accel0` or `vfio/0` and so on. `accel` and
+        `vfio/vfio` exist on machines without a TPU too.
     """
     if any(devices.glob("accel[0-9]*")) or any(devices.glob("vfio/[0-9]*")):
         return
@@ -42,17 +42,17 @@ def quieten_libtpu(devices: Path = Path("/dev")) -> None:
 
 
 def quieten_orbax() -> None:
-    """Leaves what fails inside Orbax to the exception that it raises; for good, as its threads outlive its objects."""
+    """Removes Orbax's log of failures, which it raises as well; permanently, as its threads outlive its objects."""
     for logger in (absl.logging.get_absl_logger(), logging.getLogger("asyncio")):
-        logger.addFilter(_is_not_orbax)  # once, however often it is called
-    with contextlib.suppress(ImportError):  # a version without this module closes its loops in its own way
+        logger.addFilter(_is_not_orbax)  # added once, even if this is called several times
+    with contextlib.suppress(ImportError):  # a version without this module closes its loops differently
         from orbax.checkpoint._src import asyncio_utils
 
         asyncio_utils.asyncio = _OrbaxAsyncio("asyncio")
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
-    """Whether a record is of interest: no record of Orbax's modules, nor of a task that a coroutine of theirs was."""
+    """Whether a log record comes neither from Orbax's modules nor from a task that runs one of their coroutines."""
     if absl.logging.get_verbosity() >= absl.logging.INFO:
         return True
     folder = _orbax_folder()
@@ -69,16 +69,16 @@ def _orbax_folder() -> str:
 
 
 class _PatientEventLoop(asyncio.SelectorEventLoop):
-    """An event loop that ends what is under way before it closes, and ignores what ends later still."""
+    """An event loop that finishes its tasks before it closes, and ignores callbacks that come after that."""
 
     def close(self) -> None:
-        """Waits for the tasks that are left; what they raise is of no interest any more."""
+        """Waits for the remaining tasks, ignores their exceptions, and closes the loop."""
         if not self.is_closed() and (tasks := asyncio.all_tasks(self)):
             self.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         super().close()
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, **options: Any) -> asyncio.Handle:
-        """Drops the callback of a loop that is closed: of a write whose task was cancelled nobody waits for the end.
+        """Drops the callback if the loop is closed: nothing waits for the end of a write whose task was cancelled.
 
         TensorStore calls this from threads of its own, where an exception could only be printed.
         """
@@ -91,24 +91,25 @@ class _PatientEventLoop(asyncio.SelectorEventLoop):
 
 
 class _OrbaxAsyncio(ModuleType):
-    """The module `asyncio` as Orbax sees it, whose event loops are patient; everybody else's are as they were.
+    """The module `asyncio` as Orbax sees it, whose event loops are patient; other code has the usual event loops.
 
-    Orbax closes its loop at the first array that cannot be read or written; each other one would print a traceback.
-    It makes these loops in threads of its own, at any time while a run is saved, so no `with` could surround that.
+    Orbax closes its loop at the first array that cannot be read or written; each further one would print a traceback.
+    It makes these loops in threads of its own, at any time while a run is saved, so a `with` statement cannot replace
+    them.
     """
 
     new_event_loop = _PatientEventLoop
 
     def __getattr__(self, name: str) -> object:
-        """All else is asyncio's."""
+        """Every other name is that of asyncio."""
         return getattr(asyncio, name)
 
 
 @contextlib.contextmanager
 def unless_loaded(package: str) -> Iterator[None]:
-    """Has the imports inside find a package only if it is loaded already.
+    """Hides a package from the imports in the body of the `with` statement, unless it is loaded already.
 
-    tensorboardX loads torch wherever it is installed, for seconds, to name its tensors in the types of arguments.
+    tensorboardX imports torch if it is installed, which takes seconds, only to use its tensors in type annotations.
     """
     hidden = package not in sys.modules
     if hidden:
@@ -122,10 +123,10 @@ def unless_loaded(package: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keeps what Pillow and libtiff find odd in an image off the screen while this thread decodes it.
+    """Suppresses the warnings of Pillow and libtiff while this thread decodes an image.
 
-    `warnings.catch_warnings` would change the filters of all threads, and images are decoded in several: one that
-    leaves it may undo what another one has set. So there is one filter, which applies to a thread that is in here.
+    `warnings.catch_warnings` would change the filters of all threads, and images are decoded in several: a thread that
+    leaves it may undo what another one has set. So there is one filter, which applies only to threads in this context.
     """
     _quieten_libtiff()
     if not any(entry[2] is _WhileDecoding for entry in warnings.filters):
@@ -147,7 +148,7 @@ def _is_not_decoding(record: logging.LogRecord | None = None) -> bool:
 
 
 class _AnyWhileDecoding(type):
-    """Makes every category of warnings a kind of `_WhileDecoding` while this thread decodes, and none otherwise."""
+    """Makes every category of warnings a subclass of `_WhileDecoding` while this thread decodes, and none otherwise."""
 
     def __subclasscheck__(cls, category: type) -> bool:
         return not _is_not_decoding()
@@ -159,8 +160,8 @@ class _WhileDecoding(Warning, metaclass=_AnyWhileDecoding):
 
 @functools.cache
 def _quieten_libtiff() -> None:
-    """Has libtiff print nothing on stderr: what matters is raised by Pillow all the same."""
+    """Stops libtiff from printing to stderr: Pillow raises the errors that matter in any case."""
     from PIL import Image
 
-    with contextlib.suppress(AttributeError, OSError):  # a Pillow whose libtiff cannot be reached
+    with contextlib.suppress(AttributeError, OSError):  # a build of Pillow whose libtiff cannot be reached
         ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
