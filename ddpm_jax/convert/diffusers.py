@@ -165,7 +165,7 @@ def _config(model: folders.Model) -> tuple[dict[str, Any], dict[str, float]]:
     return unet, averages
 
 
-def _weights(model: folders.Model, settings: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[Path]]:
+def _weights(model: folders.Model, settings: Mapping[str, Any]) -> tuple[StateDict, list[Path]]:
     """The state dict with the present names of layers, and the files it was read from."""
     state_dict, files = folders.weights(model)
     blocks = settings["model.num_res_blocks"] * len(settings["model.channel_mult"])
