@@ -27,7 +27,8 @@ def parameters(state_dict: StateDict, table: Sequence[Tensor], *, source: object
     found = mismatches(state_dict, table)
     if found:
         raise UserError(f"{source} does not fit the network: {'; '.join(found)}")
-    leaves, broken = {}, []
+    leaves: dict[str, np.ndarray] = {}
+    broken: list[str] = []
     for tensor in table:
         with np.errstate(over="ignore"):  # a number that is too large becomes infinite
             array = np.asarray(state_dict[tensor.name], np.float32)
