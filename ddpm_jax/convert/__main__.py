@@ -6,7 +6,9 @@
 docs/weights.md has the command for each published file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -16,12 +18,16 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.factory import SCHEDULES
 from ddpm_jax.runtime.paths import as_flag, holds_checkpoints, local_path
 
-OUT = flags.DEFINE(
+OUT: flags.FlagHolder[str] = flags.DEFINE(
     cli.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
 )
-TO = flags.DEFINE_enum("to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run).")
-PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step.")
-HINTS = [  # what the weights may not tell
+TO: flags.FlagHolder[str | None] = flags.DEFINE_enum(
+    "to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run)."
+)
+PARAMS: flags.FlagHolder[str] = flags.DEFINE_enum(
+    "params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step."
+)
+HINTS: list[flags.FlagHolder[Any]] = [  # for what the weights may leave open
     flags.DEFINE_integer("image_size", None, "Side of the images in pixels.", lower_bound=1),
     flags.DEFINE_integer("num_heads", None, "Attention heads (OpenAI's U-Nets).", lower_bound=1),
     flags.DEFINE_integer("head_channels", None, "Channels of an attention head, instead.", lower_bound=1),
@@ -37,8 +43,8 @@ HINTS = [  # what the weights may not tell
 ]
 
 
-def main(path):
-    """Converts, and says what was written and how to go on."""
+def main(path: str) -> None:
+    """Converts the weights at `path`, and prints what was written and which commands can follow."""
     given = {flag.name: flag.value for flag in HINTS if flag.value is not None}
     if TO.value:
         if given:
@@ -49,8 +55,8 @@ def main(path):
     read(path, given)
 
 
-def read(path, given):
-    """Makes a run of foreign weights."""
+def read(path: str, given: Mapping[str, Any]) -> None:
+    """Makes a run from foreign weights; `given` is `{flag: value}` for what they leave open."""
     from ddpm_jax.convert.incoming import import_weights, training_flags
 
     out = OUT.value
@@ -72,8 +78,8 @@ def read(path, given):
     print(f"train on with:\n  {train} --config.data.path=FOLDER")
 
 
-def write(path):
-    """Writes a run as a diffusers folder."""
+def write(path: str) -> None:
+    """Writes the run at `path` as a diffusers folder."""
     from ddpm_jax.convert.files import check_new, reading
     from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.runs.run import Run
@@ -90,14 +96,14 @@ def write(path):
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether there are weights to be read, not a run to be written."""
+    """Whether the path holds foreign weights and not a run."""
     names = ("model_index.json", "config.json", "unet", "unet_ema")
     return path.is_file() or (
         any((path / name).exists() for name in names) and not holds_checkpoints(path / "checkpoints")
     )
 
 
-def command():
+def command() -> None:
     """Runs the program."""
     cli.run(main, module=__name__, argument="what to convert")
 

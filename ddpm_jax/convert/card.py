@@ -1,9 +1,13 @@
-"""The model card of a written run: how to open it, what it was trained on, its configuration and its figures."""
+"""The model card of an exported run: how to open it, what it was trained on, its configuration and its metrics."""
 
 import json
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import listed, one_line
+from ddpm_jax.runs.run import Run
 
 _OPEN = """\
 from diffusers import {pipeline}
@@ -50,21 +54,21 @@ A denoising diffusion model of {size}x{size} images with {channels} channel{s}, 
 """
 
 
-def model_card(run, name, *, pipelines, num_params):
-    """The card, in Markdown.
+def model_card(run: Run, name: str, *, pipelines: Sequence[str], num_params: int) -> str:
+    """The model card, in Markdown.
 
     Args:
-      run: `Run` that was written.
-      name: of the folder.
-      pipelines: names of diffusers' pipelines that sample from it.
-      num_params: how many there are.
+      run: the run that was exported.
+      name: the name of the folder.
+      pipelines: names of the diffusers pipelines that can sample from it.
+      num_params: number of parameters.
     """
     data, config = run.config.data, to_json(run.config)
     arguments = {"DDPMPipeline": f"num_inference_steps={run.config.diffusion.num_timesteps}"}
     arguments["DDIMPipeline"] = "num_inference_steps=50, use_clipped_model_output=True"
-    quoted = json.dumps(name, ensure_ascii=False)  # a string of Python's as well
+    quoted = json.dumps(name, ensure_ascii=False)  # this is valid Python too
     code = "\n".join(_OPEN.format(pipeline=p, name=quoted, arguments=arguments[p]) for p in pipelines)
-    config["data"].pop("path")  # a place on somebody's machine
+    config["data"].pop("path")  # a path on somebody's machine
     return _CARD.format(
         name=one_line(name),
         size=data.image_size,
@@ -81,8 +85,8 @@ def model_card(run, name, *, pipelines, num_params):
     )
 
 
-def _notes(config):
-    """What a user of the pipelines has to know."""
+def _notes(config: ConfigDict) -> str:
+    """What a user of the pipelines must know; empty where there is nothing."""
     notes = []
     if config.diffusion.learned_variance:
         notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not know.\n")
@@ -96,8 +100,8 @@ def _notes(config):
     return "".join(notes)
 
 
-def _data(run):
-    """What the run was trained on, and which weights it began with."""
+def _data(run: Run) -> str:
+    """What the run was trained on, and which weights it started from."""
     data, source = run.config.data, run.workdir / "provenance.json"
     named = {
         "digits": f"UCI digits, split {data.split}",
@@ -113,8 +117,8 @@ def _data(run):
     return f"Not trained further: {origin}." if run.step == 0 else f"Trained on: {trained}\n\nBefore that {origin}."
 
 
-def _figures(run):
-    """The numbers of the evaluations of the parameters that are written, as a list."""
+def _figures(run: Run) -> str:
+    """The results of the evaluations of the exported parameters, as a list in Markdown; empty where there are none."""
     lines = []
     for path in sorted((run.workdir / "evaluation").glob("*.json")):
         result = json.loads(path.read_text())

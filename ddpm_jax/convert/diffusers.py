@@ -1,7 +1,7 @@
-"""A diffusers folder understood: the settings of its network and scheduler as ours.
+"""Reading of a diffusers folder: the settings of its network and scheduler are translated to ours.
 
-The tables serve both directions. What has no counterpart on the other side is refused with the reason. Their timestep
-is the 0-based index that our networks are given too. Read next: `outgoing.py`.
+The tables serve both directions. A setting that has no counterpart on the other side is refused with the reason. The
+timestep of diffusers is the same 0-based index that our networks take. Read next: `outgoing.py`.
 """
 
 import os
@@ -14,12 +14,25 @@ import numpy as np
 
 from ddpm_jax.convert import folders, schedulers
 from ddpm_jax.convert.families import DIFFUSERS, DIFFUSERS_OLD_NAMES
+from ddpm_jax.convert.names import StateDict
 from ddpm_jax.convert.network import Hints, Network, images
-from ddpm_jax.convert.values import COUNT, COUNTS, FRACTION, NAME, NAMES, check_values, or_none, ours, shown, whole
+from ddpm_jax.convert.values import (
+    COUNT,
+    COUNTS,
+    FRACTION,
+    NAME,
+    NAMES,
+    Rule,
+    check_values,
+    or_none,
+    ours,
+    shown,
+    whole,
+)
 from ddpm_jax.errors import UserError, listed
 
 KIND = "diffusers"
-DEFAULTS = {  # of UNet2DModel
+DEFAULTS: dict[str, Any] = {  # of UNet2DModel
     "sample_size": None,
     "in_channels": 3,
     "out_channels": 3,
@@ -50,7 +63,7 @@ DEFAULTS = {  # of UNet2DModel
     "num_train_timesteps": None,
 }
 _FEW_BLOCKS = 100
-_MUST_BE = {
+_MUST_BE: dict[str, tuple[Any, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
     "mid_block_type": ("UNetMidBlock2D",),
@@ -59,7 +72,7 @@ _MUST_BE = {
     "add_attention": (True,),
     "class_embed_type": (None,),
 }
-# Of `EMAModel`, which writes them beside those of the network that it averages.
+# The settings of diffusers' `EMAModel`, which writes them into the `config.json` of the network that it averages.
 _OF_AVERAGES = {
     "decay",
     "min_decay",
@@ -72,12 +85,12 @@ _OF_AVERAGES = {
 
 
 def _square(value: Any) -> bool:
-    """Whether this is the size of square images: a side, or two that are equal."""
+    """Whether this is the size of square images: one side, or two equal sides."""
     return whole(value) or (type(value) is list and len(value) == 2 and value[0] == value[1] and whole(value[0]))
 
 
-# What the values that are computed with must be; the others must be one of a few.
-_VALUES = {
+# The rules for values that enter computations; the other settings must be one of a few known values.
+_VALUES: dict[str, Rule] = {
     "sample_size": or_none((_square, f"{COUNT[1]}, or a pair of equal ones")),
     "in_channels": COUNT,
     "out_channels": COUNT,
@@ -93,24 +106,24 @@ _VALUES = {
     "norm_eps": FRACTION,
     "num_class_embeds": or_none(COUNT),
 }
-# Ours: theirs.
+# From our values to those of diffusers.
 PADDING = {"same": 0, "symmetric": 1}
 TIME = {"sin_cos": (False, 1), "cos_sin": (True, 0)}  # flip_sin_to_cos, freq_shift
 SCALE_SHIFT = {False: "default", True: "scale_shift"}
-# (attention, resampling inside blocks): the blocks on the way down; those on the way up are called alike.
+# From (attention, resampling inside blocks) to the blocks of the encoder; `up_block` gives those of the decoder.
 BLOCKS = {(False, False): "DownBlock2D", (True, False): "AttnDownBlock2D", (False, True): "ResnetDownsampleBlock2D"}
 
 
 def understood(folder: Path, given: Mapping[str, Any]) -> tuple[Network, list[Path]]:
-    """The `Network` of a diffusers folder, as `(network, files read)`.
+    """The `Network` in a diffusers folder, and the files that were read.
 
     Args:
-      folder: with `config.json` and weights in it, or in `unet/` or `unet_ema/`, or in both, which are then the weights
-        before and after averaging; the scheduler's settings beside or in `scheduler/`.
+      folder: has `config.json` and weights in it, or in `unet/` or `unet_ema/`; where there are both, these are the
+        weights before and after averaging. The scheduler's settings are beside them or in `scheduler/`.
       given: `{flag: value}`; only the size of the images may be needed.
 
     Raises:
-      UserError: a file is missing, or the network or its scheduler is one that ours cannot express.
+      UserError: a file is missing, or our configuration cannot express the network or its scheduler.
     """
     folder, hints = Path(folder), Hints(given, KIND)
     model, before = folders.models(folder)
@@ -142,7 +155,7 @@ def understood(folder: Path, given: Mapping[str, Any]) -> tuple[Network, list[Pa
 
 
 def _config(model: folders.Model) -> tuple[dict[str, Any], dict[str, float]]:
-    """The settings of a network, and ours of its averaging."""
+    """The diffusers settings of a network, and our settings of its moving average."""
     config = folders.read_json(model.config)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise UserError(f"config.json describes a {shown(config['_class_name'])}; only UNet2DModel can be expressed")
@@ -152,24 +165,24 @@ def _config(model: folders.Model) -> tuple[dict[str, Any], dict[str, float]]:
     return unet, averages
 
 
-def _weights(model: folders.Model, settings: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """The state dict by the present names of layers, and the files it is from."""
+def _weights(model: folders.Model, settings: Mapping[str, Any]) -> tuple[StateDict, list[Path]]:
+    """The state dict with the present names of layers, and the files it was read from."""
     state_dict, files = folders.weights(model)
     blocks = settings["model.num_res_blocks"] * len(settings["model.channel_mult"])
-    if blocks > _FEW_BLOCKS + len(state_dict):  # before a network of them is made
+    if blocks > _FEW_BLOCKS + len(state_dict):  # refused before a network of that many is built
         raise UserError(f"{model.config} describes {blocks:,} blocks, and there are {len(state_dict):,} tensors")
     return _renamed(state_dict), files
 
 
-def _renamed(state_dict):
-    """The attention's layers by their present names."""
+def _renamed(state_dict: StateDict) -> dict[str, np.ndarray]:
+    """The state dict in which the attention's layers have their present names."""
     pattern = re.compile(rf"(?<=\.)({'|'.join(DIFFUSERS_OLD_NAMES)})(?=\.(weight|bias)$)")
     present = lambda name: pattern.sub(lambda found: DIFFUSERS_OLD_NAMES[found[0]], name)
     return {present(name): array for name, array in state_dict.items()}
 
 
-def _network_settings(given: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
-    """Our settings of a `UNet2DModel`'s."""
+def _network_settings(given: dict[str, Any], hints: Hints) -> dict[str, Any]:
+    """Our settings for those of a `UNet2DModel`."""
     unknown = [key for key in given if key not in DEFAULTS]
     if unknown:
         raise UserError(f"config.json has settings that no UNet2DModel has: {listed(unknown, most=5)}")
@@ -201,12 +214,12 @@ def _network_settings(given: Mapping[str, Any], hints: Hints) -> dict[str, Any]:
 
 
 def _side(size: int | list[int] | None) -> int | None:
-    """The side of square images."""
+    """The side of square images in pixels; None where the size is not given."""
     return size[0] if isinstance(size, list) else size
 
 
-def _check_expressible(unet):
-    """Raises a UserError for a network that ours cannot be; blocks and tables are checked where they are read."""
+def _check_expressible(unet: Mapping[str, Any]) -> None:
+    """Raises a UserError for settings that ours cannot express; blocks and tables are checked where they are read."""
     for key, fits in _MUST_BE.items():
         if unet[key] not in fits:
             raise UserError(f"config.json: {key}={shown(unet[key])} cannot be expressed, only {fits[0]!r}")
@@ -218,15 +231,16 @@ def _check_expressible(unet):
             "widths are multiples of the first, and the time has four times the first"
         )
     groups, scale_shift = unet["attn_norm_num_groups"], unet["resnet_time_scale_shift"] == "scale_shift"
-    if groups != unet["norm_num_groups"] and (groups or scale_shift):  # None is no norm in the middle, with scale-shift
+    if groups != unet["norm_num_groups"] and (groups or scale_shift):  # None: no norm in the middle, with scale-shift
         raise UserError("config.json: attn_norm_num_groups must be norm_num_groups: ours norms all attention alike")
 
 
-def _levels(unet):
-    """Which levels attend, and whether resampling is inside blocks."""
+def _levels(unet: Mapping[str, Any]) -> tuple[list[bool], bool]:
+    """For each level whether it has attention, and for all together whether they resample inside residual blocks."""
     down, up = unet["down_block_types"], list(reversed(unet["up_block_types"]))
     resnet = {"conv": False, "resnet": True}
-    attends, in_block = [], []
+    attends: list[bool] = []
+    in_block: list[bool] = []
     for level, name in enumerate(down):
         kinds = {block: kind for kind, block in BLOCKS.items()}
         if name not in kinds or up[level : level + 1] != [up_block(name)]:
@@ -245,6 +259,6 @@ def _levels(unet):
     return attends, bool(in_block and in_block[0])
 
 
-def up_block(block):
-    """The block on the way up that goes with one on the way down."""
+def up_block(block: str) -> str:
+    """The name of the decoder's block that corresponds to a block of the encoder."""
     return block.replace("Downsample", "Upsample").replace("Down", "Up")

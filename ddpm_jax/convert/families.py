@@ -1,4 +1,4 @@
-"""The tables: where each family keeps our modules, and what it calls their layers.
+"""The tables of names: where each family has the counterparts of our modules, and how it names their layers.
 
 `OPENAI` is improved diffusion (Nichol & Dhariwal 2021) and guided diffusion (Dhariwal & Nichol 2021), U-Nets and
 classifiers; `DIFFUSERS` is `UNet2DModel`; `HO` is Ho et al. 2020's weights as re-published for PyTorch. Read next:
@@ -77,7 +77,7 @@ DIFFUSERS = Family(
     },
     axes={"shortcut": 2},
 )
-# What diffusers called the layers of an attention before 0.13, as the files of google/ddpm-* still have them.
+# The names of an attention's layers in diffusers before 0.13, which the files of google/ddpm-* still have.
 DIFFUSERS_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 _HO_BLOCK = {

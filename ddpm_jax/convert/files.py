@@ -1,4 +1,4 @@
-"""Tensors from files, without running anything that is in them, and folders that are whole or absent.
+"""Reading of tensors from files without running any code in them, and output folders that are complete or absent.
 
 Read next: `torch_files.py`, `folders.py`.
 """
@@ -9,28 +9,34 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import safetensors
 
 from ddpm_jax.convert import pickles, torch_files
+from ddpm_jax.convert.names import StateDict
 from ddpm_jax.errors import UserError, first_line, shortened, writing
 from ddpm_jax.runtime.paths import local_path
 
+# A function that takes the number of a signal and the frame that it interrupts.
+_Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
-def read_weights(path: Path) -> dict | list:
-    """What a file of weights holds: `{name: array}`, or a list in which such dicts are.
+
+def read_weights(path: str | os.PathLike[str]) -> Any:
+    """The content of a file of weights, which is not checked: usually `{name: array}`, or a list with such dicts in it.
 
     Raises:
-      UserError: there is no such file, it cannot be read, it is damaged, or it holds more than tensors.
+      UserError: there is no such file, it cannot be read, it is damaged, or it asks to run code.
     """
     path = local_path(path)
     with reading(path):
         if not path.is_file():
             raise UserError(f"there is no file {path}")
-        path.open("rb").close()  # says why it cannot be, where a reader of weights does not
+        path.open("rb").close()  # its error says why the file cannot be opened; a reader's does not
         try:
             return _safetensors(path) if path.suffix == ".safetensors" else torch_files.read(path)
         except (UserError, OSError):
@@ -40,15 +46,15 @@ def read_weights(path: Path) -> dict | list:
                 f"{path} asks to run {shortened(error)}, and was not opened: weights need no code; take a safetensors "
                 "file instead"
             ) from error
-        except Exception as error:  # whatever a broken file comes to
+        except Exception as error:  # a broken file can raise anything
             raise UserError(
                 f"{path} is not a complete file of weights ({shortened(first_line(error), 120)}); fetch it again"
             ) from error
 
 
 @contextlib.contextmanager
-def reading(path):
-    """Turns what the disk says into one line."""
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an OSError into a UserError of one line; `path` is named where the error names no file."""
     try:
         yield
     except OSError as error:
@@ -66,8 +72,8 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
             raise
 
 
-def is_state_dict(value):
-    """Whether this is `{name: array}`."""
+def is_state_dict(value: object) -> TypeGuard[dict[str, np.ndarray]]:
+    """Whether this is `{name: array}` and not empty."""
     return (
         isinstance(value, dict)
         and bool(value)
@@ -75,27 +81,31 @@ def is_state_dict(value):
     )
 
 
-def without_prefix(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The dict without what training puts before names: `module.` on several GPUs, `_orig_mod.` if compiled.
+def without_prefix(state_dict: StateDict) -> StateDict:
+    """The dict without the prefixes that training adds to names: `module.` on several GPUs, `_orig_mod.` if compiled.
 
-    A part that was compiled by itself has `_orig_mod.` within its names.
+    A part that was compiled by itself has `_orig_mod.` inside its names.
     """
     names = {name: name.removeprefix("_orig_mod.").replace("._orig_mod.", ".") for name in state_dict}
     while names and all(name.startswith("module.") for name in names.values()):
         names = {name: short.removeprefix("module.").removeprefix("_orig_mod.") for name, short in names.items()}
-    if len(set(names.values())) < len(names):  # two tensors of one name, which the loader then says
+    if len(set(names.values())) < len(names):  # two tensors would share a name; the loader reports it
         return state_dict
     return {names[name]: array for name, array in state_dict.items()}
 
 
-def sha256(path):
-    """The file's SHA-256 in hexadecimal."""
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The file's SHA-256 digest in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_new(path: str | os.PathLike[str]) -> Path:
-    """The place of a new folder, without links; raises the UserError of `new_folder` before the work that fills it."""
+    """The path of a new folder with links resolved, checked before the work that fills it.
+
+    Raises:
+      UserError: as `new_folder`.
+    """
     path = local_path(path)
     place = Path(os.path.realpath(path))
     with writing(path):
@@ -109,16 +119,17 @@ def check_new(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a folder to fill, which takes its name when it is whole and vanishes when anything fails.
+    """Yields a folder to fill, which is given its name when it is complete and is removed when anything fails.
 
-    Where the name is a link, what it leads to is made. What is made to hold the folder vanishes with it. SIGTERM is
-    like Ctrl-C meanwhile.
+    Where the name is a link, the folder is made at the link's target. Parent folders that were made for it are removed
+    with it. In the meantime SIGTERM acts like Ctrl-C.
 
     Raises:
-      UserError: there is something of that name other than an empty folder, or it cannot be written.
+      UserError: something other than an empty folder has that name, or the folder cannot be written.
     """
     path = check_new(path)
-    partial, made = path.with_name(f".{path.name}.partial"), []
+    partial = path.with_name(f".{path.name}.partial")
+    made: list[Path] = []
     with writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
         try:
             shutil.rmtree(partial, ignore_errors=True)
@@ -135,11 +146,11 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def undisturbed():
-    """Puts the first SIGINT or SIGTERM off until what it surrounds is done; a second one is not put off."""
-    came = []
+def undisturbed() -> Iterator[None]:
+    """Postpones the first SIGINT or SIGTERM until the `with` block is done; a second one is not postponed."""
+    came: list[int] = []
 
-    def later(number, frame):
+    def later(number: int, frame: FrameType | None) -> None:
         came.append(number)
         signal.signal(number, previous[number])
 
@@ -150,8 +161,11 @@ def undisturbed():
 
 
 @contextlib.contextmanager
-def _signals_to(handler, *numbers):
-    """Has these signals handled so, and yields the handlers before; outside the main thread there are no signals."""
+def _signals_to(handler: _Handler, *numbers: int) -> Iterator[dict[int, _Handler | int]]:
+    """Has `handler` receive these signals, and yields `{number: previous handler}`.
+
+    Outside the main thread nothing is changed, since only the main thread receives signals.
+    """
     of_main = threading.current_thread() is threading.main_thread()
     previous = {number: signal.signal(number, handler) or signal.SIG_DFL for number in numbers if of_main}
     try:

@@ -1,22 +1,23 @@
-"""The files of a diffusers folder: which hold the averaged weights, which those before, and which the scheduler.
+"""The files of a diffusers folder: those of the averaged weights, of the weights before averaging, of the scheduler.
 
-A pipeline's folder has the network in `unet/`. A training checkpoint has `unet/` and, averaged, `unet_ema/`. Weights
-are one file, or shards with an index, each plain or as a variant (`fp16`). Read next: `schedulers.py`.
+A pipeline's folder has the network in `unet/`. A training checkpoint has `unet/` and may have the averaged network in
+`unet_ema/`. Weights are one file, or shards with an index, each plain or as a variant (`fp16`). Read next:
+`schedulers.py`.
 """
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpm_jax.convert.files import is_state_dict, read_weights, without_prefix
+from ddpm_jax.convert.names import StateDict
 from ddpm_jax.errors import UserError, first_line, listed, shortened
 
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# diffusers writes the first name, accelerate the others; a shard's number stands where a variant's name does.
+# diffusers writes the first name, accelerate the others; a shard's number is in the place of a variant's name.
 _WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|model|pytorch_model)(\.(?P<variant>(?!.*-of-)[\w-]+))?"
     r"\.(?P<format>safetensors|bin)(?P<index>\.index(\.(?P<of>[\w-]+))?\.json)?"
@@ -27,12 +28,12 @@ _AVERAGED, _RAW = "unet_ema", "unet"
 
 
 class Model(NamedTuple):
-    """A network in a folder.
+    """The files of a network in a folder.
 
     Attributes:
       config: its `config.json`.
       weights: the file of weights, or the index of its shards.
-      passed_over: names of other files of weights beside it.
+      passed_over: names of other files of weights in the folder, which are not read.
     """
 
     config: Path
@@ -41,7 +42,7 @@ class Model(NamedTuple):
 
 
 def models(folder: Path) -> tuple[Model, Model | None]:
-    """The network to sample with, and that before averaging where there is one.
+    """The network to sample with, and the network before averaging or None.
 
     Raises:
       UserError: a file is missing.
@@ -52,7 +53,7 @@ def models(folder: Path) -> tuple[Model, Model | None]:
 
 
 def _model(folder: Path) -> Model:
-    """The network of a folder: plain weights before variants, safetensors before pickles."""
+    """The network of a folder, which prefers plain weights to variants, and safetensors to pickles."""
     found = sorted((_order(path.name), path) for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
     files = [path for _, path in found if path.is_file()]
     config = folder / "config.json"
@@ -62,15 +63,15 @@ def _model(folder: Path) -> Model:
     return Model(config, files[0], tuple(path.name for path in files[1:]))
 
 
-def _order(name: str) -> tuple:
-    """What comes first is taken first."""
+def _order(name: str) -> tuple[int, str, int, bool]:
+    """The key by which files of weights are sorted; the first one is read."""
     found = _WEIGHTS.fullmatch(name)
     variant = found["variant"] or found["of"] or ""
     return _STEMS.index(found["stem"]), variant, _FORMATS.index(found["format"]), bool(found["index"])
 
 
 def variant(model: Model) -> str:
-    """The variant of the weights in words, empty for plain ones that nothing was passed over for."""
+    """A sentence on which weights are read; it is empty for plain weights that are the only ones."""
     found = _WEIGHTS.fullmatch(model.weights.name)
     kind = found["variant"] or found["of"]
     if not kind and not model.passed_over:
@@ -80,11 +81,11 @@ def variant(model: Model) -> str:
     return taken + kind + (f", not of {listed(model.passed_over, most=3)}" if model.passed_over else "")
 
 
-def weights(model: Model) -> tuple[dict[str, np.ndarray], list[Path]]:
-    """The state dict, and the files it is from.
+def weights(model: Model) -> tuple[StateDict, list[Path]]:
+    """The state dict, and the files it was read from.
 
     Raises:
-      UserError: a file is missing or broken, or the index and the shards do not fit.
+      UserError: a file is missing or broken, or the index and the shards do not fit together.
     """
     is_index = model.weights.suffix == ".json"
     parts = _shards(model.weights) if is_index else [model.weights]
@@ -101,7 +102,7 @@ def weights(model: Model) -> tuple[dict[str, np.ndarray], list[Path]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, all of which are beside it."""
+    """The files that an index names, all of which must be in its folder."""
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise UserError(f"{index} names no shards: it has no weight_map")
@@ -115,13 +116,17 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _shard_name(value: Any) -> str | None:
-    """The name of a shard if it is one within a folder."""
+    """The name of a shard if it is a file name without a folder; else None."""
     fits = isinstance(value, str) and re.fullmatch(r"[^/\\\0]{1,200}\.(safetensors|bin)", value)
     return value if fits else None
 
 
 def scheduler(folder: Path) -> Path | None:
-    """The scheduler's settings, which stand beside `unet/` or, of a training checkpoint, beside `checkpoint-N/`."""
+    """The file of the scheduler's settings, or None.
+
+    It is in the folder itself or in its `scheduler/`. A scheduler is also found beside a folder that is called `unet/`,
+    `unet_ema/` or, as in a training run, `checkpoint-N/`.
+    """
     place = folder.absolute()
     places = [place]
     while re.fullmatch(rf"{_RAW}|{_AVERAGED}|checkpoint-\d+", place.name):
@@ -131,11 +136,11 @@ def scheduler(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """The dict of a JSON file.
+def read_json(path: Path) -> dict[str, Any]:
+    """The dict in a JSON file.
 
     Raises:
-      UserError: it is something else.
+      UserError: the file is too large, is not JSON, or holds something other than a dict.
     """
     if path.stat().st_size > _MOST_JSON:
         raise UserError(f"{path} is larger than settings are ({path.stat().st_size:,} bytes), and was not opened")

@@ -1,4 +1,4 @@
-"""Foreign weights as a run of ours, which `sample.py`, `evaluate.py` and `train.py` open like any other.
+"""Import of foreign weights as a run, which `sample.py`, `evaluate.py` and `train.py` open like any other run.
 
 Read next: `network.py`, then one file for each family.
 """
@@ -6,7 +6,9 @@ Read next: `network.py`, then one file for each family.
 import json
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -16,7 +18,8 @@ from ddpm_jax.config import check_ranges, experiment, flatten
 from ddpm_jax.convert import diffusers, ho, openai
 from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
 from ddpm_jax.convert.loader import parameters
-from ddpm_jax.convert.names import tensors
+from ddpm_jax.convert.names import Params, StateDict, tensors
+from ddpm_jax.convert.network import Network
 from ddpm_jax.errors import UserError, listed
 from ddpm_jax.runtime.devices import all_devices
 from ddpm_jax.runtime.paths import holds_checkpoints, outside_checkpoints, run_folder
@@ -24,15 +27,15 @@ from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import initial_state
 
 
-def understood(path, given):
+def understood(path: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[Network, list[Path]]:
     """The foreign `Network` in a folder or file, and the files it was read from.
 
     Args:
       path: diffusers folder, or state dict of OpenAI's or Ho et al.'s networks.
-      given: `{flag: value}` of what weights may not tell; None is not given.
+      given: `{flag: value}` for what the weights leave open; a value of None means that the flag was not given.
 
     Raises:
-      UserError: it is none of these, or a network that ours cannot express.
+      UserError: the path holds none of these, or our configuration cannot express the network.
     """
     path = outside_checkpoints(path)
     with reading(path):
@@ -55,8 +58,8 @@ def understood(path, given):
     raise UserError(f"{path} holds weights of no known network: its first tensors are {listed(list(state_dict)[:3])}")
 
 
-def _state_dicts(path):
-    """The weights to sample with, and those before averaging or None: DDIM's code puts both into one list."""
+def _state_dicts(path: Path) -> tuple[StateDict, StateDict | None]:
+    """The weights to sample with, and those before averaging or None; DDIM's code stores both in one list."""
     content, raw = read_weights(path), None
     if isinstance(content, list) and content:
         content, raw = content[-1] if is_state_dict(content[-1]) else content[0], content[0]
@@ -65,11 +68,11 @@ def _state_dicts(path):
     return without_prefix(content), None if raw is None else without_prefix(raw)
 
 
-def configured(network, base, *, name):
-    """The run's configuration: the base with the network's settings.
+def configured(network: Network, base: ConfigDict, *, name: str) -> ConfigDict:
+    """The configuration of a run of that name, locked: `base` with the settings of the network.
 
     Raises:
-      UserError: the settings make no network.
+      UserError: the settings are not those of a valid network.
     """
     config = ConfigDict(base.to_dict()).unlock()
     try:
@@ -81,8 +84,17 @@ def configured(network, base, *, name):
     return config.lock()
 
 
-def converted(network, config, *, source):
-    """Our trees of parameters `(averaged, raw)` of a foreign network; raises a UserError where tensors do not fit."""
+def converted(network: Network, config: ConfigDict, *, source: object) -> tuple[Params, Params]:
+    """Our trees of parameters `(averaged, raw)` from a foreign network; both are the same where it has one set.
+
+    Args:
+      network: the foreign network.
+      config: its configuration, from `configured`.
+      source: where the weights come from, for messages.
+
+    Raises:
+      UserError: the tensors do not fit the configuration.
+    """
     model = factory.network(config)
     shapes = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
     heads = model.arch.heads if network.interleaved else lambda width: 1
@@ -93,19 +105,22 @@ def converted(network, config, *, source):
     return params, parameters(network.raw, table, source=f"{source}, before averaging,")
 
 
-def import_weights(path, out, *, given=None):
-    """Makes a run directory of foreign weights: a checkpoint at step 0 and `provenance.json`.
+def import_weights(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, given: Mapping[str, Any] | None = None
+) -> tuple[Network, ConfigDict, int]:
+    """Makes a run directory from foreign weights, with a checkpoint at step 0 and `provenance.json`.
 
     Args:
-      path: as for `understood`.
-      out: the run directory, new.
-      given: `{flag: value}` of what weights may not tell, such as `{"image_size": 64}`.
+      path: a diffusers folder, or a file with a state dict of OpenAI's or Ho et al.'s networks.
+      out: the run directory, which must be new.
+      given: `{flag: value}` for what the weights leave open, such as `{"image_size": 64}`.
 
     Returns:
       The network, the configuration and the number of parameters.
 
     Raises:
-      UserError: as `understood`; or the tensors do not fit, there is something at `out`, or it cannot be written.
+      UserError: the weights are of no known network or of one that our configuration cannot express, the tensors do
+        not fit, `out` exists already, or it cannot be written.
     """
     all_devices()  # before any work
     out = run_folder(out)
@@ -126,18 +141,18 @@ def import_weights(path, out, *, given=None):
             "notes": network.notes,
         }
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=1, allow_nan=False))
-        with undisturbed(), Checkpoints(folder) as checkpoints:  # whose threads would write on
+        with undisturbed(), Checkpoints(folder) as checkpoints:  # its threads would go on writing after an interrupt
             checkpoints.save(state.replace(ema_params=ema_params), config)
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def _within(file: Path, source: Path) -> str:
-    """The file's name, with its place within a folder that was given."""
+def _within(file: Path, source: str | os.PathLike[str]) -> str:
+    """The file's path relative to `source` where that is a folder, else its name."""
     return os.path.relpath(file, source) if Path(source).is_dir() else file.name
 
 
-def training_flags(config):
-    """The flags by which `train.py --config=base` has this configuration."""
+def training_flags(config: ConfigDict) -> list[str]:
+    """The flags, quoted for a shell, that give `train.py --config=base` this configuration."""
     usual = flatten(experiment("base"))
     changed = {key: value for key, value in flatten(config).items() if value != usual[key]}
     return [shlex.quote(f"--config.{key}={value}".replace(", ", ",")) for key, value in changed.items()]

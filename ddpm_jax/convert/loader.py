@@ -1,33 +1,36 @@
-"""The one loader: applies a table of names in either direction and accounts for every tensor.
+"""Loading of weights: a table of names is applied in either direction, and every tensor is accounted for.
 
 Read next: `files.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ddpm_jax.convert.names import Tensor, flat, nested
+from ddpm_jax.convert.names import Params, StateDict, Tensor, flat, nested
 from ddpm_jax.errors import UserError, listed
 
 
-def parameters(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor], *, source: object) -> dict:
-    """Our parameters, float32 and finite, of a foreign state dict.
+def parameters(state_dict: StateDict, table: Sequence[Tensor], *, source: object) -> dict[str, Any]:
+    """Our parameters, float32 and finite, from a foreign state dict.
 
     Args:
-      state_dict: `{name: array}`.
-      table: `[Tensor]` of `names.tensors`.
-      source: what the tensors come from, for the message.
+      state_dict: the foreign tensors.
+      table: the tensors that `names.tensors` expects.
+      source: where the tensors come from, for the message.
 
     Raises:
-      UserError: a tensor is missing, left over, of another shape, or not finite; all are listed.
+      UserError: a tensor is missing, left over, of another shape, complex, or not finite; the message counts them all
+        and names the first ones.
     """
     found = mismatches(state_dict, table)
     if found:
         raise UserError(f"{source} does not fit the network: {'; '.join(found)}")
-    leaves, broken = {}, []
+    leaves: dict[str, np.ndarray] = {}
+    broken: list[str] = []
     for tensor in table:
-        with np.errstate(over="ignore"):  # which is infinite then
+        with np.errstate(over="ignore"):  # a number that is too large becomes infinite
             array = np.asarray(state_dict[tensor.name], np.float32)
         if not np.isfinite(array).all():
             broken.append(tensor.name)
@@ -40,8 +43,8 @@ def parameters(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor], *,
     return nested(leaves)
 
 
-def state_dict(params, table):
-    """The foreign state dict of our parameters, the inverse of `parameters`."""
+def state_dict(params: Params, table: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """The foreign state dict of our parameters, which is the inverse of `parameters`."""
     leaves = flat(params)
     return {
         tensor.name: np.ascontiguousarray(tensor.to_foreign([np.asarray(leaves[path]) for path in tensor.leaves]))
@@ -49,8 +52,8 @@ def state_dict(params, table):
     }
 
 
-def mismatches(state_dict: Mapping[str, np.ndarray], table: Sequence[Tensor]) -> list[str]:
-    """What keeps a state dict from being the table's network, in words; empty where nothing does."""
+def mismatches(state_dict: StateDict, table: Sequence[Tensor]) -> list[str]:
+    """The reasons, in words, why a state dict does not fit the table's network; the list is empty if it does."""
     expected = {tensor.name: tensor.shape for tensor in table}
     shapes = {name: np.shape(array) for name, array in state_dict.items()}
     differing = [

@@ -1,30 +1,33 @@
-"""OpenAI's networks: the architecture as the tensors' names and shapes tell it, the rest from flags.
+"""OpenAI's networks: the architecture is read from the tensors' names and shapes, the rest comes from flags.
 
-Tensors tell widths, levels, blocks, attention, classes, learned variance and how the time enters. They do not tell the
-attention heads, the size of the images, nor anything of the diffusion; for those the published models' values stand in
-(Nichol & Dhariwal 2021, Dhariwal & Nichol 2021), which flags override. Read next: `ho.py`.
+The tensors determine widths, levels, blocks, attention, classes, learned variance and how the time enters. They do not
+determine the attention heads, the size of the images, or the diffusion process; for those, the values of the published
+models are assumed (Nichol & Dhariwal 2021, Dhariwal & Nichol 2021), which flags override. Read next: `ho.py`.
 """
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from ddpm_jax.convert.families import OPENAI
+from ddpm_jax.convert.names import Shapes, StateDict
 from ddpm_jax.convert.network import Hints, Network, diffusion, images, multiples
 from ddpm_jax.errors import UserError
 
 KIND = "improved or guided diffusion"
-_FAMILY = {"model.padding": "symmetric", "model.time_embedding": "cos_sin", "model.norm_epsilon": 1e-5}
+_FAMILY: dict[str, Any] = {"model.padding": "symmetric", "model.time_embedding": "cos_sin", "model.norm_epsilon": 1e-5}
 
 
-def understood(state_dict, given):
-    """The `Network` of a state dict.
+def understood(state_dict: StateDict, given: Mapping[str, Any]) -> Network:
+    """The `Network` that a state dict belongs to.
 
     Args:
-      state_dict: `{name: array}` with `input_blocks.0.0.weight`.
-      given: `{flag: value}` of what the tensors do not tell.
+      state_dict: tensors with `input_blocks.0.0.weight` among them.
+      given: `{flag: value}` for what the tensors do not determine.
 
     Raises:
-      UserError: it is none of these networks, or one that ours cannot express.
+      UserError: the tensors are not those of such a network, or our configuration cannot express it.
     """
     hints = Hints(given, KIND)
     shapes = {name: array.shape for name, array in state_dict.items()}
@@ -37,8 +40,8 @@ def understood(state_dict, given):
     return Network(KIND, OPENAI, settings, state_dict, assumed=hints.assumed, interleaved=interleaved)
 
 
-def _settings(shapes, hints):
-    """The settings; KeyError where a tensor that every such network has is missing."""
+def _settings(shapes: Shapes, hints: Hints) -> dict[str, Any]:
+    """The settings; raises a KeyError where a tensor that every such network has is missing."""
     first, channels_in, *_ = shapes["input_blocks.0.0.weight"]
     base = shapes["time_embed.0.weight"][1]
     if first != base:
@@ -48,7 +51,7 @@ def _settings(shapes, hints):
     starts = range(0, len(widths), size)
     channel_mult = multiples([widths[start] for start in starts], base)
     scale_shift = shapes["middle_block.0.emb_layers.1.bias"][0] == 2 * widths[-1]
-    settings = {
+    settings: dict[str, Any] = {
         **_FAMILY,
         "model.channels": base,
         "model.channel_mult": channel_mult,
@@ -74,13 +77,16 @@ def _settings(shapes, hints):
     settings |= diffusion(
         hints, schedule="cosine" if small else "linear", num_timesteps=4000 if small and improved else 1000
     )
-    # Improved diffusion tells its unconditional networks times from 0 to 1000 whatever T is.
+    # The unconditional networks of improved diffusion are given times from 0 to 1000, whatever T is.
     scale = 1000 / settings["diffusion.num_timesteps"] if improved and not settings["labels.num_classes"] else 1.0
     return {**settings, "model.time_scale": hints.take("time_scale", scale)}
 
 
-def _heads(hints, *, in_block, scale_shift):
-    """Attention heads: 64 channels each in guided diffusion; 4 in improved diffusion, 1 in its LSUN models."""
+def _heads(hints: Hints, *, in_block: bool, scale_shift: bool) -> dict[str, int]:
+    """The settings of the attention heads.
+
+    Without flags, a head has 64 channels in guided diffusion; improved diffusion has 4 heads, its LSUN models have 1.
+    """
     if hints.given("num_heads", "head_channels"):
         heads = [hints.take(name, 0) if hints.given(name) else None for name in ("num_heads", "head_channels")]
         if None not in heads:
@@ -92,8 +98,11 @@ def _heads(hints, *, in_block, scale_shift):
     return {"model.num_heads": heads[0] or 1, "model.head_channels": heads[1] or 0}
 
 
-def _classifier(shapes, hints, channels, levels):
-    """The settings of a classifier, whose pool has a row for each pixel at the bottom and one for their mean."""
+def _classifier(shapes: Shapes, hints: Hints, channels: int, levels: int) -> dict[str, Any]:
+    """The settings of a classifier.
+
+    Its attention pool has one row for each pixel of the coarsest level and one for their mean.
+    """
     side = math.isqrt(shapes["out.2.positional_embedding"][1] - 1) << (levels - 1)
     if hints.given("image_size") and (given := hints.take("image_size", 0)) != side:
         raise UserError(f"--image_size={given}: the classifier's tensors say {side}")
@@ -106,9 +115,10 @@ def _classifier(shapes, hints, channels, levels):
     }
 
 
-def _down_path(shapes):
-    """Widths and places of attention of all blocks on the way down, resamplings included, in two lists."""
-    widths, attends = [], []
+def _down_path(shapes: Shapes) -> tuple[list[int], list[bool]]:
+    """The width of each block of the encoder, and whether attention follows it; resamplings count as blocks."""
+    widths: list[int] = []
+    attends: list[bool] = []
     places = {".".join(name.split(".")[:2]) for name in shapes}
     while (place := f"input_blocks.{len(widths) + 1}") in places:
         layer = "op" if f"{place}.0.op.bias" in shapes else "out_layers.3"
@@ -117,11 +127,11 @@ def _down_path(shapes):
     return widths, attends
 
 
-def _blocks_a_level(shapes, in_block):
-    """Blocks of a level on the way down, its resampling included.
+def _blocks_a_level(shapes: Shapes, in_block: bool) -> int:
+    """The number of blocks per level of the encoder, including the level's resampling.
 
-    On the way up a U-Net shows its resamplings. A classifier has only the way down, where width and attention are the
-    same within a level, and a resampling has no attention.
+    The names of a U-Net's decoder show where it resamples. A classifier has only an encoder, in which the width and the
+    attention are the same within a level, and no attention follows a resampling.
     """
     widths, attends = _down_path(shapes)
     resampling = "in_layers.0" if in_block else "conv"
@@ -131,7 +141,7 @@ def _blocks_a_level(shapes, in_block):
     if "output_blocks.0.0.in_layers.0.weight" in shapes:
         return len(widths) + 1
 
-    def fits(size):
+    def fits(size: int) -> bool:
         levels = [range(start, start + size - 1) for start in range(0, len(widths), size)]
         same = all(len({(widths[i], attends[i]) for i in level}) == 1 for level in levels)
         return same and not any(attends[size - 1 :: size])

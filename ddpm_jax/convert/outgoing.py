@@ -1,11 +1,15 @@
-"""A run of ours as a diffusers folder, with a model card: what `DDPMPipeline.from_pretrained` opens.
+"""Export of a run as a diffusers folder with a model card, which `DDPMPipeline.from_pretrained` opens.
 
 Read next: `__main__.py`.
 """
 
 import json
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import safetensors.numpy
+from ml_collections import ConfigDict
 
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.convert.diffusers import BLOCKS, DEFAULTS, PADDING, SCALE_SHIFT, TIME, up_block
@@ -16,18 +20,21 @@ from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
 from ddpm_jax.errors import UserError
+from ddpm_jax.models.classifier import Classifier
+from ddpm_jax.models.unet import UNet
+from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.paths import local_path
 
 
-def export_diffusers(run, out):
+def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
     """Writes a run's network and scheduler as a diffusers folder with a model card.
 
     Args:
-      run: `Run`.
-      out: the folder, new.
+      run: the run to export.
+      out: the folder, which must be new.
 
     Raises:
-      UserError: diffusers cannot express the network, or there is something at `out`.
+      UserError: diffusers cannot express the network, `out` exists already, or it cannot be written.
     """
     settings = {
         "model_index.json": {
@@ -50,15 +57,15 @@ def export_diffusers(run, out):
         (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
 
 
-def network_config(config, model):
-    """The settings of the `UNet2DModel` that is our network.
+def network_config(config: ConfigDict, model: UNet | Classifier) -> dict[str, Any]:
+    """The settings of the `UNet2DModel` that is equivalent to our network.
 
     Args:
-      config: of a run.
-      model: its network.
+      config: the configuration of a run.
+      model: its network; a classifier is refused.
 
     Raises:
-      UserError: there is none; the message says why.
+      UserError: diffusers cannot express the network; the message says why.
     """
     data, arch = config.data, config.model
     if config.task != "denoise":
@@ -94,8 +101,16 @@ def network_config(config, model):
     }
 
 
-def _head_width(arch, attends):
-    """Channels of a head, which diffusers has one number for; None for one head of whatever width."""
+def _head_width(arch: ConfigDict, attends: Sequence[bool]) -> int | None:
+    """Channels of an attention head, for which diffusers has one number; None means one head of any width.
+
+    Args:
+      arch: `config.model`.
+      attends: whether each level has attention.
+
+    Raises:
+      UserError: the levels with attention differ in the width of a head.
+    """
     if arch.head_channels or arch.num_heads == 1:
         return arch.head_channels or None
     mults = {mult for mult, attend in zip(arch.channel_mult, attends, strict=True) if attend} | {arch.channel_mult[-1]}
@@ -107,7 +122,7 @@ def _head_width(arch, attends):
     return arch.channels * arch.channel_mult[-1] // arch.num_heads
 
 
-def scheduler_config(config):
+def scheduler_config(config: ConfigDict) -> dict[str, Any]:
     """The settings of the `DDPMScheduler` that samples as the run does."""
     diffusion, sample = config.diffusion, config.sample
     return {
@@ -124,7 +139,7 @@ def scheduler_config(config):
     }
 
 
-def pipelines(config):
-    """The names of diffusers' pipelines that sample from what is written; none of them can ask for a class."""
+def pipelines(config: ConfigDict) -> list[str]:
+    """The names of the diffusers pipelines that can sample from an exported run; none for a class-conditional one."""
     ddim = not config.diffusion.learned_variance and config.diffusion.schedule != "sigmoid"
     return [] if config.labels.num_classes else ["DDPMPipeline"] + ["DDIMPipeline"] * ddim

@@ -1,17 +1,23 @@
-"""A reader of pickles that admits numbers, words and plain containers, and calls the few functions that it is given.
+"""A reader of pickles that allows numbers, strings and plain containers, and calls only the functions it is given.
 
-A pickle is a program for a machine with a stack and a memory. This machine knows the instructions that weights need
-and no others, looks names up in a table and nowhere else, and is bounded: its memory grows with the instructions that
-are there, not with the numbers in them, no container is ever copied, compared, hashed or printed, and nothing is
-called that is not in the table. Read next: `torch_files.py`.
+A pickle is a program for a machine with a stack and a memory. This machine has only the instructions that weights
+need, looks names up only in a table, and is bounded: its memory grows with the number of instructions, not with the
+numbers in them; no container is ever copied, compared, hashed or printed; and no function outside the table is called.
+Read next: `torch_files.py`.
 """
 
+import io
+import mmap
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 _MOST = 2_000_000  # instructions; a tensor takes about thirty
-_MOST_BITS = 128  # of a number; the first one of torch's old files has 77
+_MOST_BITS = 128  # of a number; the first number of torch's old files has 77
+
+
+# A function from a persistent id of a pickle to the value that it stands for.
+Stored: TypeAlias = Callable[[tuple[Any, ...]], Any]
 
 
 class Function(NamedTuple):
@@ -21,20 +27,20 @@ class Function(NamedTuple):
 
 
 class UnknownNameError(Exception):
-    """A pickle asks for a name that is not in the table."""
+    """Raised where a pickle asks for a name that is not in the table."""
 
 
-def load(file: BinaryIO, *, names: Mapping[str, Any], stored: Callable[[tuple], Any]) -> Any:
-    """What the pickle at a file's present place makes; the file is left behind it.
+def load(file: io.BytesIO | mmap.mmap, *, names: Mapping[str, Any], stored: Stored) -> Any:
+    """The object that the pickle at the file's current position describes; the file is left at the pickle's end.
 
     Args:
-      file: whose `read(n)` takes no more memory than it returns (`io.BytesIO`, `mmap.mmap`).
+      file: a file whose `read(n)` takes no more memory than it returns.
       names: `{"module.name": value}` of what a pickle may name; a `Function` may be called.
-      stored: the value that a persistent id, a tuple, stands for.
+      stored: function from a persistent id to the value that it stands for.
 
     Raises:
       UnknownNameError: the pickle asks for a name that is not in `names`.
-      Exception: whatever a damaged pickle comes to.
+      Exception: a damaged pickle may raise any.
     """
     machine = _Machine(names, stored)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -50,26 +56,26 @@ def load(file: BinaryIO, *, names: Mapping[str, Any], stored: Callable[[tuple], 
 class _Machine:
     """The stack, the stacks below each mark, and the memory."""
 
-    def __init__(self, names: Mapping[str, Any], stored: Callable[[tuple], Any]):
+    def __init__(self, names: Mapping[str, Any], stored: Stored) -> None:
         self.names, self.stored = names, stored
-        self.stack: list = []
-        self.below: list[list] = []
+        self.stack: list[Any] = []
+        self.below: list[list[Any]] = []
         self.memory: dict[int, Any] = {}
 
     def pop(self) -> Any:
-        """The topmost value."""
+        """Removes the topmost value and returns it."""
         if not self.stack:
             raise ValueError("an instruction without its values")
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
-        """The topmost value, which stays and must be of that kind."""
+        """The topmost value, which must be of that type and stays on the stack."""
         if not self.stack or type(self.stack[-1]) is not kind:
             raise ValueError(f"an instruction for a {kind.__name__} without one")
         return self.stack[-1]
 
-    def pop_to_mark(self) -> list:
-        """All values above the last mark."""
+    def pop_to_mark(self) -> list[Any]:
+        """Removes all values above the last mark and returns them."""
         if not self.below:
             raise ValueError("an instruction without its mark")
         values, self.stack = self.stack, self.below.pop()
@@ -111,11 +117,11 @@ def _get(machine: _Machine, index: int) -> None:
     machine.stack.append(machine.memory[index])
 
 
-def _append(machine: _Machine, values: list) -> None:
+def _append(machine: _Machine, values: list[Any]) -> None:
     machine.top(list).extend(values)
 
 
-def _set_items(machine: _Machine, values: list) -> None:
+def _set_items(machine: _Machine, values: list[Any]) -> None:
     target = machine.top(dict)
     for key, value in zip(values[::2], values[1::2], strict=True):
         if type(key) not in (str, int, float, bool, type(None)):
@@ -144,7 +150,7 @@ def _call(machine: _Machine, _: None) -> None:
 
 
 def _build(machine: _Machine, _: None) -> None:
-    """Leaves out the attributes of a dict: torch's notes on the modules."""
+    """Drops the attributes of a dict, which are torch's metadata about the modules."""
     machine.pop()
     machine.top(dict)
 

@@ -1,21 +1,21 @@
-"""The settings of diffusers' schedulers: the noise that a network was trained with, and the way to sample.
+"""The settings of diffusers' schedulers: the noise schedule that a network was trained with, and the sampler.
 
-A scheduler that trains nothing (PNDM, Euler, DPM-Solver and the like) has the noise of the one that did; the sampler of
-ours that is closest stands for it, which is said. What has another noise is refused by its name. The tables serve both
-directions. Read next: `diffusers.py`.
+A scheduler that is only for sampling (PNDM, Euler, DPM-Solver and the like) has the noise schedule of the training; our
+closest sampler takes its place, and a note tells the user. A scheduler with another kind of noise is refused by its
+name. The tables serve both directions. Read next: `diffusers.py`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from ddpm_jax.convert.values import COUNT, FLAG, FRACTION, NAME, check_values, ours, shown
+from ddpm_jax.convert.values import COUNT, FLAG, FRACTION, NAME, Rule, check_values, ours, shown
 from ddpm_jax.errors import UserError
 
-# Ours: theirs.
+# From our names to those of diffusers.
 SCHEDULE = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
 TARGET = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
 VARIANCE = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
-# Theirs: ours.
+# From diffusers' schedulers to our samplers; `_CLOSEST` has those that have no exact counterpart.
 _SAMPLERS = {
     "DDPMScheduler": "ancestral",
     "DDPMParallelScheduler": "ancestral",
@@ -37,16 +37,17 @@ _CLOSEST = {
     "DPMSolverSinglestepScheduler": "dpm_solver_pp_2m",
     "UniPCMultistepScheduler": "dpm_solver_pp_2m",
 }
+# Their defaults of beta_start and beta_end differ from those of the others.
 _OTHER_BETAS = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
                 "DPMSolverSDEScheduler"}  # fmt: skip
-_VALUES = {
+_VALUES: dict[str, Rule] = {
     "num_train_timesteps": COUNT,
     "beta_start": FRACTION,
     "beta_end": FRACTION,
     "variance_type": NAME,
     "clip_sample": FLAG,
 }
-_MUST_BE = {
+_MUST_BE: dict[str, Any] = {
     "trained_betas": None,
     "thresholding": False,
     "rescale_betas_zero_snr": False,
@@ -57,19 +58,19 @@ _FILE = "scheduler_config.json"
 
 
 def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple[dict[str, Any], list[str]]:
-    """Our settings of a scheduler's, and what is to be said of them; without any, Ho et al.'s for that size.
+    """Our settings for those of a scheduler, and notes about them for the user.
 
     Args:
-      scheduler: the settings in its file.
-      size: of the images.
-      learned: whether the network gives a variance.
+      scheduler: the settings in its file; where there are none, those of Ho et al. 2020 for that size are taken.
+      size: height and width of the images in pixels.
+      learned: whether the network predicts a variance.
 
     Raises:
-      UserError: it is one that ours cannot express.
+      UserError: our configuration cannot express the scheduler.
     """
     name = scheduler.get("_class_name", "DDPMScheduler")
     sampler, notes = _sampler(name)
-    if notes and scheduler.get("variance_type", "") is None:  # they have none of their own
+    if notes and scheduler.get("variance_type", "") is None:  # such a scheduler has no variance of its own
         scheduler = {key: value for key, value in scheduler.items() if key != "variance_type"}
     check_values(_FILE, scheduler, _VALUES)
     for key, needed in _MUST_BE.items():
@@ -89,7 +90,7 @@ def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple
 
 
 def _sampler(name: Any) -> tuple[str, list[str]]:
-    """Our sampler for a scheduler's, and what is to be said of it."""
+    """Our sampler for a scheduler of that class name, and notes about it for the user."""
     if isinstance(name, str) and name in _SAMPLERS:
         return _SAMPLERS[name], []
     if isinstance(name, str) and name in _CLOSEST:
@@ -100,7 +101,7 @@ def _sampler(name: Any) -> tuple[str, list[str]]:
 
 
 def _variance(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> str:
-    """Our name of the variance, which must go with what the network gives."""
+    """Our name for the variance, which must fit the channels of the network's output."""
     usual = "learned_range" if learned else "fixed_large" if size <= 64 and not scheduler else "fixed_small"
     given = scheduler.get("variance_type", usual)
     variance = ours(VARIANCE, given.replace("fixed_small_log", "fixed_small"), "variance_type")

@@ -1,9 +1,9 @@
-"""Tensors from PyTorch's files, without torch.
+"""Reading of tensors from PyTorch's files, without torch.
 
-Since torch 1.6 a file is a zip archive: `data.pkl`, a pickle, and the numbers of each storage in a member of its own,
-whose checksum is verified. Before, it is five pickles one after another (a magic number, a version, the machine's
-habits, the content, the names of the storages) and then the numbers of the storages. Tensors are views of storages.
-Read next: `files.py`.
+Since torch 1.6 a file is a zip archive: it holds `data.pkl`, a pickle, and the numbers of each storage in a separate
+member, whose checksum is verified. In earlier versions a file is five pickles one after another (a magic number, a
+version, the machine's byte order and sizes, the content, the names of the storages), followed by the numbers of the
+storages. Tensors are views of storages. Read next: `files.py`.
 """
 
 import io
@@ -22,23 +22,24 @@ from ddpm_jax.errors import UserError
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _MOST_AXES = 32
-_VIEWS = 4  # the bytes of all tensors may be so many times those of their file, and this many more:
+# All tensors together may take `_VIEWS * (size of the file) + _FREE` bytes.
+_VIEWS = 4
 _FREE = 10_000
 
 
 class _DType(NamedTuple):
-    """The kind of a storage's numbers."""
+    """The dtype of a storage's numbers."""
 
     dtype: np.dtype
 
 
 class _Storage(NamedTuple):
-    """Numbers `[N]`, which tensors are views of."""
+    """Numbers `[N]` that tensors are views of."""
 
     numbers: np.ndarray
 
 
-_DTYPES = {
+_DTYPES: dict[str, _DType] = {
     "DoubleStorage": _DType(np.dtype("<f8")),
     "FloatStorage": _DType(np.dtype("<f4")),
     "HalfStorage": _DType(np.dtype("<f2")),
@@ -55,12 +56,12 @@ _KINDS = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 
 
 def read(path: Path) -> Any:
-    """The content of a file of PyTorch's, tensors as arrays.
+    """The content of a PyTorch file, in which tensors become NumPy arrays.
 
     Raises:
-      UserError: the file is neither of the two formats.
+      UserError: the file has neither of the two formats.
       pickles.UnknownNameError: it asks for more than tensors.
-      Exception: whatever a damaged file comes to.
+      Exception: a damaged file may raise any.
     """
     with path.open("rb") as file:
         start = file.read(4)
@@ -72,7 +73,7 @@ def read(path: Path) -> Any:
 
 
 def _read_archive(path: Path) -> Any:
-    """The content of a file of torch 1.6 or later."""
+    """The content of a file that torch 1.6 or later wrote."""
     with zipfile.ZipFile(path) as archive:
         _check_as_stored(path, archive)
         pickled = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
@@ -82,7 +83,7 @@ def _read_archive(path: Path) -> Any:
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("numbers in another order of bytes")
 
-        def stored(name: tuple) -> _Storage:
+        def stored(name: tuple[Any, ...]) -> _Storage:
             dtype, key, _ = _named(name)
             if key not in storages:
                 storages[key] = _Storage(np.frombuffer(archive.read(f"{folder}data/{key}"), dtype))
@@ -92,7 +93,7 @@ def _read_archive(path: Path) -> Any:
 
 
 def _check_as_stored(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuses an archive that is larger unpacked than packed before it fills the memory; torch packs nothing."""
+    """Raises a UserError for an archive that would grow when unpacked; torch compresses nothing."""
     members = archive.infolist()
     packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
     if packed or sum(member.file_size for member in members) > path.stat().st_size:
@@ -100,12 +101,12 @@ def _check_as_stored(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _read_pickles(path: Path) -> Any:
-    """The content of a file from before torch 1.6, whose numbers come after the tensors that view them."""
+    """The content of a file from before torch 1.6, in which the numbers follow the tensors that are views of them."""
     with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file:
         storages: dict[str, _Storage] = {}
         left = len(file)
 
-        def stored(name: tuple) -> _Storage:
+        def stored(name: tuple[Any, ...]) -> _Storage:
             nonlocal left
             dtype, key, count = _named(name)
             if key not in storages:
@@ -132,8 +133,8 @@ def _read_pickles(path: Path) -> Any:
         return content
 
 
-def _named(name: tuple) -> tuple[np.dtype, str, int]:
-    """The kind, the key and the count of a storage's numbers, as a persistent id has them."""
+def _named(name: tuple[Any, ...]) -> tuple[np.dtype, str, int]:
+    """The dtype, the key and the count of a storage's numbers, from its persistent id."""
     kind, dtype, key, _, count, *view = name
     if kind != "storage" or type(dtype) is not _DType or view not in ([], [None]):
         raise ValueError("numbers of no known kind")
@@ -143,14 +144,14 @@ def _named(name: tuple) -> tuple[np.dtype, str, int]:
 
 
 def _of_kind(storage: _Storage, dtype: np.dtype) -> _Storage:
-    """The storage, which must hold numbers of that kind."""
+    """The storage, whose numbers must have that dtype."""
     if storage.numbers.dtype != dtype:
         raise ValueError("numbers of two kinds in one place")
     return storage
 
 
 def _names(path: Path) -> dict[str, Any]:
-    """What a pickle of weights may name, for one file, whose tensors may be larger than it by a factor at most."""
+    """What the pickle of one file may name; the file's size bounds that of its tensors."""
     tensor = Function(_Views(_VIEWS * path.stat().st_size + _FREE))
     same = Function(lambda value, *unused: value)
     return {
@@ -166,25 +167,28 @@ def _names(path: Path) -> dict[str, Any]:
     }
 
 
-def _dict(content: dict | None = None) -> dict:
-    """A dict, which is the one given, if any; nothing is copied."""
+def _dict(content: dict[Any, Any] | None = None) -> dict[Any, Any]:
+    """The dict itself, not a copy, or a new one where none is given."""
     if not isinstance(content, dict | None):
         raise ValueError("a dict of something else")
     return {} if content is None else content
 
 
 class _Views:
-    """Tensors as views of storages.
+    """Makes tensors as views of storages.
 
     Args:
-      bytes_left: of all tensors together, so that a network of them is not very much larger than its file.
+      bytes_left: the most bytes that all tensors together may have, so that a small file cannot fill the memory.
     """
 
-    def __init__(self, bytes_left: int):
+    def __init__(self, bytes_left: int) -> None:
         self._left = bytes_left
 
     def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> np.ndarray:
-        """The tensor of that size and those strides, in numbers, within a storage."""
+        """The tensor with that offset, size and stride, all counted in numbers, within a storage.
+
+        The arguments come from the file and are checked here.
+        """
         if type(storage) is not _Storage:
             raise ValueError("a tensor without numbers")
         numbers = storage.numbers
