@@ -49,7 +49,7 @@ class Images:
         return math.ceil(self.num_images / self._batch_size)
 
     def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array, int]]:
-        """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, number of images that are no padding)."""
+        """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, number of images that are not padding)."""
         for begin in range(0, self.num_images, self._batch_size):
             indices = np.arange(begin, begin + self._batch_size)
             chosen = self._indices[np.minimum(indices, self.num_images - 1)]

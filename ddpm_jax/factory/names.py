@@ -15,7 +15,7 @@ def named(table: dict[str, Any] | tuple[str, ...], name: str, key: str) -> Any:
     """The entry of a table, or the name itself where `table` is a tuple of names.
 
     Args:
-      table: the known names, with what each of them stands for or without.
+      table: the known names, a dict with the entry of each name or a tuple of names alone.
       name: the name that the configuration gives.
       key: its key in the configuration, for the message.
 
