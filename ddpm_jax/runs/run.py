@@ -257,8 +257,8 @@ class Run:
 def _kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
     """The keys in which a denoiser and a classifier that guides it must agree, with their values in each configuration.
 
-    These are the size and the noise schedule of the images, and their classes if both have classes; if the images of both are data sets
-    of tensorflow-datasets, also which data set. The path of the images does not matter.
+    These are the size and the noise schedule of the images, and their classes if both have classes; if the
+    images of both are data sets of tensorflow-datasets, also which data set. The path of the images does not matter.
     """
     keys = ["data.image_size", "data.channels"]
     first, second = (factory.noise_schedule(config).alpha_bar for config in configs)
