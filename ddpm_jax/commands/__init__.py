@@ -1,1 +1,1 @@
-"""The command-line programs, flags around a job, which `train.py`, `sample.py` and `evaluate.py` run."""
+"""The command-line programs behind `train.py`, `sample.py` and `evaluate.py`: each parses flags and starts a job."""

@@ -1,4 +1,4 @@
-"""What the command-line programs share: flags parsed with one-line errors, the compilation cache, exit codes."""
+"""The common part of the command-line programs: flags with one-line errors, the compilation cache, exit codes."""
 
 import difflib
 import io
@@ -6,8 +6,11 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -23,11 +26,11 @@ DISTRIBUTED = flags.DEFINE_boolean(
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where nothing tells it.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
-_HEARTBEAT_SECONDS = 60  # a process that is not heard of for so long is taken for dead, and the others end
+_HEARTBEAT_SECONDS = 60  # a process that is silent for so long is considered dead, and the others end
 
 
 class PathParser(flags.ArgumentParser):
-    """The value of a flag that takes a path: `~` is expanded, and what cannot be used is refused before any work."""
+    """The value of a flag that takes a path: `~` is expanded, and an unusable path is an error before any work."""
 
     def parse(self, argument: str) -> str:
         """The path, expanded; a ValueError says what is wrong with it."""
@@ -45,16 +48,16 @@ class PathsParser(flags.ListParser):
         return [PathParser().parse(path) for path in super().parse(argument)]
 
 
-def run(main, *, module, argument=None):
-    """Runs `main` under absl; a mistake prints `error: ...` on stderr and exits with status 1, no traceback.
+def run(main: Callable[..., object], *, module: str, argument: str | None = None) -> None:
+    """Runs `main` under absl; a `UserError` prints `error: ...` on stderr and exits with status 1, without a traceback.
 
     Args:
-      main: function of nothing, or of the command line's one argument that is no flag.
-      module: name of the module that defines the flags; `--help` prints its docstring and them.
-      argument: what that argument is, in words, where there is one.
+      main: function without parameters, or of the one argument of the command line that is not a flag.
+      module: name of the module that defines the flags; `--help` prints its docstring and the flags.
+      argument: a description of that argument, where there is one.
     """
 
-    def guarded(argv):
+    def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         _use_compilation_cache()
@@ -78,24 +81,27 @@ def run(main, *, module, argument=None):
     app.run(guarded, flags_parser=partial(_parse, module=sys.modules[module], argument=argument))
 
 
-def _fail(message):
-    """Prints the error line and exits; one of many processes at once, for an orderly end would wait for the others."""
+def _fail(message: object) -> NoReturn:
+    """Prints the error line and exits.
+
+    One of many processes exits at once, because an orderly end would wait for the others.
+    """
     print(f"error: {message}", file=sys.stderr, flush=True)
     if jax.distributed.is_initialized():
         os._exit(1)
     sys.exit(1)
 
 
-def _fail_unheard():
-    """Exits where whoever read the output has gone, as `head` does; what is left of it is dropped."""
+def _fail_unheard() -> NoReturn:
+    """Exits where the reader of the output has closed it, as `head` does; the rest of the output is dropped."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if jax.distributed.is_initialized():
         os._exit(1)
     sys.exit(1)
 
 
-def _join_the_others():
-    """Makes this process one of many, where that is asked for or plain from the environment."""
+def _join_the_others() -> None:
+    """Makes this process one of many, where a flag says so or the environment shows it."""
     if COORDINATOR.value:
         given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         if None in given:
@@ -109,23 +115,27 @@ def _join_the_others():
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes: {first_line(error)}") from error
     if jax.process_index():
-        sys.stdout = io.StringIO()  # the first process speaks for all
+        sys.stdout = io.StringIO()  # only the first process prints
 
 
-def _is_one_of_many():
-    """Whether Slurm or a TPU slice's launcher says that there are other processes."""
+def _is_one_of_many() -> bool:
+    """Whether Slurm or the launcher of a TPU slice says that there are other processes."""
     tasks, hosts = os.environ.get("SLURM_STEP_NUM_TASKS", "1"), os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return (tasks.isdigit() and int(tasks) > 1) or "," in hosts
 
 
-def _use_compilation_cache():
+def _use_compilation_cache() -> None:
     """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
     if jax.config.jax_compilation_cache_dir is None and (cache := paths.cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
 
 
-def _parse(argv, module, argument):
-    """Parses flags and the argument if there is one; every way to mistype them is a line of its own."""
+def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[str]:
+    """Parses the flags, and the argument if there is one; every kind of mistake exits with one line.
+
+    Returns:
+      The program's name, and the argument if there is one.
+    """
     paths.show_unprintable_by_code()
     if "--help" in argv:
         _help(module, several=not argument)
@@ -140,7 +150,7 @@ def _parse(argv, module, argument):
         _fail(_unknown_key(argv, str(error)))
     except flags.Error as error:
         _fail(_mistyped(" ".join(str(error).split())))
-    except Exception as error:  # whatever a configuration file of one's own does
+    except Exception as error:  # a user's configuration file may raise anything
         _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
     if argument and len(rest) == 1:
         _fail(f"say {argument}; see --help")
@@ -151,8 +161,8 @@ def _parse(argv, module, argument):
     return rest
 
 
-def _help(module, *, several):
-    """Prints what a program does and its flags, with those of many processes where it may be one of several; exits."""
+def _help(module: ModuleType, *, several: bool) -> NoReturn:
+    """Prints what a program does and its flags, if `several` with the flags of many processes, and exits."""
     of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
     of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes")
     try:
@@ -162,8 +172,8 @@ def _help(module, *, several):
     sys.exit(0)
 
 
-def _mistyped(text):
-    """One line for what absl says of a flag."""
+def _mistyped(text: str) -> str:
+    """One line for an error message of absl about a flag."""
     missing = re.match(r"flag --(\w+)=None: .* must have a value", text)
     early = re.match(r"Found (\S+) in argv before", text)
     if missing:
@@ -174,8 +184,8 @@ def _mistyped(text):
     return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)
 
 
-def _unknown_key(argv, text):
-    """One line for a configuration key that does not exist."""
+def _unknown_key(argv: Sequence[str], text: str) -> str:
+    """One line for a configuration key that does not exist, from the error message of ml_collections."""
     match = re.search(r"lookup: .*?(\w+)$", text) or re.search(r"'+\\*'?(\w+)", text)
     wrong = match.group(1) if match else ""
     argument = next(
@@ -187,9 +197,9 @@ def _unknown_key(argv, text):
 
 
 def _with_config_file(argv: list[str]) -> list[str]:
-    """The command line, in which `--config` has a file that exists: an experiment's where it has only a name.
+    """The command line, in which the value of `--config` is an existing file, also where it was an experiment's name.
 
-    An argument of `get_config` may follow either, after a colon.
+    An argument of `get_config` may follow the file or the name, after a colon.
 
     Raises:
       UserError: there is no such file or no such experiment.
@@ -204,7 +214,7 @@ def _with_config_file(argv: list[str]) -> list[str]:
 
 
 def _config_file(value: str) -> str:
-    """What `--config` stands for: the file of an experiment in place of its bare name, with the same argument."""
+    """The file that a value of `--config` means, a path or the name of an experiment, with the same argument."""
     file, colon, argument = paths.expanded(value).partition(":")
     if not file.endswith(".py") and os.sep not in file:
         file = experiment_file(file)

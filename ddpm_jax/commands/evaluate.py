@@ -29,8 +29,8 @@ NUM_STEPS = flags.DEFINE_integer(
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes memory and speed only.", lower_bound=1)
 
 
-def main():
-    """Opens the run and its images, measures, prints."""
+def main() -> None:
+    """Opens the run and its images, measures the run, and prints the results."""
     from ddpm_jax.evaluation.evaluate import evaluate, table
     from ddpm_jax.runs.run import Run
 
@@ -57,7 +57,7 @@ def main():
     print(f"written to {WORKDIR.value}/evaluation")
 
 
-def command():
+def command() -> None:
     """Runs the program."""
     cli.run(main, module=__name__)
 

@@ -14,6 +14,7 @@ Everything else is read from the run. Image i depends on the seed and on i alone
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -21,6 +22,9 @@ from ddpm_jax.commands import cli
 from ddpm_jax.data.classes import file_part, legend
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory import GRIDS, SAMPLERS
+
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
 
 WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The run to sample from.", required=True)
 OUT = flags.DEFINE(
@@ -69,8 +73,8 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes m
 TRAJECTORY = flags.DEFINE(cli.PathParser(), "trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
 
 
-def main():
-    """Opens the run, draws, and says what was written."""
+def main() -> None:
+    """Opens the run, draws, and prints what was written."""
     from ddpm_jax.runs.editing import interpolate
     from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 
@@ -97,8 +101,8 @@ def main():
         print(f"{what}: {legend(asked[:num_images], run.class_names, num_classes=run.num_classes)}")
 
 
-def check_flags():
-    """Refuses flags that would do nothing."""
+def check_flags() -> None:
+    """Raises a UserError where a flag would have no effect."""
     if bool(INPAINT.value) != bool(MASK.value):
         raise UserError("--inpaint=IMAGE and --mask=MASK go together: the one is filled in where the other is white")
     if INPAINT.value and INTERPOLATE.value:
@@ -107,15 +111,15 @@ def check_flags():
         raise UserError("--classifier_scale goes with --classifier_workdir=DIR, the classifier's run")
 
 
-def check_sampler(sampler):
-    """Refuses flags of another sampler than the run's or the one that was asked for."""
+def check_sampler(sampler: str) -> None:
+    """Raises a UserError where a flag belongs to a sampler other than the one that is used."""
     for flag, owner in ((ETA, "ddim"), (VARIANCE, "ancestral")):
         if flag.value is not None and sampler != owner:
             raise UserError(f"--{flag.name} is for --sampler={owner}; this chain is of {sampler}")
 
 
-def configured_run():
-    """The run with everything that the flags change of it."""
+def configured_run() -> "Run":
+    """The run, with everything that the flags change in its configuration."""
     from ddpm_jax.runs.editing import read_mask, read_picture
     from ddpm_jax.runs.run import Run
 
@@ -137,7 +141,7 @@ def configured_run():
     return run
 
 
-def command():
+def command() -> None:
     """Runs the program."""
     cli.run(main, module=__name__)
 

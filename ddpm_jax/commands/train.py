@@ -14,7 +14,7 @@ import sys
 import time
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax import errors
 from ddpm_jax.commands import cli
@@ -23,7 +23,7 @@ from ddpm_jax.runtime.paths import as_flag, run_folder
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment to train: a file, or a name of configs/ (default: digits).", lock_config=True
 )
-flags.FLAGS["config"].default_as_str = ""  # or --help shows it as None
+flags.FLAGS["config"].default_as_str = ""  # otherwise --help shows None
 WORKDIR = flags.DEFINE(
     cli.PathParser(),
     "workdir",
@@ -34,8 +34,8 @@ DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print parameters, memory and a
 TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such as v5e:4x4; needs libtpu.")
 
 
-def main():
-    """Trains, draws a grid of what a denoiser has learned, and says where everything is."""
+def main() -> None:
+    """Trains, draws a grid of samples if the model is a denoiser, and prints where everything is."""
     from ddpm_jax.jobs.train import start
     from ddpm_jax.runs.run import Run
     from ddpm_jax.runs.sampling import sample_run
@@ -57,7 +57,7 @@ def main():
             if not (already and picture.exists()):
                 sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
             made = f"samples in {picture}, "
-        except errors.UserError as error:  # which ends the program, but not before it is said what is finished
+        except errors.UserError as error:  # it ends the program, but only after what is finished has been printed
             failed = error
         go_on = f"draw more with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
@@ -67,14 +67,14 @@ def main():
         raise failed
 
 
-def dry_run(config):
-    """Prints what a step takes."""
+def dry_run(config: ConfigDict) -> None:
+    """Prints the parameters, the memory and the arithmetic that a training step takes."""
     from ddpm_jax.jobs.resources import plan, table
 
     print("\n".join(table(config, plan(config, topology=TOPOLOGY.value))))
 
 
-def command():
+def command() -> None:
     """Runs the program."""
     if not any(argument.startswith(("--config=", "-config=")) or argument == "--config" for argument in sys.argv):
         sys.argv.insert(1, "--config=digits")

@@ -1,1 +1,1 @@
-"""What is measured of a run, and how it is drawn."""
+"""The measurements of a trained run, and their plots."""

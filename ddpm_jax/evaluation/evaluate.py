@@ -1,92 +1,60 @@
-"""The evaluation job: numbers and plots of a trained run, over all devices, into `WORKDIR/evaluation`.
+"""The evaluation job: it writes numbers and plots of a trained run, from all devices, to `WORKDIR/evaluation`.
 
 Read next: `measurements.py`.
 """
 
 import json
 import math
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
-
-from ddpm_jax.data.classes import matched, usable_names
-from ddpm_jax.diffusion.arrays import image_keys, stream
+from ddpm_jax.data.classes import matched
+from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.evaluation import plots
+from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
-from ddpm_jax.runtime.devices import split
-from ddpm_jax.runtime.images import from_uint8, write_whole
+from ddpm_jax.runtime.images import write_whole
 
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
 
-class Images:
-    """Images of a source, evenly spaced over it, in batches that divide over the devices, with a key each.
-
-    A folder lists its classes one after the other: its first images would be of one class.
-
-    Args:
-      source: data source.
-      num_images: how many; fewer if the source has fewer.
-      batch_size: images at a time, rounded up to a multiple of the devices.
-      mesh: the devices.
-
-    Attributes:
-      class_names: of the source, or ().
-    """
-
-    def __init__(self, source, *, num_images, batch_size, mesh):
-        self.class_names = usable_names(source, getattr(source, "num_classes", 0))
-        self._source, self.num_images = source, min(num_images, len(source))
-        self._indices = np.arange(self.num_images) * len(source) // max(self.num_images, 1)
-        self._batch_size = math.ceil(min(batch_size, self.num_images) / mesh.size) * mesh.size
-        self._mesh, key = mesh, stream(jax.random.key(0), "evaluation")
-        self._keys = jax.jit(partial(image_keys, key), out_shardings=split(mesh))
-
-    def in_batches_of(self, at_most):
-        """The same images in batches of that size or less, for a measurement that takes long."""
-        size = min(at_most, self._batch_size)
-        return Images(self._source, num_images=self.num_images, batch_size=size, mesh=self._mesh)
-
-    def __len__(self):
-        """Number of batches."""
-        return math.ceil(self.num_images / self._batch_size)
-
-    def __iter__(self):
-        """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, how many of the B count)."""
-        for begin in range(0, self.num_images, self._batch_size):
-            indices = np.arange(begin, begin + self._batch_size)
-            chosen = self._indices[np.minimum(indices, self.num_images - 1)]
-            examples = [self._source[i] for i in chosen.tolist()]
-            images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
-            x_0 = from_uint8(images)
-            count = min(self._batch_size, self.num_images - begin)
-            yield *jax.device_put((x_0, labels), split(self._mesh)), self._keys(indices), count
-
-
-METRICS = {"bpd": bound, "nll": exact_likelihood, "spectrum": power_spectra, "accuracy": accuracy}
+# Each takes (run, images, *, num_steps) and returns values of JSON.
+METRICS: dict[str, Callable[..., dict[str, Any]]] = {
+    "bpd": bound,
+    "nll": exact_likelihood,
+    "spectrum": power_spectra,
+    "accuracy": accuracy,
+}
 OF_CLASSIFIERS = {"accuracy"}
 
 
-def evaluate(run, metrics, *, source=None, num_images=500, num_steps=0, batch_size=100):
+def evaluate(
+    run: "Run",
+    metrics: Sequence[str],
+    *,
+    source: Source | None = None,
+    num_images: int = 500,
+    num_steps: int = 0,
+    batch_size: int = 100,
+) -> dict[str, dict[str, Any]]:
     """Measures a run and writes `WORKDIR/evaluation/METRIC.json` and `METRIC.png`.
 
     Args:
       run: `Run`.
       metrics: names in `METRICS`.
-      source: images to measure on, their classes numbered as the run's by name; None for the test split of the run's
-        data set.
-      num_images: how many of them.
-      num_steps: of the chain or solver; 0 for each metric's default.
+      source: images to measure on, whose classes are numbered as those of the run, by name; None for the test split of
+        the run's data set.
+      num_images: number of images.
+      num_steps: number of steps of the chain or solver; 0 for the default of each metric.
       batch_size: images at a time.
 
     Returns:
       `{metric: result}`.
 
     Raises:
-      UserError: a metric is not known or not for this run, or a result is not finite; nothing of it is written.
+      UserError: a metric is unknown or does not suit this run, or its result is not finite and is not written.
     """
     folder, results = Path(run.workdir) / "evaluation", {}
     for name in metrics:
@@ -110,7 +78,7 @@ def evaluate(run, metrics, *, source=None, num_images=500, num_steps=0, batch_si
 
 
 def _check_finite(name: str, result: Mapping[str, Any]) -> None:
-    """Raises a UserError that names what is not finite in a metric's result."""
+    """Raises a UserError that names the entries of a metric's result that are not finite."""
     broken = [key for key, value in result.items() if not _is_finite(value)]
     if broken:
         raise UserError(
@@ -120,7 +88,7 @@ def _check_finite(name: str, result: Mapping[str, Any]) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether all numbers in a value of JSON's are finite."""
+    """Whether all numbers in a value of JSON are finite."""
     if isinstance(value, Mapping):
         return all(map(_is_finite, value.values()))
     if isinstance(value, list):
@@ -128,8 +96,8 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def table(results):
-    """The lines that a person reads."""
+def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The results of `evaluate` as lines to print."""
     lines = []
     for name, result in results.items():
         if name == "bpd":
@@ -160,8 +128,8 @@ def table(results):
     return lines
 
 
-def _by_class(result: dict) -> str:
-    """The accuracy of each class that has images, by name; of more than ten classes that of the worst."""
+def _by_class(result: Mapping[str, Any]) -> str:
+    """The accuracy of each class that has images, by name; of more than ten classes, that of the ten worst."""
     names = result["class_names"] or range(len(result["accuracy_by_class"]))
     known = [(a, name) for name, a in zip(names, result["accuracy_by_class"], strict=True) if a is not None]
     shown = known if len(known) <= 10 else sorted(known, key=lambda pair: pair[0])[:10]
@@ -169,6 +137,6 @@ def _by_class(result: dict) -> str:
     return ", ".join(f"{shortened(name, 40)}: {a:.2f}" for a, name in shown) + left
 
 
-def _every_fifth(result):
-    """A few points of the curve of accuracy over t."""
+def _every_fifth(result: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Every fifth point `(t, accuracy)` of the curve of accuracy over t."""
     return list(zip(result["times"], result["accuracy_by_t"], strict=True))[::5]

@@ -1,11 +1,14 @@
-"""What can be measured of a run: each a function of an opened run and its images, to what goes into a JSON file.
+"""The measurements of a run: each is a function from an opened run and images to the content of a JSON file.
 
 Read next: `diffusion/likelihood.py`, `diffusion/spectrum.py`.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,23 +28,30 @@ from ddpm_jax.diffusion.likelihood import (
     ode_log_prob_nats,
     prior_term_nats,
 )
+from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.images import Images
 from ddpm_jax.metrics.calibration import expected_calibration_error
-from ddpm_jax.runs.chain import pieces
+from ddpm_jax.runs.chain import IndexedTransitions, pieces
 from ddpm_jax.runtime.devices import replicated, split, to_host
 from ddpm_jax.runtime.progress import progress_bar
 
-_NUM_FRAMES = 50  # of the chain, for spectra
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
+
+_NUM_FRAMES = 50  # frames of the chain, for spectra
 _EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is computed exactly
 
 
-def bound(run, images, *, num_steps):
+def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
     transitions = factory.sampling_transitions(run.config, num_steps)
     num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), factory.variance(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)
 
-    def piece_terms(params, x_0, label, keys, moves):
+    def piece_terms(
+        params: chex.ArrayTree, x_0: jax.Array, label: jax.Array, keys: jax.Array, moves: IndexedTransitions
+    ) -> dict[str, jax.Array]:
         return bound_terms(denoiser(params, label), x_0, keys, moves=moves, variance=variance)
 
     piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
@@ -70,11 +80,14 @@ def bound(run, images, *, num_steps):
     }
 
 
-def exact_likelihood(run, images, *, num_steps):
+def exact_likelihood(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the probability-flow ODE, from t = 1 to T in `num_steps` steps; 0 takes 200.
 
-    Of images dequantised by uniform noise, as published, and by the noise of t = 1 (`ode_bound_nats`), the comparison
-    with the bound. The denoiser is the sampler's, clipped where that is.
+    They are measured on images dequantised by uniform noise, as in publications, and by the noise of t = 1
+    (`ode_bound_nats`), for the comparison with the bound. The denoiser is that of the sampler, clipped where that is.
+
+    Raises:
+      UserError: the schedule cannot have so many steps.
     """
     schedule = factory.noise_schedule(run.config)
     try:
@@ -85,7 +98,9 @@ def exact_likelihood(run, images, *, num_steps):
     exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser()
     last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
 
-    def both_nats(params, x_0, label, keys):
+    def both_nats(
+        params: chex.ArrayTree, x_0: jax.Array, label: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         noise, probe, x_1 = (stream(keys, name) for name in ("dequantise", "probe", "x_1"))
         noise = jax.vmap(lambda k: jax.random.uniform(k, run.shape, minval=-1, maxval=1))(noise) / 255
         trace = exact_trace
@@ -111,8 +126,8 @@ def exact_likelihood(run, images, *, num_steps):
     }
 
 
-def power_spectra(run, images, *, num_steps):
-    """Band power of x_t along the forward and the reverse chain, and when each band of x_0's estimate settles."""
+def power_spectra(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
+    """Band power of x_t along the forward and the reverse chain, and when each band of the estimate of x_0 settles."""
     chain, schedule = run.chain(num_steps), factory.noise_schedule(run.config)
     clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
     with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
@@ -123,7 +138,7 @@ def power_spectra(run, images, *, num_steps):
     label = chain.label(indices)
 
     @jax.jit
-    def estimate(params, x_t, level):
+    def estimate(params: chex.ArrayTree, x_t: jax.Array, level: NoiseLevel) -> jax.Array:
         return jnp.mean(spectrum.band_power(denoiser(params, label)(x_t, level).x_0), axis=0)
 
     estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
@@ -140,8 +155,8 @@ def power_spectra(run, images, *, num_steps):
     }
 
 
-def accuracy(run, images, *, num_steps):
-    """How a classifier does on clean images and at `num_steps` noise levels from 1 to T (0 for 21 of them)."""
+def accuracy(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
+    """The accuracy of a classifier on clean images and at `num_steps` noise levels from 1 to T (0 for 21 of them)."""
     schedule = factory.noise_schedule(run.config)
     times = np.linspace(1, schedule.num_timesteps, num_steps or 21)
     samples = factory.classifier_samples(run.config, run.model)
@@ -179,16 +194,16 @@ def accuracy(run, images, *, num_steps):
     }
 
 
-def standard_error(values):
-    """Standard error of a mean, 0 for one value."""
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """The standard error of the mean of the values `[N]`; 0 for a single value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _mean(bits):
-    """Bits per dimension `[N]` as their mean and its standard error."""
+def _mean(bits: np.ndarray) -> dict[str, float]:
+    """The mean of bits per dimension `[N]`, and its standard error."""
     return {"bits_per_dim": float(bits.mean()), "standard_error": standard_error(bits)}
 
 
-def _float32(transitions):
-    """The moves as the compiled programs take them."""
+def _float32(transitions: Transition) -> Transition:
+    """The transitions in float32 on the host, as the compiled programs take them."""
     return jax.tree.map(partial(np.asarray, dtype=np.float32), transitions)

@@ -1,25 +1,31 @@
 """Plots in one style: of a run's measurements, of its loss, of images, and of densities and chains in the plane.
 
-Each returns a matplotlib figure that shows itself in a notebook, opaque and dark on white, whatever the page and the
-notebook's own style are; none touches pyplot or any global setting. The functions that take `axes` draw into one panel
-of a figure from `panels`. Colours are those of Okabe and Ito, which the colour-blind can tell apart.
+Each function returns a matplotlib figure that a notebook displays, opaque and dark on white, whatever the style of the
+page and of the notebook; none touches pyplot or any global setting. The functions that take `axes` draw into one panel
+of a figure from `panels`. The colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
 import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 from PIL import Image
 
+from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule
 from ddpm_jax.errors import one_line
 from ddpm_jax.runtime.images import to_uint8
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _INK = "#222222"
-STYLE = {
+STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _INK,
     "axes.facecolor": "white",
@@ -45,12 +51,12 @@ STYLE = {
 class Picture(Figure):
     """A figure without a display, which a notebook shows as a PNG."""
 
-    def savefig(self, path, **options):
-        """Writes the figure in the project's style; the path's ending says how."""
+    def savefig(self, path: str | os.PathLike[str] | IO[bytes], **options: Any) -> None:
+        """Writes the figure in the project's style; the suffix of the path gives the format."""
         with mpl.rc_context(STYLE):
             super().savefig(path, **options)
 
-    def _repr_png_(self):
+    def _repr_png_(self) -> bytes:
         """The figure as a PNG."""
         drawn, small = io.BytesIO(), io.BytesIO()
         self.savefig(drawn, format="png")
@@ -59,13 +65,15 @@ class Picture(Figure):
         return small.getvalue()
 
 
-def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
-    """A figure of empty panels and their axes, row by row.
+def panels(
+    columns: int, rows: int = 1, *, width: float = 3.6, height: float = 3.0, **options: Any
+) -> tuple[Picture, np.ndarray]:
+    """A figure of empty panels, and their axes `[rows * columns]`, row by row.
 
     Args:
-      columns, rows: how many.
-      width, height: of a panel, in inches.
-      options: of `Figure.subplots`, such as `sharey=True`.
+      columns, rows: number of columns and rows.
+      width, height: size of a panel, in inches.
+      options: arguments of `Figure.subplots`, such as `sharey=True`.
     """
     with mpl.rc_context(STYLE):
         figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
@@ -73,8 +81,15 @@ def panels(columns, rows=1, *, width=3.6, height=3.0, **options):
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
-def strips(images, *, columns=(), rows=(), size=0.9):
-    """Images `[R, C, H, W, K]` in [-1, 1] as R rows, with a title over each column and a name beside each row."""
+def strips(images: ArrayLike, *, columns: Sequence[str] = (), rows: Sequence[str] = (), size: float = 0.9) -> Picture:
+    """Images `[R, C, H, W, K]` in [-1, 1] in R rows, with a title over each column and a name beside each row.
+
+    Args:
+      images: the images, with K = 1 or 3 channels.
+      columns: C titles, or () for none.
+      rows: R names, or () for none.
+      size: side of an image, in inches.
+    """
     images = to_uint8(images)
     num_rows, num_columns = images.shape[:2]
     figure, axes = panels(num_columns, num_rows, width=size, height=size + (0.2 if columns else 0) / num_rows)
@@ -92,37 +107,46 @@ def strips(images, *, columns=(), rows=(), size=0.9):
     return figure
 
 
-def plane(extent, *, num=101):
-    """A square of points of the plane, `[num * num, 2]`, from -extent to extent."""
+def plane(extent: float, *, num: int = 101) -> np.ndarray:
+    """A square grid of points of the plane, `[num * num, 2]` float32, from -extent to extent."""
     line = np.linspace(-extent, extent, num, dtype=np.float32)
     return np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
 
 
-def density(axes, log_prob, *, extent, num=101):
+def density(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 101) -> None:
     """Fills a panel with `exp(log_prob(x))`, a function of points `[N, 2]`, the darker the more probable."""
     values = np.exp(np.asarray(log_prob(jnp.asarray(plane(extent, num=num))))).reshape(num, num)
     axes.imshow(values, origin="lower", extent=(-extent, extent) * 2, cmap="Blues", vmin=0, interpolation="bilinear")
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
-def arrows(axes, slope, *, extent, num=15):
-    """Draws a field, a function of points `[N, 2]` to directions `[N, 2]`, as arrows; the longest are a cell long."""
+def arrows(axes: Axes, slope: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 15) -> None:
+    """Draws a vector field, a function from points `[N, 2]` to vectors `[N, 2]`; the longest arrow is one cell long."""
     points = plane(0.93 * extent, num=num)
     field = np.asarray(slope(jnp.asarray(points)))
-    field = field / np.sqrt(np.linalg.norm(field, axis=1, keepdims=True) + 1e-6)  # roots of lengths: near ones show too
+    field = field / np.sqrt(
+        np.linalg.norm(field, axis=1, keepdims=True) + 1e-6
+    )  # roots of the lengths, so that short arrows are visible
     scale = np.linalg.norm(field, axis=1).max() * num / (2 * extent)
     axes.quiver(*points.T, *field.T, color=_INK, angles="xy", scale_units="xy", scale=scale, width=0.004)
 
 
-def history(axes, log_prob, schedule, *, extent, num=201):
-    """Fills a panel with the density of noisy numbers at every t, each t for itself, from T at the left to 0.
+def history(
+    axes: Axes,
+    log_prob: Callable[[jax.Array, NoiseLevel], jax.Array],
+    schedule: NoiseSchedule,
+    *,
+    extent: float,
+    num: int = 201,
+) -> None:
+    """Fills a panel with the density of noisy numbers, scaled to a maximum of 1 at every t, from T at the left to 0.
 
     Args:
       axes: a panel.
       log_prob: function `(x_t [N, 1], level)` to the log density `[N]`.
       schedule: `NoiseSchedule`.
-      extent: half the height.
-      num: points either way.
+      extent: the panel shows x_t from -extent to extent.
+      num: number of points along each axis.
     """
     line = jnp.linspace(-extent, extent, num)[:, None]
     levels = schedule.level(np.linspace(schedule.num_timesteps, 1, num))
@@ -134,8 +158,8 @@ def history(axes, log_prob, schedule, *, extent, num=201):
     axes.grid(visible=False)
 
 
-def paths(axes, times, xs):
-    """Draws chains of numbers `[F, B]` over their times `[F]`; those of one start have one colour."""
+def paths(axes: Axes, times: ArrayLike, xs: ArrayLike) -> None:
+    """Draws B chains of numbers `[F, B]` over their times `[F]`; chains with the same start have the same colour."""
     xs = np.asarray(xs)
     starts = sorted(set(xs[0].tolist()))
     for b in range(xs.shape[1]):
@@ -143,8 +167,8 @@ def paths(axes, times, xs):
         axes.plot(times, xs[:, b], color=colour, linewidth=0.8)
 
 
-def loss(lines):
-    """The loss of a run, or a classifier's accuracy beside it, from the lines of its log (`log.read_log`)."""
+def loss(lines: Sequence[Mapping[str, Any]]) -> Picture:
+    """The loss of a run, for a classifier with the accuracy beside it, from the lines of its log (`log.read_log`)."""
     keys = [key for key in ("loss", "accuracy") if key in lines[-1]]
     figure, axes = panels(len(keys), width=7.2 / len(keys), height=2.6)
     steps = [line["step"] for line in lines]
@@ -160,13 +184,13 @@ def loss(lines):
     return figure
 
 
-def live_loss():
-    """A function to give `train` as `watch`: it draws `loss` in a notebook, again and again in the same place."""
+def live_loss() -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """A function for the argument `watch` of `train`: it draws `loss` in a notebook and updates the plot in place."""
     from IPython.display import display
 
     shown = []
 
-    def watch(lines):
+    def watch(lines: Sequence[Mapping[str, Any]]) -> None:
         if shown:
             shown[0].update(loss(lines))
         else:
@@ -175,8 +199,8 @@ def live_loss():
     return watch
 
 
-def bound(result):
-    """Terms of the bound and the noise error over t, of the metric "bpd"."""
+def bound(result: Mapping[str, Any]) -> Picture:
+    """The terms of the bound and the error of the noise over t, from the result of the metric "bpd"."""
     figure, (terms, error) = panels(2, width=4.5)
     times = result["times"]
     terms.loglog(times, result["terms"])
@@ -186,8 +210,8 @@ def bound(result):
     return figure
 
 
-def spectrum(result):
-    """Band power along the forward and the reverse chain, and how the estimate of x_0 settles, coarse first."""
+def spectrum(result: Mapping[str, Any]) -> Picture:
+    """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first."""
     figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
     times, bands = np.array(result["times"]), np.arange(len(result["data"]))
     shown = np.linspace(0, len(times) - 1, 7).astype(int)
@@ -206,8 +230,8 @@ def spectrum(result):
     return figure
 
 
-def accuracy(result):
-    """Accuracy and negative log-likelihood of a classifier over t."""
+def accuracy(result: Mapping[str, Any]) -> Picture:
+    """The accuracy and the negative log-likelihood of a classifier over t."""
     figure, (right, nats) = panels(2, width=4.5)
     right.plot(result["times"], result["accuracy_by_t"])
     right.axhline(result["accuracy"], color="grey", linewidth=0.8, label=f"clean images: {result['accuracy']:.3f}")
@@ -218,9 +242,9 @@ def accuracy(result):
     return figure
 
 
-def _colour(fraction):
-    """A colour of the map that runs from dark to light, without its lightest."""
+def _colour(fraction: float) -> tuple[float, float, float, float]:
+    """The colour (RGBA) at a fraction in [0, 1] of a colour map from dark to light, without its lightest part."""
     return mpl.colormaps["viridis"](0.85 * fraction)
 
 
-PLOTS = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}
+PLOTS: dict[str, Callable[[Mapping[str, Any]], Picture]] = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only tables of names, and the only package that knows all the others.
+"""From a configuration to objects: the only package that holds tables of names.
 
 Every function takes the whole configuration. A name that is not in its table, or a size that does not fit, is a
 UserError that names the key.

@@ -1,9 +1,16 @@
-"""Of the way back: noise schedule, variance, sampler, and the moves of its chain."""
+"""The reverse process from a configuration: noise schedule, variance, sampler, and the transitions of its chain."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from ddpm_jax.diffusion import schedules, timesteps
 from ddpm_jax.diffusion.samplers import (
+    Sampler,
     Variance,
     ancestral,
     annealed_langevin,
@@ -13,19 +20,25 @@ from ddpm_jax.diffusion.samplers import (
     heun,
     langevin_corrector,
 )
+from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.names import named
 
-_NUMBERS = ("corrector_snr", "guidance_scale", "classifier_scale")  # of a chain, besides eta
+Settings: TypeAlias = Mapping[str, ArrayLike]
+"""The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""
+
+_NUMBERS = ("corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain besides eta
 _BETAS = ("beta_start", "beta_end")
-SCHEDULES = {
+# The function that makes a schedule, and the keys of `config.diffusion` that it takes besides `num_timesteps`.
+SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
     "linear": (schedules.linear, _BETAS),
     "quadratic": (schedules.quadratic, _BETAS),
     "sigmoid": (schedules.sigmoid, _BETAS),
     "cosine": (schedules.cosine, ()),
 }
-VARIANCES = {variance.value: variance for variance in Variance}
-SAMPLERS = {  # of the configuration and the chain's settings, numbers that may change without compiling anew
+VARIANCES: dict[str, Variance] = {variance.value: variance for variance in Variance}
+# From the configuration and the chain's settings, numbers that may change without compiling again.
+SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "ancestral": lambda config, settings: ancestral(variance(config)),
     "ddim": lambda config, settings: ddim(settings["eta"]),
     "heun": lambda config, settings: heun(),
@@ -33,7 +46,8 @@ SAMPLERS = {  # of the configuration and the chain's settings, numbers that may 
     "euler_maruyama": lambda config, settings: euler_maruyama(),
     "langevin": lambda config, settings: annealed_langevin(),
 }
-GRIDS = {
+# From a schedule and the number of steps N to N + 1 falling times.
+GRIDS: dict[str, Callable[[NoiseSchedule, int], np.ndarray]] = {
     "uniform": timesteps.uniform,
     "trailing": timesteps.trailing,
     "quadratic": timesteps.quadratic,
@@ -42,8 +56,12 @@ GRIDS = {
 }
 
 
-def noise_schedule(config):
-    """The `NoiseSchedule` of `config.diffusion`."""
+def noise_schedule(config: ConfigDict) -> NoiseSchedule:
+    """The `NoiseSchedule` of `config.diffusion`.
+
+    Raises:
+      UserError: there is no schedule of that name, or its numbers make none.
+    """
     diffusion = config.diffusion
     make, keys = named(SCHEDULES, diffusion.schedule, "diffusion.schedule")
     try:
@@ -52,30 +70,42 @@ def noise_schedule(config):
         raise UserError(f"config.diffusion makes no noise schedule: {error}") from error
 
 
-def variance(config):
-    """The `Variance` of the reverse step."""
+def variance(config: ConfigDict) -> Variance:
+    """The `Variance` of the reverse step.
+
+    Raises:
+      UserError: there is no variance of that name, or it is the learned one and the model has none.
+    """
     chosen = named(VARIANCES, config.sample.variance, "sample.variance")
     if chosen is Variance.LEARNED and not config.diffusion.learned_variance:
         raise UserError("this model has no learned variance; use sample.variance=small or large")
     return chosen
 
 
-def sampler(config):
-    """A function from `sampler_settings` to the `Sampler` of `config.sample`."""
+def sampler(config: ConfigDict) -> Callable[[Settings], Sampler]:
+    """A function from `sampler_settings` to the `Sampler` of `config.sample`, with its Langevin corrector if any.
+
+    Raises:
+      UserError: there is no sampler of that name, or a setting does not suit it.
+    """
     make = named(SAMPLERS, config.sample.sampler, "sample.sampler")
 
-    def with_settings(settings):
+    def with_settings(settings: Settings) -> Sampler:
         chosen = make(config, settings)
         if not config.sample.corrector_steps:
             return chosen
         return langevin_corrector(chosen, snr=settings["corrector_snr"], num_steps=config.sample.corrector_steps)
 
-    with_settings(sampler_settings(config))  # so that settings that do not fit are refused here
+    with_settings(sampler_settings(config))  # so that settings that do not fit raise an error here
     return with_settings
 
 
-def sampler_settings(config):
-    """The numbers of `config.sample` that a compiled chain takes as inputs."""
+def sampler_settings(config: ConfigDict) -> dict[str, float]:
+    """The numbers of `config.sample` that a compiled chain takes as inputs, by name.
+
+    Raises:
+      UserError: one of them is out of its range.
+    """
     if not 0 <= config.sample.eta <= 1:
         raise UserError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
     settings = {name: config.sample[name] for name in ("eta", *_NUMBERS)}
@@ -85,8 +115,12 @@ def sampler_settings(config):
     return settings
 
 
-def sampling_transitions(config, num_steps):
-    """The moves of a reverse chain of `num_steps` on the configured grid; 0 for all T."""
+def sampling_transitions(config: ConfigDict, num_steps: int) -> Transition:
+    """The transitions of a reverse chain of `num_steps` on the configured grid, leaves `[num_steps]`; 0 for all T.
+
+    Raises:
+      UserError: there is no grid of that name, or it cannot have so many steps.
+    """
     noise = noise_schedule(config)
     grid = named(GRIDS, config.sample.grid, "sample.grid")
     try:

@@ -1,8 +1,11 @@
-"""Of what a network says: the network, its parameters, denoisers with and without guidance, classifiers, labels."""
+"""Models from a configuration: network, parameters, denoisers with and without guidance, classifiers, labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol, TypeAlias
 
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -11,23 +14,42 @@ from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
-from ddpm_jax.diffusion.prediction import Target, as_classifier, as_denoiser
+from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_denoiser
+from ddpm_jax.diffusion.schedules import NoiseLevel
 from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.factory.chains import sampler_settings
+from ddpm_jax.factory.chains import Settings, sampler_settings
 from ddpm_jax.factory.names import named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 TASKS = ("denoise", "classify")
-TARGETS = {target.value: target for target in Target}
-RANDOM_WEIGHTS = {  # by their names
+TARGETS: dict[str, Target] = {target.value: target for target in Target}
+# Whether the weight of a name is random, or None where no weight is.
+RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
     "none": None,
     "last": lambda name: name.startswith("pool/out/"),
     "all": lambda name: True,
 }
 
+LogProbs: TypeAlias = Callable[[jax.Array, NoiseLevel], jax.Array]
+"""A classifier of noisy images, `(x_t, level) -> log p(k | x_t)` `[B, K]`, or `[S, B, K]` at S samples of weights."""
 
-def network(config):
-    """The network of `config.model` for the images of `config.data`: a `UNet`, or a `Classifier` for that task."""
+
+class ParametricDenoiser(Protocol):
+    """A function from parameters, and optionally labels and settings, to a `Denoiser`."""
+
+    def __call__(
+        self, params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+    ) -> Denoiser:
+        """The `Denoiser` of these parameters, for integer labels `[B]`; settings are the configured ones where None."""
+        ...
+
+
+def network(config: ConfigDict) -> UNet | Classifier:
+    """The network of `config.model` for the images of `config.data`: a `UNet`, or a `Classifier` for that task.
+
+    Raises:
+      UserError: sizes of the configuration do not fit each other.
+    """
     size, levels = config.data.image_size, len(config.model.channel_mult)
     if not levels:
         raise UserError("config.model.channel_mult needs one number for each level, such as (1, 2, 2)")
@@ -57,63 +79,74 @@ def network(config):
     return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
 
 
-def _num_rows(labels):
-    """Rows of the network's table of classes: the last is the hidden class, where classes are hidden."""
+def _num_rows(labels: ConfigDict) -> int:
+    """Rows of the network's table of classes; the last one is the null label where `config.labels.dropout` is set."""
     if labels.dropout and not labels.num_classes:
         raise UserError("config.labels.dropout hides classes: say how many there are with config.labels.num_classes")
     return labels.num_classes + bool(labels.dropout)
 
 
-def initial_params(config, model):
+def initial_params(config: ConfigDict, model: nn.Module) -> Callable[[jax.Array], chex.ArrayTree | bayes.MeanField]:
     """A function from a key to the network's parameters, or to the posterior over them (`bayes.MeanField`)."""
     size, channels, random = config.data.image_size, config.data.channels, random_weights(config)
     label = (jnp.zeros(1, jnp.int32),) if config.task == "denoise" else ()
 
-    def init(key):
+    def init(key: jax.Array) -> chex.ArrayTree | bayes.MeanField:
         params = model.init(key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), *label)["params"]
         return bayes.initial_posterior(params, std=config.posterior.init_std, where=random) if random else params
 
     return init
 
 
-def random_weights(config):
-    """Which weights are random, a function of their names, or None."""
+def random_weights(config: ConfigDict) -> Callable[[str], bool] | None:
+    """Which weights are random, as a function of their names, or None where no weight is.
+
+    Raises:
+      UserError: there is no such choice, or the task is not that of a classifier.
+    """
     random = named(RANDOM_WEIGHTS, config.posterior.weights, "posterior.weights")
     if random and config.task != "classify":
         raise UserError("config.posterior.weights is for classifiers; use none with config.task=denoise")
     return random
 
 
-def denoiser_of(config):
-    """`as_denoiser` for the configured target and variance."""
+def denoiser_of(config: ConfigDict) -> Callable[..., Denoiser]:
+    """`as_denoiser` for the configured target and variance, a function `(apply, variables, *, label=None)`."""
     target = named(TARGETS, config.diffusion.target, "diffusion.target")
     return partial(as_denoiser, target=target, learned_variance=config.diffusion.learned_variance)
 
 
-def denoiser(config, model, *, classifier=None):
-    """A function `(params, label=None, settings=...)` to a `Denoiser`, guided and clipped as configured.
+def denoiser(
+    config: ConfigDict, model: nn.Module, *, classifier: Callable[[chex.ArrayTree], LogProbs] | None = None
+) -> ParametricDenoiser:
+    """A function `(params, label=None, settings=None)` to a `Denoiser`, guided and clipped as configured.
 
-    `label` `[B]` is ignored by a model without classes. The scales are settings, except those that the configuration
-    gives as guiding nothing (guidance_scale 0 or 1, classifier_scale 0): they cost no second evaluation.
+    `label` `[B]` is ignored by a model without classes. The scales are settings, except those that leave the denoiser
+    unguided (guidance_scale 0 or 1, classifier_scale 0): such a scale costs no second evaluation of the network.
 
     Args:
       config: configuration.
       model: its network.
       classifier: function from parameters to log probabilities, from `classifier`, or None. With it `params` is
         `{"denoiser", "classifier"}`.
-    """
-    as_network_says, hidden, scale = denoiser_of(config), config.labels.num_classes, _guidance_scale(config)
 
-    def with_params(params, label=None, settings=None):
+    Raises:
+      UserError: the configuration asks for guidance that the model was not trained for.
+    """
+    from_network, null, scale = denoiser_of(config), config.labels.num_classes, _guidance_scale(config)
+
+    def with_params(
+        params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+    ) -> Denoiser:
         settings = settings or sampler_settings(config)
         own = params["denoiser"] if classifier else params
-        network = partial(as_network_says, model.apply, {"params": own})
+        network = partial(from_network, model.apply, {"params": own})
         if scale == 1:
             denoise = network(label=label)
         elif scale == 0:
-            denoise = network(label=jnp.full_like(label, hidden))
+            denoise = network(label=jnp.full_like(label, null))
         else:
-            both = network(label=jnp.stack([label, jnp.full_like(label, hidden)], axis=1).ravel())
+            both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
             denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
         if classifier and config.sample.classifier_scale:
             log_prob = label_log_prob(classifier(params["classifier"]), label)
@@ -123,8 +156,8 @@ def denoiser(config, model, *, classifier=None):
     return with_params
 
 
-def _guidance_scale(config):
-    """The scale of classifier-free guidance, where the model has what it takes."""
+def _guidance_scale(config: ConfigDict) -> float:
+    """The scale of classifier-free guidance, after a check that the model was trained for it."""
     scale = config.sample.guidance_scale
     if scale != 1 and not config.labels.dropout:
         model = "was always told the class" if config.labels.num_classes else "knows no classes"
@@ -135,14 +168,14 @@ def _guidance_scale(config):
     return scale
 
 
-def classifier_samples(config, model):
+def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProbs]:
     """A function from parameters to `(x_t, level) -> log p(k | x_t, w)` `[S, B, K]` at S samples of the weights.
 
-    S is 1 where no weight is random. The samples are always the same, so a chain is guided by one classifier.
+    S is 1 where no weight is random. The samples are always the same, so that one classifier guides the whole chain.
     """
     key, num_samples = stream(jax.random.key(config.seed), "posterior"), config.posterior.num_samples
 
-    def with_params(params):
+    def with_params(params: chex.ArrayTree) -> LogProbs:
         weights = [params]
         if config.posterior.weights != "none":
             weights = [bayes.sample_weights(params, jax.random.fold_in(key, i)) for i in range(num_samples)]
@@ -152,11 +185,11 @@ def classifier_samples(config, model):
     return with_params
 
 
-def classifier(config, model):
+def classifier(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProbs]:
     """A function from parameters to `(x_t, level) -> log p(k | x_t)` `[B, K]`, averaged over the weights' samples."""
     samples = classifier_samples(config, model)
 
-    def with_params(params):
+    def with_params(params: chex.ArrayTree) -> LogProbs:
         log_probs = samples(params)
         return lambda x_t, level: bayes.predictive_log_prob(log_probs(x_t, level))
 
@@ -164,15 +197,15 @@ def classifier(config, model):
 
 
 def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -> tuple[int, ...]:
-    """The classes of `config.sample.labels`, as a tuple of integers that images take in turn.
+    """The classes of `config.sample.labels`, as a tuple of integers that the images take in turn.
 
     Args:
-      config: of the denoiser.
-      num_classes: how many there are: the model's own, or those of a classifier that guides it.
-      names: theirs, or ().
+      config: configuration of the denoiser.
+      num_classes: number of classes: the model's own, or those of a classifier that guides it.
+      names: the names of these classes, or ().
 
     Raises:
-      UserError: there is no such class.
+      UserError: there is no such class, or the model is unconditional.
     """
     asked = config.sample.labels.strip()
     if asked in ("", "all"):

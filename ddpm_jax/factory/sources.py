@@ -1,4 +1,7 @@
-"""Of the data: where the images come from."""
+"""Data sources from a configuration: where the images come from."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,10 +12,10 @@ from ddpm_jax.factory.names import named
 
 
 def source(config: ConfigDict) -> Source:
-    """The images of `config.data`, their classes numbered as those of `config.labels.names`, if there are.
+    """The images of `config.data`, with classes numbered as in `config.labels.names` where both have names.
 
     Raises:
-      UserError: there are none, or they have other classes.
+      UserError: there are no images, or they have other classes than the configuration.
     """
     data = config.data
     shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
@@ -27,8 +30,8 @@ def source(config: ConfigDict) -> Source:
     return images
 
 
-def _digits(data, shape):
-    """The built-in digits, which have one size."""
+def _digits(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
+    """The built-in digits, which exist in one size only."""
     from ddpm_jax.data.digits import Digits
 
     if (data.image_size, data.channels) != (8, 1) or data.crop:
@@ -36,7 +39,7 @@ def _digits(data, shape):
     return Digits(named(("train", "test", "all"), data.split, "data.split"))
 
 
-def _folder(data, shape):
+def _folder(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     """A folder of images."""
     from ddpm_jax.data.folder import ImageFolder
 
@@ -47,7 +50,7 @@ def _folder(data, shape):
     return images
 
 
-def _tfds(data, shape):
+def _tfds(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     """A prepared data set of tensorflow-datasets."""
     from ddpm_jax.data.tfds import TfdsImages
 
@@ -57,4 +60,9 @@ def _tfds(data, shape):
     return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
 
 
-SOURCES = {"digits": _digits, "folder": _folder, "tfds": _tfds}
+# From `config.data` and the images' form (size, channels, crop).
+SOURCES: dict[str, Callable[[ConfigDict, Mapping[str, Any]], Source]] = {
+    "digits": _digits,
+    "folder": _folder,
+    "tfds": _tfds,
+}

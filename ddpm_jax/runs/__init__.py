@@ -1,1 +1,1 @@
-"""A trained run opened: chains, samples, edits, and the files that are written."""
+"""A trained run opened for use: chains, samples, edits, and the files that are written."""

@@ -1,42 +1,54 @@
-"""Pictures of one's own in a chain: filled in where they are masked, or turned one into another.
+"""Editing of given pictures with a trained run: inpainting where they are masked, and interpolation between two.
 
-Both use a trained model as it is. Filling in is RePaint (`diffusion/samplers/repaint.py`). Interpolation encodes two pictures by
-the probability-flow ODE, goes from the one noise to the other along the sphere on which such noise lies, and decodes
-(Song et al. 2020, section 5.3).
+Both use a trained model as it is. Inpainting is RePaint (`diffusion/samplers/repaint.py`). Interpolation encodes two
+pictures by the probability-flow ODE, follows the great circle from one noise to the other on the sphere on which such
+noise lies, and decodes (Song et al. 2020, section 5.3).
 """
 
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from ddpm_jax import factory
+from ddpm_jax.data.transforms import UnreadableImageError, decode
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.arrays import Array
-from ddpm_jax.data.transforms import UnreadableImageError, decode
+from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
+from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.images import check_writable, from_uint8, grid, save_gif, save_png, to_uint8
 from ddpm_jax.runtime.paths import local_path
-from ddpm_jax.diffusion.samplers import ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 
-# Ways up to the encoding and down again.
-_FLOWS = {"ddim": (ddim_inverse, ddim), "heun": (heun, heun), "dpm_solver_pp_2m": (dpm_solver_pp_2m, dpm_solver_pp_2m)}
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
+
+# The solvers that encode and decode, by the name of the sampler.
+_FLOWS: dict[str, tuple[Callable[[], Sampler], Callable[[], Sampler]]] = {
+    "ddim": (ddim_inverse, ddim),
+    "heun": (heun, heun),
+    "dpm_solver_pp_2m": (dpm_solver_pp_2m, dpm_solver_pp_2m),
+}
 
 
-def read_picture(path, shape, *, what="image"):
-    """An image file of exactly the model's size, `[H, W, C]` float32 in [-1, 1].
+def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int], *, what: str = "image") -> np.ndarray:
+    """Reads an image file of exactly the model's size, as `[H, W, C]` float32 in [-1, 1].
 
     Args:
       path: the file.
       shape: `(H, W, C)`.
-      what: what it is to be, for the message.
+      what: what the file is used as, for the message.
 
     Raises:
-      UserError: no such file, no image, or one of another size.
+      UserError: the file cannot be read, is not an image, or has another size.
     """
     try:
         picture = decode(local_path(path).read_bytes())
@@ -51,8 +63,16 @@ def read_picture(path, shape, *, what="image"):
     return from_uint8(np.asarray(picture.convert("L" if channels == 1 else "RGB"))).reshape(shape)
 
 
-def read_mask(path, shape):
-    """Where a mask is black: 1 for what is known and kept, 0 for what is white and to be drawn, `[H, W, 1]`."""
+def read_mask(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads a mask as `[H, W, 1]` float32: 1 where it is black, which is known and kept, 0 where it is to be drawn.
+
+    Args:
+      path: the file.
+      shape: `(H, W, C)` of the model's images.
+
+    Raises:
+      UserError: as `read_picture`, or the mask is black everywhere.
+    """
     mask = read_picture(path, (*shape[:2], 1), what="mask")
     known = (mask < 0).astype(np.float32)
     if known.min() == 1:
@@ -60,11 +80,11 @@ def read_mask(path, shape):
     return known
 
 
-def spherical(a, b, fraction):
-    """`sin((1 - f) w) / sin(w) a + sin(f w) / sin(w) b`, w the angle between the two (Shoemake 1985).
+def spherical(a: Array | np.ndarray, b: Array | np.ndarray, fraction: ArrayLike) -> Array:
+    """`sin((1 - f) w) / sin(w) a + sin(f w) / sin(w) b`, where w is the angle between a and b (Shoemake 1985).
 
     Args:
-      a, b: `[...]`, two noises.
+      a, b: `[...]`, two noises of the same shape.
       fraction: `[F]` in [0, 1].
 
     Returns:
@@ -73,7 +93,7 @@ def spherical(a, b, fraction):
     cosine = jnp.vdot(a, b) / (jnp.linalg.norm(a.ravel()) * jnp.linalg.norm(b.ravel()))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     fraction = jnp.asarray(fraction).reshape(-1, *[1] * a.ndim)
-    # Of two noises that are alike in direction, the straight line.
+    # The straight line is taken between two noises of almost the same direction.
     left, right = jnp.sin((1 - fraction) * angle), jnp.sin(fraction * angle)
     straight = angle < 1e-4
     scale = jnp.where(straight, 1, jnp.sin(angle))
@@ -81,23 +101,23 @@ def spherical(a, b, fraction):
 
 
 class Flow(NamedTuple):
-    """A run's probability-flow ODE, in both directions.
+    """The probability-flow ODE of a run, in both directions.
 
     Attributes:
-      encode: images `[B, H, W, C]` in [-1, 1] to their noises, of the same shape.
-      decode: noises to images, its inverse up to the error of the solver.
+      encode: function from images `[B, H, W, C]` in [-1, 1] to their noises, of the same shape.
+      decode: function from noises to images, the inverse of `encode` up to the error of the solver.
     """
 
-    encode: Callable[[Array], Array]
-    decode: Callable[[Array], Array]
+    encode: Callable[[ArrayLike], Array]
+    decode: Callable[[ArrayLike], Array]
 
 
-def flow(run, *, num_steps=0):
-    """The `Flow` of a run, of one class or none (Song et al. 2020, section 5.3).
+def flow(run: "Run", *, num_steps: int = 0) -> Flow:
+    """The `Flow` of a run, for one class or unconditionally (Song et al. 2020, section 5.3).
 
     Args:
-      run: `Run`; its sampler is used if it follows the ODE (ddim, heun, dpm_solver_pp_2m), else Heun's.
-      num_steps: of the encoding and of the decoding; 0 for 100.
+      run: `Run`; its sampler is used if it solves the ODE (ddim, heun, dpm_solver_pp_2m), else Heun's method.
+      num_steps: number of steps of the encoding and of the decoding; 0 for 100, or T - 1 where that is less.
 
     Raises:
       UserError: the chain cannot have so many steps, or the run draws images of several classes.
@@ -119,8 +139,8 @@ def flow(run, *, num_steps=0):
     denoiser = run.denoiser()
 
     @partial(jax.jit, static_argnums=0)
-    def move(solver, params, x, transitions):
-        keys = jax.random.split(jax.random.key(0), len(x))  # no noise is drawn with them
+    def move(solver: Sampler, params: chex.ArrayTree, x: Array, transitions: Transition) -> Array:
+        keys = jax.random.split(jax.random.key(0), len(x))  # the solvers are deterministic and draw nothing with them
         denoise = denoiser(params, jnp.repeat(label, len(x)))
         return sample(solver, denoise, keys, x_T=x, transitions=transitions)
 
@@ -130,13 +150,13 @@ def flow(run, *, num_steps=0):
     )
 
 
-def interpolation(run, a, b, *, num_images=9, num_steps=0):
-    """The way from one picture to another through their noises, ends included.
+def interpolation(run: "Run", a: ArrayLike, b: ArrayLike, *, num_images: int = 9, num_steps: int = 0) -> np.ndarray:
+    """Images that lead from one picture to another through their noises, both ends included.
 
     Args:
       run, num_steps: as for `flow`.
       a, b: the pictures, `[H, W, C]` in [-1, 1].
-      num_images: pictures in all, 2 or more.
+      num_images: number of images, 2 or more.
 
     Returns:
       `[num_images, H, W, C]` uint8.
@@ -146,16 +166,26 @@ def interpolation(run, a, b, *, num_images=9, num_steps=0):
     return to_uint8(decode(spherical(*noises, np.linspace(0, 1, num_images, dtype=np.float32))))
 
 
-def interpolate(run, paths, out, *, num_images=9, num_steps=0):
+def interpolate(
+    run: "Run",
+    paths: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    num_images: int = 9,
+    num_steps: int = 0,
+) -> Path:
     """Writes the `interpolation` between two picture files.
 
     Args:
       run, num_images, num_steps: as for `interpolation`.
-      paths: of the two pictures, of the model's size.
+      paths: the two picture files, of the model's size.
       out: `FILE.png` for a row, `FILE.gif` for a moving picture.
 
     Returns:
       The path written.
+
+    Raises:
+      UserError: a picture cannot be read, `out` cannot be written, or as `flow`.
     """
     out = local_path(out)
     if out.suffix not in (".png", ".gif"):

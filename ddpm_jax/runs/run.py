@@ -1,4 +1,4 @@
-"""A trained run opened: its configuration, its parameters, and what can be made of them, first of all its images.
+"""A trained run opened for use: its configuration, its parameters, and what can be made of them, mainly its images.
 
 Read next: `chain.py`, `diffusion/samplers/driver.py`.
 """
@@ -6,22 +6,28 @@ Read next: `chain.py`, `diffusion/samplers/driver.py`.
 import copy
 import difflib
 import json
-from typing import Any
+import os
+from typing import Any, Literal, Self
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
-from ddpm_jax import factory, errors
-from ddpm_jax.training import integrity, restoring
-from ddpm_jax.runs.chain import Chain, draw
-from ddpm_jax.data.classes import usable_names
+from ddpm_jax import errors, factory
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
+from ddpm_jax.data.classes import usable_names
+from ddpm_jax.data.source import Source
+from ddpm_jax.diffusion.samplers import repaint
 from ddpm_jax.errors import UserError, listed
+from ddpm_jax.factory.models import ParametricDenoiser
+from ddpm_jax.runs.chain import Chain, draw
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
-from ddpm_jax.diffusion.samplers import repaint
+from ddpm_jax.training import integrity, restoring
 
 
 class Run:
@@ -33,9 +39,20 @@ class Run:
 
     Raises:
       UserError: there is no run, or no checkpoint yet.
+
+    Attributes:
+      workdir, params_name: as the arguments.
+      step: the training step of the checkpoint.
+      config: the run's configuration, whose part `sample` may be changed by `configure`.
+      params: the parameters, on the devices; `{"denoiser", "classifier"}` once a classifier guides the run.
+      model: the network.
+      shape: shape of an image, `(H, W, C)`.
+      mesh: the devices.
+      classifier: the `Run` that guides this one, or None.
+      inpainting: the image and the mask of `inpaint`, or None.
     """
 
-    def __init__(self, workdir, *, params="ema"):
+    def __init__(self, workdir: str | os.PathLike[str], *, params: Literal["ema", "raw"] = "ema") -> None:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             raise UserError(
@@ -50,21 +67,24 @@ class Run:
         self.model = factory.network(self.config)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
-        self.classifier, self.inpainting, self._compiled = None, None, {}
+        self.classifier: Run | None = None
+        self.inpainting: tuple[ArrayLike, ArrayLike] | None = None
+        self._compiled: dict[str | int, Any] = {}  # chains by their settings, log_probs by the number of samples
 
     def _shapes(self, stored: dict[str, Any]) -> Any:
-        """Of the parameters that a configuration (JSON) describes, whole on every device."""
+        """The shapes of the parameters that a configuration (JSON) describes, replicated on every device."""
         config = from_json(stored)
         shapes = jax.eval_shape(factory.initial_params(config, factory.network(config)), jax.random.key(0))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
 
-    def configure(self, **settings):
-        """Changes keys of `config.sample`, leaving out those that are None; returns the run.
+    def configure(self, **settings: Any) -> Self:
+        """Changes keys of `config.sample`, except where the value is None; returns the run.
 
-        Labels are a comma list of names or numbers, see `classes.indices`, or an index or a sequence of indices.
+        Labels are a list of names or numbers separated by commas, see `classes.indices`, or an index, or a sequence of
+        indices.
 
         Raises:
-          UserError: there is no such key, or its value is of another kind.
+          UserError: there is no such key, or its value has another type.
         """
         for key, value in settings.items():
             if key not in self.config.sample:
@@ -80,11 +100,11 @@ class Run:
                     raise UserError(f"{key}={value!r} is no {type(self.config.sample[key]).__name__}") from error
         return self
 
-    def guide(self, classifier):
-        """Has the `Run` of a classifier guide this one's chains; returns this run.
+    def guide(self, classifier: "Run") -> Self:
+        """Lets the `Run` of a classifier guide the chains of this run; returns this run.
 
         Raises:
-          UserError: that is no classifier, or one of other images, other noise or other classes.
+          UserError: that run is not a classifier, or its images, its noise schedule or its classes are others.
         """
         if classifier.config.task != "classify":
             raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
@@ -96,21 +116,24 @@ class Run:
         self._compiled.clear()
         return self
 
-    def inpaint(self, image, known):
-        """Has the chains keep the known part of an image; returns this run.
+    def inpaint(self, image: ArrayLike, known: ArrayLike) -> Self:
+        """Lets the chains keep the known part of an image; returns this run.
 
         Args:
           image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
-          known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask`).
+          known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask` reads one).
         """
         self.inpainting = (image, known)
         self._compiled.clear()
         return self
 
-    def source(self, split="test"):
+    def source(self, split: str = "test") -> Source:
         """The images of a split of the run's data set, see `factory.source`; a folder has one split.
 
-        Their classes are numbered as the run's are, by name.
+        Their classes are numbered as those of the run, by name.
+
+        Raises:
+          UserError: as `factory.source`.
         """
         config = copy.deepcopy(self.config)
         config.data.split = split
@@ -122,40 +145,47 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """How many classes can be asked for: those of the classifier that guides the run, or its own."""
+        """The number of classes that can be chosen: those of the classifier that guides the run, or its own."""
         return (self.classifier or self).config.labels.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Their names, or () where they are not known."""
+        """The names of these classes, or () where they are not known."""
         return names_of(self.config, classifier=self.classifier)
 
     def labels(self) -> tuple[int, ...]:
-        """The classes that images are drawn of in turn, as their numbers; () for a model without classes."""
+        """The classes that the images take in turn, as integers; () for an unconditional model."""
         return labels_of(self.config, classifier=self.classifier)
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that tell this network from others: its settings and its parameters.
+        """Sixteen hexadecimal digits that identify this network by its settings and its parameters.
 
-        A run that is moved, renamed or copied keeps them; one that is trained on, or trained anew, has others.
+        A run that is moved, renamed or copied keeps them; one that is trained further, or trained again, has others.
         """
         settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
         groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
         return integrity.fingerprint(own, groups)
 
-    def denoiser(self):
-        """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is."""
+    def denoiser(self) -> ParametricDenoiser:
+        """A function `(params, label)` to the run's `Denoiser`, clipped and guided as the run is configured.
+
+        Raises:
+          UserError: the run is a classifier.
+        """
         self._must_draw()
         return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier)
 
-    def log_probs(self, images, *, t=1):
-        """What a classifier says of noisy images, `log p(k | x_t, w)` `[S, N, K]`, at S samples of its weights.
+    def log_probs(self, images: ArrayLike, *, t: float = 1) -> np.ndarray:
+        """A classifier's predictions for noisy images, `log p(k | x_t, w)` `[S, N, K]`, at S samples of its weights.
 
         S is 1 where no weight is random. `bayes.predictive_log_prob` averages them, `bayes.uncertainty` compares them.
 
         Args:
-          images: `[N, H, W, C]` in [-1, 1].
-          t: time, a number.
+          images: `[N, H, W, C]`, x_t; clean images in [-1, 1] are given with t = 1.
+          t: the time, a number in [1, T].
+
+        Raises:
+          UserError: the run is not a classifier.
         """
         if self.config.task != "classify":
             raise UserError(f"{self.workdir} holds a denoiser, which tells no classes")
@@ -166,10 +196,13 @@ class Run:
         images, level = np.asarray(images, np.float32), jax.tree.map(np.float32, level)
         return np.asarray(self._compiled[name](self.params, images, level))
 
-    def chain(self, num_steps=0):
+    def chain(self, num_steps: int = 0) -> Chain:
         """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says.
 
-        The same settings, or others that are inputs of the compiled chain, give the same programs again.
+        A second chain that differs only in settings that are inputs of the compiled one shares its programs.
+
+        Raises:
+          UserError: the run is a classifier, or its configuration makes no such chain.
         """
         self._must_draw()
         config, steps = copy.deepcopy(self.config), num_steps or self.config.sample.num_steps
@@ -184,13 +217,13 @@ class Run:
             self._compiled[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
         return self._compiled[name].varied(settings=settings, labels=labels)
 
-    def draw(self, num_images, *, seed=0, num_steps=0, batch_size=64):
+    def draw(self, num_images: int, *, seed: int = 0, num_steps: int = 0, batch_size: int = 64) -> np.ndarray:
         """Draws images; image i depends on the seed and on i alone.
 
         Args:
-          num_images: how many.
+          num_images: N, the number of images.
           seed: integer.
-          num_steps: of the chain; 0 takes what the run's configuration says.
+          num_steps: number of steps of the chain; 0 takes what the run's configuration says.
           batch_size: images at a time.
 
         Returns:
@@ -199,8 +232,10 @@ class Run:
         options = {"seed": seed, "batch_size": min(batch_size, num_images)}
         return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
 
-    def trajectory(self, num_images, *, seed=0, num_steps=0, num_frames=60):
-        """The chain of the images that `draw` gives: about `num_frames` times, falling, and x at each in [-1, 1].
+    def trajectory(
+        self, num_images: int, *, seed: int = 0, num_steps: int = 0, num_frames: int = 60
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chain of the images that `draw` gives: about `num_frames` falling times, and x at each of them.
 
         Returns:
           `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
@@ -211,19 +246,19 @@ class Run:
             frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
         return chain.frame_times(num_frames), frames
 
-    def _must_draw(self):
-        """Refuses a classifier."""
+    def _must_draw(self) -> None:
+        """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(
                 f"{self.workdir} holds a classifier, which draws no images; give it as --classifier_workdir"
             )
 
 
-def _kinship(*configs: ConfigDict) -> list[dict]:
-    """What a denoiser and a classifier that guides it must have in common, a dict of each.
+def _kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
+    """The keys in which a denoiser and a classifier that guides it must agree, with their values in each configuration.
 
-    Size and noise of the images, and their classes if both are conditioned on them; of one collection of data sets also
-    which of them. Where the images lie has no part in it.
+    These are the size and the noise schedule of the images, and their classes if both have classes; if the
+    images of both are data sets of tensorflow-datasets, also which data set. The path of the images does not matter.
     """
     keys = ["data.image_size", "data.channels"]
     first, second = (factory.noise_schedule(config).alpha_bar for config in configs)
@@ -241,14 +276,18 @@ def _kinship(*configs: ConfigDict) -> list[dict]:
     return known
 
 
-def denoiser_of(config, model, *, classifier=None):
-    """The denoiser that a configuration describes, guided by the `Run` of a classifier or by none."""
+def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Run | None = None) -> ParametricDenoiser:
+    """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
     guide = classifier and factory.classifier(classifier.config, classifier.model)
     return factory.denoiser(config, model, classifier=guide)
 
 
-def labels_of(config, *, classifier=None):
-    """The classes that a configuration asks for, as for `Chain`: of its own, or of the `Run` that guides it."""
+def labels_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[int, ...]:
+    """The classes that a configuration chooses, as for `Chain`: its own, or those of the `Run` that guides it.
+
+    Raises:
+      UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
+    """
     if classifier and config.sample.labels == "none":
         raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
     num_classes = (classifier.config if classifier else config).labels.num_classes
@@ -256,18 +295,26 @@ def labels_of(config, *, classifier=None):
 
 
 def names_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[str, ...]:
-    """The names of the classes that can be asked for, as for `labels_of`; () where they are not known."""
+    """The names of the classes that can be chosen, as for `labels_of`; () where they are not known."""
     labels, own = (classifier.config if classifier else config).labels, config.labels
     return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
 
 
-def chain_of(config, model, *, num_steps, mesh, classifier=None, inpainting=None):
+def chain_of(
+    config: ConfigDict,
+    model: nn.Module,
+    *,
+    num_steps: int,
+    mesh: Mesh,
+    classifier: Run | None = None,
+    inpainting: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Chain:
     """The `Chain` that a configuration describes.
 
     Args:
       config: configuration.
       model: its network.
-      num_steps: moves, 0 for all T.
+      num_steps: number of steps, 0 for all T.
       mesh: the devices.
       classifier: `Run` of the classifier that guides it, or None.
       inpainting: `(image, known)` as for `repaint`, or None.

@@ -1,41 +1,55 @@
-"""The sampling job: images of a run written to files, as a grid, an array, a folder, or a chain as a moving picture.
+"""The sampling job: it writes images of a run to files, as a grid, an array, a folder, or the chain as an animation.
 
 Read next: `run.py`.
 """
 
 import json
+import os
 import zlib
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ddpm_jax.runs.chain import draw
 from ddpm_jax.config import changes, in_words, to_json
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.runtime.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
 from ddpm_jax.runtime.paths import expanded, local_path
 
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
 
-def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
+
+def sample_run(
+    run: "Run",
+    out: str | os.PathLike[str],
+    *,
+    num_images: int,
+    seed: int,
+    num_steps: int = 0,
+    batch_size: int = 64,
+) -> Path:
     """Draws images of a run into a file or a folder.
 
     Args:
       run: `Run`.
-      out: `FILE.png` for a grid, `FILE.npz` for `arr_0` uint8 `[N, H, W, C]`, or a folder for one PNG an image. A
-        folder half done is continued, by the same run or a copy of it wherever that lies.
-      num_images: how many.
+      out: `FILE.png` for a grid, `FILE.npz` for `arr_0` uint8 `[N, H, W, C]`, or a folder for one PNG per image. An
+        unfinished folder is continued by the same run, or by a copy of it in any place.
+      num_images: N, the number of images.
       seed: integer.
-      num_steps: of the chain; 0 takes what the run's configuration says.
+      num_steps: number of steps of the chain; 0 takes what the run's configuration says.
       batch_size: images at a time.
 
     Returns:
       The path written.
 
     Raises:
-      UserError: the place cannot be written, or the folder holds images of other settings.
+      UserError: `out` cannot be written, or the folder holds images of other settings.
     """
     out = expanded(out)
     is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
@@ -60,8 +74,25 @@ def sample_run(run, out, *, num_images, seed, num_steps=0, batch_size=64):
     return out
 
 
-def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60):
-    """Writes the chain of the first images as a GIF of grids, from noise to pictures; returns its path."""
+def sample_trajectory(
+    run: "Run",
+    out: str | os.PathLike[str],
+    *,
+    num_images: int,
+    seed: int,
+    num_steps: int = 0,
+    num_frames: int = 60,
+) -> Path:
+    """Writes the chain of the first images as a GIF of grids, from noise to images; returns its path.
+
+    Args:
+      run, num_images, seed, num_steps: as for `sample_run`.
+      out: `FILE.gif`.
+      num_frames: keep at least this many frames of the chain.
+
+    Raises:
+      UserError: `out` is not a GIF or cannot be written.
+    """
     out = local_path(out)
     if out.suffix != ".gif":
         raise UserError(f"--trajectory={out}: end it with .gif")
@@ -71,8 +102,8 @@ def sample_trajectory(run, out, *, num_images, seed, num_steps=0, num_frames=60)
     return out
 
 
-def _open_folder(folder, settings, indices):
-    """Makes or continues a folder of samples; returns which of the indices are not there yet, `[N]` bool."""
+def _open_folder(folder: Path, settings: dict[str, Any], indices: np.ndarray) -> np.ndarray:
+    """Makes or continues a folder of samples; returns which of the indices have no image yet, `[N]` bool."""
     record = folder / "sampling.json"
     if record.exists():
         clashes = changes(_recorded(record), settings)
@@ -89,7 +120,7 @@ def _recorded(record: Path) -> dict[str, Any]:
     """The settings that a folder of samples was drawn with.
 
     Raises:
-      UserError: the record cannot be read, or is of a version that did not store which network it was.
+      UserError: the record cannot be read, or comes from a version that did not store which network it was.
     """
     try:
         settings = json.loads(record.read_text())
@@ -105,12 +136,12 @@ def _recorded(record: Path) -> dict[str, Any]:
     return settings
 
 
-def _fingerprint(arrays):
-    """A number that tells arrays apart."""
+def _fingerprint(arrays: Iterable[ArrayLike]) -> int:
+    """A checksum of the arrays' values."""
     return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 
-def _save_images(folder, indices, images):
-    """One PNG an image, named by its index."""
+def _save_images(folder: Path, indices: np.ndarray, images: np.ndarray) -> None:
+    """Writes one PNG per image `[N, H, W, C]` uint8, named by its index."""
     for index, image in zip(indices, images, strict=True):
         save_png(folder / f"{index:06d}.png", image)
