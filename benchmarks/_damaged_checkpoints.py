@@ -84,7 +84,7 @@ def _init(config: ConfigDict) -> Callable[[jax.Array], TrainState]:
 
 
 def _random(init: Callable[[jax.Array], TrainState], step: int) -> TrainState:
-    """The state of a step with other random numbers in every array than at any other step."""
+    """A state whose arrays are random and differ from those of every other step."""
     shapes, rng = state_shapes(init), np.random.default_rng(step)
 
     def numbers(leaf: jax.ShapeDtypeStruct) -> jax.Array:
