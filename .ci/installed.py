@@ -1,6 +1,6 @@
-"""Holds an installed ddpm_jax to the README, in an empty folder: `python installed.py CLONE`.
+"""Checks that an installed ddpm_jax does what the README says, in an empty folder: `python installed.py CLONE`.
 
-The interpreter is that of the environment in which ddpm_jax is installed; only the README is read from the clone.
+The interpreter must be that of the environment in which ddpm_jax is installed; only the README is read from CLONE.
 """
 
 import os
@@ -22,7 +22,7 @@ assert dj.Run("library").draw(4, num_steps=5).shape == (4, 8, 8, 1)
 assert dj.__version__
 print(dj.__file__)
 """
-COMMANDS = [
+COMMANDS: list[list[str]] = [
     ["ddpm-train", "--config=digits", "--workdir=run", *SHORT],
     ["ddpm-sample", "--workdir=run", "--num_images=4", "--num_steps=5", "--out=drawn.npz"],
     ["ddpm-evaluate", "--workdir=run", "--metrics=bpd", "--num_images=4"],
@@ -36,7 +36,7 @@ COMMANDS = [
 
 
 def main() -> None:
-    """Runs every command there, and ends with the first that fails."""
+    """Runs every command in an empty folder, and stops at the first that fails."""
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # programs compile in half the time
     with TemporaryDirectory() as empty:
         for program, *arguments in COMMANDS:

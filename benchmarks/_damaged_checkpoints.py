@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import numpy as np
 from _corrupt import BYTES, Rng
-from _pool import Outcome, outcome_of
+from _pool import Outcome, Task, outcome_of
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
@@ -24,17 +25,23 @@ from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.state import TrainState
 
 RIGHT, BEFORE, WRONG = "right values", "the one before", "WRONG VALUES"
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "small": {"model.channels": 8, "model.channel_mult": (1,), "model.attention_resolutions": ()},
     "larger": {"model.channels": 16, "model.channel_mult": (1, 2), "model.attention_resolutions": (4,)},
 }
 STEPS = (1, 2)
-WAYS = ("averages", "parameters", "configuration", "whole state")  # the last one moves what it cannot read
+WAYS = ("averages", "parameters", "configuration", "whole state")  # the last one moves aside what it cannot read
 KINDS = (*BYTES, "empty file", "swapped files", "file of the step before", "deleted file", "deleted folder")
 
 
 class Saved(NamedTuple):
-    """A run with checkpoints of two steps, and what each way of opening it gives at each."""
+    """A run with checkpoints of two steps.
+
+    Attributes:
+      workdir: the directory of the run.
+      config: its configuration.
+      contents: `{way of opening: {step: arrays}}`, what each way gives of an undamaged checkpoint.
+    """
 
     workdir: Path
     config: ConfigDict
@@ -77,18 +84,18 @@ def _init(config: ConfigDict) -> Callable[[jax.Array], TrainState]:
 
 
 def _random(init: Callable[[jax.Array], TrainState], step: int) -> TrainState:
-    """The state of a step with other random numbers in every array than at any other step."""
+    """A state whose arrays are random and differ from those of every other step."""
     shapes, rng = state_shapes(init), np.random.default_rng(step)
 
-    def numbers(leaf):
+    def numbers(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         is_float = jax.numpy.issubdtype(leaf.dtype, np.floating)
         return jax.numpy.asarray(rng.uniform(0, 1, leaf.shape) if is_float else np.full(leaf.shape, step), leaf.dtype)
 
     return jax.tree.map(numbers, shapes.replace(key=shapes.step)).replace(key=jax.random.key(step))
 
 
-def task(seed: int, whole: dict[str, Saved], folder: Path) -> Callable[[int], Outcome]:
-    """A function that damages a checkpoint and opens the run in one of the ways: number i is of damage i // 4."""
+def task(seed: int, whole: dict[str, Saved], folder: Path) -> Task:
+    """A task that damages a checkpoint and opens the run in one of the four ways: number i has the damage i // 4."""
 
     def opened(number: int) -> Outcome:
         case, way = number // len(WAYS), WAYS[number % len(WAYS)]
@@ -104,7 +111,7 @@ def task(seed: int, whole: dict[str, Saved], folder: Path) -> Callable[[int], Ou
 
 
 def damaged(checkpoint: Path, kind: str, rng: Rng) -> str:
-    """Does one kind of damage to one file or folder of a checkpoint, the larger ones more often; says where."""
+    """Does one kind of damage to one file or folder of a checkpoint, larger files more often; returns its path."""
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     weights = np.array([max(1, path.stat().st_size) ** 0.5 for path in files])
     path, other = (files[i] for i in rng.choice(len(files), 2, replace=False, p=weights / weights.sum()))
@@ -136,7 +143,7 @@ def damaged(checkpoint: Path, kind: str, rng: Rng) -> str:
 
 
 def _compared(way: str, workdir: Path, saved: Saved) -> str:
-    """Which of the two checkpoints one way of opening a run gives, bit for bit, or that it gives neither."""
+    """Which of the two checkpoints one way of opening a run gives, bit for bit; `WRONG` if neither."""
     found = _open(way, workdir, saved.config)
     for step, result in ((STEPS[1], RIGHT), (STEPS[0], BEFORE)):
         expected = saved.contents[way][step]
@@ -164,8 +171,8 @@ def _text(config: ConfigDict) -> np.ndarray:
     return np.frombuffer(json.dumps(to_json(config), sort_keys=True).encode(), np.uint8)
 
 
-def _arrays(tree: Any) -> list[np.ndarray]:
-    """The leaves of a tree as NumPy arrays, keys as their numbers."""
+def _arrays(tree: chex.ArrayTree) -> list[np.ndarray]:
+    """The leaves of a tree as NumPy arrays, random keys as their integers."""
     is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return [np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
 

@@ -5,19 +5,20 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from _corrupt import corrupted
-from _pool import Outcome, outcome_of
+from _corrupt import Rng, corrupted
+from _pool import Outcome, Task, outcome_of
 from PIL import Image
 
 from ddpm_jax.data import ImageFolder
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F")
 WIDTH, HEIGHT = 26, 19
-OPTIONS = {  # what else a format may be, beside its defaults
+OPTIONS: dict[str, list[dict[str, Any]]] = {  # of each format, beside its defaults
     "TIFF": [{"compression": name} for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4")],
     "JPEG": [{"progressive": True}, {"subsampling": 0, "quality": 95}],
     "WEBP": [{"lossless": True}],
@@ -59,8 +60,8 @@ def _files(file_format: str) -> list[bytes]:
     return sorted(set(files))
 
 
-def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Callable[[int], Outcome]:
-    """A function that damages an image by its number and opens it as training does."""
+def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Task:
+    """A task that damages an image by its number and opens it as training does."""
 
     def opened(number: int) -> Outcome:
         rng = np.random.default_rng((seed, number))
@@ -75,7 +76,7 @@ def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Callable[[in
             old.unlink()
         (place / f"image{suffix}").write_bytes(bad)
 
-        def load():
+        def load() -> None:
             example = ImageFolder(place, size=8, channels=3 if number % 2 else 1)[0]
             if example["image"].dtype != np.uint8 or example["image"].shape != (8, 8, 3 if number % 2 else 1):
                 raise ValueError(f"an image of {example['image'].shape} {example['image'].dtype}")
@@ -85,8 +86,8 @@ def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Callable[[in
     return opened
 
 
-def _resized(data: bytes, rng: np.random.Generator) -> bytes:
-    """The file with another width or height wherever that stands: about as many pixels as Pillow opens."""
+def _resized(data: bytes, rng: Rng) -> bytes:
+    """The file with another width or height wherever that is written: about as many pixels as Pillow opens."""
     one, other = (WIDTH, HEIGHT) if rng.integers(2) else (HEIGHT, WIDTH)
     forms = [(width, order) for width in (4, 2) for order in ("big", "little") if one.to_bytes(width, order) in data]
     if not forms:
@@ -100,8 +101,8 @@ def _resized(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @contextlib.contextmanager
-def _silence():
-    """Leaves out what libraries in C write of combinations that a format does not have."""
+def _silence() -> Iterator[None]:
+    """Suppresses what libraries in C write about combinations that a format does not support."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -113,7 +114,7 @@ def _silence():
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG whose damage the checksums do not tell."""
+    """A damaged PNG with corrected checksums, so that they do not reveal the damage."""
     at, out = 8, data[:8]
     while at + 12 <= len(data):
         (length,) = struct.unpack(">I", data[at : at + 4])

@@ -9,7 +9,6 @@ import pickletools
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 from _corrupt import Rng, corrupted, corrupted_json
-from _pool import Outcome, outcome_of
+from _pool import Outcome, Task, outcome_of
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment
@@ -28,7 +27,7 @@ from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.convert.outgoing import network_config, scheduler_config
 
-GIVEN = {"image_size": 8, "num_heads": 4}  # what a state dict does not tell of a network
+GIVEN = {"image_size": 8, "num_heads": 4}  # the settings that cannot be read off a state dict
 STEM = "diffusion_pytorch_model"
 FORMS = ("zip", "spliced zip", "bare pickle", "safetensors", "folder, safetensors", "folder, bin", "folder, sharded")
 
@@ -60,8 +59,8 @@ def seeds() -> dict[str, object]:
     }
 
 
-def task(seed: int, whole: dict[str, object], folder: Path) -> Callable[[int], Outcome]:
-    """A function that makes a damaged or hostile file by its number and reads it as `convert` does."""
+def task(seed: int, whole: dict[str, object], folder: Path) -> Task:
+    """A task that makes a damaged or hostile file by its number and reads it as `convert` does."""
 
     def opened(number: int) -> Outcome:
         rng = np.random.default_rng((seed, number))
@@ -81,8 +80,8 @@ def task(seed: int, whole: dict[str, object], folder: Path) -> Callable[[int], O
     return opened
 
 
-def control(folder: Path) -> Callable[[int], Outcome]:
-    """A function by which Python's own reader of pickles executes one of the attacks, which must be seen."""
+def control(folder: Path) -> Task:
+    """A task in which Python's own reader of pickles executes one of the attacks, which must be detected."""
 
     def opened(number: int) -> Outcome:
         canary = folder / f"executed_{os.getpid()}"
@@ -93,7 +92,7 @@ def control(folder: Path) -> Callable[[int], Outcome]:
 
 
 def _read(path: Path, *, thorough: bool) -> None:
-    """Reads, understands and, unless only numbers can differ from those of the whole file, converts."""
+    """Reads and understands a file; converts it, unless only its numbers can differ from those of the whole file."""
     network, _ = understood(path, {} if path.is_dir() else GIVEN)
     config = configured(network, experiment("base"), name="damaged")
     form = {name: (array.shape, array.dtype) for name, array in network.state_dict.items()}
@@ -184,7 +183,7 @@ def torch_zip(pickled: bytes, weights: dict[str, np.ndarray]) -> bytes:
 
 
 def spliced(pickled: bytes, rng: Rng, canary: str) -> bytes:
-    """A pickle with a few instructions between its own that run something, claim memory, never end or make no sense."""
+    """A pickle with up to three additional groups of instructions from `_attacks`, at random places."""
     for _ in range(int(rng.integers(1, 4))):
         try:
             places = [at for _, _, at in pickletools.genops(pickled)][1:]
@@ -197,7 +196,7 @@ def spliced(pickled: bytes, rng: Rng, canary: str) -> bytes:
 
 
 def _attacks(canary: str, rng: Rng) -> tuple[list[bytes], ...]:
-    """Instructions that make a folder, that claim memory, that nest, and that make no sense."""
+    """Instructions that make a folder, that claim memory, that nest, and that are invalid."""
     target, number = b"(" + _code(canary) + b"t", int(2 ** rng.uniform(8, 31))
     program = _code(f"import os; os.mkdir({canary!r})")
     run = [

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-_BINARY = {
+_BINARY: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
     ast.Mult: ast.Div,
@@ -25,8 +25,8 @@ _BINARY = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-_ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
-_COMPARE = {  # the other side of the boundary, and the opposite
+_ORDERED: tuple[type[ast.operator], ...] = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
+_COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {  # the other side of the boundary, and the opposite
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
     ast.Gt: (ast.GtE, ast.LtE),
@@ -52,6 +52,9 @@ _PAIRS = [
 EQUIVALENT = "equivalent"
 _NAMES = {**dict(_PAIRS), **{right: left for left, right in _PAIRS}}
 _SYMMETRIC = {"minimum", "maximum", "min", "max", "logaddexp", "logical_and", "logical_or", "array_equal", "swapaxes"}
+
+_Change: TypeAlias = tuple[ast.AST, str, ast.AST | None, str]
+"""A node, the kind of its change, its replacement (None: the node is removed), the enclosing top-level definition."""
 
 
 class Mutation(NamedTuple):
@@ -99,7 +102,7 @@ def drawn(root: Path, files: list[str], *, count: int, seed: int) -> tuple[list[
     sources = {file: (root / file).read_text() for file in files}
     every = [mutation for file in files for mutation in mutations(file, sources[file])]
     chosen, same = [], 0
-    warnings.simplefilter("ignore", SyntaxWarning)  # of what some changes make
+    warnings.simplefilter("ignore", SyntaxWarning)  # which some of the changes cause
     for mutation in _shuffled(every, seed):
         if len(chosen) == count:
             break
@@ -123,8 +126,8 @@ def _shuffled(every: list[Mutation], seed: int) -> list[Mutation]:
     return [mutation for _, mutation in sorted(keyed)]
 
 
-def _walk(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str, ast.AST | None, str]]:
-    """Yields (node, kind, what takes its place or None for nothing, the enclosing top-level definition)."""
+def _walk(tree: ast.AST, inside: str = "") -> Iterator[_Change]:
+    """Yields every change of a tree."""
     modules = {
         alias.asname or alias.name.split(".")[0]
         for node in ast.walk(tree)
@@ -132,7 +135,7 @@ def _walk(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str, ast.A
         for alias in node.names
     }
 
-    def visit(node, inside):
+    def visit(node: ast.AST, inside: str) -> Iterator[_Change]:
         if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -154,7 +157,7 @@ def _walk(tree: ast.AST, inside: str = "") -> Iterator[tuple[ast.AST, str, ast.A
 
 
 def _changes(node: ast.AST, modules: set[str]) -> Iterator[tuple[str, ast.AST | None]]:
-    """The changes of one node, its children left alone."""
+    """Yields the kind and the replacement of each change of one node; its children are not changed."""
     match node:
         case ast.Constant(value=bool(value)):
             yield "constant", ast.Constant(not value)
@@ -194,7 +197,7 @@ def _changes(node: ast.AST, modules: set[str]) -> Iterator[tuple[str, ast.AST | 
 
 
 def _calls(node: ast.Call, modules: set[str]) -> Iterator[tuple[str, ast.AST]]:
-    """Without the call, with neighbouring arguments swapped, without a keyword."""
+    """Yields a call replaced by its object or first argument, with adjacent arguments swapped, without a keyword."""
     root = node.func
     while isinstance(root, ast.Attribute):
         root = root.value
@@ -215,7 +218,7 @@ def _calls(node: ast.Call, modules: set[str]) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _slices(lower: ast.expr | None, upper: ast.expr | None, step: ast.expr | None) -> Iterator[ast.Slice]:
-    """A slice without one of its ends, or with it one later."""
+    """Yields a slice without one of its ends, or with that end increased by one."""
     later = lambda end: ast.BinOp(end, ast.Add(), ast.Constant(1))
     if lower:
         yield from (ast.Slice(None, upper, step), ast.Slice(later(lower), upper, step))
@@ -226,7 +229,7 @@ def _slices(lower: ast.expr | None, upper: ast.expr | None, step: ast.expr | Non
 
 
 def _equal(one: CodeType, other: CodeType) -> bool:
-    """Whether two code objects do the same, whatever their lines."""
+    """Whether two code objects do the same, regardless of line numbers."""
     same = all(
         getattr(one, name) == getattr(other, name)
         for name in ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_exceptiontable")

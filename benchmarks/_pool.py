@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ddpm_jax.errors import UserError, causes
 
@@ -21,17 +21,21 @@ LONGEST_LINE = 500  # characters of an error that count as one line
 
 
 class Outcome(NamedTuple):
-    """What came of a task: of which kind its input was, what happened, and the error's text."""
+    """The result of a task: the kind of its input, what happened, and the error's text."""
 
     kind: str
     result: str
     detail: str = ""
 
 
-def outcome_of(kind: str, action: Callable[[], str | None]) -> Outcome:
-    """What an action on hostile input comes to: what it returns ("loads" for None), a one-line error, or anything else.
+Task: TypeAlias = Callable[[int], Outcome]
+"""A function from a number, which determines the hostile input, to what the library does with that input."""
 
-    Its memory is what the process grows by beyond the most that it had before.
+
+def outcome_of(kind: str, action: Callable[[], str | None]) -> Outcome:
+    """The outcome of an action on hostile input: its return value ("loads" for None), a one-line error, or a traceback.
+
+    The result is "over 1 GB" if the peak memory of the process grows by more than that.
     """
     before = _peak()
     try:
@@ -47,10 +51,8 @@ def outcome_of(kind: str, action: Callable[[], str | None]) -> Outcome:
     return outcome._replace(result="over 1 GB") if _peak() - before > GIGABYTE else outcome
 
 
-def outcomes(
-    task: Callable[[int], Outcome], count: int, *, workers: int, seconds: float
-) -> Iterator[tuple[int, Outcome]]:
-    """Runs `task(0)` ... `task(count - 1)`, each for so many seconds at most, and yields what came of it."""
+def outcomes(task: Task, count: int, *, workers: int, seconds: float) -> Iterator[tuple[int, Outcome]]:
+    """Runs `task(0)` ... `task(count - 1)`, each for at most `seconds`, and yields the number and outcome of each."""
     waiting, busy, idle = list(range(count))[::-1], {}, [_Worker(task) for _ in range(workers)]
     try:
         while waiting or busy:
@@ -76,7 +78,7 @@ def outcomes(
 class _Worker:
     """A process that serves tasks."""
 
-    def __init__(self, task: Callable[[int], Outcome]):
+    def __init__(self, task: Task) -> None:
         self._task = task
         self.pipe, theirs = multiprocessing.Pipe()
         self._process = multiprocessing.get_context("fork").Process(target=_serve, args=(task, theirs))
@@ -84,12 +86,12 @@ class _Worker:
         theirs.close()
 
     def start(self, number: int) -> None:
-        """Hands a task over."""
+        """Sends the number of a task to the process."""
         self.number, self.begin = number, time.monotonic()
         self.pipe.send(number)
 
     def result(self) -> Outcome:
-        """What came of it, once there is something to receive."""
+        """The outcome of the task, once there is something to receive."""
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -108,8 +110,8 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(task: Callable[[int], Outcome], pipe: Connection) -> None:
-    """In a process: does what it is handed, silently and within three gigabytes more than it has."""
+def _serve(task: Task, pipe: Connection) -> None:
+    """Does the tasks that a worker process receives, without output and with at most 3 GiB of additional memory."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

@@ -31,10 +31,10 @@ from absl import flags
 from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 
-# The share of the time for each part, over those of the parts after it; what one leaves goes to all of them.
+# The share of the time for each part, relative to those of the parts after it, which share what a part leaves.
 SHARES = {"rates": 6, "training": 40, "pytorch": 24, "sampling": 18, "profile": 20, "suite": 12}
 LAST_SHARES = {True: {"pictures": 45, "variants": 4}, False: {"variants": 20}}  # with and without --data
-SHARE_MEMORY = ("pytorch", "suite")  # which leave the device's memory to another program than JAX in their process
+SHARE_MEMORY = ("pytorch", "suite")  # whose process leaves device memory to programs other than its own JAX
 GRACE = 5  # seconds past its time after which a part is ended
 SHORTEST = 6  # seconds that a part needs to begin at all
 
@@ -48,7 +48,7 @@ UNTIL = flags.DEFINE_float("until", None, "When its time is over, in seconds sin
 
 
 def main() -> None:
-    """Runs the parts, or one of them."""
+    """Runs all chosen parts, or, in the process of one part, this part."""
     out = Path(OUT.value)
     if PART.value:
         _run_part(PART.value, out)
@@ -83,7 +83,7 @@ def _run_all(out: Path, shares: dict[str, int]) -> None:
 
 
 def _run_part(part: str, out: Path) -> None:
-    """One part, in this process, which ends with the one that started it."""
+    """Runs one part in this process, which ends when the process that started it ends."""
     import jax
 
     parent = os.getppid()
@@ -119,7 +119,7 @@ def _chosen() -> dict[str, int]:
 
 
 def _in_own_process(part: str, out: Path, until: float) -> None:
-    """Runs a part and ends it if it takes too long; its file then says why it is not whole."""
+    """Runs a part and ends it if it takes too long; its file then states why it is not complete."""
     command = [sys.executable, __file__, f"--{environment.FLAG}={part}", f"--out={out}", f"--until={until}"]
     command += [f"--data={DATA.value}"] * bool(DATA.value)
     settings = dict(environment.OF_PARTS)
@@ -145,16 +145,17 @@ def _in_own_process(part: str, out: Path, until: float) -> None:
 
 
 def _last_line(log: Path) -> str:
-    """What a program said last."""
+    """The last line that a program wrote to its log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
 
 
 @contextlib.contextmanager
 def _compiled_programs() -> Iterator[None]:
-    """A new folder for compiled programs, which the parts share; the first to need one says how long it took.
+    """Makes a folder for compiled programs, which the parts share, and removes it at the end.
 
-    JAX_COMPILATION_CACHE_DIR names another, which then stays.
+    The first part that needs a program reports the time to compile it. If JAX_COMPILATION_CACHE_DIR names a folder,
+    that one is used and kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" in environment.OF_PARTS:
         yield

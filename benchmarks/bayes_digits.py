@@ -26,8 +26,8 @@ BAYES = flags.DEFINE_list("bayes_workdir", "runs/digits_classifier_bayes", "Of t
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples of the weights.", lower_bound=1)
 
 
-def opened(workdir, *, only_mean=False):
-    """The run of a classifier that averages over many samples of its weights, or takes their mean."""
+def opened(workdir: str, *, only_mean: bool = False) -> Run:
+    """The run of a classifier that averages over many samples of its weights, or uses their mean."""
     run = Run(workdir)
     run.config.posterior.num_samples = 1 if only_mean else NUM_SAMPLES.value
     if only_mean:
@@ -36,27 +36,33 @@ def opened(workdir, *, only_mean=False):
     return run
 
 
-def quality(run, images, label):
-    """Accuracy, negative log-likelihood in nats and expected calibration error, `[3]`."""
+def quality(run: Run, images: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Accuracy, negative log-likelihood in nats and expected calibration error, `[3]`.
+
+    Args:
+      run: run of a classifier.
+      images: `[N, H, W, C]` in [-1, 1].
+      label: `[N]` true classes.
+    """
     prob = np.exp(bayes.predictive_log_prob(run.log_probs(images)))
     nll = -np.mean(np.log(prob[np.arange(len(label)), label]))
     return np.array([np.mean(prob.argmax(-1) == label), nll, expected_calibration_error(prob, label)])
 
 
-def unsureness(run, images):
-    """Mean predictive entropy and mutual information, `[2]` nats."""
+def unsureness(run: Run, images: np.ndarray) -> np.ndarray:
+    """Mean predictive entropy and mutual information of images `[N, H, W, C]` in [-1, 1], `[2]` nats."""
     unsure = bayes.uncertainty(run.log_probs(images))
     return np.array([unsure.predictive_entropy.mean(), unsure.mutual_information.mean()])
 
 
-def show(name, rows, spec):
-    """Prints a row for each run, and their mean where there are several."""
+def show(name: str, rows: list[np.ndarray], spec: str) -> None:
+    """Prints a row `[M]` for each run, and their mean if there are several; `spec` formats a number."""
     for row in [*rows, np.mean(rows, axis=0)] if len(rows) > 1 else rows:
         print(f"{name:<22}" + "".join(f"{value:{spec}}" for value in row))
         name = "" if row is not rows[-1] else "  mean"
 
 
-def main():
+def main() -> None:
     """Prints both tables."""
     source, rng = Digits("test"), np.random.default_rng(0)
     label = np.array([source[i]["label"] for i in range(len(source))])

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import _root  # noqa: F401
 import jax
@@ -24,8 +25,11 @@ from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.run import Run
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
 SIZE = flags.DEFINE_integer("image_size", 256, "Side of the images of the forward pass.", lower_bound=32)
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "sample_size": 256,
     "block_out_channels": (128, 128, 256, 256, 512, 512),
     "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
@@ -38,8 +42,8 @@ SETTINGS = {
 }
 
 
-def network():
-    """The network of diffusers, no weight of which is zero or one."""
+def network() -> "UNet2DModel":
+    """The network of diffusers, with random weights none of which is zero or one."""
     try:
         import torch
         from diffusers import UNet2DModel
@@ -54,8 +58,8 @@ def network():
     return unet
 
 
-def converted(folder, workdir):
-    """Converts in a process of its own and prints what it took; memory is the most of all conversions so far."""
+def converted(folder: Path, workdir: Path) -> None:
+    """Converts in a separate process and prints its time, and the peak memory of all conversions so far."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", "ddpm_jax.convert", str(folder), f"--out={workdir}"]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
@@ -63,8 +67,8 @@ def converted(folder, workdir):
     print(f"{time.perf_counter() - begin:.1f} s, at most {gigabytes:.2f} GB, {os.cpu_count()} cores", flush=True)
 
 
-def compare(unet, run, size):
-    """Prints how far the two outputs for one noisy image are apart, relative to their size."""
+def compare(unet: "UNet2DModel", run: Run, size: int) -> None:
+    """Prints the relative error between the two outputs for one noisy image of `size` x `size` pixels."""
     import torch
 
     x, index = np.random.default_rng(0).standard_normal((1, size, size, 3)).astype(np.float32), np.array([500])
@@ -76,8 +80,8 @@ def compare(unet, run, size):
     )
 
 
-def main():
-    """Makes, converts, compares."""
+def main() -> None:
+    """Makes the network, converts it from both kinds of files, and compares the outputs."""
     unet = network()
     print(f"{sum(parameter.numel() for parameter in unet.parameters()):,} parameters", flush=True)
     with tempfile.TemporaryDirectory() as place:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -25,16 +26,17 @@ import _root  # noqa: F401, I001 -- before what imports the package
 import _damaged_checkpoints
 import _damaged_images
 import _damaged_weights
-from _pool import Outcome, outcomes
+from _pool import Outcome, Task, outcomes
 from absl import logging
 
-SECONDS = 60  # of a task; the first one of a process compiles
+T = TypeVar("T")
+SECONDS = 60  # for one task; the first task of a process compiles
 RESULTS = ("loads", "one-line error", "traceback", "hang", "over 1 GB", "executed", "crash")
 FAULTS = ("WRONG VALUES", "traceback", "hang", "over 1 GB", "executed", "crash")
 
 
 def tabulated(name: str, results: tuple[str, ...], found: list[tuple[str, Outcome]], shown: int) -> None:
-    """Prints how many of each kind came to what, and the first faults of each."""
+    """Prints how often each kind of input had each result, and the first `shown` faults of each."""
     counts = Counter((kind, outcome.result) for kind, outcome in found)
     width = max(len(kind) for kind, _ in found)
     print(f"\n{name:{width}}  " + "  ".join(results))
@@ -47,8 +49,8 @@ def tabulated(name: str, results: tuple[str, ...], found: list[tuple[str, Outcom
     sys.stdout.flush()
 
 
-def gathered(task: Callable[[int], Outcome], count: int, args: argparse.Namespace) -> list[tuple[int, Outcome]]:
-    """What came of each task, in their order, with a line every half minute."""
+def gathered(task: Task, count: int, args: argparse.Namespace) -> list[tuple[int, Outcome]]:
+    """The outcomes of all tasks, in their order; prints a line of progress every half minute."""
     found, begin, said = [], time.monotonic(), time.monotonic()
     for number, outcome in outcomes(task, count, workers=args.workers, seconds=SECONDS):
         found.append((number, outcome._replace(detail=f"number {number}: {outcome.detail}")))
@@ -59,14 +61,14 @@ def gathered(task: Callable[[int], Outcome], count: int, args: argparse.Namespac
     return sorted(found)
 
 
-def apart(function: Callable, *args: object) -> object:
-    """A function's result from a process of its own, so that JAX's backend does not start in this one."""
+def apart(function: Callable[..., T], *args: object) -> T:
+    """A function's result from a separate process, so that JAX's backend does not start in this one."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, args)
 
 
 def checkpoints(args: argparse.Namespace, folder: Path) -> int:
-    """Damages checkpoints and prints what came of them; returns the number of wrong values."""
+    """Damages checkpoints and prints tables of the outcomes; returns the number of wrong values."""
     ways, kinds = _damaged_checkpoints.WAYS, _damaged_checkpoints.KINDS
     whole = apart(_damaged_checkpoints.seeds, folder)
     found = gathered(_damaged_checkpoints.task(args.seed, whole, folder), args.checkpoints * len(ways), args)
@@ -78,7 +80,7 @@ def checkpoints(args: argparse.Namespace, folder: Path) -> int:
 
 
 def images(args: argparse.Namespace, folder: Path) -> None:
-    """Damages images and prints what came of them."""
+    """Damages images and prints a table of the outcomes."""
     (folder / "formats").mkdir()
     whole = _damaged_images.seeds(folder / "formats")
     found = gathered(_damaged_images.task(args.seed, whole, folder), args.images, args)
@@ -86,7 +88,7 @@ def images(args: argparse.Namespace, folder: Path) -> None:
 
 
 def weights(args: argparse.Namespace, folder: Path) -> None:
-    """Damages files of weights and prints what came of them."""
+    """Damages files of weights and prints a table of the outcomes."""
     control = gathered(_damaged_weights.control(folder), 1, args)
     if control[0][1].result != "executed":
         sys.exit("an attack that Python's own reader executes was not seen")

@@ -21,7 +21,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Moves of the chain (default: what the run's configuration says).")
 
 
-def main():
+def main() -> None:
     """Prints the table."""
     run = Run(WORKDIR.value)
     chain = run.chain(NUM_STEPS.value)

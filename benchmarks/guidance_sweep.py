@@ -8,6 +8,9 @@ Agreement is the share of images that a support vector machine, trained on the t
 precision speaks of quality, recall of diversity. Writes a plot of the one against the other.
 """
 
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
 import _root  # noqa: F401
 import numpy as np
 from _digits_features import NUM, pixels, quality, real
@@ -29,21 +32,31 @@ SAMPLER = flags.DEFINE_string("sampler", "ddim", "Any sampler.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "Of the chain.")
 OUT = flags.DEFINE_string("out", "runs/guidance.png", "Where the plot goes.")
 
+Row: TypeAlias = tuple[float, float, float, float]
+"""A scale, and the agreement, precision and recall at this scale."""
 
-def reader():
-    """A function from images to the digits that a support vector machine reads, and its accuracy on the test split."""
+
+def reader() -> tuple[Callable[[np.ndarray], np.ndarray], float]:
+    """A function from images to the digits that a support vector machine predicts, and its test accuracy."""
     machine = SVC(gamma=0.001 / (255 / 16) ** 2).fit(pixels(real("train")), labels("train"))
     return lambda images: machine.predict(pixels(images)), machine.score(pixels(real("test")), labels("test"))
 
 
-def labels(split):
-    """The classes of a split."""
+def labels(split: str) -> np.ndarray:
+    """The classes of a split, `[N]`."""
     source = Digits(split)
     return np.array([source[i]["label"] for i in range(len(source))])
 
 
-def sweep(run, key, scales, read):
-    """Rows (scale, agreement, precision, recall) of one road, printed as they come."""
+def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray], np.ndarray]) -> list[Row]:
+    """Measures one method of guidance at all scales, and prints each row as soon as it is known.
+
+    Args:
+      run: the run to draw from.
+      key: the setting of the scale in `config.sample`.
+      scales: the scales, as text.
+      read: function from images `[N, 8, 8, 1]` to digits `[N]`.
+    """
     rows = []
     for scale in map(float, scales):
         run.configure(sampler=SAMPLER.value, labels="all", **{key: scale})
@@ -55,8 +68,8 @@ def sweep(run, key, scales, read):
     return rows
 
 
-def plot(roads, path):
-    """Precision over recall along each sweep, and the agreement over the scale."""
+def plot(roads: dict[str, list[Row]], path: str) -> None:
+    """Plots precision over recall, and agreement over scale, for the rows of each method of guidance."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     trade, asked = figure.subplots(1, 2)
     for name, rows in roads.items():
@@ -73,7 +86,7 @@ def plot(roads, path):
     figure.savefig(path, dpi=120)
 
 
-def main():
+def main() -> None:
     """Prints the table and writes the plot."""
     read, score = reader()
     print(

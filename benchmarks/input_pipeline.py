@@ -12,12 +12,15 @@ import contextlib
 import itertools
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import _root  # noqa: F401
 import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -25,6 +28,7 @@ from ddpm_jax import factory
 from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
 from ddpm_jax.data.pipeline import batches
+from ddpm_jax.data.source import Example, Source
 from ddpm_jax.jobs.train import compiled_step, initial, state_shapes
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 
@@ -34,8 +38,8 @@ NUM_FILES = flags.DEFINE_integer("num_files", 2000, "JPEGs to write.", lower_bou
 SECONDS = flags.DEFINE_float("seconds", 8.0, "Length of each measurement.")
 
 
-def write_jpegs(folder):
-    """Random crops of two photographs; prints their mean size."""
+def write_jpegs(folder: str) -> None:
+    """Writes random crops of two photographs, and prints the mean size of the files."""
     rng, photographs = np.random.default_rng(0), load_sample_images().images
     for i in range(NUM_FILES.value):
         photograph = photographs[i % 2]
@@ -45,8 +49,8 @@ def write_jpegs(folder):
     print(f"{NUM_FILES.value:,} JPEGs of 178x218, {kilobytes:.1f} kB on average", flush=True)
 
 
-def configuration(folder, *, workers, batch_size):
-    """CelebA's, of the folder."""
+def configuration(folder: str, *, workers: int, batch_size: int) -> ConfigDict:
+    """The configuration of CelebA, with the images of the folder."""
     config = experiment("celeba")
     config.data.source, config.data.path, config.data.num_workers = "folder", str(folder), workers
     config.train.batch_size = batch_size
@@ -55,15 +59,15 @@ def configuration(folder, *, workers, batch_size):
     return config
 
 
-def read(config, source):
-    """The host's batches, ended by `contextlib.closing`."""
+def read(config: ConfigDict, source: Source) -> contextlib.AbstractContextManager[Iterator[Example]]:
+    """The host's batches; leaving the context ends the workers."""
     return contextlib.closing(
         batches(source, batch_size=config.train.batch_size, seed=0, num_workers=config.data.num_workers)
     )
 
 
-def images_per_second(config):
-    """As fast as batches come."""
+def images_per_second(config: ConfigDict) -> float:
+    """Images per second if batches are only read."""
     with read(config, factory.source(config)) as stream:
         list(itertools.islice(stream, 8))  # workers have started, buffers are full
         begin, count = time.perf_counter(), 0
@@ -73,8 +77,8 @@ def images_per_second(config):
         return count * config.train.batch_size / (time.perf_counter() - begin)
 
 
-def waiting(config, mesh):
-    """Seconds of a train step, and the share of it that passes before the host has its batch."""
+def waiting(config: ConfigDict, mesh: Mesh) -> tuple[float, float]:
+    """Seconds per train step, and the share of them, in [0, 1], in which the host waits for its batch."""
     source, model = factory.source(config), factory.network(config)
     recipe = factory.recipe(config, model, num_images=len(source))
     init = initial(config, model, recipe)
@@ -95,7 +99,7 @@ def waiting(config, mesh):
     return total / count, waited / total
 
 
-def main():
+def main() -> None:
     """Prints a line for each number of workers."""
     mesh, small = device_mesh(), jax.default_backend() == "cpu"
     print(f"{mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import _root  # noqa: F401
 import jax
@@ -29,11 +30,12 @@ from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training import log
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.restoring import stored_config
+from ddpm_jax.training.state import TrainState
 
 KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 ROOT = Path(__file__).parents[1]
-SMALL = {
+SMALL: dict[str, Any] = {
     "model.channels": 8,
     "model.channel_mult": (1,),
     "model.norm_groups": 4,
@@ -49,9 +51,19 @@ SMALL = {
     "log.preview_every": 0,
 }
 
+Record: TypeAlias = tuple[TrainState, list[dict[str, Any]]]
+"""The state at the end of a run, and the lines of its log without the speeds."""
 
-def start(workdir, devices, workers, cache):
-    """The training program with so many virtual devices."""
+
+def start(workdir: Path, devices: int, workers: int, cache: str) -> subprocess.Popen[bytes]:
+    """Starts the training program with these numbers of virtual devices and of data workers.
+
+    Args:
+      workdir: directory of the run.
+      devices: virtual devices.
+      workers: processes that read ahead.
+      cache: folder of compiled programs.
+    """
     flags_of_run = [f"--config.{key}={value}" for key, value in {**SMALL, "data.num_workers": workers}.items()]
     environment = {
         **os.environ,
@@ -64,15 +76,15 @@ def start(workdir, devices, workers, cache):
     return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
 
 
-def finish(process):
-    """Waits for a run that is left alone."""
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a run that is not killed, and ends this program if the run fails."""
     error = process.communicate()[1]
     if process.returncode:
         sys.exit(error.decode())
 
 
-def record(workdir):
-    """Everything that has to be equal: the state's arrays and the log without its speeds."""
+def record(workdir: Path) -> Record:
+    """Everything that must be equal for two runs: the state's arrays and the log without its speeds."""
     config = from_json(stored_config(workdir))
     model = factory.network(config)
     init = initial(config, model, factory.recipe(config, model, num_images=1))
@@ -83,20 +95,20 @@ def record(workdir):
     return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
 
 
-def same(left, right):
+def same(left: Record, right: Record) -> bool:
     """Whether two records are equal bit for bit."""
     (one, log), (other, other_log) = left, right
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return log == other_log and all(np.array_equal(bits(a), bits(b)) for a, b in pairs)
 
 
-def bits(leaf):
-    """A leaf of a state as NumPy numbers."""
+def bits(leaf: jax.Array) -> np.ndarray:
+    """A leaf of a state as a NumPy array, a random key as its integers."""
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(leaf) if is_key else leaf)
 
 
-def main():
+def main() -> None:
     """Prints a line for each kill and each setting."""
     rng, settings = np.random.default_rng(SEED.value), [(1, 0), (8, 0), (1, 2), (8, 2)]
     moments = rng.uniform(4, 14, KILLS.value)

@@ -16,7 +16,7 @@ WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "A run with a l
 NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "Moves of the chain.")
 
 
-def main():
+def main() -> None:
     """Prints the table."""
     run = Run(WORKDIR.value)
     print(f"{NUM} digits, pixels, k = 3, {NUM_STEPS.value} ancestral moves, step {run.step:,}")

@@ -26,9 +26,12 @@ import time
 from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from _mutations import Mutation, drawn
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[1]
 OTHERS = ("training/state", "runs/chain", "training/step")  # beside the mathematics
@@ -51,15 +54,15 @@ SETTINGS = {
 
 
 class Verdict(NamedTuple):
-    """What one file of tests says: "passed", or how it failed, at which test, after how many seconds."""
+    """The result of one file of tests: "passed", or how it failed, at which test, after how many seconds."""
 
     outcome: str
     test: str
     seconds: float
 
 
-# A coroutine that yields a file of tests and a limit in seconds, receives the `Verdict`, and returns a line of results.
-Job = Generator[tuple[str, float], Verdict, dict[str, Any]]
+Job: TypeAlias = Generator[tuple[str, float], Verdict, dict[str, Any]]
+"""A coroutine that yields a file of tests and a limit in seconds, receives the `Verdict`, returns a line of results."""
 
 
 def mutated_files() -> list[str]:
@@ -83,7 +86,7 @@ def imported(file: str) -> set[str]:
 
 
 def file_of(folder: Path, parts: list[str]) -> Path | None:
-    """The file of a module, or None where that is no module of ours."""
+    """The file of a module, or None if the repository does not have this module."""
     path = folder.joinpath(*parts)
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if parts and p.is_file()), None)
 
@@ -105,7 +108,7 @@ def tests_of(mutation: Mutation) -> list[str]:
     files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests").rglob("test_*.py"))]
     name, stem = re.compile(rf"\b{mutation.inside or '-'}\b"), Path(mutation.file).stem
 
-    def order(test):
+    def order(test: str) -> tuple[bool, bool, bool, bool, tuple[int, int], str]:
         text, own = (ROOT / test).read_text(), Path(test).stem == f"test_{stem}"
         named, slow = name.search(text) is not None, "mark.slow" in text
         near = len(Path(test).parts), distances(test)[mutation.file]
@@ -117,7 +120,7 @@ def tests_of(mutation: Mutation) -> list[str]:
 class Slot:
     """A copy of the repository in which one file of tests runs at a time, in a process forked from this one."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.copy, self._spare = folder / "copy", folder
         left_out = shutil.ignore_patterns(".git", "*venv*", "runs", "__pycache__", ".*_cache", "shared")
         shutil.copytree(ROOT, self.copy, ignore=left_out)
@@ -174,16 +177,18 @@ def _run_tests(copy: Path, test: str, spare: Path) -> None:
 
 
 class _FirstFailure:
-    """A plugin of pytest: where the first failure is, and whether the tested package is the copy's."""
+    """A plugin of pytest that keeps which test fails first, and whether the tested package is that of the copy."""
 
-    def __init__(self, copy: Path):
+    def __init__(self, copy: Path) -> None:
         self.test, self.ours, self._copy = "", True, copy
 
-    def pytest_runtest_logreport(self, report):
+    def pytest_runtest_logreport(self, report: "pytest.TestReport") -> None:
+        """Keeps the name of the first test that fails."""
         if report.failed:
             self.test = self.test or report.nodeid
 
-    def pytest_sessionfinish(self):
+    def pytest_sessionfinish(self) -> None:
+        """Notes whether the tested package was imported from the copy."""
         package = sys.modules.get("ddpm_jax")
         self.ours = package is None or Path(package.__file__).is_relative_to(self._copy)
 
@@ -195,7 +200,7 @@ class Results:
     package, the tests' helpers and the file; that a mutant survived holds for the package and all tests.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         tests, package = sorted((ROOT / "tests").rglob("*.py")), sorted((ROOT / "ddpm_jax").rglob("*.py"))
         helpers = [path for path in tests if not path.name.startswith("test_")]
@@ -306,7 +311,7 @@ def main() -> None:
         todo = [mutation for mutation in chosen if results.of(mutation) is None]
         begin, done = time.monotonic(), []
 
-        def report(line):
+        def report(line: dict[str, Any]) -> None:
             results.add(line)
             done.append(line)
             left = (time.monotonic() - begin) / len(done) * (len(todo) - len(done))

@@ -8,11 +8,13 @@ left out. Batches are the configurations' own; on a CPU they are cut to 8,192 pi
 """
 
 import time
+from collections.abc import Callable, Iterator
 
 import _root  # noqa: F401
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.commands import cli
@@ -26,14 +28,14 @@ DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the comput
 SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of each of the 5 windows, at least 2 steps.")
 
 
-def default_batch_size(config):
-    """The configuration's batch, or on a CPU as much of it as does not take all day."""
+def default_batch_size(config: ConfigDict) -> int:
+    """The configuration's batch size, on a CPU limited to 8,192 pixels, so that a step does not take too long."""
     pixels = config.data.image_size**2
     return config.train.batch_size if jax.default_backend() != "cpu" else min(config.train.batch_size, 8192 // pixels)
 
 
-def windows(step):
-    """Medians need several windows: yields seconds a step for each of 5."""
+def windows(step: Callable[[], None]) -> Iterator[float]:
+    """Yields the mean seconds per step of each of 5 windows, of which a median can be taken."""
     begin = time.perf_counter()
     step()
     count = max(2, round(SECONDS.value / max(time.perf_counter() - begin, 1e-6)))
@@ -44,8 +46,8 @@ def windows(step):
         yield (time.perf_counter() - begin) / count
 
 
-def measure(name):
-    """Prints the row of one configuration."""
+def measure(name: str) -> None:
+    """Measures the configuration of this name and prints its row."""
     config = experiment(name)
     config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
     config.model.dtype = DTYPE.value or config.model.dtype
@@ -61,7 +63,7 @@ def measure(name):
     }
     batch, parameters = global_batch(mesh, batch), sum(x.size for x in jax.tree.leaves(state.params))
 
-    def step():
+    def step() -> None:
         nonlocal state
         state, _ = jax.block_until_ready(train_step(state, batch))
 
@@ -77,7 +79,7 @@ def measure(name):
     )
 
 
-def main():
+def main() -> None:
     """Prints the table."""
     devices = jax.devices()
     print(f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}")

@@ -19,7 +19,7 @@ from ddpm_jax.evaluation import plots
 OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.")
 
 
-def main():
+def main() -> None:
     """Writes the plot."""
     schedule = dj.linear(1000)
     mixture = dj.analytic.GaussianMixture([0.5, 0.2, 0.3], [[-1.2], [0.0], [0.9]], [[[0.02]], [[0.01]], [[0.04]]])

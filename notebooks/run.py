@@ -14,6 +14,7 @@ import re
 import sys
 import time
 import tomllib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -80,7 +82,7 @@ print(f"jax {{jax.__version__}} on {{jax.device_count()}} x {{jax.devices()[0].d
 if jax.default_backend() == "cpu":
     print("NO GPU OR TPU: this runs on the CPU. In Colab: Runtime > Change runtime type > GPU.")"""
 
-# Warnings are errors in the notebooks too; those that the kernel itself gives are not theirs.
+# Warnings are errors in the notebooks too, except those of the kernel itself.
 _STRICT = """\
 import warnings
 warnings.simplefilter("error")
@@ -89,29 +91,33 @@ for module in ("ipykernel", "IPython", "jupyter_client", "tornado", "traitlets",
 
 
 class _Kernel(AsyncKernelManager):
-    """A kernel of the interpreter that runs this, whatever kernels are installed."""
+    """A kernel of the interpreter that runs this program, regardless of the installed kernels."""
 
     @property
-    def kernel_spec(self):
-        """How to start it."""
+    def kernel_spec(self) -> KernelSpec:
+        """The command that starts the kernel."""
         arguments = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         return KernelSpec(argv=arguments, display_name="Python 3", language="python")
 
 
-def notebooks(*beginnings):
-    """The notebooks whose names begin so, or all, in order."""
+def notebooks(*beginnings: str) -> list[Path]:
+    """The notebooks whose names begin with one of these texts, or all notebooks, in order."""
     return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(beginnings or "")]
 
 
-def opened(path):
+def opened(path: Path) -> NotebookNode:
     """The notebook as it is saved, with the first cell that is written here."""
     notebook = nbformat.read(path, as_version=4)
     next(cell for cell in notebook.cells if cell.cell_type == "code").source = OPENING
     return notebook
 
 
-def execute(path):
-    """The notebook, run from top to bottom in the repository's root, with outputs; a warning or an error raises."""
+def execute(path: Path) -> NotebookNode:
+    """Runs a notebook from top to bottom in the repository's root, and returns it with its outputs.
+
+    Raises:
+      CellExecutionError: a cell ends with an error or a warning.
+    """
     notebook = opened(path)
     cells = notebook.cells
     notebook.cells = [nbformat.v4.new_code_cell(_STRICT), *cells]
@@ -126,7 +132,7 @@ def execute(path):
 
 
 @contextmanager
-def _own_folders():
+def _own_folders() -> Iterator[None]:
     """Keeps the kernel's files out of the user's folders."""
     with TemporaryDirectory() as folder:
         before = dict(os.environ)
@@ -139,8 +145,8 @@ def _own_folders():
             os.environ.update(before)
 
 
-def plain(notebook):
-    """The notebook without what differs from one run to the next: bars, counts of restarts, names of kernels."""
+def plain(notebook: NotebookNode) -> NotebookNode:
+    """Removes what differs between runs (progress bars, execution counts, kernels), in place; returns the notebook."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -157,8 +163,8 @@ def plain(notebook):
     return notebook
 
 
-def _kept(output):
-    """An output, or None where it is a progress bar; without the text that stands in for a picture."""
+def _kept(output: NotebookNode) -> NotebookNode | None:
+    """The output without progress bars and without the text that replaces a picture; None if nothing is left."""
     if output.output_type == "stream":
         lines = [line.split("\r")[-1] for line in output.text.split("\n")]
         output.text = "\n".join(line for line in lines if line.strip() and not re.search(r"\d+%\|", line))
@@ -171,8 +177,8 @@ def _kept(output):
     return output
 
 
-def main():
-    """Prints the notebooks again, with a line for each, or gives them their first cell."""
+def main() -> None:
+    """Runs and saves the notebooks, with a line for each, or only writes their first cell."""
     if sys.argv[1:] == ["--opening"]:
         for path in notebooks():
             path.write_text(nbformat.writes(opened(path)) + "\n")

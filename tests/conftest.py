@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-if version("jax").startswith("0.10."):  # halves the time to compile; later versions know no such flag
+if version("jax").startswith("0.10."):  # halves the time to compile; later versions have no such flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # For all processes of the tests, so that each larger program compiles once, and never in the user's folder.
@@ -31,21 +32,21 @@ flags.FLAGS.mark_as_parsed()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
 
 
-def pytest_collection_modifyitems(items):
-    """Files with slow tests come first, so that no process is left alone with one in the end."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files with slow tests first, so that no process is left alone with one in the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture
-def x64():
+def x64() -> Iterator[None]:
     """Runs the test in float64."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
+def quick_compilation() -> Iterator[None]:
     """Leaves most optimisations out, here and in processes that the tests start: programs compile in half the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -55,7 +56,7 @@ def quick_compilation():
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the sources, built without a network."""
     pytest.importorskip("setuptools", minversion="77", reason="pip install -r requirements-dev.txt")
     clone = tmp_path_factory.mktemp("clone")
@@ -70,7 +71,7 @@ def wheel(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def site(wheel, tmp_path_factory) -> Path:
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of installed packages that holds the wheel alone."""
     site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(wheel) as file:

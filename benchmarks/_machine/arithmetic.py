@@ -1,22 +1,23 @@
-"""Floating-point operations of a function, counted from what it is traced to: products and convolutions alone."""
+"""Floating-point operations of a function, counted in its jaxpr: only products and convolutions."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
+from jax.extend.core import Jaxpr, JaxprEqn
 
 
-def operations(function: Callable[..., Any], *args: Any) -> int:
+def operations(function: Callable[..., chex.ArrayTree], *args: chex.ArrayTree) -> int:
     """Operations, two for each multiply-add, of the convolutions and matrix products of `function(*args)`."""
     return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def _of_jaxpr(jaxpr: Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: JaxprEqn) -> int:
     name = equation.primitive.name
     out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
     if name == "dot_general":

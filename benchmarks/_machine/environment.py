@@ -1,4 +1,4 @@
-"""Imported before JAX: the process that starts the parts runs on the CPU and leaves the accelerator to them."""
+"""Imported before JAX: the process that starts the parts runs on the CPU, so that they can use the accelerator."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a part of the measurement is given: its time, its sizes, and a file for each row as soon as it is known."""
+"""The inputs of a part of the measurement, and the file in which it keeps each row as soon as it is known."""
 
 import json
 import os
@@ -6,8 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
-Row = dict[str, object]
+Row: TypeAlias = dict[str, Any]
+"""What was measured, under "what", and its figures by the headings of the table's columns."""
 
 
 @dataclass
@@ -35,24 +37,24 @@ class Job:
 
     @property
     def dtypes(self) -> tuple[str, str]:
-        """The types of computation, the one that the machine is for first."""
+        """The types of computation; the first is the one for which the machine is made."""
         return ("float32", "bfloat16") if self.small else ("bfloat16", "float32")
 
     def add(self, what: str, **columns: object) -> None:
-        """Keeps a row: what was measured, and its figures by the headings of the table's columns."""
+        """Adds a row: what was measured, and its figures by the headings of the table's columns."""
         self.rows.append({"what": what, **columns})
         self._write("running")
         figures = ", ".join(f"{name} {shown(value)}" for name, value in columns.items())
         print(f"  {what}: {figures}", flush=True)
 
     def note(self, text: str) -> None:
-        """Keeps a sentence for under the table."""
+        """Adds a sentence that the report shows below the table."""
         self.notes.append(text)
         self._write("running")
         print(f"  {text}", flush=True)
 
     def done(self) -> None:
-        """Says that nothing is missing."""
+        """Records that the part is complete."""
         self._write("done")
 
     def left(self) -> float:
@@ -65,7 +67,7 @@ class Job:
         return results["rows"] if results.get("machine") == self.machine else []
 
     def earlier(self, part: str, what: str, column: str) -> float | None:
-        """A figure of a part that ran before on this machine, or None where it is not known."""
+        """A figure of a part that ran before on this machine, or None if it is not known."""
         rows = self.earlier_rows(part)
         return next((row[column] for row in rows if row["what"] == what and row.get(column)), None)
 
@@ -74,14 +76,14 @@ class Job:
         write_results(self.out, self.part, {**results, "rows": self.rows, "notes": self.notes})
 
 
-def results_of(out: Path, part: str) -> dict:
-    """What a part has written so far; empty where it has not begun."""
+def results_of(out: Path, part: str) -> dict[str, Any]:
+    """What a part has written so far; empty if it has not begun."""
     file = out / f"{part}.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def write_results(out: Path, part: str, results: Mapping[str, object]) -> None:
-    """Writes what a part knows, whole or not at all."""
+    """Writes the results of a part atomically: the file is complete or unchanged."""
     partial = out / f".{part}.partial"
     partial.write_text(json.dumps({"part": part, **results}, indent=1))
     os.replace(partial, out / f"{part}.json")

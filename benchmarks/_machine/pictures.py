@@ -1,4 +1,4 @@
-"""CIFAR-10's configuration trained for the time that is left, and what came of it."""
+"""Trains CIFAR-10's configuration for the time that is left, and measures the result."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,13 +48,14 @@ def measure(job: Job) -> None:
 
 
 class _Stop:
-    """Stops a training when only the reserve is left: from its first line on, it takes a signal as a wish to stop."""
+    """Interrupts a training when only the reserve is left, by a signal, which it handles from its first line on."""
 
     def __init__(self, job: Job, reserve: float) -> None:
-        self._job, self._reserve, self._timer = job, reserve, None
+        self._job, self._reserve = job, reserve
+        self._timer: threading.Timer | None = None
 
-    def __call__(self, lines: list[dict]) -> None:
-        """Sets the clock at the first line of the log."""
+    def __call__(self, lines: list[dict[str, Any]]) -> None:
+        """Starts the timer at the first line of the log."""
         if self._timer is None:
             seconds = max(1.0, self._job.left() - self._reserve)
             self._timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
@@ -62,17 +64,17 @@ class _Stop:
 
 
 def _training_set(job: Job) -> Path:
-    """The folder to train on: with small sizes the one of fewer pictures."""
+    """The folder to train on; for small sizes, the one with fewer pictures."""
     return job.data / ("test" if job.small else "train")
 
 
 def _held_back(job: Job) -> Path:
-    """The folder that is not trained on."""
+    """The folder that is not used for training."""
     return job.data / ("train" if job.small else "test")
 
 
 def _draw_grid(job: Job, run: Run) -> None:
-    """Writes a grid by the averaged parameters."""
+    """Draws images with the averaged parameters and writes them as a grid."""
     number, steps = (4, 10) if job.small else (100, 1000)
     run.configure(sampler="ddim" if job.small else "ancestral")
     images = run.draw(number, num_steps=steps, batch_size=number)

@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -77,7 +78,7 @@ def kind_of(operation: str, path: str) -> str:
 def operation_names(program: str) -> dict[str, str]:
     """The path that JAX gave each instruction of a compiled program, under its name and its kernel's.
 
-    A fusion that has none takes that of the product or convolution in it, or else of its last part that has one.
+    A fusion has the path of the product or convolution in it; without either, its own or that of its last part.
     """
     paths, inside, computation = {}, defaultdict(list), ""
     for line in program.splitlines():
@@ -97,12 +98,12 @@ def operation_names(program: str) -> dict[str, str]:
     return paths | {re.sub(r"[.\-]", "_", instruction): name for instruction, name in paths.items()}
 
 
-def device_times(events: Iterable[dict]) -> tuple[float, Counter, float]:
+def device_times(events: Iterable[dict[str, Any]]) -> tuple[float, Counter[str], float]:
     """Adds up a profiler trace of one device, in microseconds.
 
     Returns:
-      The time in which anything ran, the time of each operation without those inside it, and the time from the first
-      operation's begin to the last one's end.
+      The time in which any operation ran, the time of each operation without the operations inside it, and the time
+      from the begin of the first operation to the end of the last.
     """
     events = list(events)
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
@@ -129,8 +130,8 @@ def device_times(events: Iterable[dict]) -> tuple[float, Counter, float]:
     return _covered(ends), own, span
 
 
-def _own_times(lane: list[tuple[float, float, str]]) -> Counter:
-    """The time of each operation of a lane, less that of the operations that run inside it."""
+def _own_times(lane: list[tuple[float, float, str]]) -> Counter[str]:
+    """The time of each operation `(begin, end, name)` of a lane, without the operations that run inside it."""
     own, open_ones = Counter(), []
     for begin, end, name in sorted(lane, key=lambda event: (event[0], -event[1])):
         while open_ones and open_ones[-1][0] <= begin:

@@ -4,14 +4,17 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from _machine.job import Job
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 NUM_PARAMETERS = 35_746_307  # of configs/cifar10.py, and of google/ddpm-cifar10-32
 
 
-WAYS = {  # of calling the network
+WAYS: dict[str, dict[str, Any] | None] = {  # arguments of `torch.compile`, or None for the network as it is
     "eager": None,
     "compiled": {"dynamic": False},
     "compiled, CUDA graphs": {"dynamic": False, "mode": "reduce-overhead"},
@@ -44,7 +47,7 @@ def measure(job: Job) -> None:
 
 
 def _add(job: Job, dtype: str, batch: int, way: str) -> None:
-    """Adds the row of one way, or says why there is none."""
+    """Adds the row of one way, or a note why it cannot be measured."""
     try:
         seconds, ready = _seconds_of_a_step(batch, dtype, way=way, job=job)
     except Exception as error:  # no compiler, no memory, ...
@@ -64,11 +67,11 @@ def _device() -> str:
 
 
 def _seconds_of_a_step(batch: int, dtype: str, *, way: str, job: Job) -> tuple[float, float]:
-    """Median seconds of a train step: loss, gradient, clip, Adam and the average; and those until it is ready."""
+    """Median seconds of a train step (loss, gradient, clip, Adam, moving average), and the seconds to prepare it."""
     import torch
 
     begin, device = time.perf_counter(), "cuda" if torch.cuda.is_available() else "cpu"
-    torch._dynamo.reset()  # else the second program of a module is made for any batch
+    torch._dynamo.reset()  # otherwise the second program of a module is compiled for any batch size
     step = _train_step(batch, dtype, device=device, way=way)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(1 if job.small else 5):
@@ -86,7 +89,7 @@ def _window(step: Callable[[], None], wait: Callable[[], None], count: int) -> f
     return (time.perf_counter() - begin) / count
 
 
-def _network(device: str) -> Any:
+def _network(device: str) -> "UNet2DModel":
     """Ho et al. 2020's network as diffusers has it, with the settings of google/ddpm-cifar10-32."""
     import torch
     from diffusers import UNet2DModel

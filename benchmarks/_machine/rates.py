@@ -1,4 +1,4 @@
-"""What the machine can do at most: products of large matrices, and a copy within its memory."""
+"""The highest rates of the machine: products of large matrices, and a copy within its memory."""
 
 import os
 import sys
@@ -32,5 +32,5 @@ def measure(job: Job) -> None:
 
 
 def _seconds(function: Callable[..., jax.Array], *inputs: jax.Array, job: Job) -> float:
-    """Median seconds of a call among calls that are handed over without waiting."""
+    """Median seconds per call, where calls are submitted without waiting for results."""
     return median_seconds(lambda: function(*inputs), window=0.5 if job.small else 0.2)

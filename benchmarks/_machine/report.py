@@ -1,18 +1,20 @@
-"""The results of all parts in one file, as tables, and beside those of another run."""
+"""The results of all parts in one file, as tables, and compared with those of another run."""
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from _machine.job import results_of, shown
 from ddpm_jax.errors import UserError
 
-Results = dict[str, dict]
+Results: TypeAlias = dict[str, dict[str, Any]]
+"""What each part has written, by its name."""
 
 
 def write(out: Path, parts: list[str]) -> None:
-    """Puts what is known of these parts into results.json and report.md, whole or not at all."""
+    """Writes what is known of these parts into results.json and report.md, each atomically."""
     known = {part: results for part in parts if (results := results_of(out, part))}
     text = "\n".join(line for part in known for line in section(part, known[part]))
     for name, content in (("results.json", json.dumps(known, indent=1)), ("report.md", text)):
@@ -35,8 +37,8 @@ def read(file: Path) -> Results:
         raise UserError(f"{file} is not a results.json of this command ({error})") from error
 
 
-def section(part: str, results: dict) -> Iterator[str]:
-    """A part as Markdown."""
+def section(part: str, results: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines of a part as Markdown."""
     yield f"### {part}\n"
     if "machine" in results:
         yield f"{results['machine']}\n"
@@ -55,7 +57,7 @@ def section(part: str, results: dict) -> Iterator[str]:
 
 
 def compared(new: Results, old: Results) -> Iterator[str]:
-    """New over old of every figure that both have, under the two machines."""
+    """Yields the names of the two machines, then the ratio new / old of every figure that both have."""
     for name, results in (("new", new), ("old", old)):
         machines = dict.fromkeys(part["machine"] for part in results.values() if "machine" in part)
         yield f"{name}: {', '.join(machines) or 'an unknown machine'}"

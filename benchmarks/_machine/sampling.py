@@ -1,8 +1,8 @@
 """Drawing images with CIFAR-10's network: one evaluation, the chain against as many of them, and DDIM."""
 
 import time
-from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +11,13 @@ from _machine.clock import median_seconds
 from _machine.job import Job
 from _machine.steps import config_of
 from ddpm_jax import factory
+from ddpm_jax.runs.chain import Chain
 from ddpm_jax.runs.run import chain_of
 from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
 
 def measure(job: Job) -> None:
-    """Adds the rows in one type, and in the other where there is time."""
+    """Adds the rows in one type, and in the other if there is time."""
     for dtype in job.dtypes:
         begin = time.time()
         _measure(job, dtype)
@@ -50,8 +51,8 @@ def _measure(job: Job, dtype: str) -> None:
     job.add(f"{dtype}, DDIM, 50 moves", batch=batch, seconds=seconds, **columns)
 
 
-def _drawn(chain: Any, params: Any, batch: int) -> float:
-    """Seconds of a whole chain, compiled before."""
+def _drawn(chain: Chain, params: chex.ArrayTree, batch: int) -> float:
+    """Seconds of a whole chain, without the time to compile it."""
     key, indices = jax.random.key(0), np.arange(batch)
     chain(params, key, indices=indices)
     begin = time.perf_counter()

@@ -3,8 +3,9 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
+import chex
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,14 +16,19 @@ from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.jobs.train import compiled_step, initial
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
-from ddpm_jax.training.step import Recipe
+from ddpm_jax.training.step import Examples, Recipe
 
 NUM_IMAGES = 50_000  # of CIFAR-10
-WARMUP = 500  # of the learning rate: the 5,000 steps of the configurations are longer than what is run here
-Change = Callable[[Recipe], Recipe]
+WARMUP = 500  # steps of the learning rate: the 5,000 of the configurations are more than a measurement takes
+
+Change: TypeAlias = Callable[[Recipe], Recipe]
+"""A function from the recipe of a configuration to another one."""
+
+Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, jax.Array], dict[str, jax.Array]]
+"""The objective of a `Recipe`: `(params, examples, key) -> {name: [B]}`."""
 
 
-def config_of(name: str, *, dtype: str, batch_size: int, **changes: Any) -> ConfigDict:
+def config_of(name: str, *, dtype: str, batch_size: int, **changes: object) -> ConfigDict:
     """An experiment in a type of computation, with a batch size and other changes by their paths."""
     config = experiment(name)
     config.optim.warmup_steps = WARMUP
@@ -35,8 +41,10 @@ class Step:
 
     Attributes:
       compiled: `jax.stages.Compiled`.
-      compile_seconds: what tracing and compiling took.
-      num_parameters: of the network.
+      compile_seconds: time of tracing and compiling.
+      num_parameters: number of parameters of the network.
+      state: the state after the last step.
+      batch: what every step is given.
     """
 
     def __init__(self, config: ConfigDict, *, change: Change = lambda recipe: recipe) -> None:
@@ -61,13 +69,13 @@ class Step:
         self.compile_seconds = time.perf_counter() - begin
         self.num_parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
-    def __call__(self) -> Any:
-        """Hands over one step; returns its metrics, which the device may still be working on."""
+    def __call__(self) -> dict[str, jax.Array]:
+        """Submits one step; returns its metrics, which the device may still be computing."""
         self.state, metrics = self.compiled(self.state, self.batch)
         return metrics
 
     def figures(self, *, small: bool, peak: float | None) -> dict[str, object]:
-        """The columns of a row about this step; `peak` is the machine's rate in TFLOP/s, where it is known."""
+        """The columns of a row about this step; `peak` is the machine's rate in TFLOP/s, or None if it is unknown."""
         size = self._config.train.batch_size
         seconds = median_seconds(self, window=0.0 if small else 0.5, windows=3 if small else 5)
         by_hand, by_xla = self.operations(), (self._lowered.cost_analysis() or {}).get("flops", 0) / size
@@ -86,7 +94,7 @@ class Step:
         }
 
     def operations(self) -> float:
-        """Operations of an image: three times those of the network, for the gradient takes two more."""
+        """Operations per image: three times those of the network, because the gradient adds twice as many."""
         data = self._config.data
         image = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), np.float32)
         index = jax.ShapeDtypeStruct((1,), np.float32)
@@ -94,7 +102,7 @@ class Step:
         return 3.0 * operations(apply, self.state.params, image, index)
 
     def memory(self) -> float | str:
-        """GiB that the compiled step takes: its inputs, its results, and what lies between; "" where nobody knows."""
+        """GiB that the compiled step needs for inputs, results and temporary arrays; "" if JAX does not report it."""
         stats = self.compiled.memory_analysis()
         if stats is None:
             return ""
@@ -102,6 +110,6 @@ class Step:
         return (held + stats.temp_size_in_bytes) / 2**30
 
 
-def with_objective(change: Callable[[Any], Any]) -> Change:
-    """A change of a recipe: its objective, changed."""
+def with_objective(change: Callable[[Objective], Objective]) -> Change:
+    """A change of a recipe that changes its objective."""
     return lambda recipe: dataclasses.replace(recipe, objective=change(recipe.objective))

@@ -7,12 +7,12 @@ import jax
 from _machine.job import Job, Row
 from _machine.steps import Step, config_of
 
-FLAT = 1.05  # a doubled batch that gains less is the last
-MOST = 4096  # images a batch
+FLAT = 1.05  # a doubled batch size that is not faster by this factor is the last
+MOST = 4096  # images per batch
 
 
 def measure(job: Job) -> None:
-    """Adds a row for each type and batch for which there is time."""
+    """Adds a row for each type and batch size for which there is time."""
     batch, begin = 8 if job.small else 128, time.time()
     row = _row(job, job.dtypes[0], batch)
     each = time.time() - begin  # to compile and to measure one
@@ -30,7 +30,7 @@ def measure(job: Job) -> None:
 
 
 def _too_late(job: Job, seconds: float, what: str) -> bool:
-    """Whether so many seconds are more than are left; then says so."""
+    """Whether these seconds are more than are left; adds a note if they are."""
     if job.left() < 1.2 * seconds:
         job.note(f"no time was left for {what}")
         return True
@@ -38,7 +38,7 @@ def _too_late(job: Job, seconds: float, what: str) -> bool:
 
 
 def _row(job: Job, dtype: str, batch: int) -> Row:
-    """Adds the row of one batch; empty where it does not fit the memory."""
+    """Adds and returns the row of one batch size; the row is empty if the batch does not fit the memory."""
     peak = job.earlier("rates", f"product, {dtype}", "TFLOP/s")
     try:
         figures = Step(config_of("cifar10", dtype=dtype, batch_size=batch)).figures(small=job.small, peak=peak)

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from _machine.clock import median_seconds
 from _machine.job import Job
-from _machine.steps import Step, config_of, with_objective
+from _machine.steps import Objective, Step, config_of, with_objective
+from ddpm_jax.training.step import Examples
 
 OTHER_NETWORKS = ("celeba", "imagenet64")
 
@@ -67,16 +69,16 @@ def _of(name: str, batch: int) -> Step:
     return Step(config_of(name, dtype="bfloat16", batch_size=batch, **{"train.accumulation": 1}))
 
 
-def _with_cudnn_attention(config: Any) -> Step:
+def _with_cudnn_attention(config: ConfigDict) -> Step:
     attention = partial(jax.nn.dot_product_attention, implementation="cudnn")
     with mock.patch("jax.nn.dot_product_attention", attention):
         return Step(config)
 
 
-def _rbg_dropout(objective: Callable[..., Any]) -> Callable[..., Any]:
-    """An objective whose dropout draws its bits from the device's own generator."""
+def _rbg_dropout(objective: Objective) -> Objective:
+    """The objective with a dropout that draws its bits from the device's own generator."""
 
-    def changed(params: Any, examples: Any, key: jax.Array) -> Any:
+    def changed(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         data = jnp.tile(jax.random.key_data(key), 2)
         return objective(params, examples, jax.random.wrap_key_data(data, impl="rbg"))
 

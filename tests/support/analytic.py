@@ -1,7 +1,10 @@
-"""What the tests are held to: exact distributions, and the lists of all schedules, grids, targets and samplers.
+"""What the tests compare with: analytic distributions, and the lists of all schedules, grids, targets and samplers.
 
-A new one is tested by being listed here: the tests run over the lists with `each`.
+A new one is tested as soon as it is listed here: the tests run over the lists with `each`.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.diffusion.arrays import image_keys
 from ddpm_jax.diffusion.prediction import Target
 from ddpm_jax.diffusion.samplers import (
+    Sampler,
     Variance,
     ancestral,
     annealed_langevin,
@@ -23,8 +27,10 @@ from ddpm_jax.diffusion.samplers import (
     langevin_corrector,
 )
 
+Tree = TypeVar("Tree")
+
 # Schedules of any length: `T -> NoiseSchedule`.
-ALL_SCHEDULES = {
+ALL_SCHEDULES: dict[str, Callable[[int], schedules.NoiseSchedule]] = {
     "linear": schedules.linear,
     "quadratic": schedules.quadratic,
     "sigmoid": schedules.sigmoid,
@@ -33,7 +39,7 @@ ALL_SCHEDULES = {
 }
 
 # Grids of times: `(schedule, N) -> [N + 1]`.
-ALL_GRIDS = {
+ALL_GRIDS: dict[str, Callable[[schedules.NoiseSchedule, int], np.ndarray]] = {
     "uniform": timesteps.uniform,
     "trailing": timesteps.trailing,
     "quadratic": timesteps.quadratic,
@@ -41,9 +47,9 @@ ALL_GRIDS = {
     "karras": timesteps.karras,
 }
 
-ALL_TARGETS = {target.value: target for target in Target}
+ALL_TARGETS: dict[str, Target] = {target.value: target for target in Target}
 
-ALL_SAMPLERS = {
+ALL_SAMPLERS: dict[str, Sampler] = {
     "ancestral-small": ancestral(Variance.SMALL),
     "ancestral-large": ancestral(Variance.LARGE),
     "ddim": ddim(),
@@ -63,11 +69,16 @@ MIXTURE = GaussianMixture(
     covariances=[[[0.04, 0.02], [0.02, 0.03]], [[0.01, 0.0], [0.0, 0.09]], [[0.09, -0.02], [-0.02, 0.02]]],
 )
 
-# 0, 1 and 7 as pictures [4, 4, 1] of -1 and 1.
+# The digits 0, 1 and 7 as pictures `[4, 4, 1]` of -1 and 1.
 _DIGITS = ("####/#..#/#..#/####", "..#./.##./..#./..#.", "####/..#./.#../#...")
 IMAGES = FiniteData([[[[1 - 2 * (pixel == ".")] for pixel in row] for row in d.split("/")] for d in _DIGITS])
 
-ALL_ORACLES = {"gaussian": GAUSSIAN, "mixture": MIXTURE, "images": IMAGES}
+# The analytic distributions.
+ALL_ORACLES: dict[str, Gaussian | GaussianMixture | FiniteData] = {
+    "gaussian": GAUSSIAN,
+    "mixture": MIXTURE,
+    "images": IMAGES,
+}
 
 
 # Few examples, always the same ones; the fixture `x64` may stay set up between them.
@@ -80,21 +91,21 @@ PROPERTY = settings(
 )
 
 
-def each(name, table):
+def each(name: str, table: Mapping[str, Any]) -> pytest.MarkDecorator:
     """Runs a test once for every entry of a table, under the entry's name."""
     return pytest.mark.parametrize(name, list(table.values()), ids=list(table))
 
 
-def keys(n, seed=0):
-    """`[n]` keys, one an image."""
+def keys(n: int, seed: int = 0) -> jax.Array:
+    """`[n]` keys, one per image."""
     return image_keys(jax.random.key(seed), np.arange(n))
 
 
-def pick(tree, index):
-    """Slices or gathers every leaf of a `Transition` or `NoiseLevel`."""
+def pick(tree: Tree, index: int | slice | np.ndarray | jax.Array) -> Tree:
+    """Slices or gathers every leaf of a tree, such as a `Transition` or a `NoiseLevel`."""
     return jax.tree.map(lambda a: a[index], tree)
 
 
-def normal(*shape, seed=0):
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
     """Standard normal numbers in float64, on the host."""
     return np.random.default_rng(seed).standard_normal(shape)

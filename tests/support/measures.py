@@ -1,15 +1,23 @@
 """What several tests measure: the order of an error, and whether draws are those of a mixture."""
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from ddpm_jax.diffusion.analytic import GaussianMixture
 
 
-def order(sizes, errors):
-    """The slope of log error over log size: p where the error is a constant times `size**p`."""
+def order(sizes: ArrayLike, errors: ArrayLike) -> float:
+    """The gradient of log error by log size: p where the error is a constant times `size**p`.
+
+    Args:
+      sizes: `[N]`, positive.
+      errors: `[N]`, positive.
+    """
     return np.polyfit(np.log(sizes), np.log(errors), 1)[0]
 
 
-def assert_drawn_from(mixture, x, *, standard_errors=5, bias=0.0):
-    """Mean, covariance and weights of draws `[B, D]` are the mixture's, within sampling error and a known bias."""
+def assert_drawn_from(mixture: GaussianMixture, x: ArrayLike, *, standard_errors: float = 5, bias: float = 0.0) -> None:
+    """Asserts that draws `[B, D]` have the mixture's mean, covariance and weights, up to sampling error and a bias."""
     x = np.asarray(x)
     offset = x - mixture.mean
     for drawn, exact in (

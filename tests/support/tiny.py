@@ -5,24 +5,28 @@ import io
 import logging
 import runpy
 import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict
 
 import ddpm_jax.commands.cli  # noqa: F401  -- defines absl's own flags before any program's
 from ddpm_jax import factory
 from ddpm_jax.config import experiment, flatten
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.state import initial_state
+from ddpm_jax.training.state import TrainState, initial_state
 
+Folder = TypeVar("Folder", str, Path)
 ROOT = Path(__file__).parents[2]
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "model.channels": 8,
     "model.channel_mult": (1,),
@@ -40,7 +44,7 @@ TINY = {
 }
 
 
-def tiny_config(**overrides):
+def tiny_config(**overrides: Any) -> ConfigDict:
     """The tiny configuration with changes, as in `train__num_steps=4` for `train.num_steps`."""
     config = experiment("digits")
     for key, value in {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}.items():
@@ -49,14 +53,14 @@ def tiny_config(**overrides):
     return config
 
 
-def arguments(config):
+def arguments(config: ConfigDict) -> list[str]:
     """The configuration as command-line arguments over the default experiment."""
     base = flatten(experiment("digits"))
     return [f"--config.{key}={value}" for key, value in flatten(config).items() if value != base[key]]
 
 
-def random_state(config, *, step=0):
-    """A state as if trained: every parameter is random, the averaged ones differ, and so do the optimiser's."""
+def random_state(config: ConfigDict, *, step: int = 0) -> TrainState:
+    """A state as if trained: parameters, averages and the optimiser's moments are all random and different."""
     model = factory.network(config)
     recipe = factory.recipe(config, model, num_images=1297)
     init = partial(
@@ -67,7 +71,7 @@ def random_state(config, *, step=0):
     )
     rng = np.random.default_rng(step)
 
-    def noisy(leaf):
+    def noisy(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         random = jnp.issubdtype(leaf.dtype, jnp.floating)
         return (
             jnp.asarray(rng.normal(0, 0.1, leaf.shape), leaf.dtype)
@@ -81,18 +85,18 @@ def random_state(config, *, step=0):
     return state.replace(key=jax.random.key(step), opt_state=moments)
 
 
-def save(workdir, config, *, steps=(1,)):
-    """A run that has checkpoints of random states at these steps, but was never trained; returns its directory."""
+def save(workdir: Folder, config: ConfigDict, *, steps: Sequence[int] = (1,)) -> Folder:
+    """Makes a run that has checkpoints of random states at these steps, untrained; returns its directory."""
     with Checkpoints(workdir, keep=len(steps)) as checkpoints:
         for step in steps:
             checkpoints.save(random_state(config, step=step), config)
     return workdir
 
 
-def same(left, right):
+def same(left: chex.ArrayTree, right: chex.ArrayTree) -> bool:
     """Whether two trees of arrays are equal bit for bit."""
 
-    def bits(x):
+    def bits(x: jax.Array | np.ndarray) -> np.ndarray:
         is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
         return np.asarray(jax.random.key_data(x) if is_key else x)
 
@@ -101,15 +105,15 @@ def same(left, right):
 
 
 class Outcome(NamedTuple):
-    """What a program left: its exit status and what it wrote."""
+    """The exit status of a program, and what it wrote to its standard output and error."""
 
     status: int
     out: str
     err: str
 
 
-def run(program, *args):
-    """Runs `train.py`, `sample.py` or `evaluate.py` with arguments as in a shell, but in this process."""
+def run(program: str, *args: object) -> Outcome:
+    """Runs a program, by its path in the repository, with arguments as in a shell, but in this process."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     with _own_flags(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         sys.argv = [program, *map(str, args)]
@@ -121,8 +125,8 @@ def run(program, *args):
 
 
 @contextlib.contextmanager
-def _own_flags():
-    """Lets a program define its flags, take the command line and set up logging; then all is as before."""
+def _own_flags() -> Iterator[None]:
+    """Lets a program define its flags, take the command line and set up logging, and restores all of it at the end."""
     argv, root, handler = sys.argv, logging.getLogger(), absl_logging.get_absl_handler()
     handlers, filters, level = list(root.handlers), list(handler.filters), absl_logging.get_verbosity()
     flags.FLAGS.unparse_flags()

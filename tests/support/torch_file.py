@@ -19,7 +19,7 @@ def archive(path: Path, pickled: bytes, *, compression: int = zipfile.ZIP_STORED
 
 
 def before_1_6(path: Path, pickled: bytes, *, counts: tuple[int, ...] = (4,), little_endian: bool = True) -> Path:
-    """A file in the form of torch before 1.6 around a pickle and storages of four numbers, said to be so large."""
+    """A file in the form of torch before 1.6 around a pickle and storages of four numbers, of these stated sizes."""
     keys = [str(i) for i in range(len(counts))]
     parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": little_endian}]
     content = b"".join(pickle.dumps(part, protocol=2) for part in parts) + pickled + pickle.dumps(keys, protocol=2)
@@ -44,7 +44,7 @@ def storage(kind: bytes = FLOATS, *, count: int = 4, old: bool = False) -> bytes
     return b"(" + code("storage") + kind + code("0") + code("cpu") + code(count) + view + b"tQ"
 
 
-def tensor(numbers: bytes, size: tuple = (4,), stride: tuple = (1,)) -> bytes:
+def tensor(numbers: bytes, size: tuple[int, ...] = (4,), stride: tuple[int, ...] = (1,)) -> bytes:
     """The instructions for a tensor of these numbers."""
     return TENSOR + b"(" + numbers + code(0) + code(size) + code(stride) + code(False) + code({}) + b"tR"
 
