@@ -52,7 +52,7 @@ def p_mean_log_var(
     return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
 
 
-def p_sample(denoise: Denoiser, keys: Array, *, x_t: AnyArray, transition: Transition, variance: Variance) -> Array:
+def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, variance: Variance) -> Array:
     """One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step (Ho et al. 2020, algorithm 2).
 
     Args:
