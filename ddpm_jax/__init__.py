@@ -2,21 +2,23 @@
 
 The packages in their order, each of which imports only from those before it: `errors.py`; `diffusion/`, the
 mathematics (read `schedules.py`, `gaussian.py`, `prediction.py`, `guidance.py`, `losses.py`, `samplers/`); `models/`,
-the networks; `metrics/`; `runtime/`, devices and files; `config.py`; `data/`; `training/`, a run while it trains
-(`step.py` is the train step); `factory/`, which makes objects of a configuration; `runs/`, a trained run opened;
-`evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, other projects' weights.
+the networks; `metrics/`; `runtime/`, devices and files; `config.py`; `data/`; `training/`, the training of a run
+(`step.py` is the train step); `factory/`, which makes objects from a configuration; `runs/`, which opens a trained run;
+`evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, which converts the weights of other projects.
 
-Everything a notebook needs is one dot away:
+This package provides everything that a notebook needs:
 
     import ddpm_jax as dj
     config = dj.experiment("digits")
     dj.train(config, "runs/digits")
     dj.picture(dj.Run("runs/digits").draw(64))
 
-The mathematics is loaded at once, the jobs, with the libraries that they need, when their names are first asked for.
+An import loads only the mathematics and the networks. A job, with the libraries that it needs, is loaded when its name
+is first used.
 """
 
 import importlib
+from typing import Any
 
 from ddpm_jax.diffusion import analytic, bayes, time_sampling, timesteps
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
@@ -97,9 +99,9 @@ from ddpm_jax.diffusion.spectrum import band_power, forward_power, settling_time
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Architecture, Classifier, UNet
 
-__version__ = "0.1.0"  # of the distribution too: pyproject.toml reads it here
+__version__ = "0.1.0"  # also the version of the distribution: pyproject.toml reads it here
 
-_LATER = {
+_LATER: dict[str, tuple[str, ...]] = {
     "config": ("experiment",),
     "convert.incoming": ("import_weights",),
     "convert.outgoing": ("export_diffusers",),
@@ -115,12 +117,12 @@ _LATER = {
     "runtime.images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
     "training.log": ("read_log",),
 }
-_MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # one dot away too
+_MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # loaded later too
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
 
-def __getattr__(name):
-    """Loads a job, or a module of jobs, when it is first asked for (PEP 562)."""
+def __getattr__(name: str) -> Any:
+    """Loads a job, or a module of jobs, when its name is first used (PEP 562)."""
     if name not in _HOME and name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     loaded = importlib.import_module(f"{__name__}.{_HOME.get(name) or _MODULES[name]}")
@@ -128,7 +130,7 @@ def __getattr__(name):
     return globals()[name]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     """Every public name, loaded or not, for completion."""
-    names = {*globals(), *_HOME, *_MODULES} - {"importlib"}
+    names = {*globals(), *_HOME, *_MODULES} - {"importlib", "Any"}
     return sorted(name for name in names if not name.startswith("_"))

@@ -1,1 +1,1 @@
-"""The mathematics: pure functions of arrays, which need JAX and NumPy alone."""
+"""The mathematics of diffusion: pure functions of arrays, which need only JAX, NumPy and chex."""

@@ -1,18 +1,19 @@
 """The Gaussians of the forward process: the closed form q(x_t | x_0) and the posterior q(x_s | x_t, x_0).
 
-Because every noising step is Gaussian, any number of them is one Gaussian (`q_sample`), and so is one step backwards
-once the clean image is known (`q_posterior`, by Bayes). Training needs the first, sampling the second with the
-network's guess in place of x_0. Read next: `prediction.py`.
+Because every noising step is Gaussian, any number of them together is Gaussian (`q_sample`), and so is one step
+backwards given the clean image (`q_posterior`, by Bayes' rule). Training uses the first; sampling uses the second, with
+the network's estimate in place of x_0. Read next: `prediction.py`.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import expand_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like
+from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 
-def q_sample(x_0, eps, level):
+def q_sample(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
     """`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`: a draw from q(x_t | x_0) (Ho et al. 2020, eq. 4).
 
     Args:
@@ -23,17 +24,21 @@ def q_sample(x_0, eps, level):
     return expand_like(level.signal, x_0) * x_0 + expand_like(level.sigma, x_0) * eps
 
 
-def q_step(x_s, eps, transition):
+def q_step(x_s: AnyArray, eps: AnyArray, transition: Transition) -> Array:
     """`x_t = sqrt(1 - beta) x_s + sqrt(beta) eps`: a draw from q(x_t | x_s) (Ho et al. 2020, eq. 2).
 
-    Over neighbouring times this is one noising step; over any s < t it is all the steps between them at once.
+    Between neighbouring times this is one noising step; for any s < t it is all the steps between them at once.
+
+    Args:
+      x_s, eps: `[B, ...]`, image at time s and standard normal noise.
+      transition: the transition between t and s, leaves `[]` or `[B]`.
     """
     chex.assert_equal_shape([x_s, eps])
     beta = expand_like(transition.beta, x_s)
     return jnp.sqrt(1 - beta) * x_s + jnp.sqrt(beta) * eps
 
 
-def q_posterior(x_0, x_t, transition):
+def q_posterior(x_0: AnyArray, x_t: AnyArray, transition: Transition) -> tuple[Array, Array]:
     """Mean and log variance of q(x_s | x_t, x_0) for any s < t (Ho et al. 2020, eq. 6 and 7).
 
     `mu_tilde = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) x_0 + sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
@@ -41,7 +46,7 @@ def q_posterior(x_0, x_t, transition):
 
     Args:
       x_0, x_t: `[B, ...]`.
-      transition: the move t -> s, leaves `[]` or `[B]`.
+      transition: the transition t -> s, leaves `[]` or `[B]`.
 
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
@@ -56,25 +61,28 @@ def q_posterior(x_0, x_t, transition):
     return mean, expand_like(transition.log_var_small, x_t)
 
 
-def normal_kl_nats(mean_1, log_var_1, mean_2, log_var_2):
+def normal_kl_nats(mean_1: Real, log_var_1: Real, mean_2: Real, log_var_2: Real) -> Array:
     """`KL(N(mean_1, var_1), N(mean_2, var_2))` of each component, in nats; arguments broadcast."""
     ratio = jnp.exp(log_var_1 - log_var_2)
     return 0.5 * (log_var_2 - log_var_1 + ratio + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
 
 
-def discretized_log_prob_nats(x_0, mean, log_var):
+def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real) -> Array:
     """Log probability of each 8-bit value under a Gaussian, the decoder of the bound (Ho et al. 2020, eq. 13).
 
-    The Gaussian is integrated over the value's bin, `x_0 - 1/255` to `x_0 + 1/255`; the first and the last bin are
-    open. Probabilities are floored at 1e-12.
+    The Gaussian is integrated over the bin of the value, from `x_0 - 1/255` to `x_0 + 1/255`; the first and the last
+    bin are unbounded. Probabilities below 1e-12 are raised to 1e-12.
 
     Args:
       x_0: `[B, ...]`, 8-bit values scaled to [-1, 1].
-      mean, log_var: of the Gaussian, broadcastable against x_0.
+      mean, log_var: mean and log variance of the Gaussian, broadcastable against x_0.
+
+    Returns:
+      `[B, ...]`, in nats.
     """
     inverse_std = jnp.exp(-0.5 * log_var)
     upper, lower = ((x_0 - mean + side / 255) * inverse_std for side in (1, -1))
-    # Of the two tails that hold a bin, the thinner one is the more exact to subtract in.
+    # A bin lies in two tails; the subtraction is more accurate in the thinner one.
     flip = lower > 0
     upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
     below, above = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255

@@ -1,25 +1,32 @@
-"""Changes to what a denoiser says: functions from `Denoiser` to `Denoiser`, which compose and suit every sampler.
+"""Guidance: functions from `Denoiser` to `Denoiser`, which change the prediction, compose, and suit every sampler.
 
-"I want a seven": the score of images of class y is `grad log p(x_t | y) = grad log p(x_t) + grad log p(y | x_t)`. A
-classifier that knows t gives the last term (`classifier_guided`); or a network that was trained with the class and
-without it knows both sides, and the term is their difference (`classifier_free`). Either may be exaggerated by a
-scale above 1, for clearer and less diverse images. Read next: `samplers/`.
+The score of images of class y is `grad log p(x_t | y) = grad log p(x_t) + grad log p(y | x_t)`. A classifier of noisy
+images gives the last term (`classifier_guided`). A network that was trained both with and without the class predicts
+the other two scores, and the last term is their difference (`classifier_free`). A scale above 1 on that term gives
+clearer and less diverse images. Read next: `samplers/`.
 """
+
+from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import Array, expand_like
-from ddpm_jax.diffusion.prediction import eps_from_x_0
+from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like
+from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Prediction, eps_from_x_0
+from ddpm_jax.diffusion.schedules import NoiseLevel
+
+PairDenoiser: TypeAlias = Callable[[Array, NoiseLevel], tuple[Prediction, Prediction]]
+"""A function `(x_t, level) -> (conditional, unconditional)`, both predictions of the same images."""
 
 
-def clip_x_0(denoise, low=-1.0, high=1.0):
-    """Clips the estimate of x_0 to the range of images and recomputes the noise, so that the two still explain x_t.
+def clip_x_0(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """Clips the estimate of x_0 to the range of images and recomputes eps from it, so that the two still give x_t.
 
-    Published samplers and bits per dimension all do this; training does not (Ho et al. 2020's code, `clip_denoised`).
+    Published samplers and bits per dimension use it; training does not (Ho et al. 2020's code, `clip_denoised`).
     """
 
-    def clipped(x_t, level):
+    def clipped(x_t: Array, level: NoiseLevel) -> Prediction:
         prediction = denoise(x_t, level)
         x_0 = jnp.clip(prediction.x_0, low, high)
         return prediction._replace(x_0=x_0, eps=eps_from_x_0(x_0, x_t, level))
@@ -27,10 +34,11 @@ def clip_x_0(denoise, low=-1.0, high=1.0):
     return clipped
 
 
-def classifier_free(both, scale):
+def classifier_free(both: PairDenoiser, scale: float | Array) -> Denoiser:
     """`eps = scale eps(x_t, y) + (1 - scale) eps(x_t)` (Ho & Salimans 2022, eq. 6, where `scale = 1 + w`).
 
-    Scale 1 is the conditional denoiser, 0 the unconditional one, each exactly. The variance is the conditional one's.
+    Scale 1 gives exactly the conditional denoiser and scale 0 exactly the unconditional one. The variance is always
+    that of the conditional one.
 
     Args:
       both: function `(x_t, level) -> (conditional, unconditional)`, two `Prediction`s, from `in_one_batch` or
@@ -38,7 +46,7 @@ def classifier_free(both, scale):
       scale: number; may be traced.
     """
 
-    def guided(x_t, level):
+    def guided(x_t: Array, level: NoiseLevel) -> Prediction:
         conditional, unconditional = both(x_t, level)
         x_0 = scale * conditional.x_0 + (1 - scale) * unconditional.x_0
         eps = scale * conditional.eps + (1 - scale) * unconditional.eps
@@ -47,13 +55,13 @@ def classifier_free(both, scale):
     return guided
 
 
-def in_one_batch(denoise):
-    """`both` for `classifier_free` from one denoiser, whose labels `[2 B]` are each image's class and the hidden class.
+def in_one_batch(denoise: Denoiser) -> PairDenoiser:
+    """`both` for `classifier_free` from one denoiser, whose labels `[2 B]` are each image's class and the null label.
 
-    Every image stands beside its double, not half a batch away, so that no device needs what another holds.
+    The two copies of an image are neighbours in the batch, so that devices need not exchange images.
     """
 
-    def both(x_t, level):
+    def both(x_t: Array, level: NoiseLevel) -> tuple[Prediction, Prediction]:
         twice = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0) if jnp.ndim(leaf) else leaf, (x_t, level))
         prediction = denoise(*twice)
         return tuple(jax.tree.map(lambda leaf, first=first: leaf[first::2], prediction) for first in (0, 1))
@@ -61,46 +69,47 @@ def in_one_batch(denoise):
     return both
 
 
-def side_by_side(conditional, unconditional):
+def side_by_side(conditional: Denoiser, unconditional: Denoiser) -> PairDenoiser:
     """`both` for `classifier_free` from two denoisers."""
     return lambda x_t, level: (conditional(x_t, level), unconditional(x_t, level))
 
 
-def classifier_guided(denoise, log_prob, scale):
+def classifier_guided(denoise: Denoiser, log_prob: LogProb, scale: float | Array) -> Denoiser:
     """`eps - sqrt(1 - alpha_bar_t) scale grad log p(y | x_t)` (Dhariwal & Nichol 2021, algorithm 2, for any sampler).
 
-    Scale 1 is the conditional denoiser if the classifier is right, 0 is `denoise` itself. The variance stays as it is.
+    Scale 1 gives the conditional denoiser if the classifier is exact; scale 0 gives `denoise` itself. The variance is
+    unchanged.
 
     Args:
       denoise: `Denoiser`.
-      log_prob: function `(x_t, level) -> log p(y | x_t)` `[B]`, of the class that each image is to have.
+      log_prob: function `(x_t, level) -> log p(y | x_t)` `[B]`, where y is the class that each image should have.
       scale: number; may be traced.
     """
 
-    def guided(x_t, level):
+    def guided(x_t: Array, level: NoiseLevel) -> Prediction:
         prediction = denoise(x_t, level)
-        slope = jax.grad(lambda x: jnp.sum(log_prob(x, level)))(x_t)
+        gradient = jax.grad(lambda x: jnp.sum(log_prob(x, level)))(x_t)
         sigma, signal = expand_like(level.sigma, x_t), expand_like(level.signal, x_t)
         return prediction._replace(
-            x_0=prediction.x_0 + scale * sigma**2 / signal * slope, eps=prediction.eps - scale * sigma * slope
+            x_0=prediction.x_0 + scale * sigma**2 / signal * gradient, eps=prediction.eps - scale * sigma * gradient
         )
 
     return guided
 
 
-def label_log_prob(log_probs, label):
-    """`log p(y | x_t)` for `classifier_guided` from a function to `[B, K]` and the classes y `[B]`."""
+def label_log_prob(log_probs: LogProb, label: AnyArray) -> LogProb:
+    """`log p(y | x_t)` `[B]` for `classifier_guided`, from all log probabilities `[B, K]` and the classes y `[B]`."""
     return lambda x_t, level: jnp.take_along_axis(log_probs(x_t, level), label[:, None], axis=1)[:, 0]
 
 
-def hide_labels(label: Array, keys: Array, *, rate: float, null: int) -> Array:
+def hide_labels(label: AnyArray, keys: Array, *, rate: float, null: int) -> Array:
     """Replaces each label `[B]` by `null` with probability `rate`, so that one network learns both denoisers.
 
     Args:
       label: `[B]` integers.
-      keys: `[B]` keys, one per image, which this consumes.
-      rate: probability.
-      null: the label of no class.
+      keys: `[B]` keys, one per image, which this function consumes.
+      rate: probability of the replacement, in [0, 1].
+      null: the null label, which stands for no class.
     """
     hidden = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
     return jnp.where(hidden, null, label)

@@ -1,85 +1,90 @@
-"""Training losses: one squared error of the noise, times a weight that is a function of log-SNR, and the bound itself.
+"""Training losses: the squared error of the noise times a weight that depends on log-SNR, and the variational bound.
 
-The bound's KL terms are weighted noise errors; Ho et al. 2020 drop the weight (eq. 14, L_simple). Because x_t ties
-noise, data and velocity together, regressing x_0 or v is the same error under another weight, so a loss never asks
-what the network outputs: `l_simple(weight)` is the whole family. A variance cannot be learned from a squared error;
-`l_hybrid` adds the bound for it. The times at which a loss is taken are drawn in `time_sampling.py`.
+The bound's KL terms are weighted noise errors; Ho et al. 2020 drop the weight (eq. 14, L_simple). Given x_t, noise,
+data and velocity determine one another, so the error of x_0 or v is the error of the noise with another weight. A loss
+therefore does not depend on what the network outputs: `l_simple(weight)` is the whole family. A variance cannot be
+learned from a squared error; `l_hybrid` adds the bound for it. `time_sampling.py` draws the times of a loss.
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import Array, noise_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, noise_like
 from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.likelihood import bits_per_dim, term_nats
+from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Prediction
 from ddpm_jax.diffusion.samplers.ancestral import Variance
+from ddpm_jax.diffusion.schedules import Transition
 
-Loss = Callable[
-    ..., dict[str, Array]
-]  # (denoise, x_0, keys, transition) -> named terms [B], of which "loss" is minimised
+Loss: TypeAlias = Callable[..., dict[str, Array]]
+"""A function `(denoise, x_0, keys, transition) -> {name: [B]}`, of whose terms "loss" is minimised."""
+
+Weight: TypeAlias = Callable[[Real], Array]
+"""A function from log-SNR `[B]` to the weight `[B]` of the noise error."""
 
 
-def eps_weight(log_snr):
+def eps_weight(log_snr: Real) -> Array:
     """Weight 1: the plain noise error, L_simple (Ho et al. 2020, eq. 14)."""
     return jnp.ones_like(log_snr)
 
 
-def x_0_weight(log_snr):
+def x_0_weight(log_snr: Real) -> Array:
     """Weight 1 / SNR: the plain squared error of x_0, as `x_0 - x_0' = (sigma / signal) (eps' - eps)`."""
     return jnp.exp(-log_snr)
 
 
-def v_weight(log_snr):
+def v_weight(log_snr: Real) -> Array:
     """Weight 1 + 1 / SNR: the plain squared error of v, "SNR + 1" on x_0 (Salimans & Ho 2022, section 4)."""
     return 1 + jnp.exp(-log_snr)
 
 
-def min_snr_weight(gamma=5.0):
+def min_snr_weight(gamma: float = 5.0) -> Weight:
     """Weight `min(SNR, gamma) / SNR`: the error of x_0 weighted by the SNR up to gamma (Hang et al. 2023, eq. 8)."""
     return lambda log_snr: jnp.minimum(1.0, gamma * jnp.exp(-log_snr))
 
 
-def p2_weight(gamma=1.0, k=1.0):
-    """Weight `1 / (k + SNR)**gamma`: less for the steps that only clean up (Choi et al. 2022, eq. 8)."""
+def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """Weight `1 / (k + SNR)**gamma`, which is small where little noise is left (Choi et al. 2022, eq. 8)."""
     return lambda log_snr: (k + jnp.exp(log_snr)) ** -gamma
 
 
-def l_simple(weight=eps_weight):
+def l_simple(weight: Weight = eps_weight) -> Loss:
     """The weighted noise error `w(log_snr_t) mean((eps - eps_theta(x_t, t))**2)` (Ho et al. 2020, eq. 14).
 
     Args:
-      weight: function of log-SNR `[B]`.
+      weight: function from log-SNR `[B]` to the weight `[B]`.
 
     Returns:
-      A `Loss`: `(denoise, x_0, keys, transition) -> {"loss", "eps_mse"}`, each `[B]`, means over the pixels. x_0
-      `[B, H, W, C]` in [-1, 1]; one key an image; leaves of the transition `[B]`.
+      A `Loss`: `(denoise, x_0, keys, transition) -> {"loss", "eps_mse"}`, each `[B]`, means over the pixels. x_0 is
+      `[B, H, W, C]` in [-1, 1]; keys are `[B]`, one per image; the leaves of the transition are `[B]`.
     """
 
-    def loss(denoise, x_0, keys, transition):
+    def loss(denoise: Denoiser, x_0: AnyArray, keys: Array, transition: Transition) -> dict[str, Array]:
         return _noise_error(denoise, x_0, keys, transition, weight)[0]
 
     return loss
 
 
-def l_hybrid(num_timesteps, *, weight=eps_weight, vlb_weight=0.001):
-    """`L_simple + lambda L_vlb`, in which the bound moves the variance alone (Nichol & Dhariwal 2021, eq. 16).
+def l_hybrid(num_timesteps: int, *, weight: Weight = eps_weight, vlb_weight: float = 0.001) -> Loss:
+    """`L_simple + lambda L_vlb`, in which the bound trains only the variance (Nichol & Dhariwal 2021, eq. 16).
 
-    The bound's gradient is stopped at the mean. `L_vlb` is T times a term at a random time, in bits per dimension, as
-    in their code: lambda = 0.001 there is a weight of T / 1000 on the term.
+    The bound's gradient is stopped at the mean. `L_vlb` is T times the term at a random time, in bits per dimension, as
+    in their code: lambda = 0.001 gives the term a weight of T / 1000.
 
     Args:
       num_timesteps: T.
-      weight: of the noise error, as for `l_simple`.
-      vlb_weight: lambda.
+      weight: weight of the noise error, as for `l_simple`.
+      vlb_weight: lambda, the weight of the bound.
 
     Returns:
       A `Loss` with the terms "loss", "eps_mse" and "vlb" (L_vlb, bits per dimension).
     """
 
-    def loss(denoise, x_0, keys, transition):
+    def loss(denoise: Denoiser, x_0: AnyArray, keys: Array, transition: Transition) -> dict[str, Array]:
         terms, prediction, x_t = _noise_error(denoise, x_0, keys, transition, weight)
         frozen = prediction._replace(
             x_0=jax.lax.stop_gradient(prediction.x_0), eps=jax.lax.stop_gradient(prediction.eps)
@@ -90,14 +95,17 @@ def l_hybrid(num_timesteps, *, weight=eps_weight, vlb_weight=0.001):
     return loss
 
 
-def l_vlb(num_timesteps):
-    """The bound alone, L_vlb; best with importance-sampled times (Nichol & Dhariwal 2021, section 3.3).
+def l_vlb(num_timesteps: int) -> Loss:
+    """The bound alone, L_vlb; it trains best with importance-sampled times (Nichol & Dhariwal 2021, section 3.3).
+
+    Args:
+      num_timesteps: T.
 
     Returns:
-      A `Loss` with the terms "loss" and "vlb" (the same, T times the term, bits per dimension) and "eps_mse".
+      A `Loss` with the terms "loss" and "vlb" (both are T times the term, in bits per dimension) and "eps_mse".
     """
 
-    def loss(denoise, x_0, keys, transition):
+    def loss(denoise: Denoiser, x_0: AnyArray, keys: Array, transition: Transition) -> dict[str, Array]:
         terms, prediction, x_t = _noise_error(denoise, x_0, keys, transition, eps_weight)
         vlb = _vlb(prediction, x_0, x_t, transition, num_timesteps)
         return {"loss": vlb, "vlb": vlb, "eps_mse": terms["eps_mse"]}
@@ -105,15 +113,17 @@ def l_vlb(num_timesteps):
     return loss
 
 
-def cross_entropy(log_probs, x_0, keys, transition, *, label):
+def cross_entropy(
+    log_probs: LogProb, x_0: AnyArray, keys: Array, transition: Transition, *, label: AnyArray
+) -> dict[str, Array]:
     """The loss of a classifier of noisy images, `-log p(y | x_t)` (Dhariwal & Nichol 2021, section 4).
 
     Args:
       log_probs: function `(x_t, level) -> log p(k | x_t)` `[B, K]`, from `as_classifier`.
       x_0: `[B, H, W, C]` in [-1, 1].
-      keys: `[B]` keys, one an image.
-      transition: leaves `[B]`; its level `now` is that of the noise.
-      label: `[B]` classes.
+      keys: `[B]` keys, one per image.
+      transition: leaves `[B]`; noise is added up to its level `now`.
+      label: `[B]` integer classes.
 
     Returns:
       `{"loss": nats, "accuracy": 0 or 1}`, each `[B]`.
@@ -129,8 +139,10 @@ def cross_entropy(log_probs, x_0, keys, transition, *, label):
     }
 
 
-def _noise_error(denoise, x_0, keys, transition, weight):
-    """The terms of `l_simple`, and the prediction and x_t that they were made of."""
+def _noise_error(
+    denoise: Denoiser, x_0: AnyArray, keys: Array, transition: Transition, weight: Weight
+) -> tuple[dict[str, Array], Prediction, Array]:
+    """The terms of `l_simple`, and the prediction and x_t from which they were computed."""
     level = transition.now
     eps = noise_like(keys, x_0)
     x_t = q_sample(x_0, eps, level)
@@ -140,7 +152,7 @@ def _noise_error(denoise, x_0, keys, transition, weight):
     return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}, prediction, x_t
 
 
-def _vlb(prediction, x_0, x_t, transition, num_timesteps):
-    """T times each image's term, bits per dimension: its mean over uniform times is the bound but for L_T."""
+def _vlb(prediction: Prediction, x_0: AnyArray, x_t: Array, transition: Transition, num_timesteps: int) -> Array:
+    """T times each image's term `[B]`, in bits per dimension; its mean over uniform times is the bound without L_T."""
     nats = term_nats(prediction, x_0, x_t, transition=transition, variance=Variance.LEARNED)
     return num_timesteps * bits_per_dim(nats, x_0.shape[1:])

@@ -1,24 +1,30 @@
 """Noise schedules: how much of the image is left at time t, computed once, on the host, in float64.
 
-The forward process multiplies the image by `sqrt(1 - beta_t)` and adds noise of variance `beta_t`, T times. All that
-ever matters is the product `alpha_bar_t = prod_{s <= t} (1 - beta_s)` (Ho et al. 2020, eq. 4), so that is what
-`NoiseSchedule` holds. Times are those of the paper: `t = 1..T` are noisy, `t = 0` is clean data and `alpha_bar[0] ==
-1`.
+The forward process multiplies the image by `sqrt(1 - beta_t)` and adds noise of variance `beta_t`, T times. Every
+other quantity follows from the product `alpha_bar_t = prod_{s <= t} (1 - beta_s)` (Ho et al. 2020, eq. 4), so
+`NoiseSchedule` holds that product. Times are those of the paper: `t = 1..T` are noisy, `t = 0` is clean data and
+`alpha_bar[0] == 1`.
 
-A schedule hands out two things, both plain numbers that can be sliced by a scan or gathered into a batch:
-`NoiseLevel`, where a noisy image is, and `Transition`, a move between two levels. Read next: `gaussian.py`.
+A schedule produces two kinds of objects, whose leaves can be sliced by a scan or gathered into a batch: `NoiseLevel`,
+the scale of signal and noise in a noisy image, and `Transition`, a step between two levels. Read next: `gaussian.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
+
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real
 
 
 class NoiseLevel(NamedTuple):
-    """Where a noisy image is: `x_t = signal x_0 + sigma eps`.
+    """The scale of signal and noise in a noisy image: `x_t = signal x_0 + sigma eps`.
+
+    A `NoiseSchedule` computes the fields in float64 on the host; inside a compiled program they are arrays of JAX.
 
     Attributes:
       t: time in 0..T (a float, integer-valued on the grid of the schedule); `[]` or `[B]` like the others.
@@ -26,33 +32,33 @@ class NoiseLevel(NamedTuple):
       sigma: `sqrt(1 - alpha_bar_t)`; `signal**2 + sigma**2 == 1`.
     """
 
-    t: jax.Array
-    signal: jax.Array
-    sigma: jax.Array
+    t: Real
+    signal: Real
+    sigma: Real
 
     @property
-    def log_snr(self):
-        """`log(alpha_bar_t / (1 - alpha_bar_t))`, the one number that all schedules have in common."""
+    def log_snr(self) -> Array:
+        """`log(alpha_bar_t / (1 - alpha_bar_t))`, which measures the noise in the same way for every schedule."""
         return 2 * (jnp.log(self.signal) - jnp.log(self.sigma))
 
 
 class Transition(NamedTuple):
-    """A move of the reverse chain from time t to an earlier time s, with the variances it may have.
+    """A step of the reverse chain from time t to an earlier time s, with the bounds of its variance.
 
     Attributes:
       now: level at t.
       next: level at s < t.
       beta: `1 - alpha_bar_t / alpha_bar_s`, the variance that the forward process adds between s and t.
       log_var_small: log of `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`, the posterior's variance. At s
-        = 0, where that is zero, the value of the move before stands in (it only matters to the decoder of the bound).
+        = 0, where that is zero, it has the value of the previous transition (only the decoder of the bound uses it).
       log_var_large: log of `beta`.
     """
 
     now: NoiseLevel
     next: NoiseLevel
-    beta: jax.Array
-    log_var_small: jax.Array
-    log_var_large: jax.Array
+    beta: Real
+    log_var_small: Real
+    log_var_large: Real
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +66,12 @@ class NoiseSchedule:
     """A noise schedule: `alpha_bar` `[T + 1]`, float64, strictly decreasing from `alpha_bar[0] == 1`, above 0.
 
     Raises:
-      ValueError: the array is anything else.
+      ValueError: the array does not meet these conditions.
     """
 
     alpha_bar: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         alpha_bar = np.array(self.alpha_bar, np.float64)
         if alpha_bar.ndim != 1 or alpha_bar.size < 2 or alpha_bar[0] != 1:
             raise ValueError("alpha_bar is a vector [T + 1] that starts with 1 (clean data)")
@@ -75,28 +81,28 @@ class NoiseSchedule:
         object.__setattr__(self, "alpha_bar", alpha_bar)
 
     @property
-    def num_timesteps(self):
+    def num_timesteps(self) -> int:
         """T, the number of noising steps."""
         return self.alpha_bar.size - 1
 
     @property
-    def beta(self):
-        """`[T]`, the variance added by each step; `beta[t - 1]` belongs to time t."""
+    def beta(self) -> np.ndarray:
+        """`[T]`, the variance that each step adds; `beta[t - 1]` belongs to time t."""
         return 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]
 
     @property
-    def log_snr(self):
-        """`[T]`, log signal-to-noise ratio of times 1..T, falling."""
+    def log_snr(self) -> np.ndarray:
+        """`[T]`, the log signal-to-noise ratio of times 1..T, decreasing."""
         return np.log(self.alpha_bar[1:]) - np.log1p(-self.alpha_bar[1:])
 
-    def level(self, t):
-        """The noise level at time t, an integer or, between integers, interpolated linearly in log-SNR.
+    def level(self, t: ArrayLike) -> NoiseLevel:
+        """The noise level at time t; between integers it is interpolated linearly in log-SNR.
 
         Args:
-          t: number or array; 0, or anything in [1, T].
+          t: number or array; each time is 0 or lies in [1, T].
 
         Raises:
-          ValueError: a time outside that range (log-SNR is infinite at 0, so there is nothing to interpolate below 1).
+          ValueError: a time is outside that range (log-SNR is infinite at 0, so no interpolation is possible below 1).
         """
         t = np.asarray(t, np.float64)
         if np.any((t != 0) & ~((t >= 1) & (t <= self.num_timesteps))):
@@ -105,12 +111,12 @@ class NoiseSchedule:
         log_snr = np.where(t == 0, np.inf, log_snr)
         return NoiseLevel(t, np.sqrt(_sigmoid(log_snr)), np.sqrt(_sigmoid(-log_snr)))
 
-    def time(self, log_snr):
+    def time(self, log_snr: ArrayLike) -> np.ndarray | float:
         """The time at which the log-SNR has a value: the inverse of `level(t).log_snr`, a float in [1, T]."""
         return np.interp(-np.asarray(log_snr, np.float64), -self.log_snr, np.arange(1, self.num_timesteps + 1))
 
-    def transitions(self, timesteps=None):
-        """The moves along a decreasing sequence of times; any subset of T..0 is a respaced chain.
+    def transitions(self, timesteps: ArrayLike | None = None) -> Transition:
+        """The transitions along a decreasing sequence of times; any subset of T..0 is a respaced chain.
 
         Args:
           timesteps: `[N + 1]` strictly decreasing times, ending in 0 for a whole chain; None for T, T-1, ..., 0.
@@ -135,17 +141,21 @@ class NoiseSchedule:
             log_var_small[-1] = log_var_small[-2] if len(beta) > 1 else log_var_large[-1]
         return Transition(now, next, beta, log_var_small, log_var_large)
 
-    def encoding(self, timesteps):
-        """The moves of `transitions` upwards, from less noise to more, for deterministic samplers.
+    def encoding(self, timesteps: AnyArray | Sequence[float]) -> Transition:
+        """The reversed transitions of `transitions`, from less noise to more, for deterministic samplers.
 
-        The first move must not start at t = 0, where an image has no noise to read: encode from t = 1, of which an
-        image is a draw up to noise of standard deviation `sigma_1` (0.01 for the linear schedule).
+        The first one must not start at t = 0, where an image contains no noise that could be estimated. Encode from
+        t = 1: a clean image differs from a sample at t = 1 by noise of standard deviation `sigma_1` (0.01 for the
+        linear schedule).
 
         Args:
-          timesteps: falling times as for `transitions`, ending above 0.
+          timesteps: decreasing times as for `transitions`, the last of them above 0.
+
+        Returns:
+          A `Transition` with leaves `[N]`, in increasing order of time.
 
         Raises:
-          ValueError: the times do not fall, or end in 0.
+          ValueError: the times do not decrease, or the last is 0.
         """
         if timesteps[-1] == 0:
             raise ValueError("encode from t = 1 or later: at t = 0 there is no noise to read")
@@ -153,33 +163,33 @@ class NoiseSchedule:
         return down._replace(now=down.next, next=down.now)
 
 
-def from_betas(betas):
+def from_betas(betas: ArrayLike) -> NoiseSchedule:
     """The schedule of given betas `[T]`, each strictly between 0 and 1."""
     return NoiseSchedule(np.concatenate([[1.0], np.cumprod(1 - np.asarray(betas, np.float64))]))
 
 
-def linear(num_timesteps=1000, *, beta_start=1e-4, beta_end=0.02):
-    """Betas grow linearly (Ho et al. 2020, section 4)."""
+def linear(num_timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """Linear schedule: the betas grow linearly (Ho et al. 2020, section 4)."""
     return from_betas(np.linspace(beta_start, beta_end, num_timesteps))
 
 
-def quadratic(num_timesteps=1000, *, beta_start=1e-4, beta_end=0.02):
-    """Square roots of the betas grow linearly (the "quad" schedule of Ho et al.'s code)."""
+def quadratic(num_timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """Quadratic schedule: the square roots of the betas grow linearly (the "quad" schedule of Ho et al.'s code)."""
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps) ** 2)
 
 
-def sigmoid(num_timesteps=1000, *, beta_start=1e-4, beta_end=0.02):
-    """Betas grow as the logistic function over [-6, 6] (Song et al. 2020's code for DDIM)."""
+def sigmoid(num_timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
+    """Sigmoid schedule: the betas grow as the logistic function over [-6, 6] (Song et al. 2020's code for DDIM)."""
     return from_betas(_sigmoid(np.linspace(-6, 6, num_timesteps)) * (beta_end - beta_start) + beta_start)
 
 
-def cosine(num_timesteps=1000, *, offset=0.008, max_beta=0.999):
-    """`alpha_bar` falls as a squared cosine, betas capped (Nichol & Dhariwal 2021, eq. 17)."""
+def cosine(num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
+    """Cosine schedule: `alpha_bar` falls as a squared cosine, betas are capped (Nichol & Dhariwal 2021, eq. 17)."""
     angle = (np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
 
-def _sigmoid(x):
-    """Logistic function without overflow at either end."""
+def _sigmoid(x: np.ndarray | np.floating) -> np.ndarray | np.floating:
+    """The logistic function, without overflow at either end."""
     return np.exp(-np.logaddexp(0, -x))

@@ -1,4 +1,4 @@
-"""Samplers: ways down the reverse chain, one file a family, and the one scan that drives them all (`driver.py`)."""
+"""Samplers: methods for the reverse process, one file per family, and the one scan that runs them all (`driver.py`)."""
 
 from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_log_var, p_sample
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step

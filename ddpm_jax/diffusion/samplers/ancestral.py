@@ -1,4 +1,4 @@
-"""Ancestral sampling: draw x_s from p(x_s | x_t), the posterior q(x_s | x_t, x_0) with the network's x_0 in it.
+"""Ancestral sampling: draw x_s from p(x_s | x_t), which is q(x_s | x_t, x_0) with the network's estimate of x_0.
 
 This is algorithm 2 of Ho et al. 2020, for any pair of times s < t.
 """
@@ -7,17 +7,19 @@ import enum
 
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import expand_like, noise_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like, noise_like
 from ddpm_jax.diffusion.gaussian import q_posterior
+from ddpm_jax.diffusion.prediction import Denoiser, Prediction
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.schedules import Transition
 
 
 class Variance(enum.Enum):
-    """Variance of the reverse step: `beta_tilde` (right for data at a point), `beta` (for data N(0, I)), or learned.
+    """Variance of the reverse step: `beta_tilde` (exact for data at one point), `beta` (for data N(0, I)), or learned.
 
     The learned one lies between the two, `exp(v log beta + (1 - v) log beta_tilde)` (Nichol & Dhariwal 2021, eq. 15).
-    At s = 0, where noise is no more drawn and the variance is the decoder's, Ho et al.'s code has the small one for the
-    large one too; the learned one still reaches up to beta.
+    At s = 0 no noise is drawn, and the variance belongs to the decoder of the bound. There `LARGE` means the small one
+    too, as in Ho et al.'s code; the learned one still lies between the two.
     """
 
     SMALL = "small"
@@ -25,11 +27,13 @@ class Variance(enum.Enum):
     LEARNED = "learned"
 
 
-def p_mean_log_var(prediction, x_t, transition, variance):
+def p_mean_log_var(
+    prediction: Prediction, x_t: AnyArray, transition: Transition, variance: Variance
+) -> tuple[Array, Array]:
     """Mean and log variance of p(x_s | x_t) (Ho et al. 2020, section 3.2).
 
-    With x_0 in terms of eps the mean is `(x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta)`, eq. 11; written
-    through x_0 it also holds when x_0 was clipped.
+    With x_0 in terms of eps the mean is `(x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta)`, eq. 11; in terms
+    of x_0 it also holds when x_0 was clipped.
 
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
@@ -48,14 +52,14 @@ def p_mean_log_var(prediction, x_t, transition, variance):
     return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
 
 
-def p_sample(denoise, keys, *, x_t, transition, variance):
+def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, variance: Variance) -> Array:
     """One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step (Ho et al. 2020, algorithm 2).
 
     Args:
       denoise: `Denoiser`.
-      keys: `[B]` keys, one an image.
+      keys: `[B]` keys, one per image.
       x_t: `[B, ...]`.
-      transition: the move t -> s.
+      transition: the transition t -> s.
       variance: `Variance`.
     """
     mean, log_var = p_mean_log_var(denoise(x_t, transition.now), x_t, transition, variance)
@@ -63,10 +67,10 @@ def p_sample(denoise, keys, *, x_t, transition, variance):
     return mean + noise_scale * noise_like(keys, x_t)
 
 
-def ancestral(variance):
+def ancestral(variance: Variance) -> Sampler:
     """The ancestral sampler with the given `Variance`."""
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         return SamplerState(p_sample(denoise, keys, x_t=state.x, transition=transition, variance=variance))
 
     return Sampler(SamplerState, step)

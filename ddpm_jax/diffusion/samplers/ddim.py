@@ -1,27 +1,29 @@
-"""DDIM: from all randomness to none by one number, with the same network (Song et al. 2020).
+"""DDIM: samplers for the same network whose randomness is set by one number, eta (Song et al. 2020).
 
-With eta = 1 it is ancestral sampling with the small variance, with eta = 0 it is deterministic: Euler's method on the
-probability-flow ODE (`ode.py`), which can also be run upwards to encode an image (`NoiseSchedule.encoding`):
-`ddim_inverse` finds the noise that DDIM decodes to that very image.
+With eta = 1 it is ancestral sampling with the small variance. With eta = 0 it is deterministic: Euler's method on the
+probability-flow ODE (`ode.py`). The ODE can also be run towards more noise, which encodes an image
+(`NoiseSchedule.encoding`): `ddim_inverse` finds the noise from which DDIM decodes the same image.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import expand_like, noise_like
+from ddpm_jax.diffusion.arrays import Array, expand_like, noise_like
+from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
 from ddpm_jax.diffusion.samplers.ode import ode_coordinates, ode_slope
+from ddpm_jax.diffusion.schedules import Transition
 
 
-def ddim_step(denoise, keys, *, x_t, transition, eta):
+def ddim_step(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, eta: float | Array) -> Array:
     """`signal_s x_0 + sqrt(sigma_s**2 - var) eps + sqrt(var) z`, `var = eta**2 beta_tilde` (Song et al. 2020, eq. 12).
 
     Args:
       denoise: `Denoiser`.
-      keys: `[B]` keys, one an image.
+      keys: `[B]` keys, one per image.
       x_t: `[B, ...]`.
-      transition: the move t -> s.
-      eta: number in [0, 1]; may be traced, so that changing it compiles nothing.
+      transition: the transition t -> s.
+      eta: number in [0, 1]; may be traced, so that a change of it needs no new compilation.
     """
     now, next = transition.now, transition.next
     prediction = denoise(x_t, now)
@@ -31,27 +33,27 @@ def ddim_step(denoise, keys, *, x_t, transition, eta):
     return mean + expand_like(jnp.sqrt(var), x_t) * noise_like(keys, x_t)
 
 
-def ddim(eta=0.0):
-    """The DDIM sampler with the given share of noise, 0 (deterministic) to 1 (ancestral)."""
+def ddim(eta: float | Array = 0.0) -> Sampler:
+    """The DDIM sampler with the given amount of noise, from 0 (deterministic) to 1 (ancestral)."""
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         return SamplerState(ddim_step(denoise, keys, x_t=state.x, transition=transition, eta=eta))
 
     return Sampler(SamplerState, step)
 
 
-def ddim_inverse(num_iterations=3):
-    """The inverse of `ddim(0)`, for the moves upwards of `NoiseSchedule.encoding` (Pan et al. 2023).
+def ddim_inverse(num_iterations: int = 3) -> Sampler:
+    """The inverse of `ddim(0)`, for the transitions of `NoiseSchedule.encoding` (Pan et al. 2023).
 
-    Run upwards, DDIM itself takes the noise from the wrong end of each move. This solves a move of DDIM read backwards,
-    `x_bar_t = x_bar_s + (s_t - s_s) eps(x_t, t)`, for x_t by repeated substitution.
+    Towards more noise, DDIM itself would predict the noise at the wrong end of each step. This sampler solves the
+    equation of a DDIM step, `x_bar_t = x_bar_s + (s_t - s_s) eps(x_t, t)`, for x_t by fixed-point iteration.
 
     Args:
-      num_iterations: substitutions a move, each an evaluation beside the first guess; the error falls by the length of
-        the move with each.
+      num_iterations: iterations per step, each with one evaluation of the denoiser, after one for the first estimate;
+        each reduces the error by a factor proportional to the length of the step.
     """
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         del keys
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)

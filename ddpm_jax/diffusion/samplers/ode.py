@@ -1,8 +1,8 @@
 """The probability-flow ODE and its higher-order solvers.
 
 The Fokker-Planck equation of the forward process is also that of a deterministic flow. With `x_bar = x / signal` and
-`s = sigma / signal` it reads `d x_bar / ds = eps(x, t)` (Song et al. 2020, eq. 14; Karras et al. 2022, eq. 1): along
-it the noise level falls and nothing random happens. DDIM with eta = 0 is Euler's method; here are the solvers of
+`s = sigma / signal` the flow is `d x_bar / ds = eps(x, t)` (Song et al. 2020, eq. 14; Karras et al. 2022, eq. 1): along
+it the noise level falls without any random step. DDIM with eta = 0 is Euler's method; this module has the solvers of
 second order.
 """
 
@@ -11,27 +11,29 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import Array, expand_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like
+from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 
-def ode_coordinates(x, level):
-    """`(x_bar, s)`: the image without its scale, and the noise relative to the signal."""
+def ode_coordinates(x: AnyArray, level: NoiseLevel) -> tuple[Array, Real]:
+    """`(x_bar, s)`: the image divided by the signal, `[B, ...]`, and the noise divided by the signal."""
     return x / expand_like(level.signal, x), level.sigma / level.signal
 
 
-def ode_slope(denoise, x_bar, level):
-    """`d x_bar / ds = eps(x, t)` at a level, for x_bar `[B, ...]`."""
+def ode_slope(denoise: Denoiser, x_bar: Array, level: NoiseLevel) -> Array:
+    """The derivative `d x_bar / ds = eps(x, t)` at a level, for x_bar `[B, ...]`."""
     return denoise(x_bar * expand_like(level.signal, x_bar), level).eps
 
 
-def heun():
-    """Heun's method, second order, two evaluations a move and one for the last (Karras et al. 2022, algorithm 1).
+def heun() -> Sampler:
+    """Heun's method of second order, two evaluations per step and one for the last (Karras et al. 2022, algorithm 1).
 
-    At s = 0, where the noise of the image is not defined, the move is Euler's.
+    The last step, to s = 0 where the noise of the image is not defined, is a step of Euler's method.
     """
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         del keys
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)
@@ -39,7 +41,7 @@ def heun():
         slope = ode_slope(denoise, x_bar, now)
         euler = x_bar + (s_next - s) * slope
 
-        def corrected():
+        def corrected() -> Array:
             return x_bar + (s_next - s) * (slope + ode_slope(denoise, euler, next)) / 2
 
         x_bar = jax.lax.cond(next.t > 0, corrected, lambda: euler)
@@ -49,23 +51,23 @@ def heun():
 
 
 class Multistep(NamedTuple):
-    """What DPM-Solver++(2M) remembers: the last x_0, and its step in half log-SNR `[B]` (0 before the first)."""
+    """The memory of DPM-Solver++(2M): the previous x_0, and its step in half log-SNR `[B]` (0 before the first)."""
 
     x_0: Array
     step: Array
 
 
-def dpm_solver_pp_2m():
-    """DPM-Solver++(2M): second order through the last x_0, one evaluation a move (Lu et al. 2022, algorithm 2).
+def dpm_solver_pp_2m() -> Sampler:
+    """DPM-Solver++(2M): second order by the previous x_0, one evaluation per step (Lu et al. 2022, algorithm 2).
 
-    In `lambda = log(signal / sigma)` the flow is linear but for x_0, which is extrapolated along lambda. The first move
-    and the last, to s = 0 where lambda is infinite, are of first order.
+    In `lambda = log(signal / sigma)` the flow is linear except for x_0, which is extrapolated along lambda. The first
+    step, and the last one to s = 0, where lambda is infinite, are of first order.
     """
 
-    def init(x_T):
+    def init(x_T: Array) -> SamplerState:
         return SamplerState(x_T, Multistep(jnp.zeros_like(x_T), jnp.zeros(len(x_T), x_T.dtype)))
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         del keys
         now, next = transition.now, transition.next
         prediction = denoise(state.x, now)

@@ -1,50 +1,53 @@
-"""RePaint: filling in part of an image with a model that was never trained for it (Lugmayr et al. 2022).
+"""RePaint: filling in part of an image with a model that was not trained for it (Lugmayr et al. 2022).
 
-At each level the known part is replaced by the known image, noised to that level. What is drawn beside it has not seen
-it yet, so each move is taken several times: down, noised up again, down. Any sampler can make the moves.
+At each level the known part is replaced by the known image, noised to that level. The drawn part does not yet depend on
+it, so each step is repeated several times, with the forward process back to its start in between. Any sampler can take
+the steps.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import expand_like, noise_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like, noise_like
 from ddpm_jax.diffusion.gaussian import q_sample
-from ddpm_jax.diffusion.samplers.driver import Sampler
+from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.schedules import Transition
 
 
-def repaint(predictor, image, known, *, num_resamples=10):
-    """Any sampler, held to the known part of an image (Lugmayr et al. 2022, algorithm 1).
+def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: int | Array = 10) -> Sampler:
+    """Any sampler, constrained to the known part of an image (Lugmayr et al. 2022, algorithm 1).
 
     Args:
       predictor: `Sampler`.
       image: `[H, W, C]` in [-1, 1], or `[B, H, W, C]`.
-      known: 1 where the image is given and 0 where it is to be drawn, broadcasting against it.
-      num_resamples: times that each move is taken, U of the paper; 1 only replaces.
+      known: 1 where the image is given and 0 where it should be drawn, broadcastable against the image.
+      num_resamples: how often each step is taken, U of the paper; 1 only replaces the known part.
     """
 
-    def step(denoise, keys, state, transition):
+    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
         image_like = jnp.broadcast_to(jnp.asarray(image, state.x.dtype), state.x.shape)
 
-        def held(i, state):
+        def held(i: int | Array, state: SamplerState) -> SamplerState:
             down, known_noise = _two(keys, 2 * i)
             moved = predictor.step(denoise, down, state, transition)
             given = q_sample(image_like, noise_like(known_noise, state.x), transition.next)
             return moved._replace(x=known * given + (1 - known) * moved.x)
 
-        def again(i, state):
-            """Up to where the move began, by the forward process, and down once more."""
+        def again(i: Array, state: SamplerState) -> SamplerState:
+            """Returns to the start of the step by the forward process, and takes the step again."""
             (up, _), beta = _two(keys, 2 * i - 1), expand_like(transition.beta, state.x)
             x = jnp.sqrt(1 - beta) * state.x + jnp.sqrt(beta) * noise_like(up, state.x)
             return held(i, predictor.init(x))
 
-        # The last move ends in the image itself: there is nothing to harmonise with after it.
+        # The last step ends in the image itself, so that a repetition could not improve the agreement of the two parts.
         turns = jnp.where(transition.next.t > 0, num_resamples, 1)
         return jax.lax.fori_loop(1, turns, again, held(0, state))
 
     return Sampler(predictor.init, step)
 
 
-def _two(keys, i):
-    """Two keys an image, `([B], [B])`, the i-th pair."""
+def _two(keys: Array, i: int | Array) -> tuple[Array, Array]:
+    """The i-th pair of keys per image, `([B], [B])`."""
     pairs = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i)))(keys)
     return pairs[:, 0], pairs[:, 1]
