@@ -22,6 +22,7 @@ import numpy as np
 
 from ddpm_jax.errors import causes, first_line, system_error
 from ddpm_jax.runtime.devices import is_first, to_host
+from ddpm_jax.training.state import Tree
 
 # A part of a checkpoint is absent, which is damage: the exceptions of Python, and the error numbers of the system,
 # which TensorStore puts into its messages.
@@ -31,9 +32,6 @@ _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _NETWORK = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|PERMISSION_DENIED|UNAUTHENTICATED)\\b")
 
 _THREADS = 4  # for hashing
-
-Tree: TypeAlias = Any
-"""A tree of arrays (of JAX or NumPy) or of their shapes, such as a `TrainState`; JAX has no narrower type for it."""
 
 Leaf: TypeAlias = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
 """A leaf of a `Tree`."""

@@ -21,6 +21,7 @@ from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
+from ddpm_jax.training.state import Tree
 
 quieten_orbax()
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
@@ -56,7 +57,7 @@ def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def restore_params(
-    workdir: str | os.PathLike[str], shapes_of: Callable[[dict[str, Any]], integrity.Tree], *, name: str
+    workdir: str | os.PathLike[str], shapes_of: Callable[[dict[str, Any]], Tree], *, name: str
 ) -> tuple[int, dict[str, Any], chex.ArrayTree]:
     """Reads the configuration and the parameters from the newest undamaged checkpoint, for sampling.
 
@@ -92,9 +93,7 @@ def restore_params(
     return step, *found
 
 
-def _shapes(
-    shapes_of: Callable[[dict[str, Any]], integrity.Tree], record: integrity.Record, path: Path
-) -> integrity.Tree:
+def _shapes(shapes_of: Callable[[dict[str, Any]], Tree], record: integrity.Record, path: Path) -> Tree:
     """Returns the shapes for a stored configuration; an error is not damage, so the checkpoint is left as it is."""
     try:
         return shapes_of(record.config)
@@ -163,7 +162,7 @@ def _parts(sizes: Sequence[int]) -> Iterator[range]:
     yield range(begin, len(sizes))
 
 
-def check_fits(target: integrity.Tree, record: integrity.Record, path: Path) -> None:
+def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
     """Refuses an undamaged checkpoint whose arrays have other names or shapes than the target.
 
     Raises:

@@ -1,7 +1,7 @@
 """The state of a training run between two steps. It holds arrays only, so that saving it saves everything."""
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import chex
 import flax.struct
@@ -14,6 +14,9 @@ from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 
 Params = TypeVar("Params")  # a tree of arrays
+
+Tree: TypeAlias = Any
+"""A tree of arrays (of JAX or NumPy) or of their shapes, such as a `TrainState`; JAX has no narrower type for it."""
 
 
 class TrainState(flax.struct.PyTreeNode):

@@ -89,7 +89,7 @@ def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
       keys: `[B]` keys, which the flips consume.
       random_flip: whether to flip at all.
     """
-    # Not x / 127.5 - 1: compiled to one multiply-add, that puts 255 at 1.0000001.
+    # `x / 127.5 - 1` would be compiled to one multiply-add, which maps 255 to 1.0000001.
     x_0 = (images.astype(jnp.float32) - 127.5) / 127.5
     if not random_flip:
         return x_0
