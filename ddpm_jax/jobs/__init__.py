@@ -1,1 +1,1 @@
-"""From a configuration and a work directory to a finished job."""
+"""Jobs, which need only a configuration and a work directory: training, and the estimate of what it takes."""

@@ -1,16 +1,18 @@
-"""What a run will take, before it is booked: parameters, memory and arithmetic a device, by compiling the very step.
+"""Estimates the resources of a run before it starts: parameters, and memory and arithmetic per device.
 
-XLA says what it needs; nothing is allocated and no image is read. With a topology such as "v5e:4x4" the step is
-compiled for that TPU slice, on any machine that has `libtpu` installed.
+The train step is compiled and XLA's analysis of it is read; no state is allocated and no image is read. With a
+topology such as "v5e:4x4" the step is compiled for that TPU slice, on any machine that has `libtpu` installed.
 """
 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.config import check_ranges
@@ -18,6 +20,7 @@ from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.jobs.train import compiled_step, initial, state_shapes
 from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
+from ddpm_jax.training.state import Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
@@ -28,17 +31,17 @@ _REMEDY = (
 
 
 class Plan(NamedTuple):
-    """What a step takes; sizes in bytes on one device.
+    """The resources that a step takes; sizes are in bytes per device.
 
     Attributes:
-      parameters: numbers in the network.
-      devices: platform and kind.
+      parameters: the number of parameters of the network.
+      devices: the number and kind of the devices.
       mesh: `{axis: size}`.
-      state: parameters, their average and the optimiser's state.
-      batch: the device's part of it.
-      temporaries: activations and gradients at their peak, by XLA's analysis.
-      flops: of one step on one device, by XLA's analysis.
-      memory: of the device, None where unknown.
+      state: the size of the parameters, their average and the optimiser's state.
+      batch: the size of the device's part of the batch.
+      temporaries: the peak size of activations and gradients, by XLA's analysis.
+      flops: floating-point operations of one step on one device, by XLA's analysis; NaN if XLA gives none.
+      memory: the memory of the device, or None if it is unknown.
     """
 
     parameters: int
@@ -51,16 +54,17 @@ class Plan(NamedTuple):
     memory: int | None
 
 
-def plan(config, *, topology=None, num_images=1):
-    """Compiles the train step of a configuration and reads off what it takes.
+def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1) -> Plan:
+    """Compiles the train step of a configuration and returns the resources that it takes.
 
     Args:
       config: configuration.
-      topology: TPU slice, such as "v5e:4x4"; None for the devices at hand.
-      num_images: of the training set; only a posterior's KL depends on it, no size does.
+      topology: TPU slice, such as "v5e:4x4"; None for the devices of this machine.
+      num_images: the size of the training set; only the KL of a posterior depends on it, the plan does not.
 
     Raises:
-      UserError: a number makes no sense, the devices do not divide, `libtpu` is missing, or the step does not fit.
+      UserError: a number is out of range, the devices or the batch do not divide, `libtpu` is missing, or the step
+        does not fit.
     """
     check_ranges(config)
     devices = all_devices() if topology is None else topology_devices(topology)
@@ -75,7 +79,7 @@ def plan(config, *, topology=None, num_images=1):
     batch = {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=split(mesh))}
     traced = compiled_step(recipe, mesh, shapes).trace(state, batch)
     try:
-        with warnings.catch_warnings():  # a step kept from before, compiled for devices that are not here
+        with warnings.catch_warnings():  # the cache may hold this step, compiled for devices that are not here
             warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
             compiled = traced.lower(lowering_platforms=(mesh.devices.flat[0].platform,)).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -95,8 +99,12 @@ def plan(config, *, topology=None, num_images=1):
     )
 
 
-def table(config, plan):
-    """The lines that a person reads.
+def table(config: ConfigDict, plan: Plan) -> list[str]:
+    """Returns the plan as lines to print.
+
+    Args:
+      config: the configuration of the plan.
+      plan: the result of `plan`.
 
     Raises:
       UserError: the step does not fit into the device's memory.
@@ -119,8 +127,8 @@ def table(config, plan):
     return lines
 
 
-def topology_devices(name):
-    """The devices of a TPU slice that is not there, such as "v5e:4x4".
+def topology_devices(name: str) -> Sequence[jax.Device]:
+    """Returns the devices of a TPU slice, such as "v5e:4x4", which this machine need not have, to compile for them.
 
     Raises:
       UserError: `libtpu` is not installed, or there is no such slice.
@@ -136,20 +144,20 @@ def topology_devices(name):
     except ImportError:
         raise UserError("--topology compiles for a TPU, which needs its compiler: pip install libtpu") from None
     try:
-        # Of the kinds whose chips have two cores, v4 is told to join them into one device, as on a real slice.
+        # A chip of v4 has two cores: this setting joins them into one device, as on a real slice.
         joined = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
         return topologies.get_topology_desc(name, platform="tpu", **joined).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UserError(f"--topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
 
-def _placed(shapes, shardings):
-    """Shapes with their shardings."""
+def _placed(shapes: Tree, shardings: Tree) -> Tree:
+    """Returns a tree of `jax.ShapeDtypeStruct` with the shardings of a tree of the same structure."""
     return jax.tree.map(lambda x, cut: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut), shapes, shardings)
 
 
-def _bytes_per_device(tree):
-    """Of a tree of `jax.ShapeDtypeStruct` with shardings."""
+def _bytes_per_device(tree: Tree) -> int:
+    """Returns the bytes that a tree of `jax.ShapeDtypeStruct` with shardings takes on each device."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -158,13 +166,13 @@ def _bytes_per_device(tree):
     return total
 
 
-def _kind(devices):
-    """Number and kind."""
+def _kind(devices: Sequence[jax.Device]) -> str:
+    """Returns the number and the kind of the devices, such as "8 x TPU v4"."""
     return f"{len(devices)} x {devices[0].device_kind}"
 
 
-def _memory(device, topology):
-    """Bytes of one device, or None."""
+def _memory(device: jax.Device, topology: str | None) -> int | None:
+    """Returns the memory of one device in bytes, or None if it is unknown."""
     if topology:
         gib = _MEMORY_GIB.get(topology.partition(":")[0])
         return gib and gib * 2**30

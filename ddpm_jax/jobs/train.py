@@ -1,21 +1,25 @@
-"""The training job: data in, steps, log, previews and checkpoints out, until the last step or an interruption.
+"""The training job: it takes steps and writes log, previews and checkpoints, until the last step or an interruption.
 
-The same command starts a run and resumes it, bit for bit: the state holds the step and the root key, and the batch
-and the randomness of a step are functions of the two. Read next: `training/step.py`, `training/checkpoint.py`.
+The same command starts a run and resumes it, with the same result bit for bit: the state holds the step and the root
+key, the batch of a step is a function of the step and the seed, and its randomness is a function of the step and the
+key. Read next: `training/step.py`, `training/checkpoint.py`.
 """
 
 import contextlib
 import copy
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
@@ -30,46 +34,46 @@ from ddpm_jax.runtime.images import grid, to_uint8
 from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.inputs import feed
-from ddpm_jax.training.log import DivergedError, RunLog
+from ddpm_jax.training.log import DivergedError, RunLog, Watch
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.saving import Saves
-from ddpm_jax.training.state import TrainState, initial_state
-from ddpm_jax.training.step import gathering, train_step
+from ddpm_jax.training.state import StateInit, TrainState, initial_state
+from ddpm_jax.training.step import Recipe, gathering, train_step
 
 _PREVIEW_SEED = 0
 
 
 class Outcome(NamedTuple):
-    """What a start of a run came to.
+    """The result of one start of a run.
 
     Attributes:
-      start_step: the step that it resumed from; 0 for a new run.
-      state: the final `TrainState`, or that of the interruption.
+      start_step: the step from which the run was resumed; 0 for a new run.
+      state: the `TrainState` after the last step, or at the interruption.
     """
 
     start_step: int
     state: TrainState
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | None = None) -> TrainState:
-    """Trains, or resumes training, the run of a configuration in a work directory.
+def train(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch | None = None) -> TrainState:
+    """Trains the run of a configuration in a work directory, from its newest checkpoint if there is one.
 
     Args:
       config: locked configuration, see `configs/base.py`.
-      workdir: where checkpoints, log and previews go; made if absent.
+      workdir: the directory for checkpoints, log and previews; it is made if absent.
       watch: as for `RunLog`: `plots.live_loss()` draws the loss in a notebook.
 
     Returns:
-      The final `TrainState`, or that of the interruption.
+      The `TrainState` after the last step, or at the interruption.
 
     Raises:
-      UserError: anything a person can mend; nothing is left half written.
+      UserError: any mistake that the user can correct; no file is left incomplete.
     """
     return start(config, workdir, watch=watch).state
 
 
-def start(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | None = None) -> Outcome:
-    """As `train`, but returns the step from which it was resumed beside the state."""
+def start(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch | None = None) -> Outcome:
+    """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     check_ranges(config)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
@@ -78,7 +82,7 @@ def start(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | N
     config, source = _with_class_names(config, stored)
     recipe = factory.recipe(config, model, num_images=len(source))
     if config.task == "denoise":
-        chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # sampling is sure to work in the end
+        chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # raises now, not after training
     _note_doubts(config)
     init = initial(config, model, recipe)
     step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
@@ -113,33 +117,37 @@ def start(config: ConfigDict, workdir: str | os.PathLike, *, watch: Callable | N
                     log.say(f"interrupted: step {step} is saved; the same command resumes from there")
                     break
                 if preview and _due(step, config.log.preview_every):
-                    log.flush()  # which says it better than a preview if the numbers are lost
+                    log.flush()  # if the numbers are not finite, its error explains more than a preview's note
                     preview(state)
         checkpoints.wait()
     return Outcome(start_step, state)
 
 
 def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
-    """The checkpoints of a run, kept as its configuration says."""
+    """Opens the checkpoints of a run with the options of its configuration."""
     options = config.checkpoint
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 
 
-def initial(config, model, recipe):
-    """A function from the root key to the `TrainState` at step 0."""
+def initial(config: ConfigDict, model: nn.Module, recipe: Recipe) -> StateInit:
+    """Returns a function from the root key to the `TrainState` at step 0."""
     params = factory.initial_params(config, model)
     return partial(initial_state, init_params=params, optimizer=recipe.optimizer, times=recipe.times)
 
 
-def state_shapes(init):
-    """The state's tree of `jax.ShapeDtypeStruct`."""
+def state_shapes(init: StateInit) -> TrainState:
+    """Returns the shapes of the state: a `TrainState` whose leaves are `jax.ShapeDtypeStruct`."""
     return jax.eval_shape(init, jax.random.key(0))
 
 
-def compiled_step(recipe, mesh, shapes, *, gathers=False):
-    """The train step jit-compiled for a mesh and a state of these shapes: state donated, batch cut along the mesh.
+def compiled_step(recipe: Recipe, mesh: Mesh, shapes: TrainState, *, gathers: bool = False) -> jax.stages.Wrapped:
+    """Returns `(state, batch) -> (state, metrics)`, the train step under `jax.jit` on a mesh; the state is donated.
 
-    With `gathers` a batch is the whole data set and indices into it.
+    Args:
+      recipe: what the step needs besides state and batch.
+      mesh: the devices, along which the batch is cut.
+      shapes: a `TrainState` of arrays or of their shapes, by which the state is placed on the devices.
+      gathers: whether a batch is the pair of the whole data set and indices into it, as for `gathering`.
     """
     state, whole, batch = sharded(mesh, shapes), replicated(mesh), split(mesh)
     step = partial(train_step, recipe)
@@ -149,14 +157,21 @@ def compiled_step(recipe, mesh, shapes, *, gathers=False):
 
 
 class Previews:
-    """Grids of samples while a run trains: from the trained parameters and from their average, by a short chain."""
+    """Draws grids of samples during training, from the parameters and from their average, with a chain of few steps.
 
-    def __init__(self, config, model, log, mesh):
+    Args:
+      config: configuration of the run.
+      model: its network.
+      log: its `RunLog`, which gets the grids.
+      mesh: the devices.
+    """
+
+    def __init__(self, config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> None:
         self._log, self._indices, self._mesh = log, np.arange(config.log.preview_images), mesh
         steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
         self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
 
-    def __call__(self, state):
+    def __call__(self, state: TrainState) -> None:
         """Draws and writes both grids for the state's step."""
         for name, params in (("raw", state.params), ("ema", state.ema_params)):
             params = jax.device_put(params, replicated(self._mesh))
@@ -168,8 +183,8 @@ class Previews:
         self._log.restart_clock()
 
 
-def _with_class_names(config: ConfigDict, stored: dict | None) -> tuple[ConfigDict, Source]:
-    """The configuration with the names of its classes, the run's own or else those of the data; and the data."""
+def _with_class_names(config: ConfigDict, stored: dict[str, Any] | None) -> tuple[ConfigDict, Source]:
+    """Returns the configuration with class names, those of the run or else of the data, and the data."""
     config = copy.deepcopy(config)
     labels = config.labels
     if stored and not labels.names:
@@ -183,8 +198,8 @@ def _with_class_names(config: ConfigDict, stored: dict | None) -> tuple[ConfigDi
     return config, source
 
 
-def _check_same_run(config: ConfigDict, stored: dict | None, *, workdir: Path) -> None:
-    """Refuses a directory that holds another run; says which harmless keys have changed."""
+def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: Path) -> None:
+    """Refuses a directory that holds another run; prints which keys that may change have changed."""
     if stored is None:
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
@@ -192,12 +207,12 @@ def _check_same_run(config: ConfigDict, stored: dict | None, *, workdir: Path) -
 
 
 def _short(value: object) -> str:
-    """A value of a configuration in a line."""
+    """Returns a value of a configuration as a short text."""
     return shortened(repr(value), 80)
 
 
-def _note_doubts(config):
-    """Says of settings that make sense, but seldom what was meant."""
+def _note_doubts(config: ConfigDict) -> None:
+    """Prints a note on settings that are allowed but seldom intended."""
     warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
     if warmup >= last:
         print(
@@ -212,8 +227,8 @@ def _note_doubts(config):
         )
 
 
-def _restored_or_new(init, key, *, checkpoints, mesh):
-    """The state to go on from, on the mesh: that of the newest checkpoint, or a new one."""
+def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
+    """Returns the state from which training resumes, on the mesh: that of the newest checkpoint, or a new one."""
     shapes = state_shapes(init)
     shardings = sharded(mesh, shapes)
     target = jax.tree.map(lambda x, cut: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cut), shapes, shardings)
@@ -225,8 +240,8 @@ def _restored_or_new(init, key, *, checkpoints, mesh):
 
 
 @contextlib.contextmanager
-def _explained(config, checkpoints, num_images):
-    """Tells of a run that leaves the finite numbers at which step, on which images, and what is left of it."""
+def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int) -> Iterator[None]:
+    """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint."""
     try:
         yield
     except DivergedError as error:
@@ -241,21 +256,22 @@ def _explained(config, checkpoints, num_images):
         ) from error
 
 
-def _due(step, every):
-    """Whether something done every so many steps is done at this one; never where `every` is 0."""
+def _due(step: int, every: int) -> bool:
+    """Returns whether a step is a multiple of `every`; never if `every` is 0."""
     return bool(every) and step % every == 0
 
 
 @contextlib.contextmanager
-def _interruption():
-    """Turns the first SIGINT or SIGTERM into a wish to stop, so that the step can be finished and saved.
+def _interruption() -> Iterator[Callable[[int], bool]]:
+    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
 
-    A second signal kills. Yields a function of the step: whether to stop after it. Of many processes all stop after the
-    same one, whichever got the signal: JAX's own preemption service, which has SIGTERM then, agrees on it.
+    A second signal ends the process at once. Yields a function of the step that returns whether to stop after it. If
+    there are several processes, all stop after the same step, whichever of them got the signal: JAX's preemption
+    service, which handles SIGTERM in this case, makes them agree on it.
     """
     raised, previous = [], {}
 
-    def handler(number, frame):
+    def handler(number: int, frame: FrameType | None) -> None:
         raised.append(number)
         signal.signal(number, previous[number])
         if several:

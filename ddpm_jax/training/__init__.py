@@ -1,1 +1,1 @@
-"""A run while it trains: its state, a step, batches on the devices, the log, checkpoints."""
+"""The parts of a training run: its state, the train step, batches on the devices, the log, checkpoints."""

@@ -1,9 +1,9 @@
 """Checkpoints: the whole state and its configuration, written by Orbax in the background, read back onto any devices.
 
 A checkpoint is a folder `WORKDIR/checkpoints/STEP`. Orbax writes it under another name and renames it when it is
-whole, so an interrupted save is never taken for a checkpoint. The digests of `integrity.py` are stored with it and
-compared with what is read back: a damaged checkpoint is named and kept, and the one before it is taken. Read next:
-`integrity.py`.
+complete, so an interrupted save is never mistaken for a checkpoint. The digests of `integrity.py` are stored with it
+and compared with what is read back: a damaged checkpoint is reported and kept, and the one before it is read instead.
+Read next: `integrity.py`.
 """
 
 import contextlib
@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 import jax
 import numpy as np
@@ -34,19 +35,22 @@ _policies = ocp.checkpoint_managers
 
 
 class Checkpoints:
-    """The checkpoints of one run, which nobody else writes meanwhile; a context manager that waits for the last save.
+    """The checkpoints of one run; a context manager that waits for the last save.
+
+    While it is open, no other process can train in the same directory.
 
     Args:
-      workdir: the run's directory; checkpoints go to `workdir/checkpoints`.
-      every: the steps between regular checkpoints; others are saved by the clock or at the end of a run.
-      keep: how many of the latest regular ones are kept; so are the newest two of all, or the newest one if this is 1.
-      keep_every: and one for every so many steps for good; 0 for none.
+      workdir: the run's directory; checkpoints are written to `workdir/checkpoints`.
+      every: the number of steps between regular checkpoints; others are saved by the clock or at the end of a run.
+      keep: how many of the latest regular checkpoints are kept. The newest two of all checkpoints are kept too, or
+        only the newest one if `keep` is 1.
+      keep_every: checkpoints whose step is a multiple of this number are kept for good; 0 for none.
 
     Raises:
       UserError: the directory cannot be written, or another process trains there.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
+    def __init__(self, workdir: str | os.PathLike[str], *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
         self.folder, self._held = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
         preservation = [_policies.LatestN(min(keep, 2)), _LatestRegular(every, keep)]
         preservation += [_policies.EveryNSteps(keep_every)] if keep_every else []
@@ -54,19 +58,21 @@ class Checkpoints:
             preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
         )
         try:
-            _lock(self.folder, self._held)  # before what others are writing is cleared away as left over
+            _lock(self.folder, self._held)  # first, or Orbax would delete the save of another process as a leftover
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
         except OSError as error:
             raise UserError(
                 f"cannot write to {workdir}: {error.strerror or error}; choose another --workdir"
             ) from error
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Returns self."""
         return self
 
-    def __exit__(self, error_type, error, traceback):
-        """Finishes the save that is under way; that it fails is only a warning where another error ends the run."""
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Waits for the save in progress; its failure is only a warning if another error ends the run."""
         try:
             self.wait()
             self._guard(self._manager.close)
@@ -80,22 +86,26 @@ class Checkpoints:
     def save(self, state: TrainState, config: ConfigDict) -> None:
         """Starts to save the state under its step; returns while the files are still being written.
 
+        Args:
+          state: the state, whose step names the checkpoint.
+          config: the run's configuration, which is stored with it.
+
         Raises:
-          UserError: this save or the one before could not be written (a full disk, say).
+          UserError: this save or the one before could not be written (because the disk is full, for example).
         """
-        record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # which alone writes it
+        record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # only the first process saves it
         items = {
             "state": ocp.args.PyTreeSave(state),
             "config": ocp.args.JsonSave(integrity.to_json(record)),
         }
         self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
 
-    def wait(self):
+    def wait(self) -> None:
         """Waits until the last save is on disk; raises as `save`."""
         self._guard(self._manager.wait_until_finished)
 
     def last_saved(self) -> int | None:
-        """The newest step on disk once the save that is under way has ended; that it failed is a warning."""
+        """Waits for the save in progress, whose failure is a warning, and returns the newest step on disk, or None."""
         try:
             self.wait()
         except Exception as failed:
@@ -103,27 +113,27 @@ class Checkpoints:
         return next(iter(saved_steps(self.folder)), None)
 
     def restore(self, target: TrainState) -> TrainState | None:
-        """The newest checkpoint that is whole, on the devices and shardings of `target`; None where there is none.
+        """Reads the newest undamaged checkpoint onto the devices and shardings of `target`; None without checkpoints.
 
-        Damaged ones are moved to `WORKDIR/damaged_checkpoints`, so that their steps can be saved again.
+        Damaged checkpoints are moved to `WORKDIR/damaged_checkpoints`, so that their steps can be saved again.
 
         Args:
-          target: `TrainState` of `jax.ShapeDtypeStruct` with shardings.
+          target: `TrainState` whose leaves are `jax.ShapeDtypeStruct` with shardings.
 
         Raises:
-          UserError: there are checkpoints and all are damaged; or one cannot be read, or is of another network.
+          UserError: there are checkpoints and all are damaged; or one cannot be read, or holds another network.
         """
         step, restored = newest_whole(self.folder, partial(self._read, target=target))
         if restored is None:
             return None
         if is_first():
             _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])
-        agreed(np.zeros(()))  # no process continues before they are aside
+        agreed(np.zeros(()))  # no process continues before they are moved
         self._manager.reload()
         return restored
 
     def _read(self, step: int, *, target: TrainState) -> TrainState:
-        """The state of a step, checked."""
+        """Reads the state of a step and checks it."""
         path = self.folder / str(step)
         record = stored_record(path)
         check_fits(target, record, path)
@@ -137,7 +147,7 @@ class Checkpoints:
         return restored
 
     def _guard(self, action: Callable[[], object]) -> None:
-        """Runs a save and turns what goes wrong into one line, with what to do where that is known."""
+        """Runs a part of a save and turns an error into a `UserError`, with the remedy if it is known."""
         earlier = sys.exception()
         try:
             action()
@@ -145,7 +155,7 @@ class Checkpoints:
             _forget(earlier, error)
             lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
             if lost:
-                raise lost from error  # not the disk: another process is gone
+                raise lost from error  # the disk is not the cause: another process has ended
             remedy = "free some space, and start again" if lacks_space(error) else "start again once that is mended"
             raise UserError(
                 f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
@@ -154,25 +164,28 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class _LatestRegular:
-    """Orbax's policy that preserves the latest `keep` of the checkpoints whose step is a multiple of `every`."""
+    """A policy for Orbax that preserves the latest `keep` of the checkpoints whose step is a multiple of `every`."""
 
     every: int
     keep: int
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Whether each is preserved, of checkpoints from the oldest to the newest."""
+    def should_preserve(
+        self, checkpoints: Sequence[_policies.PolicyCheckpointInfo], *, context: _policies.PreservationContext
+    ) -> list[bool]:
+        """Returns for each checkpoint, from the oldest to the newest, whether it is preserved."""
         regular = [checkpoint.step for checkpoint in checkpoints if checkpoint.step % self.every == 0]
         return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
-    """What writes and reads a checkpoint's two items; every part of an array is written once, by one device.
+    """Returns the handlers of a checkpoint's two items, which write every part of an array once, from one device.
 
-    Orbax's default cuts what several devices hold into a piece for each, by a program that is compiled for each shape.
+    Orbax's default cuts an array that several devices hold into one piece per device, by a program that is compiled
+    for each shape.
     """
     arrays = ocp.type_handlers.ArrayHandler(
         use_replica_parallel=False,
-        array_metadata_store=array_metadata_store.Store(),  # of the root key's implementation
+        array_metadata_store=array_metadata_store.Store(),  # stores the implementation of the root key
     )
     types = ocp.type_handlers
     of_type = types.create_type_handler_registry(
@@ -182,27 +195,28 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
 
 
 def _forget(earlier: BaseException | None, error: Exception) -> None:
-    """Takes an exception that was on its way already, when a save began, out of those that `error` came from."""
+    """Removes an exception that was already being handled when a save began from the causes of `error`."""
     for cause in causes(error):
         if cause.__context__ is earlier:
             cause.__context__ = None
 
 
 def _warn(error: Exception) -> None:
-    """Says of a save that failed why, where the run ends with another error."""
+    """Prints why a save failed, as a warning: the run ends with another error."""
     print(f"warning: {first_line(error)}", file=sys.stderr, flush=True)
 
 
 def _kept(folder: Path) -> str:
-    """What there is to resume from, in words."""
+    """Returns in words from which checkpoint a run can resume."""
     steps = saved_steps(folder)
     return f"the last good checkpoint is step {steps[0]}" if steps else "no earlier checkpoint exists"
 
 
-def _lock(folder, held):
-    """Makes a folder this process's, or of many the first's, for as long as `held`, an `ExitStack`, is open.
+def _lock(folder: Path, held: contextlib.ExitStack) -> None:
+    """Locks a folder, which is made if absent, for this process until `held` is closed.
 
-    The system lets go of it at the end of the process, however that comes.
+    If there are several processes, the first one has the lock. The system releases it when the process ends in any
+    way.
     """
     if not is_first():
         return

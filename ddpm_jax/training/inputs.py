@@ -1,31 +1,41 @@
-"""What the train step is fed: batches as they are read, or the whole data set on the devices and indices into it.
+"""The batches that the train step gets: read as they are needed, or gathered from a data set on the devices.
 
-The images and their order are the same both ways, so a run may change from one to the other. Read next:
+The images and their order are the same in both cases, so a run may change from one to the other. Read next:
 `data/pipeline.py`, `step.py`.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from ddpm_jax.data.pipeline import batches
+from ddpm_jax.data.source import Example, Source
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.runtime.devices import global_batch, replicated
 from ddpm_jax.runtime.progress import progress_bar
-from ddpm_jax.training.step import check_batch
+from ddpm_jax.training.step import Batch, check_batch
 
-_MOST_BYTES = 4 * 2**30  # of a data set on one device; above it, reading ahead is the better way
+_MOST_BYTES = 4 * 2**30  # of a data set on one device; reading ahead is better for a larger one
 
 
 @contextlib.contextmanager
-def feed(config, source, mesh, *, start_step):
-    """An endless iterator over the batches of steps `start_step`, `start_step` + 1, ..., cut along the mesh.
+def feed(
+    config: ConfigDict, source: Source, mesh: Mesh, *, start_step: int
+) -> Iterator[Iterator[Batch | tuple[Batch, jax.Array]]]:
+    """Yields an endless iterator over the batches of steps `start_step`, `start_step` + 1, ..., cut along the mesh.
 
-    A batch is `{"image": uint8 [B, H, W, C], "label": int32 [B]}`, or with `config.data.on_device` the pair of the
-    whole data set and int32 `[B]`, which `step.gathering` makes one of.
+    A batch is `{"image": uint8 [B, H, W, C], "label": int32 [B]}`. With `config.data.on_device` it is the pair of the
+    whole data set and the indices int32 `[B]` of its images, for a step made by `step.gathering`.
+
+    Args:
+      config: configuration of the run.
+      source: the data set.
+      mesh: the devices.
+      start_step: the number of steps already taken.
 
     Raises:
       UserError: as `batches`; the data set is too large for the devices.
@@ -46,8 +56,8 @@ def feed(config, source, mesh, *, start_step):
         yield ((data, global_batch(mesh, index.astype(np.int32))) for index in stream)
 
 
-def _whole_workers(stream: Iterator[Any]) -> Iterator[Any]:
-    """The batches of a stream; a worker process that dies is a UserError."""
+def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:
+    """Yields the batches of a stream; raises a `UserError` if a worker process dies."""
     try:
         yield from stream
     except RuntimeError as error:
@@ -59,11 +69,15 @@ def _whole_workers(stream: Iterator[Any]) -> Iterator[Any]:
         ) from error
 
 
-def on_devices(source, mesh):
-    """All examples of a source, stacked and whole on each device of a mesh: images `[N, H, W, C]`, labels `[N]`.
+def on_devices(source: Source, mesh: Mesh) -> Batch:
+    """Puts all examples of a source on every device: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
+
+    Args:
+      source: the data set, of N images.
+      mesh: the devices, each of which holds the whole data set.
 
     Raises:
-      UserError: they take more than 4 GiB, are not uint8 images with labels, or one of them cannot be read.
+      UserError: the images take more than 4 GiB, are not uint8 images with labels, or one of them cannot be read.
     """
     first = source[0]
     check_batch(jax.tree.map(lambda x: np.asarray(x)[None], first))

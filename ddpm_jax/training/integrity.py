@@ -1,7 +1,7 @@
-"""Whether a checkpoint holds what was saved: a digest of every leaf and of the configuration, and finite numbers.
+"""Checks that a checkpoint holds what was saved: a digest of every leaf and of the configuration, and finite numbers.
 
 A checkpoint is *damaged* when its files can be read and their content is not what was saved. One that cannot be read
-for another reason (a permission, the network, memory) may be whole, and nobody may conclude anything from it.
+for another reason (a permission, the network, memory) may be undamaged, so nothing is concluded from it.
 Read next: `checkpoint.py`.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +22,23 @@ import numpy as np
 
 from ddpm_jax.errors import causes, first_line, system_error
 from ddpm_jax.runtime.devices import is_first, to_host
+from ddpm_jax.training.state import Tree
 
-# Of a part of a checkpoint, which is damage: what Python raises, and the system's number in TensorStore's words.
+# A part of a checkpoint is absent, which is damage: the exceptions of Python, and the error numbers of the system,
+# which TensorStore puts into its messages.
 _ABSENT_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-# How TensorStore begins what says nothing of the files.
+# The first words of TensorStore's messages about errors that do not come from the files.
 _NETWORK = re.compile("(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|PERMISSION_DENIED|UNAUTHENTICATED)\\b")
 
-_THREADS = 4  # that hash
+_THREADS = 4  # for hashing
+
+Leaf: TypeAlias = jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+"""A leaf of a `Tree`."""
 
 
 class DamagedError(Exception):
-    """The content of a checkpoint is not what was saved, or is not finite; the message says what of it."""
+    """The content of a checkpoint is not what was saved, or is not finite; the message names the part."""
 
 
 class Record(NamedTuple):
@@ -41,7 +46,8 @@ class Record(NamedTuple):
 
     Attributes:
       config: the configuration of the run, as JSON.
-      digests: of the state, `{leaf: "float32[3,3] SHA-256"}`; None in checkpoints of versions that stored none.
+      digests: of the leaves of the state, `{leaf: "float32[3,3] SHA-256"}`; None if an earlier version, which stored
+        no digests, made the checkpoint.
     """
 
     config: dict[str, Any]
@@ -49,16 +55,19 @@ class Record(NamedTuple):
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The record as JSON, with a digest of its own."""
+    """Returns the record as JSON, with the digest of this JSON itself."""
     content = {"config": record.config, "digests": dict(record.digests or {})}
     return {**content, "sha256": _sha256_of_json(content)}
 
 
 def from_json(stored: Any) -> Record:
-    """The record of `to_json`'s result, or of the configuration alone, which earlier versions stored.
+    """Returns the record that `to_json` made JSON of; earlier versions stored the configuration alone.
+
+    Args:
+      stored: anything that was read as JSON.
 
     Raises:
-      DamagedError: it is neither, or not what was saved.
+      DamagedError: it is neither of the two, or not what was saved.
     """
     if isinstance(stored, dict) and stored.keys() == {"config", "digests", "sha256"}:
         if stored["sha256"] != _sha256_of_json({key: stored[key] for key in ("config", "digests")}):
@@ -69,10 +78,10 @@ def from_json(stored: Any) -> Record:
     raise DamagedError("it holds no configuration")
 
 
-def digests(tree: Any) -> dict[str, str]:
-    """Kind, shape and SHA-256 of the values of every leaf of a tree of arrays, by the leaf's name."""
+def digests(tree: Tree) -> dict[str, str]:
+    """Returns the type, shape and SHA-256 of the values of every leaf of a tree of arrays, by the leaf's name."""
     running = []
-    with ThreadPoolExecutor(_THREADS) as pool:  # hashlib leaves Python's lock to others
+    with ThreadPoolExecutor(_THREADS) as pool:  # hashlib releases Python's lock
         for name, leaf in _host_leaves(tree):
             running.append((name, pool.submit(_digest, leaf)))
             if len(running) > _THREADS:
@@ -80,8 +89,8 @@ def digests(tree: Any) -> dict[str, str]:
     return {name: digest.result() for name, digest in running}
 
 
-def digests_on_first(tree: Any) -> dict[str, str]:
-    """`digests` on the first process; the others only take part where a leaf has to be gathered, and have none."""
+def digests_on_first(tree: Tree) -> dict[str, str]:
+    """Returns `digests` on the first process and `{}` on the others, which only help to gather the leaves."""
     if is_first():
         return digests(tree)
     for _ in _host_leaves(tree):
@@ -89,17 +98,22 @@ def digests_on_first(tree: Any) -> dict[str, str]:
     return {}
 
 
-def misfits(tree: Any, expected: Mapping[str, str]) -> list[str]:
-    """The leaves of a tree of shapes that were not saved, or were saved with another kind or shape."""
+def misfits(tree: Tree, expected: Mapping[str, str]) -> list[str]:
+    """Returns the names of the leaves that were not saved, or were saved with another type or shape.
+
+    Args:
+      tree: shapes.
+      expected: the digests of what was saved.
+    """
     return [name for name, leaf in _leaves(tree) if expected.get(name, "").partition(" ")[0] != _form(leaf)]
 
 
-def check(tree: Any, expected: Mapping[str, str] | None) -> None:
-    """Checks that the leaves of a restored tree are those that were saved, and finite.
+def check(tree: Tree, expected: Mapping[str, str] | None) -> None:
+    """Checks that the leaves of a restored tree are those that were saved, and are finite.
 
     Args:
       tree: arrays.
-      expected: the digests of at least these leaves; None where there are none.
+      expected: the digests of at least these leaves; None if no digests were stored.
 
     Raises:
       DamagedError: a leaf differs or is not finite.
@@ -111,17 +125,22 @@ def check(tree: Any, expected: Mapping[str, str] | None) -> None:
             raise DamagedError(f"{name} is not finite")
 
 
-def fingerprint(tree: Any, settings: Any) -> str:
-    """Sixteen hexadecimal digits that tell a tree of arrays, with settings that JSON can hold, from others."""
+def fingerprint(tree: Tree, settings: Any) -> str:
+    """Returns sixteen hexadecimal digits that identify a tree of arrays together with settings.
+
+    Args:
+      tree: arrays.
+      settings: anything that JSON can hold.
+    """
     return _sha256_of_json({"digests": digests(tree), "settings": settings})[:16]
 
 
 def obstacle(folder: Path, error: BaseException) -> str | None:
-    """What, other than damage, kept a checkpoint from being read; None where the checkpoint is damaged.
+    """Returns the reason, other than damage, why a checkpoint could not be read; None if the checkpoint is damaged.
 
     Args:
-      folder: of the checkpoint.
-      error: what reading it ended with.
+      folder: the folder of the checkpoint.
+      error: the exception with which reading it ended.
     """
     for cause in causes(error):
         if isinstance(cause, DamagedError):
@@ -139,9 +158,9 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
 
 
 def _unreadable(folder: Path) -> str | None:
-    """Why some file below a folder cannot be read, or None where all can."""
+    """Returns why some file below a folder cannot be read, or None if all can be read."""
 
-    def refuse(error):
+    def refuse(error: OSError) -> NoReturn:
         raise error
 
     try:
@@ -157,31 +176,31 @@ def _unreadable(folder: Path) -> str | None:
     return None
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Name and value of every leaf; random keys are stored as the integers that they are made of."""
+def _leaves(tree: Tree) -> Iterator[tuple[str, Leaf]]:
+    """Yields the name and the value of every leaf; random keys are given as the integers that they consist of."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         numbers = jax.random.key_data if isinstance(leaf, jax.Array) else partial(jax.eval_shape, jax.random.key_data)
         yield jax.tree_util.keystr(path, simple=True, separator="/"), numbers(leaf) if is_key else leaf
 
 
-def _host_leaves(tree: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The same with each value on the host."""
+def _host_leaves(tree: Tree) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the same as `_leaves`, with each value on the host."""
     for name, leaf in _leaves(tree):
         yield name, to_host(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
-def _form(leaf: Any) -> str:
-    """Kind and shape of an array, such as float32[3,3]."""
+def _form(leaf: Leaf) -> str:
+    """Returns the type and shape of an array, such as float32[3,3]."""
     return f"{leaf.dtype.name}[{','.join(map(str, leaf.shape))}]"
 
 
 def _digest(leaf: np.ndarray) -> str:
-    """Kind, shape and SHA-256 of an array's values."""
+    """Returns the type, shape and SHA-256 of an array's values."""
     values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
     return f"{_form(leaf)} {hashlib.sha256(values).hexdigest()}"
 
 
 def _sha256_of_json(content: Any) -> str:
-    """The digest of what JSON can hold."""
+    """Returns the digest of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

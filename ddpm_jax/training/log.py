@@ -1,7 +1,8 @@
 """The log of a run: a progress bar, a JSONL file, TensorBoard, and grids of samples.
 
-`WORKDIR/log.jsonl` has one line of JSON every so many steps and is the record; TensorBoard shows the same. When a run
-is resumed, what was logged after its checkpoint is dropped, so that every step stands there once.
+`WORKDIR/log.jsonl` is the record of the run. It gets one line of JSON every `config.log.every` steps; TensorBoard
+shows the same numbers. When a run is resumed, the lines logged after its checkpoint are removed, so that every step
+is in the log once.
 """
 
 import contextlib
@@ -9,11 +10,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from ddpm_jax.errors import writing
@@ -22,6 +26,7 @@ from ddpm_jax.runtime.images import save_png
 from ddpm_jax.runtime.paths import local_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
 from ddpm_jax.runtime.quiet import unless_loaded
+from ddpm_jax.training.step import Metrics
 
 with unless_loaded("torch"):
     from tensorboardX.event_file_writer import EventsWriter
@@ -30,47 +35,66 @@ with unless_loaded("torch"):
     from tensorboardX.summary import image as image_summary
 
 
+LogLine: TypeAlias = dict[str, Any]
+"""One line of the log: "step", an integer, and the numbers of that step by name."""
+
+Watch: TypeAlias = Callable[[list[LogLine]], object]
+"""A function that is called with all lines of the log, oldest first, after each new one."""
+
+
 class DivergedError(Exception):
-    """A run has left the finite numbers.
+    """A number of a run is no longer finite.
 
     Attributes:
-      what: that is not finite.
-      step: the first at which it showed.
+      what: which number is not finite, in words.
+      step: the first step at which this was seen.
     """
 
-    def __init__(self, what, step):
+    def __init__(self, what: str, step: int) -> None:
         super().__init__(f"the {what} at step {step}")
         self.what, self.step = what, step
 
 
 class RunLog:
-    """Collects the metrics of every step and writes their means; a context manager. Of many processes the first writes.
+    """Collects the metrics of every step and writes their means; a context manager, which closes the files.
+
+    If there are several processes, only the first one writes.
 
     Args:
       workdir: the run's directory.
-      start_step: steps already taken.
-      num_steps: steps in all.
-      batch_size: images a step, for images/s.
-      learning_rate: function from a step to its learning rate.
-      watch: function that is given all lines of the log after each new one, in place of what is printed; or None.
+      start_step: the number of steps already taken.
+      num_steps: the number of steps of the whole run.
+      batch_size: the number of images per step, for images/s.
+      learning_rate: function from the number of steps already taken to the learning rate of the next step.
+      watch: function that is called with all lines of the log after each new one, instead of printing; or None.
 
     Raises:
       UserError: the directory cannot be written.
     """
 
-    def __init__(self, workdir, *, start_step, num_steps, batch_size, learning_rate, watch=None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        start_step: int,
+        num_steps: int,
+        batch_size: int,
+        learning_rate: optax.Schedule,
+        watch: Watch | None = None,
+    ) -> None:
         self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
         self._path = self._workdir / "log.jsonl"
-        self._board = None
+        self._board: EventsWriter | None = None  # of the first process only
         if is_first():
             self._open(start_step)
-        self._pending, self._last_step, self._last_time = [], start_step, time.perf_counter()
+        self._pending: list[tuple[int, Metrics]] = []
+        self._last_step, self._last_time = start_step, time.perf_counter()
         self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
         shown = on_terminal() and is_first() and not watch
         self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not shown)
 
-    def _open(self, start_step):
-        """Makes the folder and takes up the files where the run goes on."""
+    def _open(self, start_step: int) -> None:
+        """Makes the folder and prepares the files for the step at which the run resumes."""
         with self._writing():
             (self._workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
             _drop_after(self._path, start_step)
@@ -78,30 +102,35 @@ class RunLog:
             self._board = EventsWriter(str(self._workdir / "tensorboard" / "events"))
             self._to_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is dropped
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         """Returns self."""
         return self
 
-    def __exit__(self, *error):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         """Closes the bar and the files."""
         self._bar.close()
         with contextlib.suppress(OSError):  # nothing is left to write but what failed before
             if self._board:
                 self._board.close()
 
-    def add(self, step, metrics):
-        """Takes a step's metrics, device arrays and all; waits for the step before, so that only one is in flight."""
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Adds the metrics of a step, which stay on the device until the next `flush`.
+
+        It waits until the step before is computed, so that only one step is in flight.
+        """
         if self._pending:
             jax.block_until_ready(self._pending[-1][1])
         self._pending.append((step, metrics))
         self._bar.update(1)
 
-    def flush(self):
-        """Writes the means since the last flush.
+    def flush(self) -> None:
+        """Writes the means of the metrics since the last flush.
 
         Raises:
           DivergedError: a loss or gradient was not finite.
-          UserError: they cannot be written; of many processes this is raised on all.
+          UserError: the log cannot be written; if there are several processes, it is raised on all of them.
         """
         if not self._pending:
             return
@@ -126,18 +155,21 @@ class RunLog:
         by_first(write)
         return path
 
-    def restart_clock(self):
-        """Leaves the time since the last flush out of the speeds (previews, compilation)."""
+    def restart_clock(self) -> None:
+        """Excludes the time since the last flush (of previews or compilation) from the speeds."""
         self._last_time = time.perf_counter()
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
         if self._board:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
 
-    def _means(self, steps, metrics):
-        """One line of the log: means over the steps, every term by quarter of t, speeds."""
+    def _means(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> LogLine:
+        """Returns one line of the log: the means over these steps, every term by quarter of t, and the speeds.
+
+        The metrics are `Metrics` on the host. A quarter of t in which no time was drawn is left out.
+        """
         now = time.perf_counter()
         per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_step, self._last_time = steps[-1], now
@@ -156,36 +188,36 @@ class RunLog:
             "images_per_s": per_second * self._batch_size,
         }
 
-    def _publish(self, line: dict) -> None:
+    def _publish(self, line: LogLine) -> None:
         """Writes a line and shows it."""
         self._write(line)
         self._watch(read_log(self._workdir)) if self._watch else self._show(line)
 
-    def _write(self, line):
-        """Appends to the JSONL file and to TensorBoard."""
+    def _write(self, line: LogLine) -> None:
+        """Appends a line to the JSONL file and to TensorBoard."""
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
         with self._writing():
             with self._path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self._to_board(line["step"], summary=Summary(value=scalars))
 
-    def _to_board(self, step, **content):
-        """Writes an event to TensorBoard's file."""
+    def _to_board(self, step: int, **content: Summary | SessionLog) -> None:
+        """Writes an event to TensorBoard's file; `content` is one field of `Event`."""
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
         self._board.flush()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        """Turns what the disk says into one line."""
+        """Turns an error of the disk into a `UserError`."""
         then = "and the same command resumes from the last good checkpoint"
         what = f"the log in {self._workdir}"
         return writing(what, full=f"free some space, {then}", other=f"mend that, {then}")
 
-    def _show(self, line):
-        """Shows the line in the bar, or prints it where there is no terminal."""
+    def _show(self, line: LogLine) -> None:
+        """Shows the line in the progress bar, or prints it if there is no terminal."""
         speed, shown = f"{line['images_per_s']:,.0f} images/s", "accuracy" if "accuracy" in line else "loss"
         loss = f"{shown} {line[shown]:.4f}"
         values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
-        quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # none was drawn there
+        quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # "-": no time drawn
         self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
         if not self._on_terminal:
             left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)
@@ -197,13 +229,17 @@ class RunLog:
             )
 
 
-def read_log(workdir: str | os.PathLike) -> list[dict]:
-    """The lines of a run's log as a list of dicts, oldest first; what is no whole line of a log is passed over."""
+def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:
+    """Returns the lines of a run's log as dicts, oldest first; incomplete and foreign lines are skipped.
+
+    Every line has "step", "loss", "grad_norm", "learning_rate", "steps_per_s" and "images_per_s"; "loss_t1" to
+    "loss_t4" are the means over the quarters of t, from little noise to much. A run without a log gives `[]`.
+    """
     return [line for _, line in _lines(local_path(workdir) / "log.jsonl")]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict]]:
-    """The text and the content of every line of a log."""
+def _lines(path: Path) -> Iterator[tuple[str, LogLine]]:
+    """Yields the text and the content of every line of a log."""
     text = path.read_text(errors="replace") if path.exists() else ""
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
@@ -213,7 +249,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Keeps only the whole lines up to a step: a killed run may have logged more than it saved, or half a line."""
+    """Keeps only the complete lines up to a step: a killed run may have logged more than it saved, or half a line."""
     if not path.exists():
         return
     temporary = path.with_suffix(".partial")

@@ -1,7 +1,7 @@
-"""Checkpoints read: which steps there are, the newest that is whole, its configuration, its parameters.
+"""Reads checkpoints: which steps there are, the newest undamaged one, its configuration, its parameters.
 
-A damaged checkpoint is named and kept, and the one before it is taken; one that cannot be read for another reason ends
-the search with that reason. Read next: `integrity.py`.
+A damaged checkpoint is reported and kept, and the one before it is read instead. If a checkpoint cannot be read for
+another reason, the search ends with that reason. Read next: `integrity.py`.
 """
 
 import math
@@ -10,8 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -20,16 +21,19 @@ from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
+from ddpm_jax.training.state import Tree
 
 quieten_orbax()
-_PART = 2**28  # bytes of a checkpoint that are checked at once, where one process checks it for others
+_PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
+
+Content = TypeVar("Content")  # what is read from a checkpoint
 
 
-def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """Steps of the finished checkpoints in a checkpoints folder, newest first.
+def saved_steps(folder: str | os.PathLike[str]) -> list[int]:
+    """Returns the steps of the finished checkpoints in a checkpoints folder, newest first.
 
     Raises:
-      UserError: the folder is there and cannot be listed.
+      UserError: the folder exists and cannot be listed.
     """
     try:
         names = [name for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
@@ -40,8 +44,8 @@ def saved_steps(folder: str | os.PathLike) -> list[int]:
         raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
 
 
-def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The configuration (JSON) of the run's newest checkpoint whose configuration is whole; None without checkpoints.
+def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Returns the newest undamaged configuration (JSON) in a run's checkpoints, or None without checkpoints.
 
     Raises:
       UserError: as `Checkpoints.restore`.
@@ -53,24 +57,25 @@ def stored_config(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def restore_params(
-    workdir: str | os.PathLike, shapes_of: Callable[[dict[str, Any]], Any], *, name: str
-) -> tuple[int, dict[str, Any], Any]:
-    """The configuration and the parameters of one and the same checkpoint, for sampling.
+    workdir: str | os.PathLike[str], shapes_of: Callable[[dict[str, Any]], Tree], *, name: str
+) -> tuple[int, dict[str, Any], chex.ArrayTree]:
+    """Reads the configuration and the parameters from the newest undamaged checkpoint, for sampling.
 
     Args:
       workdir: the run's directory.
-      shapes_of: function of the stored configuration (JSON): tree of `jax.ShapeDtypeStruct` with shardings.
-      name: "params" for the trained, "ema_params" for the averaged ones.
+      shapes_of: function from the stored configuration (JSON) to the shapes of the parameters, a tree of
+        `jax.ShapeDtypeStruct` with shardings.
+      name: "params" for the trained parameters, "ema_params" for their moving average.
 
     Returns:
       The step, the configuration (JSON) and the parameters.
 
     Raises:
-      UserError: there is no checkpoint, its configuration makes no network, or as `Checkpoints.restore`.
+      UserError: there is no checkpoint, its configuration defines no valid network, or as `Checkpoints.restore`.
     """
     folder = Path(workdir).resolve() / "checkpoints"
 
-    def read(step: int) -> tuple[dict[str, Any], Any]:
+    def read(step: int) -> tuple[dict[str, Any], chex.ArrayTree]:
         path = folder / str(step)
         record = stored_record(path)
         target = {name: _shapes(shapes_of, record, path)}
@@ -88,8 +93,8 @@ def restore_params(
     return step, *found
 
 
-def _shapes(shapes_of: Callable[[dict[str, Any]], Any], record: integrity.Record, path: Path) -> Any:
-    """What a configuration makes; an error there is no damage of the checkpoint, which is left as it is."""
+def _shapes(shapes_of: Callable[[dict[str, Any]], Tree], record: integrity.Record, path: Path) -> Tree:
+    """Returns the shapes for a stored configuration; an error is not damage, so the checkpoint is left as it is."""
     try:
         return shapes_of(record.config)
     except UserError:
@@ -98,8 +103,8 @@ def _shapes(shapes_of: Callable[[dict[str, Any]], Any], record: integrity.Record
         raise UserError(f"the configuration of checkpoint {path} makes no network: {first_line(error)}") from error
 
 
-def _alone(handler: type) -> ocp.Checkpointer:
-    """A checkpointer that this process uses without the others, should there be any."""
+def _alone(handler: Callable[..., ocp.CheckpointHandler]) -> ocp.Checkpointer:
+    """Returns a checkpointer that this process uses without the other processes, if there are any."""
     index = jax.process_index()
     prefix = f"process_{index}"
     options = ocp.options.MultiprocessingOptions(
@@ -109,10 +114,13 @@ def _alone(handler: type) -> ocp.Checkpointer:
 
 
 def stored_record(path: Path) -> integrity.Record:
-    """What is stored beside the arrays of a checkpoint.
+    """Reads what is stored beside the arrays of a checkpoint.
+
+    Args:
+      path: the folder of the checkpoint, whose name is its step.
 
     Raises:
-      DamagedError: it is not what was saved, or of another step than the folder's name says.
+      DamagedError: it is not what was saved, or belongs to another step than the folder's name.
     """
     record = integrity.from_json(_alone(ocp.JsonCheckpointHandler).restore(path / "config"))
     if record.digests is not None:
@@ -121,7 +129,7 @@ def stored_record(path: Path) -> integrity.Record:
 
 
 def note_unverified(record: integrity.Record, path: Path, consequence: str = "") -> None:
-    """Says of a checkpoint of an earlier version that it was opened without digests, and what else follows."""
+    """Prints a note if a checkpoint of an earlier version was opened without digests, and the consequence."""
     if record.digests is None and is_first():
         print(
             f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by"
@@ -131,7 +139,7 @@ def note_unverified(record: integrity.Record, path: Path, consequence: str = "")
 
 
 def _check_alone(path: Path) -> None:
-    """Checks a whole checkpoint without the other processes, part by part: the first host need not hold all of it."""
+    """Checks a whole checkpoint without the other processes, in parts, as it may not fit on the first host."""
     checkpointer, record = _alone(ocp.PyTreeCheckpointHandler), stored_record(path)
     leaves, tree = jax.tree.flatten(checkpointer.metadata(path / "state").item_metadata.tree)
     for part in _parts([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]):
@@ -144,7 +152,7 @@ def _check_alone(path: Path) -> None:
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[range]:
-    """Cuts leaves of these many bytes, in their order, into parts of at most `_PART` bytes, or of one larger leaf."""
+    """Cuts leaves of these sizes in bytes, in order, into parts of at most `_PART` bytes or of one larger leaf."""
     begin, total = 0, 0
     for i, size in enumerate(sizes):
         if i > begin and total + size > _PART:
@@ -154,8 +162,12 @@ def _parts(sizes: Sequence[int]) -> Iterator[range]:
     yield range(begin, len(sizes))
 
 
-def check_fits(target: Any, record: integrity.Record, path: Path) -> None:
-    """Refuses a checkpoint that is whole and of another network than the target."""
+def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
+    """Refuses an undamaged checkpoint whose arrays have other names or shapes than the target.
+
+    Raises:
+      UserError: some leaves of the target are missing there, or have another type or shape.
+    """
     misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
     if misfits:
         raise UserError(
@@ -165,19 +177,21 @@ def check_fits(target: Any, record: integrity.Record, path: Path) -> None:
 
 
 def newest_whole(
-    folder: Path, read: Callable[[int], Any], *, check: Callable[[int], Any] | None = None
-) -> tuple[int | None, Any]:
-    """The newest step that can be read, and what `read(step)` gave; (None, None) where there is no checkpoint.
+    folder: Path, read: Callable[[int], Content], *, check: Callable[[int], object] | None = None
+) -> tuple[int, Content] | tuple[None, None]:
+    """Returns the newest step that can be read and the result of `read(step)`; (None, None) without checkpoints.
 
-    Of several processes the first one looks, since a part of the state may be damaged that the others do not read.
+    If there are several processes, the first one searches alone, since each process reads only a part of the state
+    and the damage may be in another part.
 
     Args:
-      folder: of the checkpoints.
+      folder: the folder of the checkpoints.
       read: function of a step, which all processes call.
-      check: what the first of several calls to look, without the others; None checks the whole checkpoint.
+      check: function of a step, which the first of several processes calls alone to search; None checks the whole
+        checkpoint.
 
     Raises:
-      UserError: one cannot be read though it may be whole, or all are damaged.
+      UserError: a checkpoint cannot be read although it may be undamaged, or all are damaged.
     """
     if jax.process_count() == 1:
         return _search(folder, read)
@@ -197,8 +211,8 @@ def newest_whole(
         ) from error
 
 
-def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
-    """`newest_whole` of one process."""
+def _search(folder: Path, read: Callable[[int], Content]) -> tuple[int, Content] | tuple[None, None]:
+    """`newest_whole` for one process."""
     damaged = []
     while steps := [step for step in saved_steps(folder) if step not in damaged]:
         path = folder / str(steps[0])
@@ -207,7 +221,7 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
         except Exception as error:
             _raise_unless_damaged(path, error)
             damaged.append(steps[0])
-            if not os.path.lexists(path):  # deleted meanwhile by the process that trains
+            if not os.path.lexists(path):  # deleted in the meantime by the process that trains
                 continue
             print(
                 f"warning: checkpoint {path} is damaged ({reason(error)}); taking the one before it",
@@ -220,18 +234,18 @@ def _search(folder: Path, read: Callable[[int], Any]) -> tuple[int | None, Any]:
 
 
 def _raise_unless_damaged(path: Path, error: Exception) -> None:
-    """Raises what ended the reading of a checkpoint, as one line, where its files are neither damaged nor gone."""
+    """Raises the error that ended the reading of a checkpoint unless its files are damaged or gone."""
     if isinstance(error, UserError):
         raise error
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-        raise error  # of the devices or of another process
+        raise error  # from the devices or from another process
     obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
     if obstacle:
         raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
 
 
 def reason(error: BaseException) -> str:
-    """The first line of the exception that all began with; of TensorStore's long ones the end, which says the most."""
+    """Returns the first line of the original cause; of a long message of TensorStore only the end, which says most."""
     *_, root = causes(error)
     line = first_line(root)
     return line if len(line) <= 160 else re.split(r": (?=[A-Z])", line)[-1]

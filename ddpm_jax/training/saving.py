@@ -1,4 +1,4 @@
-"""When a run is saved: every so many steps, every so many minutes, at its end, and before an error ends it.
+"""When a run is saved: at intervals of steps and of minutes, at its end, and before an error ends it.
 
 Read next: `checkpoint.py`.
 """
@@ -6,7 +6,8 @@ Read next: `checkpoint.py`.
 import contextlib
 import sys
 import time
-from typing import Any, Self
+from types import TracebackType
+from typing import Self
 
 import jax
 import numpy as np
@@ -23,49 +24,52 @@ _norm = jax.jit(optax.tree.norm)
 
 
 class Saves:
-    """The saves of one run; a context manager that saves the last whole step when an error ends what it surrounds.
+    """The saves of one run; a context manager that saves the last complete step when its block ends with an error.
 
-    Where it cannot, because the step consumed its state or the other processes are within the next one, it says from
-    which step on nothing is saved.
+    If that is impossible, because the failed step consumed its state or the other processes are still in the next
+    step, it prints since which step nothing is saved.
 
     Args:
-      checkpoints: `Checkpoints` of the run, open.
-      log: its `RunLog`; what was measured before a save is written before it.
+      checkpoints: the open `Checkpoints` of the run.
+      log: its `RunLog`, which is written before the save that an error causes.
       config: its configuration.
 
     Attributes:
-      latest: the state after the last step; None before the first.
+      latest: the state after the last step; None before the first step.
     """
 
     def __init__(self, checkpoints: Checkpoints, log: RunLog, config: ConfigDict) -> None:
         self._checkpoints, self._log, self._config = checkpoints, log, config
         self._last_time = time.monotonic()
-        self._begun: int | None = None  # the step that was saved last, whole on disk or not
+        self._begun: int | None = None  # the step whose save began last; it need not be complete on disk
         self.latest: TrainState | None = None
 
     def __enter__(self) -> Self:
         """Returns self."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        """Saves what an error would lose, or says what is lost; of numbers that are lost the error says it itself."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Saves the steps that an error would lose, or prints what is lost; a state that diverged is not saved."""
         if error is None or isinstance(error, DivergedError) or self.latest is None:
             return
         last = self._checkpoints.last_saved()
         together = jax.process_count() == 1 or isinstance(error, AgreedError)
-        whole = together and not _consumed(self.latest)  # else not to be looked at: the others may never finish it
+        whole = together and not _consumed(self.latest)  # else reading it may wait for ever
         if whole and agreed(np.array(int(self.latest.step) == last)):
             return
-        # Neither does a second signal wait for another save, nor are files written that a failed one may still write.
+        # A second signal must not wait for another save, and the files of a failed save may still be being written.
         if whole and isinstance(error, Exception) and int(self.latest.step) != self._begun:
             self._rescue(last)
         elif is_first() or not together:
             print(f"note: {_unsaved(last)}", file=sys.stderr, flush=True)
 
     def due(self, step: int) -> bool:
-        """Whether the state is to be saved after this step.
+        """Returns whether the state should be saved after this step.
 
-        By the clock only at lines of the log where there are several processes, for these have to agree on it.
+        If there are several processes, they have to agree on the time, so the clock is read only at steps that are
+        logged.
         """
         options, several = self._config.checkpoint, jax.process_count() > 1
         if step % options.every == 0:
@@ -78,7 +82,7 @@ class Saves:
         """Starts to save the latest state.
 
         Raises:
-          DivergedError: it is not finite.
+          DivergedError: its parameters are not finite.
           UserError: this save or the one before cannot be written.
         """
         if not np.isfinite(_norm((self.latest.params, self.latest.ema_params))):
@@ -87,10 +91,10 @@ class Saves:
         self._begun, self._last_time = int(self.latest.step), time.monotonic()
 
     def _rescue(self, last: int | None) -> None:
-        """Saves the latest state, which all processes have, and says so; `last` is the step that is saved already."""
+        """Saves the latest state, which all processes have, and prints this; `last` is the newest step on disk."""
         step = int(self.latest.step)
         try:
-            with contextlib.suppress(UserError):  # a disk that is full for the log may have room elsewhere
+            with contextlib.suppress(UserError):  # the disk of the log may be full and that of the checkpoints not
                 self._log.flush()
             self.save()
             self._checkpoints.wait()
@@ -102,10 +106,10 @@ class Saves:
 
 
 def _consumed(state: TrainState) -> bool:
-    """Whether a step that failed has taken the memory of the state."""
+    """Returns whether the memory of the state was donated to a step that failed."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
 def _unsaved(last: int | None) -> str:
-    """What is lost, where the last step that is saved is `last`."""
+    """Returns in words what is lost if `last` is the newest step on disk."""
     return "nothing of the run is saved" if last is None else f"nothing is saved since step {last:,}"

@@ -1,43 +1,62 @@
-"""What a training run is made of between two steps: arrays only, so that saving it saves everything."""
+"""The state of a training run between two steps. It holds arrays only, so that saving it saves everything."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 import chex
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.time_sampling import TimeSampler
+
+Params = TypeVar("Params")  # a tree of arrays
+
+Tree: TypeAlias = Any
+"""A tree of arrays (of JAX or NumPy) or of their shapes, such as a `TrainState`; JAX has no narrower type for it."""
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """State of a run.
+    """The state of a run.
 
     Attributes:
-      step: int32 `[]`, steps taken.
+      step: int32 `[]`, the number of steps taken.
       params: the parameters that are trained.
-      ema_params: their exponential moving average, what one samples with.
-      opt_state: the optimiser's.
-      times: what the draw of training times remembers, see `diffusion/time_sampling.py`.
-      key: the root key; never advanced, `fold_in(key, step)` makes the randomness of a step.
+      ema_params: their exponential moving average, which is used for sampling.
+      opt_state: the state of the optimiser.
+      times: the state of the `TimeSampler`, see `diffusion/time_sampling.py`.
+      key: a key `[]` that never changes: `fold_in(key, step)` gives the randomness of a step.
     """
 
     step: jax.Array
-    params: Any
-    ema_params: Any
-    opt_state: Any
-    times: Any
+    params: chex.ArrayTree
+    ema_params: chex.ArrayTree
+    opt_state: optax.OptState
+    times: chex.ArrayTree
     key: jax.Array
 
 
-def initial_state(key, init_params, *, optimizer, times):
-    """The state at step 0.
+StateInit: TypeAlias = Callable[[jax.Array], TrainState]
+"""A function from the root key of a run to its state at step 0."""
+
+
+def initial_state(
+    key: jax.Array,
+    init_params: Callable[[jax.Array], chex.ArrayTree],
+    *,
+    optimizer: optax.GradientTransformation,
+    times: TimeSampler,
+) -> TrainState:
+    """Returns the state at step 0.
 
     Args:
-      key: root key of the run.
-      init_params: function from a key to parameters.
-      optimizer: optax gradient transformation.
-      times: `TimeSampler`.
+      key: the root key `[]` of the run.
+      init_params: function from a key to the parameters.
+      optimizer: optax gradient transformation, whose state is initialised for these parameters.
+      times: the way to draw training times, whose state is initialised too.
     """
     params = init_params(stream(key, "params"))
     return TrainState(
@@ -50,10 +69,16 @@ def initial_state(key, init_params, *, optimizer, times):
     )
 
 
-def ema_update(ema_params, params, *, step, decay):
-    """Moves the average towards the parameters after step n = 1, 2, ..., by the decay `min(decay, (1+n)/(10+n))`.
+def ema_update(ema_params: Params, params: Params, *, step: ArrayLike, decay: ArrayLike) -> Params:
+    """`d ema_params + (1 - d) params` after step n = 1, 2, ..., where `d = min(decay, (1 + n) / (10 + n))`.
 
-    Without the warm-up the average of a short run is mostly the initial parameters.
+    Without this warm-up of d, the average of a short run would consist mostly of the initial parameters.
+
+    Args:
+      ema_params: the average before the step.
+      params: the parameters after the step, a tree of the same shapes.
+      step: n, an integer `[]`.
+      decay: the decay after the warm-up, from 0 to below 1.
     """
     chex.assert_trees_all_equal_shapes(ema_params, params)
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))

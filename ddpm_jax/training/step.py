@@ -1,37 +1,48 @@
 """The train step: a pure function from (state, batch) to (state, metrics) (Ho et al. 2020, algorithm 1).
 
-In order: images to [-1, 1] and flips, times, noise and loss, gradient (over several parts of the batch if
-accumulating), optimiser, moving average. Its randomness is `fold_in(root key, step)`, split by name, with one key an
-image.
+It scales the images to [-1, 1] and flips them, draws times and noise, computes the loss and its gradient (in several
+parts of the batch if gradients are accumulated), and updates the parameters and their moving average. Its randomness
+comes from the key `fold_in(state.key, state.step)`, which is split by name, with one key per image.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import chex
 import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.training.state import ema_update
+from ddpm_jax.training.state import TrainState, ema_update
+
+Batch: TypeAlias = dict[str, Array]
+"""A batch of a data set: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`."""
+
+Metrics: TypeAlias = dict[str, Array | dict[str, Array]]
+"""The metrics of one step, as `summarise` names them: numbers `[]`, and sums and counts `[4]` by quarter of t."""
+
+TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""A train step whose recipe is fixed: `(state, batch) -> (new state, metrics)`."""
 
 
 class Examples(NamedTuple):
-    """What a loss is taken on; every leaf starts with the batch axis.
+    """The inputs of the training loss; every leaf starts with the batch axis.
 
     Attributes:
-      x_0: `[B, H, W, C]` in [-1, 1].
+      x_0: `[B, H, W, C]` float32 in [-1, 1].
       label: `[B]` integers.
-      noise_keys: `[B]` keys, of each image's noise; the loss consumes them.
-      label_keys: `[B]` keys, of the draw that hides each image's label.
-      transition: `Transition` with leaves `[B]`, each image's time.
-      weight: `[B]`, of each image's loss, from the way in which times are drawn.
+      noise_keys: `[B]` keys for the noise of each image; the loss consumes them.
+      label_keys: `[B]` keys for the draw that decides whether an image's label is replaced by the null label.
+      transition: `Transition` with leaves `[B]`, which gives each image its time.
+      weight: `[B]`, the factor of each image's loss that corrects for the distribution of the times.
     """
 
     x_0: Array
@@ -42,21 +53,26 @@ class Examples(NamedTuple):
     weight: Array
 
 
+Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, Array], dict[str, Array]]
+"""`(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; the key is for dropout."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything a train step needs besides state and batch.
 
     Attributes:
-      objective: `(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; key is for dropout.
+      objective: the `Objective`, whose term "loss" is minimised.
       times: `TimeSampler`, how training times are drawn.
-      transitions: all T moves of the schedule, leaves `[T]`, in decreasing time.
+      transitions: all T transitions of the schedule, leaves `[T]`, in decreasing time.
       optimizer: optax gradient transformation.
-      ema_decay: of the moving average of the parameters.
-      accumulation: parts into which the batch is cut, one after the other, to save memory.
-      random_flip: mirror each image with probability one half.
+      ema_decay: the decay of the moving average of the parameters, from 0 to below 1.
+      accumulation: the number of parts into which the batch is cut and which are computed one after the other, to
+        save memory.
+      random_flip: whether each image is mirrored with probability one half.
     """
 
-    objective: Callable[[Any, Examples, Array], dict[str, Array]]
+    objective: Objective
     times: TimeSampler
     transitions: Transition
     optimizer: optax.GradientTransformation
@@ -66,14 +82,14 @@ class Recipe:
 
 
 def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
-    """Images as float32 in [-1, 1], each mirrored left to right with probability one half if `random_flip` is set.
+    """Returns float32 images in [-1, 1], each mirrored left to right with probability one half if `random_flip` is set.
 
     Args:
       images: uint8 `[B, H, W, C]`.
       keys: `[B]` keys, which the flips consume.
       random_flip: whether to flip at all.
     """
-    # Not x / 127.5 - 1: compiled to one multiply-add, that puts 255 at 1.0000001.
+    # `x / 127.5 - 1` would be compiled to one multiply-add, which maps 255 to 1.0000001.
     x_0 = (images.astype(jnp.float32) - 127.5) / 127.5
     if not random_flip:
         return x_0
@@ -81,10 +97,16 @@ def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_state: Any) -> Examples:
-    """Draws everything random of a step but dropout, for a batch of uint8 images and labels.
+def draw_examples(recipe: Recipe, batch: Batch, key: Array, *, times_state: chex.ArrayTree) -> Examples:
+    """Draws everything that is random in a step, except dropout, for a batch of uint8 images and labels.
 
-    Each image has a key of its own, whose named streams are the noise, the flip and the draw that hides the label.
+    Each image has a key of its own, whose named streams are for the noise, the flip and the null label.
+
+    Args:
+      recipe: the times, the transitions and the flips.
+      batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
+      key: the key `[]` of the step.
+      times_state: the state of `recipe.times`.
     """
     batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
@@ -94,10 +116,10 @@ def draw_examples(recipe: Recipe, batch: dict[str, Array], key: Array, *, times_
     return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
 
-def check_batch(batch: dict[str, Array]) -> None:
-    """Raises a `UserError` where a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
+def check_batch(batch: Mapping[str, ArrayLike]) -> None:
+    """Raises a `UserError` if a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
 
-    It looks at shapes and types alone, so a compiled step checks what it is traced with and loses no time.
+    It reads only shapes and types, so a compiled step makes this check once, while it is traced.
     """
     wanted = '{"image": uint8 [B, H, W, C], "label": int32 [B]}'
     missing = [name for name in ("image", "label") if not isinstance(batch, Mapping) or name not in batch]
@@ -127,8 +149,8 @@ def check_batch(batch: dict[str, Array]) -> None:
 
 
 @contextlib.contextmanager
-def _fitting(batch: dict[str, Array]) -> Iterator[None]:
-    """Turns what Flax says of parameters for other images (more channels, say) into one line."""
+def _fitting(batch: Batch) -> Iterator[None]:
+    """Turns Flax's error about parameters for other images (with more channels, for example) into a `UserError`."""
     try:
         yield
     except flax.errors.ScopeParamShapeError as error:
@@ -137,10 +159,15 @@ def _fitting(batch: dict[str, Array]) -> Iterator[None]:
         ) from error
 
 
-def mean_gradient(recipe, params, examples, key):
-    """Gradient of the mean loss and the terms `{name: [B]}`, computed in `recipe.accumulation` parts."""
+def mean_gradient(
+    recipe: Recipe, params: chex.ArrayTree, examples: Examples, key: Array
+) -> tuple[chex.ArrayTree, dict[str, Array]]:
+    """Returns the gradient of `mean(weight * loss)` over the batch and the terms of the objective, `{name: [B]}`.
 
-    def mean_loss(params, part, key):
+    Both are computed in `recipe.accumulation` parts; the key `[]` is for dropout.
+    """
+
+    def mean_loss(params: chex.ArrayTree, part: Examples, key: Array) -> tuple[Array, dict[str, Array]]:
         terms = recipe.objective(params, part, key)
         return jnp.mean(part.weight * terms["loss"]), terms
 
@@ -149,7 +176,7 @@ def mean_gradient(recipe, params, examples, key):
     if parts == 1:
         return gradient(params, examples, key)
 
-    def add_part(total, indexed):
+    def add_part(total: chex.ArrayTree, indexed: tuple[Array, Examples]) -> tuple[chex.ArrayTree, dict[str, Array]]:
         index, part = indexed
         grads, terms = gradient(params, part, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, grads), terms
@@ -164,8 +191,19 @@ def mean_gradient(recipe, params, examples, key):
     return jax.tree.map(lambda x: x / parts, total), terms
 
 
-def summarise(terms, grads, examples, *, num_timesteps):
-    """Weighted means of the terms, gradient norm, and unweighted sums and counts of the terms by quarter of t."""
+def summarise(terms: dict[str, Array], grads: chex.ArrayTree, examples: Examples, *, num_timesteps: int) -> Metrics:
+    """Returns the metrics of a step.
+
+    Args:
+      terms: `{name: [B]}`, the terms of the objective.
+      grads: the gradient of the mean loss.
+      examples: the examples of the step, `[B]`.
+      num_timesteps: T.
+
+    Returns:
+      The weighted mean of every term under its name, `[]`; "grad_norm" `[]`; and by quarter of t, `[4]`, the
+      unweighted sums of every term ("quarter_sums", `{name: [4]}`) and the number of images ("quarter_count").
+    """
     quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
     member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
     return {
@@ -176,19 +214,19 @@ def summarise(terms, grads, examples, *, num_timesteps):
     }
 
 
-def train_step(recipe, state, batch):
-    """Takes one step; its parts are named in a profile: examples, gradient, optimizer, ema, metrics.
+def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Takes one step, whose parts have these names in a profile: examples, gradient, optimizer, ema, metrics.
 
     Args:
-      recipe: `Recipe`; static.
-      state: `TrainState`.
+      recipe: the objective, the times and the optimiser; static under `jax.jit`.
+      state: the state before the step.
       batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
 
     Returns:
       The new state and the metrics of `summarise`.
 
     Raises:
-      UserError: the batch is not of this form, or not of the shape that the network was made for.
+      UserError: the batch does not have this form, or its images do not have the shape that the network expects.
     """
     check_batch(batch)
     key = jax.random.fold_in(state.key, state.step)
@@ -209,10 +247,13 @@ def train_step(recipe, state, batch):
     return state, metrics
 
 
-def gathering(step):
-    """A train step whose batch is a data set, leaves `[N, ...]`, and indices `[B]` into it, gathered on the device."""
+def gathering(step: TrainStep) -> Callable[[TrainState, tuple[Batch, Array]], tuple[TrainState, Metrics]]:
+    """Returns a train step that gathers its batch on the device from a data set that is there already.
 
-    def gathered(state, batch):
+    In place of a batch it takes the pair of the data set, leaves `[N, ...]`, and integer indices `[B]` into it.
+    """
+
+    def gathered(state: TrainState, batch: tuple[Batch, Array]) -> tuple[TrainState, Metrics]:
         data, index = batch
         return step(state, jax.tree.map(lambda leaf: leaf[index], data))
 
