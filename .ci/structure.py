@@ -25,6 +25,14 @@ def functions(tree: ast.AST) -> Iterator[Function]:
     return (node for node in ast.walk(tree) if isinstance(node, Function))
 
 
+def public(tree: ast.Module) -> Iterator[Function]:
+    """The public functions of a file and methods of its public classes, without those inside functions."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for node in [*tree.body, *(member for cls in classes for member in cls.body)]:
+        if isinstance(node, Function) and not node.name.startswith("_"):
+            yield node
+
+
 def is_annotated(function: Function) -> bool:
     """Whether all parameters but `self` and `cls`, and what is returned, have a type."""
     given = function.args
@@ -34,9 +42,7 @@ def is_annotated(function: Function) -> bool:
 
 
 def lacks_shapes(function: Function) -> bool:
-    """Whether a public function takes or returns arrays and its docstring has no shape."""
-    if function.name.startswith("_"):
-        return False
+    """Whether a function takes or returns arrays and its docstring has no shape."""
     given = function.args
     types = [p.annotation for p in [*given.posonlyargs, *given.args, *given.kwonlyargs]] + [function.returns]
     names = {
@@ -85,7 +91,12 @@ def main() -> int:
     bare = [name for name, _, f in every if not is_annotated(f)]
     long_files = [str(path.relative_to(ROOT)) for path in trees if len(path.read_text().splitlines()) > MAX_FILE]
     long_functions = [name for name, _, f in every if f.end_lineno - f.lineno + 1 > MAX_FUNCTION]
-    mathematics = [(name, f) for name, path, f in every if path.is_relative_to(ROOT / "ddpm_jax" / "diffusion")]
+    mathematics = [
+        (f"{path.relative_to(ROOT)}:{f.lineno} {f.name}", f)
+        for path, tree in trees.items()
+        if path.is_relative_to(ROOT / "ddpm_jax" / "diffusion")
+        for f in public(tree)
+    ]
     measures = {
         f"of {len(every)} functions, not annotated": bare,
         f"files over {MAX_FILE} lines": long_files,

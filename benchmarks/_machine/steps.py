@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-import chex
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,16 +15,13 @@ from ddpm_jax import factory
 from ddpm_jax.config import experiment
 from ddpm_jax.jobs.train import compiled_step, initial
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
-from ddpm_jax.training.step import Examples, Recipe
+from ddpm_jax.training.step import Objective, Recipe
 
 NUM_IMAGES = 50_000  # of CIFAR-10
 WARMUP = 500  # steps of the learning rate: the 5,000 of the configurations are more than a measurement takes
 
 Change: TypeAlias = Callable[[Recipe], Recipe]
 """A function from the recipe of a configuration to another one."""
-
-Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, jax.Array], dict[str, jax.Array]]
-"""The objective of a `Recipe`: `(params, examples, key) -> {name: [B]}`."""
 
 
 def config_of(name: str, *, dtype: str, batch_size: int, **changes: object) -> ConfigDict:

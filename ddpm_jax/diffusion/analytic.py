@@ -112,7 +112,7 @@ class GaussianMixture:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean of the whole mixture, the shape of one image."""
+        """Mean of the whole mixture `[...]`, of the shape of one image."""
         return np.tensordot(self.weights, self.means, 1)
 
     @property

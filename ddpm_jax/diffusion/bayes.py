@@ -111,7 +111,7 @@ def initial_posterior(
 
 
 def standard_noise(posterior: MeanField, key: Array) -> PartialTree:
-    """Standard normal numbers for the random weights, all from one key: a tree like `log_std`."""
+    """Standard normal numbers for the random weights, all from one key: a tree like `log_std`, leaves `[...]`."""
     flat, as_tree = ravel_pytree(posterior.log_std)
     return as_tree(jax.random.normal(key, flat.shape, flat.dtype))
 

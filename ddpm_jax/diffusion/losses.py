@@ -28,17 +28,17 @@ Weight: TypeAlias = Callable[[Real], Array]
 
 
 def eps_weight(log_snr: Real) -> Array:
-    """Weight 1: the plain noise error, L_simple (Ho et al. 2020, eq. 14)."""
+    """Weight 1 `[B]`: the plain noise error, L_simple (Ho et al. 2020, eq. 14)."""
     return jnp.ones_like(log_snr)
 
 
 def x_0_weight(log_snr: Real) -> Array:
-    """Weight 1 / SNR: the plain squared error of x_0, as `x_0 - x_0' = (sigma / signal) (eps' - eps)`."""
+    """Weight 1 / SNR `[B]`: the squared error of x_0, as `x_0 - x_0' = (sigma / signal) (eps' - eps)`."""
     return jnp.exp(-log_snr)
 
 
 def v_weight(log_snr: Real) -> Array:
-    """Weight 1 + 1 / SNR: the plain squared error of v, "SNR + 1" on x_0 (Salimans & Ho 2022, section 4)."""
+    """Weight 1 + 1 / SNR `[B]`: the squared error of v, "SNR + 1" on x_0 (Salimans & Ho 2022, section 4)."""
     return 1 + jnp.exp(-log_snr)
 
 

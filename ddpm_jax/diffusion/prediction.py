@@ -72,22 +72,34 @@ class Target(enum.Enum):
 
 
 def x_0_from_eps(eps: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
-    """`x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)` (Ho et al. 2020, eq. 4 solved for x_0)."""
+    """`x_0 = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)` (Ho et al. 2020, eq. 4 solved for x_0).
+
+    Images are `[B, ...]`, the level is `[]` or `[B]`.
+    """
     return (x_t - expand_like(level.sigma, x_t) * eps) / expand_like(level.signal, x_t)
 
 
 def eps_from_x_0(x_0: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
-    """`eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)`, for t > 0."""
+    """`eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t)`, for t > 0.
+
+    Images are `[B, ...]`, the level is `[]` or `[B]`.
+    """
     return (x_t - expand_like(level.signal, x_t) * x_0) / expand_like(level.sigma, x_t)
 
 
 def velocity(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
-    """`v = signal eps - sigma x_0`, the derivative of x_t in the angle atan(sigma / signal) (Salimans & Ho 2022)."""
+    """`v = signal eps - sigma x_0`, the derivative of x_t in the angle atan(sigma / signal) (Salimans & Ho 2022).
+
+    Images are `[B, ...]`, the level is `[]` or `[B]`.
+    """
     return expand_like(level.signal, eps) * eps - expand_like(level.sigma, x_0) * x_0
 
 
 def score(prediction: Prediction, level: NoiseLevel) -> Array:
-    """`grad log q(x_t) = -eps / sqrt(1 - alpha_bar_t)`, the score by the network (Song et al. 2021), for t > 0."""
+    """`grad log q(x_t) = -eps / sqrt(1 - alpha_bar_t)`, the score by the network (Song et al. 2021), for t > 0.
+
+    Images are `[B, ...]`, the level is `[]` or `[B]`.
+    """
     return -prediction.eps / expand_like(level.sigma, prediction.eps)
 
 

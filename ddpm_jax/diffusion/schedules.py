@@ -38,7 +38,7 @@ class NoiseLevel(NamedTuple):
 
     @property
     def log_snr(self) -> Array:
-        """`log(alpha_bar_t / (1 - alpha_bar_t))`, which measures the noise in the same way for every schedule."""
+        """`log(alpha_bar_t / (1 - alpha_bar_t))`, `[]` or `[B]`: the noise as every schedule measures it alike."""
         return 2 * (jnp.log(self.signal) - jnp.log(self.sigma))
 
 

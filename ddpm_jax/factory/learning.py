@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
 
 import chex
 import flax.linen as nn
@@ -19,10 +18,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
 from ddpm_jax.factory.models import denoiser_of, random_weights
 from ddpm_jax.factory.names import named
-from ddpm_jax.training.step import Examples, Recipe
-
-Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, jax.Array], dict[str, jax.Array]]
-"""`(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; the key is for dropout and random weights."""
+from ddpm_jax.training.step import Examples, Objective, Recipe
 
 # From log-SNR `[B]` to the weight of the noise error `[B]`.
 WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {

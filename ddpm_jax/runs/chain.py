@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Self, TypeAlias
+from typing import Self
 
 import chex
 import jax
@@ -21,15 +21,13 @@ from numpy.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, advance
+from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.factory.chains import Settings
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runtime.devices import replicated, split, to_host
 from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.runtime.progress import progress_bar
-
-IndexedTransitions: TypeAlias = tuple[np.ndarray, Transition]
-"""Consecutive steps of a chain, `(index [n], Transition [n])`; the noise of a step is keyed by its index."""
 
 _MAX_PIECE = 50  # steps of the chain between two updates of the progress bar
 
