@@ -170,8 +170,8 @@ def test_names_in_another_unicode_form_are_the_same():
 @pytest.mark.slow
 def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
     """The data is copied, renamed, ordered otherwise and exchanged."""
-    train, moved = folder(tmp_path / "train", "cat", "dog"), folder(tmp_path / "moved", "cat", "dog")
-    other, config = folder(tmp_path / "val", "ant", "cat"), of_folder(train)
+    data, moved = folder(tmp_path / "train", "cat", "dog"), folder(tmp_path / "moved", "cat", "dog")
+    other, config = folder(tmp_path / "val", "ant", "cat"), of_folder(data)
     train.train(config, tmp_path / "run")
     assert config.labels.names == ()
     assert stored_config(tmp_path / "run")["labels"]["names"] == ["cat", "dog"]

@@ -92,7 +92,7 @@ def test_a_command_is_the_program_of_its_name(name):
     assert module == ("ddpm_jax.convert.__main__" if name == "convert" else f"ddpm_jax.commands.{name}")
     assert importlib.util.find_spec(module)
     source = Path(importlib.util.find_spec(module).origin).read_text()
-    assert f"\ndef {function}():\n" in source
+    assert f"\ndef {function}() -> None:\n" in source
     assert len(PYPROJECT["project"]["scripts"]) == 4
 
 
