@@ -122,7 +122,11 @@ class Slot:
 
     def __init__(self, folder: Path) -> None:
         self.copy, self._spare = folder / "copy", folder
-        left_out = shutil.ignore_patterns(".git", "*venv*", "runs", "__pycache__", ".*_cache", "shared")
+        always = shutil.ignore_patterns(".git", "*venv*", "__pycache__", ".*_cache", "shared")
+
+        def left_out(folder: str, names: list[str]) -> set[str]:
+            return always(folder, names) | ({"runs"} if Path(folder) == ROOT else set())
+
         shutil.copytree(ROOT, self.copy, ignore=left_out)
         self._child = self._begin = self._limit = self._test = None
 

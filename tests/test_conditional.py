@@ -57,7 +57,7 @@ def test_an_image_has_the_class_that_its_turn_gives_it(places):
 
 
 def by_hand(run, label):
-    """Twenty images of the network that is told these classes, without any of `build`'s guidance."""
+    """Twenty images of the network that is told these classes, without any of `factory`'s guidance."""
     apply, target = run.model.apply, Target.EPS
     chain = Chain(
         factory.sampler(run.config),

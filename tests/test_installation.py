@@ -101,7 +101,7 @@ def test_the_address_of_the_repository_stands_in_one_place():
     address = PYPROJECT["project"]["urls"]["Repository"]
     holding = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.toml", "*.md", "*.py", "*/*.md", "*/*.py", "*/*/*.py")
+        for pattern in ("*.toml", "*.md", "*.py", "*/*.md", "*/*.py", "*/*/*.py", "*/*/*/*.py")
         for path in ROOT.glob(pattern)
         if address in path.read_text()
     }
