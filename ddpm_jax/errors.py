@@ -14,6 +14,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from pathlib import Path
 
 _CLONE = Path(__file__).parents[1]
@@ -97,6 +98,13 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     more = len(names) - most
     shown = ", ".join(shortened(name, _LONGEST_NAME) for name in names[:most])
     return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+def check_counts(**counts: int) -> None:
+    """Raises a `UserError` that names the first of the arguments that is not a whole number of at least 1."""
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise UserError(f"{name}={count!r} must be a whole number of at least 1")
 
 
 @contextlib.contextmanager

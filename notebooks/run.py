@@ -1,7 +1,7 @@
 """Runs the notebooks from top to bottom and saves them with what they show.
 
   python notebooks/run.py                  all of them
-  python notebooks/run.py 01 03            those whose names begin so
+  python notebooks/run.py 01 03            those whose names begin with 01 or 03
   python notebooks/run.py --opening        runs none, and gives all of them the first cell that is written here
 
 Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`; outputs are saved without time stamps
@@ -9,6 +9,7 @@ and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every no
 folder and nothing is saved: the tests run them so.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -19,12 +20,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import nbformat
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
+try:
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbformat import NotebookNode
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing.name} is not installed: pip install -r requirements-dev.txt")
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
@@ -179,12 +183,19 @@ def _kept(output: NotebookNode) -> NotebookNode | None:
 
 def main() -> None:
     """Runs and saves the notebooks, with a line for each, or only writes their first cell."""
-    if sys.argv[1:] == ["--opening"]:
-        for path in notebooks():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the beginning of a notebook's name; none for all")
+    parser.add_argument("--opening", action="store_true", help="run none, and write the first cell of all")
+    args = parser.parse_args()
+    chosen = notebooks(*args.names)
+    if not chosen:
+        parser.error(f"no notebook is called so; there are {', '.join(path.stem for path in notebooks())}")
+    if args.opening:
+        for path in chosen:
             path.write_text(nbformat.writes(opened(path)) + "\n")
         return
     smoke = "DDPM_JAX_SMOKE" in os.environ
-    for path in notebooks(*sys.argv[1:]):
+    for path in chosen:
         begin = time.perf_counter()
         print(f"{path.name} ...", end=" ", flush=True)
         try:

@@ -185,10 +185,36 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
     run = dj.Run(workdirs / "told")
     with pytest.raises(UserError, match=r"^there is no setting 'samplr' of sampling; did you mean 'sampler'\?$"):
         run.configure(samplr="ddim")
-    with pytest.raises(UserError, match=r"^eta='much' is no float$"):
+    with pytest.raises(UserError, match=r"^eta='much' must be of type float$"):
         run.configure(eta="much")
+    for settings, said in [
+        ({"sampler": "dimm"}, r"^config.sample.sampler='dimm' is not one of: ancestral, ddim, "),
+        ({"eta": 0.5, "grid": "log"}, r"^config.sample.grid='log' is not one of: "),
+        ({"eta": 0.5, "labels": "x"}, r"^--labels=x: write whole numbers"),
+        ({"eta": 2.0}, "^eta lies between 0"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            run.configure(**settings)
+        assert run.config.sample.eta == 0  # nothing is changed
     assert run.configure(labels=7).config.sample.labels == "#7"
     assert run.configure(labels=range(3), guidance_scale=2).config.sample.labels == "#0,#1,#2"
+
+
+def test_what_is_given_in_place_of_an_object_is_one_line(workdirs, tmp_path):
+    with pytest.raises(UserError, match=r"^the configuration must be a ConfigDict, as experiment\('digits'\) returns"):
+        dj.train("digits", tmp_path)
+    with pytest.raises(UserError, match=r"^evaluate takes an opened run: Run\('runs/x'\)$"):
+        dj.evaluate("runs/x", ["bpd"])
+    run = dj.Run(workdirs / "told")
+    with pytest.raises(UserError, match=r"^the metrics must be a list of names: \['bpd'\]$"):
+        dj.evaluate(run, "bpd")
+    for count in (0, -1, 1.5):
+        with pytest.raises(UserError, match=rf"^num_images={count} must be a whole number of at least 1$"):
+            run.draw(count)
+    with pytest.raises(UserError, match="^num_frames=0 must be"):
+        run.trajectory(1, num_frames=0)
+    with pytest.raises(UserError, match=r"^there is no run in \S+/tol; did you mean \S+/told\? Or train one with: "):
+        dj.Run(workdirs / "tol")
 
 
 def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):

@@ -149,8 +149,8 @@ def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["all.npz", "grid.png"]
 
 
-def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_path, monkeypatch):
-    """Killed between two images, one file removed by hand, more images asked for: only the missing are drawn."""
+def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_path, monkeypatch, capsys):
+    """Killed between two images, one file removed, one empty, one cut, more asked for: only these are drawn again."""
     saved = []
 
     def save_some(path, image):
@@ -164,12 +164,16 @@ def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_p
     with pytest.raises(KeyboardInterrupt):
         sample_run(run, tmp_path / "folder", num_images=8, seed=0, batch_size=8)
     saved[1].unlink()
+    saved[2].write_bytes(b"")
+    saved[3].write_bytes(saved[3].read_bytes()[:-20])
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
     assert len(before) == 4
+    del before["000002.png"], before["000003.png"]
     saved.clear()
     monkeypatch.setattr(sampling, "save_png", lambda path, image: (saved.append(path.name), save_png(path, image)))
     sample_run(run, tmp_path / "folder", num_images=10, seed=0, batch_size=8)
-    assert saved == [f"{i:06d}.png" for i in (1, 5, 6, 7, 8, 9)]
+    assert saved == [f"{i:06d}.png" for i in (1, 2, 3, 5, 6, 7, 8, 9)]
+    assert capsys.readouterr().err.count("is damaged and is drawn again") == 2
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
     assert before.items() <= after.items()
     np.testing.assert_array_equal(pngs(tmp_path / "folder"), images)

@@ -15,7 +15,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from ddpm_jax.config import experiment_file, experiment_names
+from ddpm_jax.config import experiment, experiment_file, experiment_names
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.runtime import paths
 from ddpm_jax.runtime.devices import all_devices
@@ -181,6 +181,12 @@ def _mistyped(text: str) -> str:
         return f"--{name} is missing: {flags.FLAGS[name].help} See --help"
     if early:
         return f"put --config=FILE before {early.group(1)}"
+    unknown = re.match(r"Unknown command line flag '(no)?(\w+)[.\w]*'", text)
+    if unknown and unknown.group(2) in experiment("base"):
+        whole = re.search("'(.*)'", text)[1]
+        return f"--{whole}: a key of the configuration is written --config.{whole}=VALUE, after --config=FILE"
+    text = re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be a whole number", text)
+    text = re.sub(r"could not convert string to float: .*", "it must be a number", text)
     return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)
 
 

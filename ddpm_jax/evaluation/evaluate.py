@@ -56,6 +56,10 @@ def evaluate(
     Raises:
       UserError: a metric is unknown or does not suit this run, or its result is not finite and is not written.
     """
+    if not hasattr(run, "params_name"):
+        raise UserError(f"evaluate takes an opened run: Run({str(run)!r})")
+    if isinstance(metrics, str):
+        raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}
     for name in metrics:
         if name not in METRICS:

@@ -115,6 +115,12 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
     return settings
 
 
+def check_sampling(config: ConfigDict) -> None:
+    """Raises a `UserError` if `config.sample` names no known sampler or grid, or a setting does not suit the sampler."""
+    sampler(config)
+    named(GRIDS, config.sample.grid, "sample.grid")
+
+
 def sampling_transitions(config: ConfigDict, num_steps: int) -> Transition:
     """The transitions of a reverse chain of `num_steps` on the configured grid, leaves `[num_steps]`; 0 for all T.
 

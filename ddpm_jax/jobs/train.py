@@ -74,6 +74,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch |
 
 def start(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch | None = None) -> Outcome:
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the configuration must be a ConfigDict, as experiment('digits') returns; got {config!r}")
     check_ranges(config)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)

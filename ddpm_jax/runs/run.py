@@ -21,7 +21,7 @@ from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import repaint
-from ddpm_jax.errors import UserError, listed
+from ddpm_jax.errors import UserError, check_counts, listed
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runs.chain import Chain, draw
 from ddpm_jax.runtime.devices import device_mesh, replicated
@@ -55,9 +55,11 @@ class Run:
     def __init__(self, workdir: str | os.PathLike[str], *, params: Literal["ema", "raw"] = "ema") -> None:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
-            raise UserError(
-                f"there is no run in {workdir}; train one with: {errors.program('train')} {as_flag('workdir', workdir)}"
-            )
+            beside = [str(path.parent) for path in workdir.parent.glob("*/checkpoints")]
+            near = difflib.get_close_matches(str(workdir), beside, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]}? Or train one" if near else "train one"
+            train = f"{errors.program('train')} {as_flag('workdir', workdir)}"
+            raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
         self.workdir, self.params_name, self.mesh = workdir, params, device_mesh()
         name = {"ema": "ema_params", "raw": "params"}[params]
         self.step, stored, self.params = restoring.restore_params(workdir, self._shapes, name=name)
@@ -84,20 +86,26 @@ class Run:
         indices.
 
         Raises:
-          UserError: there is no such key, or its value has another type.
+          UserError: there is no such key, its value has another type, or it does not suit this run; nothing is changed.
         """
+        config = copy.deepcopy(self.config)
         for key, value in settings.items():
-            if key not in self.config.sample:
-                near = difflib.get_close_matches(key, self.config.sample, n=1)
-                known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(self.config.sample)}"
+            if key not in config.sample:
+                near = difflib.get_close_matches(key, config.sample, n=1)
+                known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(config.sample)}"
                 raise UserError(f"there is no setting {key!r} of sampling; {known}")
             if key == "labels" and value is not None and not isinstance(value, str):
                 value = ",".join(f"#{int(label)}" for label in np.ravel(value))
             if value is not None:
                 try:
-                    self.config.sample[key] = value
+                    config.sample[key] = value
                 except TypeError as error:
-                    raise UserError(f"{key}={value!r} is no {type(self.config.sample[key]).__name__}") from error
+                    raise UserError(f"{key}={value!r} must be of type {type(config.sample[key]).__name__}") from error
+        if config.task == "denoise":
+            factory.check_sampling(config)
+        if self.num_classes:  # otherwise a classifier may still bring the classes
+            labels_of(config, classifier=self.classifier)
+        self.config = config
         return self
 
     def guide(self, classifier: "Run") -> Self:
@@ -228,7 +236,11 @@ class Run:
 
         Returns:
           `[N, H, W, C]` uint8.
+
+        Raises:
+          UserError: as `chain`; or `num_images` or `batch_size` is less than 1.
         """
+        check_counts(num_images=num_images, batch_size=batch_size)
         options = {"seed": seed, "batch_size": min(batch_size, num_images)}
         return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
 
@@ -239,7 +251,11 @@ class Run:
 
         Returns:
           `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
+
+        Raises:
+          UserError: as `chain`; or `num_images` or `num_frames` is less than 1.
         """
+        check_counts(num_images=num_images, num_frames=num_frames)
         chain = self.chain(num_steps)
         with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
             key, indices = jax.random.key(seed), np.arange(num_images)

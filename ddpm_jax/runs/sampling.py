@@ -5,6 +5,7 @@ Read next: `run.py`.
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable
 from functools import partial
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from ddpm_jax.config import changes, in_words, to_json
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, check_counts, first_line
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
@@ -51,6 +53,7 @@ def sample_run(
     Raises:
       UserError: `out` cannot be written, or the folder holds images of other settings.
     """
+    check_counts(num_images=num_images, batch_size=batch_size)
     out = expanded(out)
     is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
     chain = run.chain(num_steps)
@@ -103,7 +106,7 @@ def sample_trajectory(
 
 
 def _open_folder(folder: Path, settings: dict[str, Any], indices: np.ndarray) -> np.ndarray:
-    """Makes or continues a folder of samples; returns which of the indices have no image yet, `[N]` bool."""
+    """Makes or continues a folder of samples; returns which of the indices have no whole image yet, `[N]` bool."""
     record = folder / "sampling.json"
     if record.exists():
         clashes = changes(_recorded(record), settings)
@@ -113,7 +116,20 @@ def _open_folder(folder: Path, settings: dict[str, Any], indices: np.ndarray) ->
         raise UserError(f"{folder} holds other files; choose an empty or new folder")
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))
-    return np.array([not (folder / f"{i:06d}.png").exists() for i in indices], bool)
+    return np.array([not _is_whole(folder / f"{i:06d}.png") for i in indices], bool)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an image of the folder exists and is a complete PNG file, by the checksums of its parts."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            image.verify()
+    except Exception:  # Pillow raises many kinds for damaged files
+        print(f"note: {path} is damaged and is drawn again", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _recorded(record: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Progress bars, the same everywhere: updated often on a terminal or in a notebook, twice a minute in a log file."""
 
+import os
 import sys
 from typing import Any
 
@@ -32,4 +33,13 @@ def progress_bar(total: int, name: str, *, unit: str, **options: Any) -> tqdm:
     """
     lively = on_terminal() or in_notebook()
     options = {"disable": not is_first(), "mininterval": 0.1 if lively else 30.0, "leave": not in_notebook(), **options}
-    return tqdm(total=total, desc=name, unit=unit, dynamic_ncols=True, smoothing=0.05, **options)
+    width = {"ncols": 80, "nrows": 24} if _without_width() else {"dynamic_ncols": True}
+    return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, **{**width, **options})
+
+
+def _without_width() -> bool:
+    """Whether stderr is a terminal that says that it has 0 columns, on which tqdm would write nothing."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except (OSError, ValueError, AttributeError):  # not a terminal
+        return False

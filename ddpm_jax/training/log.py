@@ -91,7 +91,9 @@ class RunLog:
         self._last_step, self._last_time = start_step, time.perf_counter()
         self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
         shown = on_terminal() and is_first() and not watch
-        self._bar = progress_bar(num_steps, "training", unit="step", initial=start_step, disable=not shown)
+        bar_format = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # short: 80 columns hold it
+        options = {"initial": start_step, "disable": not shown, "bar_format": bar_format}
+        self._bar = progress_bar(num_steps, "training", unit="step", **options)
 
     def _open(self, start_step: int) -> None:
         """Makes the folder and prepares the files for the step at which the run resumes."""
@@ -218,7 +220,7 @@ class RunLog:
         loss = f"{shown} {line[shown]:.4f}"
         values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
         quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # "-": no time drawn
-        self._bar.set_postfix_str(f"{speed}, {loss}, by quarter of t {quarters}")
+        self._bar.set_postfix_str(f"{speed}, {loss} ({quarters.replace('0.', '.')})")  # the mean, and by quarter of t
         if not self._on_terminal:
             left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)
             eta = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
