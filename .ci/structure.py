@@ -42,7 +42,7 @@ def is_annotated(function: Function) -> bool:
 
 
 def lacks_shapes(function: Function) -> bool:
-    """Whether a function takes or returns arrays and its docstring has no shape."""
+    """Whether a function takes or returns arrays and its docstring names no shape."""
     given = function.args
     types = [p.annotation for p in [*given.posonlyargs, *given.args, *given.kwonlyargs]] + [function.returns]
     names = {
@@ -102,7 +102,7 @@ def main() -> int:
         f"functions over {MAX_FUNCTION} lines": long_functions,
         "imports upwards": upward_imports(),
         "import cycles": cycles(),
-        "public functions of arrays in diffusion/ whose docstring has no shape": [
+        "public functions of arrays in diffusion/ whose docstring lacks a shape": [
             n for n, f in mathematics if lacks_shapes(f)
         ],
         f"names in ddpm_jax/ above {MAX_TOP}": top[MAX_TOP:],

@@ -68,11 +68,11 @@ def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray]
     return rows
 
 
-def plot(roads: dict[str, list[Row]], path: str) -> None:
+def plot(methods: dict[str, list[Row]], path: str) -> None:
     """Plots precision over recall, and agreement over scale, for the rows of each method of guidance."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     trade, asked = figure.subplots(1, 2)
-    for name, rows in roads.items():
+    for name, rows in methods.items():
         scale, agreement, precision, recall = np.array(rows).T
         trade.plot(recall, precision, "o-", label=name)
         for point in zip(recall, precision, scale, strict=True):

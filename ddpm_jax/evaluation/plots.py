@@ -225,7 +225,7 @@ def spectrum(result: Mapping[str, Any]) -> Picture:
         settling.plot(times, share[:, k], label=f"band {k}", color=_colour(k / max(1, bands[-1])))
     settling.axhline(0.5, color="grey", linewidth=0.8)
     settling.invert_xaxis()
-    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0: coarse first", ylim=(0, 1.5))
+    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0, by band", ylim=(0, 1.5))
     settling.legend(fontsize=7)
     return figure
 
