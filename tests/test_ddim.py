@@ -191,7 +191,13 @@ def test_moves_in_pieces_are_the_chain():
     x_T, moves = jnp.asarray(normal(5, 2)), (jnp.arange(12), SHORT)
     state = ddim(0.5).init(x_T)
     for part in (slice(0, 5), slice(5, 12)):
-        state, kept = advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part))
+        given, (state, info, kept) = (
+            state,
+            advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part)),
+        )
         assert kept is None
+        estimate = MIXTURE.denoiser(given.x, pick(SHORT, part.start).now).x_0
+        np.testing.assert_allclose(info.x_0, estimate, rtol=1e-12)
+        assert info.evaluations == part.stop - part.start
     whole = sample(ddim(0.5), MIXTURE.denoiser, keys(5), x_T=x_T, transitions=SHORT)
     np.testing.assert_allclose(state.x, whole, rtol=1e-12)

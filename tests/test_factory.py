@@ -251,7 +251,7 @@ def one_move(sampler):
     """The Gaussian's images after a move from t = 20 to t = 10."""
     transition = pick(schedules.linear(20, beta_end=0.3).transitions([20, 10]), 0)
     x = jnp.asarray(normal(3, GAUSSIAN.mean.size), jnp.float32)
-    step = jax.jit(lambda x: sampler.step(GAUSSIAN.denoiser, keys(3), sampler.init(x), transition).x)
+    step = jax.jit(lambda x: sampler.step(GAUSSIAN.denoiser, keys(3), sampler.init(x), transition)[0].x)
     return np.asarray(step(x))
 
 

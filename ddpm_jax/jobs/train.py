@@ -177,7 +177,7 @@ class Previews:
         """Draws and writes both grids for the state's step."""
         for name, params in (("raw", state.params), ("ema", state.ema_params)):
             params = jax.device_put(params, replicated(self._mesh))
-            images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
+            images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)
             if not np.isfinite(images).all():
                 self._log.say(f"note: no preview by the {name} parameters: its short chain left the finite numbers")
                 continue

@@ -6,11 +6,12 @@ the host runs in pieces so that a progress bar can advance and frames can be kep
 next: `run.py`.
 """
 
+import collections
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import chex
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
-from ddpm_jax.diffusion.samplers import Sampler, SamplerState, advance
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo, advance
 from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.factory.chains import Settings
@@ -30,6 +31,22 @@ from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.runtime.progress import progress_bar
 
 _MAX_PIECE = 50  # steps of the chain between two updates of the progress bar
+
+
+class Frames(NamedTuple):
+    """A chain at some of its times, on the host.
+
+    Attributes:
+      times: `[F]`, falling, evenly spaced along the steps of the chain.
+      x: `[F, B, H, W, C]` float32, the noisy images at these times, of which the last are the images drawn.
+      x_0: `[F, B, H, W, C]` float32, the estimates of x_0 that the sampler made from x; at the end x itself.
+      evaluations: how many times the chain evaluated the denoiser.
+    """
+
+    times: np.ndarray
+    x: np.ndarray
+    x_0: np.ndarray
+    evaluations: int
 
 
 class Chain:
@@ -82,13 +99,17 @@ class Chain:
             label: jax.Array,
             moves: IndexedTransitions,
             settings: Settings,
-        ) -> SamplerState:
+        ) -> tuple[SamplerState, StepInfo]:
             denoise = denoiser(params, label, settings)
-            return advance(sampler(settings), denoise, keys, state=state, moves=moves)[0]
+            end = advance(sampler(settings), denoise, keys, state=state, moves=moves)
+            return end.state, end.info
 
         self._start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
         self._take = jax.jit(
-            take, in_shardings=(whole, cut, cut, cut, whole, whole), out_shardings=cut, donate_argnums=2
+            take,
+            in_shardings=(whole, cut, cut, cut, whole, whole),
+            out_shardings=(cut, StepInfo(cut, whole)),
+            donate_argnums=2,
         )
 
     def __call__(
@@ -97,7 +118,6 @@ class Chain:
         key: jax.Array,
         *,
         indices: ArrayLike,
-        num_frames: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         """Draws the images of the given indices.
@@ -106,24 +126,59 @@ class Chain:
           params: parameters, on the mesh.
           key: the root key of the seed.
           indices: `[B]` integers; any B, which is padded to a multiple of the number of devices.
-          num_frames: keep at least this many frames of the chain (1: only the end).
           progress: function called with the number of steps taken since its last call.
 
         Returns:
-          `[F, B, H, W, C]` float32 on the host, evenly spaced along the chain, the last being the images.
+          `[B, H, W, C]` float32 on the host.
         """
-        indices = np.asarray(indices)
+        states = self._states(params, key, np.asarray(indices), _MAX_PIECE, progress)
+        [(state, _)] = collections.deque(states, maxlen=1)
+        return to_host(state.x)[: np.size(indices)]
+
+    def frames(
+        self,
+        params: chex.ArrayTree,
+        key: jax.Array,
+        *,
+        indices: ArrayLike,
+        num_frames: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> Frames:
+        """Draws the images that a call gives, and keeps at least `num_frames` frames of their chain, if it is so long.
+
+        Args:
+          params, key, indices, progress: as for a call.
+          num_frames: number of frames, 1 or more, besides the noise from which the chain starts.
+        """
+        xs, estimates, evaluations = [], [], 0
+        at_most = math.ceil(self.num_moves / num_frames)
+        for state, info in self._states(params, key, np.asarray(indices), at_most, progress):
+            xs.append(to_host(state.x))
+            if info is not None:
+                estimates.append(to_host(info.x_0))
+                evaluations += int(info.evaluations)
+        x, x_0 = (np.stack(frames)[:, : np.size(indices)] for frames in (xs, [*estimates, xs[-1]]))
+        lengths = [len(moves[0]) for moves in pieces(self._moves, at_most=at_most)]
+        return Frames(self._times[np.cumsum([0, *lengths])], x, x_0, evaluations)
+
+    def _states(
+        self,
+        params: chex.ArrayTree,
+        key: jax.Array,
+        indices: np.ndarray,
+        at_most: int,
+        progress: Callable[[int], object] | None,
+    ) -> Iterator[tuple[SamplerState, StepInfo | None]]:
+        """Yields the first state and None, then the state and the info after each piece of at most so many steps."""
         padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
         placed, label = jax.device_put((padded, self.label(padded)), split(self._mesh))
         keys, state = self._start(key, placed, self.settings)
-        frames = [to_host(state.x)] if num_frames > 1 else []
-        for moves in pieces(self._moves, at_most=math.ceil(self.num_moves / num_frames)):
-            state = jax.block_until_ready(self._take(params, keys, state, label, moves, self.settings))
-            if num_frames > 1:
-                frames.append(to_host(state.x))
+        yield state, None
+        for moves in pieces(self._moves, at_most=at_most):
+            state, info = jax.block_until_ready(self._take(params, keys, state, label, moves, self.settings))
             if progress:
                 progress(len(moves[0]))
-        return np.stack(frames or [to_host(state.x)])[:, : len(indices)]
+            yield state, info
 
     def varied(self, *, settings: Settings, labels: Sequence[int]) -> Self:
         """A chain with other settings and classes that runs the same compiled programs as this one."""
@@ -153,12 +208,6 @@ class Chain:
         """The classes `[B]` of the images of these indices `[B]`, integers."""
         return self._labels[indices % len(self._labels)]
 
-    def frame_times(self, num_frames: int) -> np.ndarray:
-        """The times of the frames that a call with `num_frames` returns, `[F]`, falling."""
-        at_most = math.ceil(self.num_moves / num_frames)
-        lengths = [len(moves[0]) for moves in pieces(self._moves, at_most=at_most)]
-        return self._times[np.cumsum([0, *lengths])]
-
 
 def draw(
     chain: Chain,
@@ -187,7 +236,7 @@ def draw(
     with progress_bar(len(batches) * chain.num_moves, "sampling", unit="move") as bar:
         for batch in batches:
             padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
-            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[-1][: len(batch)])
+            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[: len(batch)])
             kept.append(images) if sink is None else sink(batch, images)
     return np.concatenate(kept) if sink is None else None
 

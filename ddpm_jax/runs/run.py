@@ -23,7 +23,7 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import repaint
 from ddpm_jax.errors import UserError, check_counts, listed
 from ddpm_jax.factory.models import ParametricDenoiser
-from ddpm_jax.runs.chain import Chain, draw
+from ddpm_jax.runs.chain import Chain, Frames, draw
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
@@ -244,23 +244,17 @@ class Run:
         options = {"seed": seed, "batch_size": min(batch_size, num_images)}
         return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
 
-    def trajectory(
-        self, num_images: int, *, seed: int = 0, num_steps: int = 0, num_frames: int = 60
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The chain of the images that `draw` gives: about `num_frames` falling times, and x at each of them.
-
-        Returns:
-          `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
+    def trajectory(self, num_images: int, *, seed: int = 0, num_steps: int = 0, num_frames: int = 60) -> Frames:
+        """The chain of the images that `draw` gives, from noise to images, at about `num_frames` of its times.
 
         Raises:
           UserError: as `chain`; or `num_images` or `num_frames` is less than 1.
         """
         check_counts(num_images=num_images, num_frames=num_frames)
         chain = self.chain(num_steps)
-        with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
-            key, indices = jax.random.key(seed), np.arange(num_images)
-            frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
-        return chain.frame_times(num_frames), frames
+        with progress_bar(chain.num_moves, "trajectory", unit="step") as bar:
+            options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
+            return chain.frames(self.params, jax.random.key(seed), **options)
 
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""

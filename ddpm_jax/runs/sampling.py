@@ -100,7 +100,7 @@ def sample_trajectory(
     if out.suffix != ".gif":
         raise UserError(f"--trajectory={out}: end it with .gif")
     check_writable(out)
-    _, frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames)
+    frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
     save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
     return out
 
