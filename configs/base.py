@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.data = _data()
     config.labels = _labels()
     config.diffusion = _diffusion()
+    config.network = "configured"  # configured: as config.model says | custom: given to train() by a program
     config.model = _model()
     config.loss = _loss()
     config.posterior = _posterior()
@@ -31,7 +32,7 @@ def get_config() -> ConfigDict:
 def _data() -> ConfigDict:
     """The images, and how they are read."""
     data = ConfigDict()
-    data.source = "folder"  # digits: built in | folder: a folder of images | tfds: a prepared tensorflow-datasets set
+    data.source = "folder"  # digits: built in | folder: of images | tfds: a prepared set | custom: given to train()
     data.path = ""  # folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)
     data.name = ""  # tfds: name of the data set, such as "cifar10" or "lsun/church"
     data.split = "train"  # digits: train | test | all; tfds: any split, such as "train" or "train[:90%]"
@@ -92,7 +93,7 @@ def _model() -> ConfigDict:
 def _loss() -> ConfigDict:
     """What is minimised."""
     loss = ConfigDict()
-    loss.kind = "simple"  # simple | hybrid (with the bound, for a learned variance) | vlb (the bound alone)
+    loss.kind = "simple"  # simple | hybrid (with the bound, for a learned variance) | vlb (the bound) | custom (given)
     loss.weight = "eps"  # of the squared error: eps (L_simple) | x_0 | v | min_snr (gamma 5) | p2 (gamma 1)
     loss.vlb_weight = 0.001  # of the bound in the hybrid loss
     loss.times = "uniform"  # how training times are drawn: uniform | antithetic | importance (of the loss, for vlb)

@@ -10,12 +10,13 @@ from PIL import Image
 from support.tiny import random_state, save, tiny_config
 
 from ddpm_jax import factory
+from ddpm_jax.config import to_json
 from ddpm_jax.diffusion.arrays import noise_like, stream
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import sampling
-from ddpm_jax.runs.chain import Chain, draw, pieces
+from ddpm_jax.runs.chain import Chain, CompiledChain, draw, pieces
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 from ddpm_jax.runtime.devices import device_mesh
@@ -111,7 +112,7 @@ def test_both_sets_of_parameters_are_those_of_the_newest_checkpoint(tmp_path):
 
 def test_the_number_of_steps_respaces_the_chain(run, images):
     short = run.chain(5)
-    assert short.num_moves == 5
+    assert short.num_steps == 5
     np.testing.assert_array_equal(frames_of(short, run, 6).times, [20, 16, 12, 8, 4, 0])
     assert difference(draw(short, run.params, seed=0, indices=np.arange(8), batch_size=8), images[:8]) > 1
 
@@ -295,7 +296,7 @@ def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_
 def test_progress_counts_every_move(run, chain):
     moves = []
     chain(run.params, jax.random.key(0), indices=np.arange(8), progress=moves.append)
-    assert sum(moves) == chain.num_moves == 20
+    assert sum(moves) == chain.num_steps == 20
 
 
 def test_a_piece_of_the_chain_lowers_for_a_machine_that_is_not_here(run, chain):
@@ -328,14 +329,8 @@ def test_a_chain_has_a_stream_for_its_start_and_one_for_its_moves():
     """Image 5 of key k has x_T from stream "x_T" of `fold_in(k, 5)`, and move i from key i of its stream "chain"."""
     step = lambda denoise, keys, state, transition: (SamplerState(noise_like(keys, state.x)), StepInfo(state.x))
     taken = Sampler(SamplerState, step)
-    chain = Chain(
-        lambda settings: taken,
-        lambda params, label, settings: None,
-        settings={},
-        transitions=linear(3).transitions(),
-        shape=(2, 2, 1),
-        mesh=device_mesh(),
-    )
+    options = {"transitions": linear(3).transitions(), "shape": (2, 2, 1), "mesh": device_mesh()}
+    chain = Chain(CompiledChain(lambda settings: taken, lambda params, label, settings: None, **options), {})
     root = jax.random.key(7)
     frames = chain.frames((), root, indices=np.array([5]), num_frames=4).x[:, 0]
     image = jax.random.fold_in(root, 5)
@@ -362,7 +357,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_opens_the_one_before(tmp_path,
     jax.tree.map(np.testing.assert_array_equal, opened.params, random_state(config, step=1).ema_params)
     assert f"warning: checkpoint {tmp_path / 'checkpoints' / '2'} is damaged (" in capsys.readouterr().err
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(random_state(config, step=3), config)
+        checkpoints.save(random_state(config, step=3), to_json(config))
     assert Run(tmp_path).step == 3
 
 
@@ -371,6 +366,6 @@ def test_weights_that_are_not_finite_draw_nothing(tmp_path, name):
     config, state = tiny_config(), random_state(tiny_config())
     lost = jax.tree.map(lambda x: x * np.nan, state.params)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state.replace(params=lost, ema_params=lost), config)
+        checkpoints.save(state.replace(params=lost, ema_params=lost), to_json(config))
     with pytest.raises(UserError, match=r"^every checkpoint in .* is damaged"):
         Run(tmp_path, params=name)

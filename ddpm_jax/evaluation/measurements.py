@@ -130,7 +130,7 @@ def power_spectra(run: "Run", images: Images, *, num_steps: int) -> dict[str, An
     """Band power of x_t along the forward and the reverse chain, and when each band of the estimate of x_0 settles."""
     chain, schedule = run.chain(num_steps), factory.noise_schedule(run.config)
     clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
-    with progress_bar(chain.num_moves, "spectrum", unit="move") as bar:
+    with progress_bar(chain.num_steps, "spectrum", unit="move") as bar:
         indices = np.arange(min(images.num_images, 256))
         frames = chain.frames(
             run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update

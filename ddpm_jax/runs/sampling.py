@@ -60,7 +60,7 @@ def sample_run(
     if is_folder or not out.suffix:
         indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
         settings = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
-        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves, "labels": [*run.labels()]}
+        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_steps, "labels": [*run.labels()]}
         settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
         missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
