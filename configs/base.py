@@ -106,7 +106,7 @@ def _posterior() -> ConfigDict:
     posterior.prior_std = 1.0  # standard deviation of their Gaussian prior
     posterior.init_std = 0.05  # standard deviation of the posterior at the start
     posterior.num_samples = 8  # samples of the weights over which a prediction is averaged
-    posterior.samples_per_step = 1  # samples per train step, one per part of the batch: more, less noise, more memory
+    posterior.samples_per_step = 1  # samples per train step, one per part of the batch; more: less noise, more memory
     return posterior
 
 
