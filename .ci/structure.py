@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from test_imports import FILES, MODULES, RANK, imported_modules, package_of  # noqa: E402
 
 MAX_FILE, MAX_FUNCTION, MAX_TOP = 350, 60, 16  # lines, lines, names
+MAX_SCALE, MAX_SAMPLER = 5, 3  # functions from the flag to the network
 PROGRAMS = ("*.py", "ddpm_jax/**/*.py", "configs/*.py", "benchmarks/**/*.py", "notebooks/*.py", ".ci/*.py")
 ARRAYS = {"Array", "ArrayLike", "ndarray"}
 
@@ -78,6 +79,35 @@ def cycles() -> list[str]:
     return []
 
 
+def readers(trees: dict[Path, ast.Module], name: str) -> list[str]:
+    """The functions of the package that read a key of `config.sample`, or the flag that sets it, of a chain.
+
+    `editing.flow` is left out: an interpolation has an encoder and no chain.
+    """
+    found = []
+    for path, tree in trees.items():
+        if not path.is_relative_to(ROOT / "ddpm_jax") or path.name == "editing.py":
+            continue
+        for function in functions(tree):
+            nested = {id(n) for f in functions(function) if f is not function for n in ast.walk(f)}
+            nodes = [node for node in ast.walk(function) if id(node) not in nested]
+            keys = [n for n in nodes if isinstance(n, ast.Attribute) and n.attr == name and _is_sample(n.value)]
+            keys += [
+                n for n in nodes if isinstance(n, ast.keyword) and n.arg == name and path.parent.name == "commands"
+            ]
+            keys += [n for n in nodes if isinstance(n, ast.Subscript) and ast.unparse(n.slice) == repr(name)]
+            if keys:
+                found.append(f"{path.relative_to(ROOT)}:{function.lineno} {function.name}")
+    return found
+
+
+def _is_sample(node: ast.expr) -> bool:
+    """Whether an expression is `config.sample`, or the name `part` that stands for it."""
+    return (isinstance(node, ast.Attribute) and node.attr == "sample") or (
+        isinstance(node, ast.Name) and node.id == "part"
+    )
+
+
 def main() -> int:
     """Prints a line per measure; returns the exit status."""
     trees = {path: ast.parse(path.read_text()) for pattern in PROGRAMS for path in sorted(ROOT.glob(pattern))}
@@ -106,6 +136,8 @@ def main() -> int:
             n for n, f in mathematics if lacks_shapes(f)
         ],
         f"names in ddpm_jax/ above {MAX_TOP}": top[MAX_TOP:],
+        f"functions above {MAX_SCALE} that read guidance_scale": readers(trees, "guidance_scale")[MAX_SCALE:],
+        f"functions above {MAX_SAMPLER} that read the sampler's name": readers(trees, "sampler")[MAX_SAMPLER:],
     }
     for measure, places in measures.items():
         print(f"{len(places):5}  {measure}", *places[:40], sep="\n         ")

@@ -103,3 +103,11 @@ print(*{light_of} & sys.modules.keys())
     run = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []
+
+
+def test_training_knows_no_configuration():
+    """The loop takes objects and hooks; `jobs/` makes them from a configuration."""
+    for file in (ROOT / "ddpm_jax" / "training").glob("*.py"):
+        text = file.read_text()
+        assert "ConfigDict" not in text, file.name
+        assert "ddpm_jax.config" not in text, file.name
