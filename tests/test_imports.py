@@ -107,7 +107,7 @@ print(*{light_of} & sys.modules.keys())
 
 def test_training_knows_no_configuration():
     """The loop takes objects and hooks; `jobs/` makes them from a configuration."""
-    for file in (ROOT / "ddpm_jax" / "training").glob("*.py"):
+    for file in (PACKAGE / "training").glob("*.py"):
         text = file.read_text()
         assert "ConfigDict" not in text, file.name
         assert "ddpm_jax.config" not in text, file.name
