@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from ddpm_jax.errors import UserError, listed, shortened
@@ -181,13 +182,10 @@ def from_json(stored: dict[str, Any]) -> ConfigDict:
     return ConfigDict(restore(completed(stored))).lock()
 
 
-def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
     """A nested dict or ConfigDict as `{"model.channels": 128, ...}`."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, dict | ConfigDict)
-        flat.update(flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value})
-    return flat
+    nested = config.to_dict() if isinstance(config, ConfigDict) else config
+    return traverse_util.flatten_dict(nested, sep=".")
 
 
 def changes(stored: Mapping[str, Any], current: Mapping[str, Any]) -> Changes:

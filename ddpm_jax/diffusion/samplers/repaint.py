@@ -8,8 +8,8 @@ the steps.
 import jax
 import jax.numpy as jnp
 
-from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like, noise_like
-from ddpm_jax.diffusion.gaussian import q_sample
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, noise_like
+from ddpm_jax.diffusion.gaussian import q_sample, q_step
 from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
@@ -40,8 +40,8 @@ def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: 
         def again(i: Array, before: tuple[SamplerState, StepInfo]) -> tuple[SamplerState, StepInfo]:
             """Returns to the start of the step by the forward process, and takes the step again."""
             state, info = before
-            (up, _), beta = _two(keys, 2 * i - 1), expand_like(transition.beta, state.x)
-            x = jnp.sqrt(1 - beta) * state.x + jnp.sqrt(beta) * noise_like(up, state.x)
+            up, _ = _two(keys, 2 * i - 1)
+            x = q_step(state.x, noise_like(up, state.x), transition)
             state, latest = held(i, predictor.init(x))
             return state, StepInfo(latest.x_0, info.evaluations + latest.evaluations)
 
