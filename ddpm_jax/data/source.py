@@ -14,7 +14,7 @@ class Example(TypedDict):
     """One image with its label, or a batch of both, with a leading axis."""
 
     image: np.ndarray  # uint8 [H, W, C]
-    label: np.ndarray  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
+    label: np.ndarray | np.integer  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
 
 
 class Source(Protocol):
