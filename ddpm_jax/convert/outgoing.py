@@ -45,6 +45,7 @@ def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
         "unet/config.json": network_config(run.config, run.model),
         "scheduler/scheduler_config.json": scheduler_config(run.config),
     }
+    assert isinstance(run.params, dict), "a denoiser has no posterior"
     table = tensors(DIFFUSERS, run.params, heads=run.model.arch.heads)
     with new_folder(out) as folder:
         for name, content in settings.items():

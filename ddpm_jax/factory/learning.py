@@ -21,7 +21,7 @@ from ddpm_jax.factory.names import named
 from ddpm_jax.training.step import Examples, Objective, Recipe
 
 # From log-SNR `[B]` to the weight of the noise error `[B]`.
-WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+WEIGHTS: dict[str, losses.Weight] = {
     "eps": losses.eps_weight,
     "x_0": losses.x_0_weight,
     "v": losses.v_weight,
@@ -29,7 +29,7 @@ WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "p2": losses.p2_weight(),
 }
 # From T, the weight of the noise error and the factor of the bound.
-LOSSES: dict[str, Callable[[int, Callable[[jax.Array], jax.Array], float], losses.Loss]] = {
+LOSSES: dict[str, Callable[[int, losses.Weight, float], losses.Loss]] = {
     "simple": lambda num_timesteps, weight, vlb_weight: losses.l_simple(weight),
     "hybrid": lambda num_timesteps, weight, vlb_weight: losses.l_hybrid(
         num_timesteps, weight=weight, vlb_weight=vlb_weight
@@ -86,7 +86,8 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
     def fit_part(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         return fit(bayes.sample_weights(posterior, stream(key, "weights")), examples, key)
 
-    def terms(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
+    def terms(posterior: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
+        assert isinstance(posterior, bayes.MeanField), "the weights are random"
         parts = jax.tree.map(lambda leaf: leaf.reshape(num_samples, -1, *leaf.shape[1:]), examples)
         terms = jax.vmap(fit_part, (None, 0, 0))(posterior, parts, jax.random.split(key, num_samples))
         terms = jax.tree.map(jnp.ravel, terms)

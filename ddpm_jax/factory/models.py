@@ -1,6 +1,6 @@
 """Models from a configuration: network, parameters, denoisers with and without guidance, classifiers, labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
-from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.arrays import AnyArray, stream
 from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
 from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_denoiser
 from ddpm_jax.diffusion.schedules import NoiseLevel
@@ -38,7 +38,7 @@ class ParametricDenoiser(Protocol):
     """A function from parameters, and optionally labels and settings, to a `Denoiser`."""
 
     def __call__(
-        self, params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+        self, params: chex.ArrayTree, label: AnyArray | None = None, settings: Settings | None = None
     ) -> Denoiser:
         """The `Denoiser` of these parameters, for integer labels `[B]`; settings are the configured ones where None."""
         ...
@@ -136,19 +136,26 @@ def denoiser(
     from_network, null, scale = denoiser_of(config), config.labels.num_classes, _guidance_scale(config)
 
     def with_params(
-        params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+        params: chex.ArrayTree, label: AnyArray | None = None, settings: Settings | None = None
     ) -> Denoiser:
         settings = settings or sampler_settings(config)
-        own = params["denoiser"] if classifier else params
+        own = params
+        if classifier:
+            assert isinstance(params, Mapping), "with a classifier params are {'denoiser', 'classifier'}"
+            own = params["denoiser"]
         network = partial(from_network, model.apply, {"params": own})
         if scale == 1:
             denoise = network(label=label)
         elif scale == 0:
+            assert label is not None, "a model with guidance has classes"
             denoise = network(label=jnp.full_like(label, null))
         else:
+            assert label is not None, "a model with guidance has classes"
             both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
             denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
         if classifier and config.sample.classifier_scale:
+            assert isinstance(params, Mapping)
+            assert label is not None, "a classifier has classes"
             log_prob = label_log_prob(classifier(params["classifier"]), label)
             denoise = classifier_guided(denoise, log_prob, settings["classifier_scale"])
         return clip_x_0(denoise) if config.sample.clip_x_0 else denoise
@@ -178,6 +185,7 @@ def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.A
     def with_params(params: chex.ArrayTree) -> LogProbs:
         weights = [params]
         if config.posterior.weights != "none":
+            assert isinstance(params, bayes.MeanField), "the weights are random"
             weights = [bayes.sample_weights(params, jax.random.fold_in(key, i)) for i in range(num_samples)]
         networks = [as_classifier(model.apply, {"params": sample}) for sample in weights]
         return lambda x_t, level: jnp.stack([network(x_t, level) for network in networks])
