@@ -11,6 +11,7 @@ import struct
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 from unittest import mock
 
 import jax
@@ -32,7 +33,16 @@ STEM = "diffusion_pytorch_model"
 FORMS = ("zip", "spliced zip", "bare pickle", "safetensors", "folder, safetensors", "folder, bin", "folder, sharded")
 
 
-def seeds() -> dict[str, object]:
+class Whole(TypedDict):
+    """The undamaged files: the tensors of two families, and the settings of a folder of diffusers."""
+
+    openai: dict[str, np.ndarray]
+    diffusers: dict[str, np.ndarray]
+    network: str
+    scheduler: str
+
+
+def seeds() -> Whole:
     """A small network: random state dicts in OpenAI's names and in diffusers' names, and the latter's settings."""
     small = {
         "model.channels": 32,
@@ -54,12 +64,12 @@ def seeds() -> dict[str, object]:
     return {
         "openai": named(OPENAI),
         "diffusers": named(DIFFUSERS),
-        "config.json": json.dumps(network_config(config, model)),
-        "scheduler_config.json": json.dumps(scheduler_config(config)),
+        "network": json.dumps(network_config(config, model)),
+        "scheduler": json.dumps(scheduler_config(config)),
     }
 
 
-def task(seed: int, whole: dict[str, object], folder: Path) -> Task:
+def task(seed: int, whole: Whole, folder: Path) -> Task:
     """A task that makes a damaged or hostile file by its number and reads it as `convert` does."""
 
     def opened(number: int) -> Outcome:
@@ -110,7 +120,7 @@ def _known(*form: object) -> bool:
     return seen
 
 
-def _written(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary: str) -> Path:
+def _written(kind: str, whole: Whole, place: Path, rng: Rng, canary: str) -> Path:
     """A damaged file or folder of a kind."""
     if kind.startswith("folder"):
         return _folder(kind, whole, place, rng, canary)
@@ -129,12 +139,12 @@ def _written(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary:
     return path
 
 
-def _folder(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary: str) -> Path:
+def _folder(kind: str, whole: Whole, place: Path, rng: Rng, canary: str) -> Path:
     """A folder of diffusers in which one file is damaged, hostile or missing."""
     weights, (unet, scheduler) = whole["diffusers"], (place / "unet", place / "scheduler")
     unet.mkdir(), scheduler.mkdir()
-    (unet / "config.json").write_text(whole["config.json"])
-    (scheduler / "scheduler_config.json").write_text(whole["scheduler_config.json"])
+    (unet / "config.json").write_text(whole["network"])
+    (scheduler / "scheduler_config.json").write_text(whole["scheduler"])
     if kind.endswith("bin"):
         pickled = torch_pickle(weights)
         pickled = spliced(pickled, rng, canary) if rng.integers(2) else pickled
