@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, overload
 
 import chex
 import jax
@@ -78,9 +78,9 @@ class Chain:
         mesh: Mesh,
         labels: Sequence[int] = (),
     ) -> None:
-        self.num_moves, self._mesh, self.settings = len(transitions.beta), mesh, settings
+        self.num_moves, self._mesh, self.settings = transitions.num_steps, mesh, settings
         self._take_turns(labels)
-        self._times = np.append(transitions.now.t, transitions.next.t[-1])
+        self._times = np.append(transitions.now.t, np.asarray(transitions.next.t)[-1])
         self._moves: IndexedTransitions = (
             np.arange(self.num_moves),
             jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
@@ -209,6 +209,20 @@ class Chain:
         return self._labels[indices % len(self._labels)]
 
 
+@overload
+def draw(
+    chain: Chain, params: chex.ArrayTree, *, seed: int, indices: ArrayLike, batch_size: int, sink: None = None
+) -> np.ndarray: ...
+@overload
+def draw(
+    chain: Chain,
+    params: chex.ArrayTree,
+    *,
+    seed: int,
+    indices: ArrayLike,
+    batch_size: int,
+    sink: Callable[[np.ndarray, np.ndarray], object],
+) -> None: ...
 def draw(
     chain: Chain,
     params: chex.ArrayTree,

@@ -7,7 +7,7 @@ import copy
 import difflib
 import json
 import os
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,8 @@ from ddpm_jax import errors, factory
 from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
+from ddpm_jax.diffusion.arrays import AnyArray
+from ddpm_jax.diffusion.bayes import MeanField
 from ddpm_jax.diffusion.samplers import repaint
 from ddpm_jax.errors import UserError, check_counts, listed
 from ddpm_jax.factory.models import ParametricDenoiser
@@ -28,6 +30,9 @@ from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training import integrity, restoring
+
+Params: TypeAlias = dict[str, Any] | MeanField
+"""Parameters by the names of modules and layers, or the posterior over them."""
 
 
 class Run:
@@ -70,10 +75,10 @@ class Run:
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier: Run | None = None
-        self.inpainting: tuple[ArrayLike, ArrayLike] | None = None
+        self.inpainting: tuple[np.ndarray, np.ndarray] | None = None
         self._compiled: dict[str | int, Any] = {}  # chains by their settings, log_probs by the number of samples
 
-    def _shapes(self, stored: dict[str, Any]) -> Any:
+    def _shapes(self, stored: dict[str, Any]) -> Params:
         """The shapes of the parameters that a configuration (JSON) describes, replicated on every device."""
         config = from_json(stored)
         shapes = jax.eval_shape(factory.initial_params(config, factory.network(config)), jax.random.key(0))
@@ -119,8 +124,8 @@ class Run:
         clashes = changes(*_kinship(self.config, classifier.config))
         if clashes:
             raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
-        own = self.params["denoiser"] if self.classifier else self.params
-        self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
+        own, self.classifier = self._own_params(), classifier
+        self.params = {"denoiser": own, "classifier": classifier.params}
         self._compiled.clear()
         return self
 
@@ -131,7 +136,7 @@ class Run:
           image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
           known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask` reads one).
         """
-        self.inpainting = (image, known)
+        self.inpainting = (np.asarray(image), np.asarray(known))
         self._compiled.clear()
         return self
 
@@ -170,7 +175,7 @@ class Run:
 
         A run that is moved, renamed or copied keeps them; one that is trained further, or trained again, has others.
         """
-        settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
+        settings, own = to_json(self.config), self._own_params()
         groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
         return integrity.fingerprint(own, groups)
 
@@ -256,6 +261,13 @@ class Run:
             options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
             return chain.frames(self.params, jax.random.key(seed), **options)
 
+    def _own_params(self) -> Params:
+        """The parameters of the run's own network, without those of a classifier that guides it."""
+        if self.classifier is None:
+            return self.params
+        assert isinstance(self.params, dict), "`guide` sets both"
+        return self.params["denoiser"]
+
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
@@ -288,7 +300,7 @@ def _kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
 
 def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Run | None = None) -> ParametricDenoiser:
     """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
-    guide = classifier and factory.classifier(classifier.config, classifier.model)
+    guide = factory.classifier(classifier.config, classifier.model) if classifier else None
     return factory.denoiser(config, model, classifier=guide)
 
 
@@ -317,7 +329,7 @@ def chain_of(
     num_steps: int,
     mesh: Mesh,
     classifier: Run | None = None,
-    inpainting: tuple[ArrayLike, ArrayLike] | None = None,
+    inpainting: tuple[AnyArray, AnyArray] | None = None,
 ) -> Chain:
     """The `Chain` that a configuration describes.
 
