@@ -126,7 +126,8 @@ def _is_one_of_many() -> bool:
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
-    if jax.config.read("jax_compilation_cache_dir") is None and (cache := paths.cache_folder()):
+    chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]  # jax adds it while it is imported
+    if chosen is None and (cache := paths.cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
 
 

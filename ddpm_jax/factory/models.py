@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import chex
 import flax.linen as nn
@@ -32,6 +32,9 @@ RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
 
 LogProbs: TypeAlias = Callable[[jax.Array, NoiseLevel], jax.Array]
 """A classifier of noisy images, `(x_t, level) -> log p(k | x_t)` `[B, K]`, or `[S, B, K]` at S samples of weights."""
+
+Params: TypeAlias = dict[str, Any] | bayes.MeanField
+"""The parameters of a run, by the names of modules and layers, or the posterior over them."""
 
 
 class ParametricDenoiser(Protocol):

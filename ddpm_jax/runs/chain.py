@@ -108,7 +108,7 @@ class Chain:
         self._take = jax.jit(
             take,
             in_shardings=(whole, cut, cut, cut, whole, whole),
-            out_shardings=(cut, StepInfo(cut, whole)),
+            out_shardings=(cut, StepInfo._make((cut, whole))),
             donate_argnums=2,
         )
 

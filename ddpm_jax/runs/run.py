@@ -7,7 +7,7 @@ import copy
 import difflib
 import json
 import os
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -21,18 +21,14 @@ from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.arrays import AnyArray
-from ddpm_jax.diffusion.bayes import MeanField
 from ddpm_jax.diffusion.samplers import repaint
 from ddpm_jax.errors import UserError, check_counts, listed
-from ddpm_jax.factory.models import ParametricDenoiser
+from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, Frames, draw
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training import integrity, restoring
-
-Params: TypeAlias = dict[str, Any] | MeanField
-"""Parameters by the names of modules and layers, or the posterior over them."""
 
 
 class Run:

@@ -35,7 +35,7 @@ def all_devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a message, if JAX has no code for the kind
-        asked = jax.config.read("jax_platforms")
+        asked = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]  # jax adds it while it is imported
         if not asked:
             raise
         reason = f" ({first_line(error).partition(' (set JAX_')[0]})" if str(error) else ""
