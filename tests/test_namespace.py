@@ -263,7 +263,7 @@ def test_a_chain_stays_what_it_was_made(workdirs):
     expected = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim").draw(8, num_steps=3)
     chain = run.chain(3)
     run.configure(clip_x_0=False, guidance_scale=5)
-    drawn = chain(run.params, dj_key(), indices=np.arange(8))[-1]
+    drawn = chain(run.params, dj_key(), indices=np.arange(8))
     np.testing.assert_array_equal(dj.to_uint8(drawn), expected)
 
 
