@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 README = Path(sys.argv[1], "README.md").read_text()
-SNIPPET = re.search(r"## Use it as a library\n\n```python\n(.*?)```", README, re.DOTALL).group(1)
+(SNIPPET,) = re.findall(r"## Use it as a library\n\n```python\n(.*?)```", README, re.DOTALL)
 SHORT = ["--config.train.num_steps=20", "--config.diffusion.num_timesteps=50", "--config.log.preview_steps=5"]
 LIBRARY = """
 import ddpm_jax as dj

@@ -119,7 +119,7 @@ def main() -> int:
     top = sorted(path.name for path in (ROOT / "ddpm_jax").iterdir() if path.name != "__pycache__")
     bare = [name for name, _, f in every if not is_annotated(f)]
     long_files = [str(path.relative_to(ROOT)) for path in trees if len(path.read_text().splitlines()) > MAX_FILE]
-    long_functions = [name for name, _, f in every if f.end_lineno - f.lineno + 1 > MAX_FUNCTION]
+    long_functions = [name for name, _, f in every if (f.end_lineno or f.lineno) - f.lineno + 1 > MAX_FUNCTION]
     mathematics = [
         (f"{path.relative_to(ROOT)}:{f.lineno} {f.name}", f)
         for path, tree in trees.items()

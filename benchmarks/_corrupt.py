@@ -108,7 +108,7 @@ def corrupted_json(text: str, rng: Rng) -> str:
     return json.dumps(tree)
 
 
-def _places(tree: Any) -> Iterator[tuple[dict[str, Any] | list[Any], str | int]]:
+def _places(tree: Any) -> Iterator[tuple[dict[str, Any] | list[Any], Any]]:
     """Yields `(dict or list, key or index)` for all values of a JSON tree."""
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, value in list(pairs):

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import numpy as np
 from _corrupt import BYTES, Rng
@@ -22,7 +21,7 @@ from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.loop import state_shapes
 from ddpm_jax.training.restoring import stored_config
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import TrainState, Tree
 
 RIGHT, BEFORE, WRONG = "right values", "the one before", "WRONG VALUES"
 SIZES: dict[str, dict[str, Any]] = {
@@ -155,9 +154,11 @@ def _compared(way: str, workdir: Path, saved: Saved) -> str:
 def _open(way: str, workdir: Path, config: ConfigDict) -> list[np.ndarray]:
     """The arrays that one way of opening a run gives."""
     if way == "configuration":
-        return [_text(from_json(stored_config(workdir)))]
+        stored = stored_config(workdir)
+        assert stored is not None, "there are checkpoints"
+        return [_text(from_json(stored))]
     if way in ("averages", "parameters"):
-        return _arrays(Run(workdir, params={"averages": "ema", "parameters": "raw"}[way]).params)
+        return _arrays(Run(workdir, params="ema" if way == "averages" else "raw").params)
     whole = replicated(device_mesh())
     shaped = partial(jax.ShapeDtypeStruct, sharding=whole)
     target = jax.tree.map(lambda x: shaped(x.shape, x.dtype), state_shapes(_init(config)))
@@ -171,7 +172,7 @@ def _text(config: ConfigDict) -> np.ndarray:
     return np.frombuffer(json.dumps(to_json(config), sort_keys=True).encode(), np.uint8)
 
 
-def _arrays(tree: chex.ArrayTree) -> list[np.ndarray]:
+def _arrays(tree: Tree) -> list[np.ndarray]:
     """The leaves of a tree as NumPy arrays, random keys as their integers."""
     is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return [np.array(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]

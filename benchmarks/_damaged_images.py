@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from _corrupt import Rng, corrupted
@@ -89,10 +89,12 @@ def task(seed: int, whole: dict[str, list[bytes]], folder: Path) -> Task:
 def _resized(data: bytes, rng: Rng) -> bytes:
     """The file with another width or height wherever that is written: about as many pixels as Pillow opens."""
     one, other = (WIDTH, HEIGHT) if rng.integers(2) else (HEIGHT, WIDTH)
-    forms = [(width, order) for width in (4, 2) for order in ("big", "little") if one.to_bytes(width, order) in data]
+    orders: tuple[Literal["big"], Literal["little"]] = ("big", "little")
+    forms = [(width, order) for width in (4, 2) for order in orders if one.to_bytes(width, order) in data]
     if not forms:
         return corrupted(data, rng)
     width, order = forms[int(rng.integers(len(forms)))]
+    assert Image.MAX_IMAGE_PIXELS is not None, "Pillow has a limit by default"
     thin, pixels = bool(rng.integers(2)), int(rng.uniform(0.3, 1.3) * 2 * Image.MAX_IMAGE_PIXELS)
     larger = min(pixels // (1 if thin else other), 256**width - 1)
     if thin:

@@ -11,6 +11,7 @@ import struct
 import zipfile
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 from unittest import mock
 
 import jax
@@ -26,13 +27,23 @@ from ddpm_jax.convert.incoming import configured, converted, understood
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.convert.outgoing import network_config, scheduler_config
+from ddpm_jax.factory.models import configured_network
 
 GIVEN = {"image_size": 8, "num_heads": 4}  # the settings that cannot be read off a state dict
 STEM = "diffusion_pytorch_model"
 FORMS = ("zip", "spliced zip", "bare pickle", "safetensors", "folder, safetensors", "folder, bin", "folder, sharded")
 
 
-def seeds() -> dict[str, object]:
+class Whole(TypedDict):
+    """The undamaged files: the tensors of two families, and the settings of a folder of diffusers."""
+
+    openai: dict[str, np.ndarray]
+    diffusers: dict[str, np.ndarray]
+    network: str
+    scheduler: str
+
+
+def seeds() -> Whole:
     """A small network: random state dicts in OpenAI's names and in diffusers' names, and the latter's settings."""
     small = {
         "model.channels": 32,
@@ -47,19 +58,19 @@ def seeds() -> dict[str, object]:
     config = experiment("base")
     with config.unlocked():
         config.update_from_flattened_dict(small)
-    model = factory.network(config)
+    model = configured_network(config)
     shapes, rng = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0)), np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
     named = lambda family: state_dict(params, tensors(family, shapes, heads=model.arch.heads))
     return {
         "openai": named(OPENAI),
         "diffusers": named(DIFFUSERS),
-        "config.json": json.dumps(network_config(config, model)),
-        "scheduler_config.json": json.dumps(scheduler_config(config)),
+        "network": json.dumps(network_config(config, model)),
+        "scheduler": json.dumps(scheduler_config(config)),
     }
 
 
-def task(seed: int, whole: dict[str, object], folder: Path) -> Task:
+def task(seed: int, whole: Whole, folder: Path) -> Task:
     """A task that makes a damaged or hostile file by its number and reads it as `convert` does."""
 
     def opened(number: int) -> Outcome:
@@ -110,7 +121,7 @@ def _known(*form: object) -> bool:
     return seen
 
 
-def _written(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary: str) -> Path:
+def _written(kind: str, whole: Whole, place: Path, rng: Rng, canary: str) -> Path:
     """A damaged file or folder of a kind."""
     if kind.startswith("folder"):
         return _folder(kind, whole, place, rng, canary)
@@ -129,12 +140,12 @@ def _written(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary:
     return path
 
 
-def _folder(kind: str, whole: dict[str, object], place: Path, rng: Rng, canary: str) -> Path:
+def _folder(kind: str, whole: Whole, place: Path, rng: Rng, canary: str) -> Path:
     """A folder of diffusers in which one file is damaged, hostile or missing."""
     weights, (unet, scheduler) = whole["diffusers"], (place / "unet", place / "scheduler")
     unet.mkdir(), scheduler.mkdir()
-    (unet / "config.json").write_text(whole["config.json"])
-    (scheduler / "scheduler_config.json").write_text(whole["scheduler_config.json"])
+    (unet / "config.json").write_text(whole["network"])
+    (scheduler / "scheduler_config.json").write_text(whole["scheduler"])
     if kind.endswith("bin"):
         pickled = torch_pickle(weights)
         pickled = spliced(pickled, rng, canary) if rng.integers(2) else pickled

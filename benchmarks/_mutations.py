@@ -53,7 +53,7 @@ EQUIVALENT = "equivalent"
 _NAMES = {**dict(_PAIRS), **{right: left for left, right in _PAIRS}}
 _SYMMETRIC = {"minimum", "maximum", "min", "max", "logaddexp", "logical_and", "logical_or", "array_equal", "swapaxes"}
 
-_Change: TypeAlias = tuple[ast.AST, str, ast.AST | None, str]
+_Change: TypeAlias = tuple[ast.expr | ast.stmt, str, ast.AST | None, str]
 """A node, the kind of its change, its replacement (None: the node is removed), the enclosing top-level definition."""
 
 
@@ -82,6 +82,8 @@ def mutations(file: str, source: str) -> list[Mutation]:
         starts.append(starts[-1] + len(line))
     found = []
     for node, kind, after, inside in _walk(ast.parse(source)):
+        assert node.end_lineno is not None, "a parsed node has its place"
+        assert node.end_col_offset is not None
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         before = source.encode()[begin:end].decode()
@@ -135,15 +137,15 @@ def _walk(tree: ast.AST, inside: str = "") -> Iterator[_Change]:
         for alias in node.names
     }
 
-    def visit(node: ast.AST, inside: str) -> Iterator[_Change]:
+    def visit(node: ast.AST, inside: str, *, squared: bool = False) -> Iterator[_Change]:
         if isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom):
             return
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             inside = inside or node.name
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-            node.left.squared = ast.unparse(node.right) == "2"
-        for kind, after in _changes(node, modules):
-            yield node, kind, after, inside
+        is_square = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and ast.unparse(node.right) == "2"
+        if isinstance(node, ast.expr | ast.stmt):
+            for kind, after in _changes(node, modules, squared=squared):
+                yield node, kind, after, inside
         for test in getattr(node, "ifs", []) + ([node.test] if isinstance(node, ast.If | ast.While) else []):
             yield test, "negated condition", ast.UnaryOp(ast.Not(), test), inside
         for field, value in ast.iter_fields(node):
@@ -151,13 +153,13 @@ def _walk(tree: ast.AST, inside: str = "") -> Iterator[_Change]:
                 continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
-                    yield from visit(child, inside)
+                    yield from visit(child, inside, squared=is_square and field == "left")
 
     yield from visit(tree, inside)
 
 
-def _changes(node: ast.AST, modules: set[str]) -> Iterator[tuple[str, ast.AST | None]]:
-    """Yields the kind and the replacement of each change of one node; its children are not changed."""
+def _changes(node: ast.AST, modules: set[str], *, squared: bool) -> Iterator[tuple[str, ast.AST | None]]:
+    """Yields the kind and the replacement of each change of one node, not of its children; `squared`: it is squared."""
     match node:
         case ast.Constant(value=bool(value)):
             yield "constant", ast.Constant(not value)
@@ -169,7 +171,7 @@ def _changes(node: ast.AST, modules: set[str]) -> Iterator[tuple[str, ast.AST | 
             if type(op) in _BINARY:
                 yield "operator", ast.BinOp(left, _BINARY[type(op)](), right)
             if isinstance(op, _ORDERED):
-                sign_only = isinstance(op, ast.Sub) and getattr(node, "squared", False)
+                sign_only = isinstance(op, ast.Sub) and squared
                 yield EQUIVALENT if sign_only else "swapped operands", ast.BinOp(right, op, left)
         case ast.AugAssign(target, op, value) if type(op) in _BINARY:
             yield "operator", ast.AugAssign(target, _BINARY[type(op)](), value)
@@ -201,8 +203,8 @@ def _calls(node: ast.Call, modules: set[str]) -> Iterator[tuple[str, ast.AST]]:
     root = node.func
     while isinstance(root, ast.Attribute):
         root = root.value
-    is_method = isinstance(node.func, ast.Attribute) and not (isinstance(root, ast.Name) and root.id in modules)
-    if is_method:
+    of_module = isinstance(root, ast.Name) and root.id in modules
+    if isinstance(node.func, ast.Attribute) and not of_module:
         yield "dropped call", node.func.value
     elif node.args and not isinstance(node.args[0], ast.Starred | ast.GeneratorExp):
         yield "dropped call", node.args[0]

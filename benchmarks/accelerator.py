@@ -97,6 +97,7 @@ def _run_part(part: str, out: Path) -> None:
     device = jax.devices()[0]
     machine = f"{device.device_kind} ({device.platform}), jax {jax.__version__}"
     data = Path(DATA.value) if DATA.value else None
+    assert UNTIL.value is not None, "whoever starts a part says until when"
     job = Job(part, out, UNTIL.value, machine=machine, data=data, small=device.platform == "cpu")
     importlib.import_module(f"_machine.{part}").measure(job)
     job.done()
@@ -105,8 +106,8 @@ def _run_part(part: str, out: Path) -> None:
 def _chosen() -> dict[str, int]:
     """The parts to run and their shares of the time."""
     shares = SHARES | LAST_SHARES[bool(DATA.value)]
-    for split in ("train", "test") if DATA.value else ():
-        if not (Path(DATA.value) / split).is_dir():
+    for split in ("train", "test"):
+        if DATA.value and not (Path(DATA.value) / split).is_dir():
             raise UserError(
                 f"{DATA.value} does not contain the folder {split!r}: it needs train/CLASS/* and test/CLASS/*"
             )

@@ -17,6 +17,7 @@ from absl import flags
 from ddpm_jax.commands import cli
 from ddpm_jax.data.digits import Digits
 from ddpm_jax.diffusion import bayes
+from ddpm_jax.diffusion.bayes import MeanField
 from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.images import from_uint8
@@ -31,6 +32,7 @@ def opened(workdir: str, *, only_mean: bool = False) -> Run:
     run = Run(workdir)
     run.config.posterior.num_samples = 1 if only_mean else NUM_SAMPLES.value
     if only_mean:
+        assert isinstance(run.params, MeanField), "the run has a posterior"
         certain = jax.tree.map(lambda log_std: jnp.full_like(log_std, -jnp.inf), run.params.log_std)
         run.params = run.params._replace(log_std=certain)
     return run

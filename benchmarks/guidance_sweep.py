@@ -63,8 +63,9 @@ def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray]
         chain = run.chain(NUM_STEPS.value)
         images = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
         agreement = float(np.mean(read(images) == np.arange(NUM) % 10))
-        rows.append((scale, agreement, *quality(images)))
-        print(f"{key:<18}{scale:6g}  {agreement:9.3f}  {rows[-1][2]:9.3f}  {rows[-1][3]:6.3f}", flush=True)
+        precision, recall = quality(images)
+        rows.append((scale, agreement, precision, recall))
+        print(f"{key:<18}{scale:6g}  {agreement:9.3f}  {precision:9.3f}  {recall:6.3f}", flush=True)
     return rows
 
 

@@ -43,7 +43,8 @@ def write_jpegs(folder: str) -> None:
     rng, photographs = np.random.default_rng(0), load_sample_images().images
     for i in range(NUM_FILES.value):
         photograph = photographs[i % 2]
-        top, left = rng.integers(0, np.array(photograph.shape[:2]) - (218, 178))
+        height, width = photograph.shape[:2]
+        top, left = rng.integers(0, (height - 218, width - 178))
         Image.fromarray(photograph[top : top + 218, left : left + 178]).save(Path(folder, f"{i:06}.jpg"), quality=75)
     kilobytes = sum(path.stat().st_size for path in Path(folder).iterdir()) / NUM_FILES.value / 1000
     print(f"{NUM_FILES.value:,} JPEGs of 178x218, {kilobytes:.1f} kB on average", flush=True)

@@ -85,13 +85,16 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 def record(workdir: Path) -> Record:
     """Everything that must be equal for two runs: the state's arrays and the log without its speeds."""
-    config = from_json(stored_config(workdir))
+    stored = stored_config(workdir)
+    assert stored is not None, "the run has ended"
+    config = from_json(stored)
     model = factory.network(config)
     init = factory.state_init(config, model, factory.train_spec(config, model, num_images=1))
     whole = replicated(device_mesh())
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_shapes(init))
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(target)
+    assert state is not None, "the run has ended"
     return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
 
 

@@ -128,7 +128,7 @@ class Slot:
             return always(folder, names) | ({"runs"} if Path(folder) == ROOT else set())
 
         shutil.copytree(ROOT, self.copy, ignore=left_out)
-        self._child = self._begin = self._limit = self._test = None
+        self._child, self._begin, self._limit, self._test = 0, 0.0, 0.0, ""  # nothing runs yet
 
     def write(self, file: str, text: str) -> None:
         """Changes one file of the copy."""
@@ -194,7 +194,7 @@ class _FirstFailure:
     def pytest_sessionfinish(self) -> None:
         """Notes whether the tested package was imported from the copy."""
         package = sys.modules.get("ddpm_jax")
-        self.ours = package is None or Path(package.__file__).is_relative_to(self._copy)
+        self.ours = package is None or Path(package.__file__ or "").is_relative_to(self._copy)
 
 
 class Results:
@@ -324,7 +324,7 @@ def main() -> None:
             sys.stdout.flush()
 
         run_all([lambda slot, m=mutation: examined(m, slot, results) for mutation in todo], slots, report)
-    lines = [results.of(mutation) for mutation in chosen]
+    lines = [line for mutation in chosen if (line := results.of(mutation))]
     survivors = [line for line in lines if line["outcome"] == "survived"]
     for line in survivors:
         print(f"SURVIVED {shown(line)}")

@@ -47,6 +47,7 @@ def main() -> None:
     x, t = (jax.device_put(a, split(mesh)) for a in (jnp.zeros(shape), jnp.zeros(shape[0])))
 
     def forwards() -> jax.Array:
+        result = x
         for _ in range(NUM_STEPS.value):
             result = jax.block_until_ready(forward(params, x, t))
         return result

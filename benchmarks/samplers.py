@@ -36,7 +36,8 @@ def measure(run: Run, num_steps: int) -> tuple[float, float, float]:
     chain(run.params, jax.random.key(0), indices=np.arange(100))
     begin = time.perf_counter()
     samples = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
-    return *quality(samples), time.perf_counter() - begin
+    precision, recall = quality(samples)
+    return precision, recall, time.perf_counter() - begin
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.
 def main() -> None:
     """Writes the plot."""
     schedule = dj.linear(1000)
-    mixture = dj.analytic.GaussianMixture([0.5, 0.2, 0.3], [[-1.2], [0.0], [0.9]], [[[0.02]], [[0.01]], [[0.04]]])
+    means, covariances = np.array([[-1.2], [0.0], [0.9]]), np.array([[[0.02]], [[0.01]], [[0.04]]])
+    mixture = dj.analytic.GaussianMixture(np.array([0.5, 0.2, 0.3]), means, covariances)
     x_T = jnp.repeat(jnp.array([[-1.4], [0.3], [1.6]]), 4, axis=0)
     keys, transitions = dj.image_keys(jax.random.key(0), np.arange(len(x_T))), schedule.transitions()
     figure, axes = plots.panels(2, width=4.6)

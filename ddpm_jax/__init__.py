@@ -18,7 +18,7 @@ is first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpm_jax.diffusion import analytic, bayes, time_sampling, timesteps
 from ddpm_jax.diffusion.arrays import expand_like, image_keys, noise_like, stream
@@ -102,6 +102,27 @@ from ddpm_jax.diffusion.spectrum import band_power, forward_power, settling_time
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Architecture, Classifier, UNet
 
+if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and editors
+    from ddpm_jax import config, data, factory
+    from ddpm_jax.config import experiment
+    from ddpm_jax.convert.incoming import import_weights
+    from ddpm_jax.convert.outgoing import export_diffusers
+    from ddpm_jax.data import ArrayImages, Digits, ImageFolder, Source, batches, load
+    from ddpm_jax.evaluation import plots
+    from ddpm_jax.evaluation.evaluate import evaluate, table
+    from ddpm_jax.evaluation.plots import live_loss
+    from ddpm_jax.jobs.train import train
+    from ddpm_jax.metrics.precision_recall import precision_recall
+    from ddpm_jax.models.layers import timestep_embedding
+    from ddpm_jax.runs.editing import Flow, flow, interpolate, interpolation, read_mask, read_picture, spherical
+    from ddpm_jax.runs.run import Run
+    from ddpm_jax.runs.sampling import sample_run, sample_trajectory
+    from ddpm_jax.runtime.images import from_uint8, grid, picture, save_gif, save_png, to_uint8
+    from ddpm_jax.training.log import read_log
+    from ddpm_jax.training.loop import Hook
+    from ddpm_jax.training.state import TrainState
+    from ddpm_jax.training.step import TrainSpec, train_step
+
 __version__ = "0.1.0"  # also the version of the distribution: pyproject.toml reads it here
 
 _LATER: dict[str, tuple[str, ...]] = {
@@ -126,17 +147,144 @@ _LATER: dict[str, tuple[str, ...]] = {
 _MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # loaded later too
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
+__all__ = [
+    "Architecture",
+    "ArrayImages",
+    "Classifier",
+    "Denoiser",
+    "Digits",
+    "Flow",
+    "Hook",
+    "ImageFolder",
+    "Loss",
+    "NoiseLevel",
+    "NoiseSchedule",
+    "Prediction",
+    "Run",
+    "Sampler",
+    "SamplerState",
+    "Source",
+    "StepInfo",
+    "Target",
+    "TrainSpec",
+    "TrainState",
+    "Transition",
+    "UNet",
+    "UserError",
+    "Variance",
+    "advance",
+    "analytic",
+    "ancestral",
+    "annealed_langevin",
+    "as_classifier",
+    "as_denoiser",
+    "band_power",
+    "batches",
+    "bayes",
+    "bits_per_dim",
+    "bound_term",
+    "bound_terms",
+    "classifier_free",
+    "classifier_guided",
+    "clip_x_0",
+    "config",
+    "cosine",
+    "cross_entropy",
+    "data",
+    "ddim",
+    "ddim_inverse",
+    "density_to_bits_per_dim",
+    "discretized_log_prob_nats",
+    "dpm_solver_pp_2m",
+    "edm_denoiser",
+    "eps_from_score",
+    "eps_from_x_0",
+    "eps_weight",
+    "euler_maruyama",
+    "evaluate",
+    "exact_trace",
+    "expand_like",
+    "experiment",
+    "export_diffusers",
+    "factory",
+    "flow",
+    "forward_power",
+    "from_betas",
+    "from_uint8",
+    "grid",
+    "heun",
+    "hide_labels",
+    "hutchinson_trace",
+    "image_keys",
+    "import_weights",
+    "in_one_batch",
+    "interpolate",
+    "interpolation",
+    "l_hybrid",
+    "l_simple",
+    "l_vlb",
+    "label_log_prob",
+    "langevin_corrector",
+    "langevin_step",
+    "linear",
+    "live_loss",
+    "load",
+    "min_snr_weight",
+    "noise_like",
+    "normal_kl_nats",
+    "ode_bound_nats",
+    "ode_log_prob_nats",
+    "p2_weight",
+    "p_mean_log_var",
+    "p_sample",
+    "picture",
+    "plots",
+    "precision_recall",
+    "prior_term_nats",
+    "q_posterior",
+    "q_sample",
+    "q_step",
+    "quadratic",
+    "read_log",
+    "read_mask",
+    "read_picture",
+    "repaint",
+    "sample",
+    "sample_run",
+    "sample_trajectory",
+    "save_gif",
+    "save_png",
+    "score",
+    "settling_time",
+    "side_by_side",
+    "sigmoid",
+    "spherical",
+    "stream",
+    "table",
+    "time_sampling",
+    "timestep_embedding",
+    "timesteps",
+    "to_uint8",
+    "train",
+    "train_step",
+    "v_weight",
+    "velocity",
+    "x_0_from_eps",
+    "x_0_weight",
+]
 
-def __getattr__(name: str) -> Any:
-    """Loads a job, or a module of jobs, when its name is first used (PEP 562)."""
-    if name not in _HOME and name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    loaded = importlib.import_module(f"{__name__}.{_HOME.get(name) or _MODULES[name]}")
-    globals()[name] = getattr(loaded, name) if name in _HOME else loaded
-    return globals()[name]
+if not TYPE_CHECKING:  # for whom a name that is not there would be of any type
+
+    def __getattr__(name: str) -> Any:
+        """Loads a job, or a module of jobs, when its name is first used (PEP 562)."""
+        if name not in _HOME and name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        loaded = importlib.import_module(f"{__name__}.{_HOME.get(name) or _MODULES[name]}")
+        globals()[name] = getattr(loaded, name) if name in _HOME else loaded
+        return globals()[name]
 
 
 def __dir__() -> list[str]:
     """Every public name, loaded or not, for completion."""
-    names = {*globals(), *_HOME, *_MODULES} - {"importlib", "Any"}
+    names = {*globals(), *_HOME, *_MODULES} - {"importlib", "Any", "TYPE_CHECKING"}
     return sorted(name for name in names if not name.startswith("_"))

@@ -111,6 +111,8 @@ def experiment(name: str) -> ConfigDict:
       UserError: there is no such experiment.
     """
     spec = importlib.util.spec_from_file_location(f"ddpm_jax.experiments.{name}", experiment_file(name))
+    assert spec is not None, "the name ends in .py"
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()

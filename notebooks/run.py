@@ -33,7 +33,7 @@ except ModuleNotFoundError as missing:
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-VERSION = re.search(r'^__version__ = "(.+?)"', (ROOT / "ddpm_jax" / "__init__.py").read_text(), re.MULTILINE)[1]
+(VERSION,) = re.findall(r'^__version__ = "(.+?)"', (ROOT / "ddpm_jax" / "__init__.py").read_text(), re.MULTILINE)
 MAX_BYTES = 1_500_000
 CELL_SECONDS = 1800
 
@@ -112,6 +112,7 @@ def notebooks(*beginnings: str) -> list[Path]:
 def opened(path: Path) -> NotebookNode:
     """The notebook as it is saved, with the first cell that is written here."""
     notebook = nbformat.read(path, as_version=4)
+    assert isinstance(notebook, NotebookNode)
     next(cell for cell in notebook.cells if cell.cell_type == "code").source = OPENING
     return notebook
 

@@ -73,6 +73,13 @@ def test_what_is_black_in_the_mask_is_kept(workdir, pictures, tmp_path):
     assert len(np.unique(images[:, 4:], axis=0)) == 6
 
 
+def test_a_picture_and_a_mask_may_be_lists(workdir, pictures):
+    image, known = read_picture(pictures["a"], SHAPE), read_mask(pictures["mask"], SHAPE)
+    as_arrays = Run(workdir).inpaint(image, known).draw(2, num_steps=3)
+    as_lists = Run(workdir).inpaint(image.tolist(), known.tolist()).draw(2, num_steps=3)
+    np.testing.assert_array_equal(as_lists, as_arrays)
+
+
 def test_the_program_fills_in_and_interpolates(workdir, pictures, tmp_path):
     options = ["--num_steps=2", "--num_images=3", f"--workdir={workdir}"]
     filled = run_program("sample.py", *options, f"--inpaint={pictures['a']}", f"--mask={pictures['mask']}",

@@ -213,7 +213,7 @@ def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
         np.testing.assert_allclose(np.concatenate([updates["a"], updates["b"]]), expected, rtol=1e-6)
 
 
-def test_the_recipe_carries_the_numbers_of_the_configuration():
+def test_the_spec_carries_the_numbers_of_the_configuration():
     config = changed(optim__ema_decay=0.9, train__accumulation=4, data__random_flip=False, diffusion__num_timesteps=30)
     spec = factory.train_spec(config, factory.network(config), num_images=100)
     assert (spec.ema_decay, spec.accumulation, spec.random_flip) == (0.9, 4, False)

@@ -1,5 +1,6 @@
 """`import ddpm_jax as dj`: every name of a notebook in one place, with its docstring, loaded when it is asked for."""
 
+import ast
 import inspect
 import io
 import os
@@ -34,6 +35,24 @@ def test_every_name_completes_and_is_documented():
     for name in dir(dj):
         assert inspect.getdoc(getattr(dj, name)), name
     assert {"Run", "train", "experiment", "evaluate", "plots", "q_sample", "analytic"} <= set(dir(dj))
+
+
+def test_type_checkers_see_every_name_that_is_loaded_later():
+    tree = ast.parse((ROOT / "ddpm_jax" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    stated = sorted((node.module, alias.name) for node in block.body for alias in node.names)
+    modules = [f"ddpm_jax.{module}".rpartition(".") for module in dj._MODULES.values()]
+    loaded = [(f"ddpm_jax.{module}", name) for module, names in dj._LATER.items() for name in names]
+    assert stated == sorted([*loaded, *((package, name) for package, _, name in modules)])
+    assert [*dj._MODULES] == [name for _, _, name in modules]
+
+
+def test_all_names_everything_that_is_imported_or_loaded_later():
+    tree = ast.parse((ROOT / "ddpm_jax" / "__init__.py").read_text())
+    ours = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module.startswith("ddpm_jax.")]
+    imported = [alias.name for node in ours for alias in node.names]
+    assert sorted(dj.__all__) == sorted([*imported, *dj._HOME, *dj._MODULES])
+    assert set(dj.__all__) <= set(dir(dj))
 
 
 def test_jobs_are_loaded_when_they_are_asked_for():

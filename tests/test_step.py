@@ -63,7 +63,7 @@ def spec(**changes):
     return TrainSpec(**{**options, "transitions": SCHEDULE.transitions(), **changes})
 
 
-def test_a_recipe_is_fixed_and_keeps_this_average_unless_told_otherwise():
+def test_a_spec_is_fixed_and_keeps_this_average_unless_told_otherwise():
     """In one part, without flips."""
     given = spec()
     assert (given.ema_decay, given.accumulation, given.random_flip) == (0.9999, 1, False)

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 
-import chex
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+
+from ddpm_jax.training.state import Tree
 
 
-def operations(function: Callable[..., chex.ArrayTree], *args: chex.ArrayTree) -> int:
+def operations(function: Callable[..., Tree], *args: Tree) -> int:
     """Operations, two for each multiply-add, of the convolutions and matrix products of `function(*args)`."""
     return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -17,14 +18,20 @@ def _of_jaxpr(jaxpr: Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
+def _shape(variable: Var | Literal) -> tuple[int, ...]:
+    """The shape of an input or an output of an equation."""
+    assert isinstance(variable.aval, jax.core.ShapedArray)
+    return variable.aval.shape
+
+
 def _of_equation(equation: JaxprEqn) -> int:
     name = equation.primitive.name
-    out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    out = math.prod(_shape(equation.outvars[0])) if equation.outvars else 0
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        return 2 * out * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return 2 * out * math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel, spec = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec
+        kernel, spec = _shape(equation.invars[1]), equation.params["dimension_numbers"].rhs_spec
         return 2 * out * math.prod(kernel) // kernel[spec[0]]
     inner = 0
     for value in equation.params.values():

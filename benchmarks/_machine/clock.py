@@ -38,7 +38,7 @@ def host_seconds(call: Call, count: int) -> float:
 
 
 def _seconds(call: Call, count: int) -> float:
-    begin = time.perf_counter()
+    begin, result = time.perf_counter(), None
     for _ in range(count):
         result = call()
     jax.block_until_ready(result)

@@ -65,11 +65,13 @@ class _Stop:
 
 def _training_set(job: Job) -> Path:
     """The folder to train on; for small sizes, the one with fewer pictures."""
+    assert job.data is not None, "--data"
     return job.data / ("test" if job.small else "train")
 
 
 def _held_back(job: Job) -> Path:
     """The folder that is not used for training."""
+    assert job.data is not None, "--data"
     return job.data / ("train" if job.small else "test")
 
 

@@ -35,12 +35,13 @@ def measure(job: Job) -> None:
     jax.block_until_ready(step())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
+            metrics = None
             for _ in range(count):
                 metrics = step()
             jax.block_until_ready((step.state, metrics))
         (file,) = Path(folder).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    names = operation_names(step.compiled.as_text())
+    names = operation_names(step.compiled.as_text() or "")
     busy, own, span = device_times(events)
     by_kind, largest = Counter(), Counter()
     for operation, microseconds in own.items():
@@ -137,8 +138,9 @@ def _own_times(lane: list[tuple[float, float, str]]) -> Counter[str]:
         while open_ones and open_ones[-1][0] <= begin:
             open_ones.pop()
         if open_ones:
-            own[open_ones[-1][1]] -= min(end, open_ones[-1][0]) - begin
-        own[name] += end - begin
+            # The stubs of Counter know only whole numbers.
+            own[open_ones[-1][1]] -= min(end, open_ones[-1][0]) - begin  # pyrefly: ignore[unsupported-operation]
+        own[name] += end - begin  # pyrefly: ignore[unsupported-operation]
         open_ones.append((end, name))
     return own
 

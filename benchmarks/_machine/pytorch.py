@@ -118,7 +118,8 @@ def _train_step(batch: int, dtype: str, *, device: str, way: str) -> Callable[[]
     import torch
 
     model = _network(device)
-    call = model if WAYS[way] is None else torch.compile(model, **WAYS[way])
+    options = WAYS[way]
+    call = model if options is None else torch.compile(model, **options)
     parameters = list(model.parameters())
     averages = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.Adam(parameters, lr=2e-4, fused=True)

@@ -28,6 +28,7 @@ def measure(job: Job) -> None:
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     last = "it said nothing"
     with subprocess.Popen(command, cwd=root, env=environment, **options) as process:
+        assert process.stdout is not None, "it is a pipe"
         for line in process.stdout:
             last = line.strip("= \n") or last
             if found := re.match(r"(?:\S*/)?(test_\S+::\S+) (PASSED|FAILED|SKIPPED|ERROR)", line):

@@ -103,15 +103,15 @@ def _fail_unheard() -> NoReturn:
 def _join_the_others() -> None:
     """Makes this process one of many, where a flag says so or the environment shows it."""
     if COORDINATOR.value:
-        given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        if None in given:
+        coordinator, count, index = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+        if count is None or index is None:
             raise UserError("--coordinator=HOST:PORT goes with --num_processes and --process_id")
     elif DISTRIBUTED.value or _is_one_of_many():
-        given = ()
+        coordinator = count = index = None  # JAX finds them in the environment
     else:
         return
     try:
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes: {first_line(error)}") from error
     if jax.process_index():
@@ -126,7 +126,8 @@ def _is_one_of_many() -> bool:
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
-    if jax.config.jax_compilation_cache_dir is None and (cache := paths.cache_folder()):
+    chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]  # jax adds it while it is imported
+    if chosen is None and (cache := paths.cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
 
 
@@ -182,9 +183,9 @@ def _mistyped(text: str) -> str:
     if early:
         return f"put --config=FILE before {early.group(1)}"
     unknown = re.match(r"Unknown command line flag '(no)?(\w+)[.\w]*'", text)
-    if unknown and unknown.group(2) in experiment("base"):
-        whole = re.search("'(.*)'", text)[1]
-        return f"--{whole}: a key of the configuration is written --config.{whole}=VALUE, after --config=FILE"
+    whole = re.search("'(.*)'", text)
+    if unknown and whole and unknown.group(2) in experiment("base"):
+        return f"--{whole[1]}: a key of the configuration is written --config.{whole[1]}=VALUE, after --config=FILE"
     text = re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be a whole number", text)
     text = re.sub(r"could not convert string to float: .*", "it must be a number", text)
     return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)

@@ -34,6 +34,7 @@ def main() -> None:
     from ddpm_jax.evaluation.evaluate import evaluate, table
     from ddpm_jax.runs.run import Run
 
+    assert PARAMS.value in ("ema", "raw")
     run = Run(WORKDIR.value, params=PARAMS.value)
     if SKIP_UNREADABLE.value:
         run.config.data.skip_unreadable = True

@@ -123,6 +123,7 @@ def configured_run() -> "Run":
     from ddpm_jax.runs.editing import read_mask, read_picture
     from ddpm_jax.runs.run import Run
 
+    assert PARAMS.value in ("ema", "raw")
     run = Run(WORKDIR.value, params=PARAMS.value).configure(
         sampler=SAMPLER.value,
         variance=VARIANCE.value,
@@ -137,6 +138,7 @@ def configured_run() -> "Run":
     if CLASSIFIER_WORKDIR.value:
         run.guide(Run(CLASSIFIER_WORKDIR.value))
     if INPAINT.value:
+        assert MASK.value, "check_flags wants both"
         run.inpaint(read_picture(INPAINT.value, run.shape), read_mask(MASK.value, run.shape))
     return run
 

@@ -90,6 +90,7 @@ def write(path: str) -> None:
             raise UserError(
                 f"{path} holds published weights and no run: leave --to=diffusers out to make a run of them"
             )
+        assert PARAMS.value in ("ema", "raw")
         run = Run(path, params=PARAMS.value)
     export_diffusers(run, OUT.value)
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")

@@ -66,6 +66,7 @@ def _model(folder: Path) -> Model:
 def _order(name: str) -> tuple[int, str, int, bool]:
     """The key by which files of weights are sorted; the first one is read."""
     found = _WEIGHTS.fullmatch(name)
+    assert found, "`_model` takes only such names"
     variant = found["variant"] or found["of"] or ""
     return _STEMS.index(found["stem"]), variant, _FORMATS.index(found["format"]), bool(found["index"])
 
@@ -73,6 +74,7 @@ def _order(name: str) -> tuple[int, str, int, bool]:
 def variant(model: Model) -> str:
     """A sentence on which weights are read; it is empty for plain weights that are the only ones."""
     found = _WEIGHTS.fullmatch(model.weights.name)
+    assert found, "`_model` takes only such names"
     kind = found["variant"] or found["of"]
     if not kind and not model.passed_over:
         return ""
@@ -106,9 +108,10 @@ def _shards(index: Path) -> list[Path]:
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise UserError(f"{index} names no shards: it has no weight_map")
-    names = list(dict.fromkeys(map(_shard_name, table.values())))
-    if None in names:
+    named = dict.fromkeys(map(_shard_name, table.values()))
+    if None in named:
         raise UserError(f"{index} names a shard outside of its folder, or none, and nothing was read")
+    names = [name for name in named if name is not None]
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise UserError(f"{index} names shards that are not there: {listed(missing, most=3)}; fetch them too")

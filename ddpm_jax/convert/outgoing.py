@@ -36,16 +36,20 @@ def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
     Raises:
       UserError: diffusers cannot express the network, `out` exists already, or it cannot be written.
     """
+    model = run.model
+    if not isinstance(model, UNet | Classifier):
+        raise UserError(f"diffusers has no form for the network of {run.workdir}, which a program has defined")
     settings = {
         "model_index.json": {
             "_class_name": "DDPMPipeline",
             "unet": ["diffusers", "UNet2DModel"],
             "scheduler": ["diffusers", "DDPMScheduler"],
         },
-        "unet/config.json": network_config(run.config, run.model),
+        "unet/config.json": network_config(run.config, model),
         "scheduler/scheduler_config.json": scheduler_config(run.config),
     }
-    table = tensors(DIFFUSERS, run.params, heads=run.model.arch.heads)
+    assert isinstance(run.params, dict), "a denoiser has no posterior"
+    table = tensors(DIFFUSERS, run.params, heads=model.arch.heads)
     with new_folder(out) as folder:
         for name, content in settings.items():
             (folder / name).parent.mkdir(exist_ok=True)

@@ -43,7 +43,7 @@ def load(file: io.BytesIO | mmap.mmap, *, names: Mapping[str, Any], stored: Stor
       Exception: a damaged pickle may raise any.
     """
     machine = _Machine(names, stored)
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):  # pyrefly: ignore[bad-argument-type]  # it reads an mmap too
         if count == _MOST:
             raise ValueError(f"more than {_MOST:,} instructions")
         step = _STEPS.get(opcode.name)

@@ -153,8 +153,8 @@ def matched(source: Source, names: Sequence[str]) -> Source:
     ours, names = tuple(getattr(source, "class_names", ())), tuple(names)
     if ours == names or not ours or not names:
         return source
-    numbers = [position(name, names) for name in ours]
-    if None in numbers or len(set(numbers)) < len(numbers):
+    numbers = [number for name in ours if (number := position(name, names)) is not None]
+    if len(set(numbers)) < len(ours):
         raise UserError(
             f"the classes of the data are {listed(ours)} and those of the run {listed(names)}: take data whose classes "
             "have names of the run's, or rename its folders"

@@ -5,6 +5,7 @@ Read next: `folder.py` and `tfds.py`, which only add where the bytes come from.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Required, TypedDict
 
 import numpy as np
 from absl import logging
@@ -14,6 +15,15 @@ from ddpm_jax.data.formats import UnreadableImageError, has_several_frames, open
 from ddpm_jax.data.source import Example
 from ddpm_jax.data.transforms import Square, crop_and_resize, to_8_bits
 from ddpm_jax.errors import UserError, one_line
+
+
+class ImageForm(TypedDict, total=False):
+    """The arguments of `EncodedImages`, for subclasses that pass them on."""
+
+    size: Required[int]
+    channels: int
+    crop: Sequence[int] | None
+    skip_unreadable: bool
 
 
 class EncodedImages(ABC):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import PIL
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from ddpm_jax.runtime.quiet import quiet_pillow
 
@@ -110,7 +110,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     """Opens an image file by its header: a `PIL.Image.Image` of a known size whose pixels are not decoded yet.
 
     The body of the `with` statement decodes it; every exception in there becomes an `UnreadableImageError` too.
@@ -132,13 +132,14 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableImageError(_reason(data, error)) from error
 
 
-def has_several_frames(image: Image.Image) -> bool:
+def has_several_frames(image: ImageFile.ImageFile) -> bool:
     """Whether an image that has just been opened is an animation, or has several pages."""
     if image.format != "GIF":  # a JPEG's second image is a preview or a depth map of the first
         return image.format in ("PNG", "WEBP", "AVIF", "TIFF") and bool(getattr(image, "is_animated", False))
     with contextlib.suppress(Exception):  # the first frame may be intact where the second is damaged
         # Opened a second time, because looking for a second frame moves the image to it.
-        return Image.open(io.BytesIO(image.fp.getvalue()), formats=("GIF",)).is_animated
+        assert isinstance(image.fp, io.BytesIO), "`opened` reads the file's bytes"
+        return bool(getattr(Image.open(io.BytesIO(image.fp.getvalue()), formats=("GIF",)), "is_animated", False))
     return False
 
 
@@ -159,6 +160,7 @@ def _check_size(image: Image.Image, num_bytes: int) -> None:
 
 def _family(image: Image.Image) -> str:
     """The key of `_FORMATS` for an image; Pillow has a name of its own for a JPEG with a second image inside."""
+    assert image.format is not None, "it was opened from a file"
     return {"MPO": "JPEG"}.get(image.format, image.format)
 
 

@@ -78,6 +78,7 @@ def report(name: str, data_dir: str | os.PathLike[str]) -> tuple[str, Path]:
       The description, which is several lines of text, and the path of the sheet, a PNG in `data_dir`.
     """
     builder = find_builder(name, data_dir)
+    assert builder is not None, "the data set is prepared"
     folder, splits = Path(builder.data_dir), builder.info.splits
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     lines = [f"{builder.info.full_name} in {folder}: {num_bytes / 1e6:,.1f} MB"]

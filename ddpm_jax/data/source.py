@@ -3,7 +3,7 @@
 Read next: `digits.py`, the smallest source.
 """
 
-from typing import Protocol, TypedDict, TypeGuard
+from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -14,9 +14,10 @@ class Example(TypedDict):
     """One image with its label, or a batch of both, with a leading axis."""
 
     image: np.ndarray  # uint8 [H, W, C]
-    label: np.ndarray  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
+    label: np.ndarray | np.integer  # int32 [], in 0..num_classes - 1; 0 when the source has no labels
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to images of one shape; it must be picklable, because worker processes get copies of it.
 
@@ -35,11 +36,6 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example:
         """Image `index` in 0..len - 1, the same at every access."""
         ...
-
-
-def is_source(given: object) -> TypeGuard[Source]:
-    """Whether an object is a `Source`, and not an iterable of batches."""
-    return hasattr(given, "num_classes") and hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
 def load(source: Source, num_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:

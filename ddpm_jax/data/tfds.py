@@ -14,11 +14,11 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
-from ddpm_jax.data.encoded import EncodedImages
+from ddpm_jax.data.encoded import EncodedImages, ImageForm
 from ddpm_jax.errors import UserError, listed, module
 from ddpm_jax.runtime.paths import as_flag, expanded
 
@@ -39,7 +39,7 @@ class TfdsImages(EncodedImages):
         *,
         data_dir: str | os.PathLike[str] | None = None,
         label_key: str = _DEFAULT_LABEL,
-        **form: int | Sequence[int] | None,
+        **form: Unpack[ImageForm],
     ) -> None:
         """Opens the files; nothing is decoded yet, and nothing is downloaded.
 
@@ -87,7 +87,7 @@ class TfdsImages(EncodedImages):
         except RuntimeError as error:  # a file is missing or cut short
             raise UserError(f"cannot read {self._name(index)}: {error}; prepare the data set again") from error
         example = self._features.deserialize_example_np(record, decoders=self._decoders)
-        label = example if self._label_path else 0
+        label: Any = example if self._label_path else 0
         for key in self._label_path:
             label = label[key]
         if self._label_path and not 0 <= label < self.num_classes:

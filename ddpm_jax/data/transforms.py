@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ddpm_jax.data.formats import UnreadableImageError, opened
 
@@ -41,7 +41,7 @@ def decode(data: bytes) -> Image.Image:
         return to_8_bits(image)
 
 
-def to_8_bits(image: Image.Image) -> Image.Image:
+def to_8_bits(image: ImageFile.ImageFile) -> Image.Image:
     """Decodes an image that has just been opened; as `decode`."""
     white = _white(image)
     transparent = _transparent_sample(image)
@@ -76,9 +76,9 @@ def crop_and_resize(image: Image.Image, *, size: int, channels: int, crop: Squar
       UnreadableImageError: the square does not lie inside the image.
     """
     width, height = image.size
-    left, top, right, bottom = crop or _centre_square(width, height)
+    left, top, right, bottom = square = crop or _centre_square(width, height)
     if right > width or bottom > height:
-        raise UnreadableImageError(f"its {width}x{height} pixels do not hold the crop {tuple(crop)}")
+        raise UnreadableImageError(f"its {width}x{height} pixels do not hold the crop {square}")
     # Cropped first: with resize(box=...) the filter would also use pixels outside the square. Copied only if necessary.
     if (left, top, right, bottom) != (0, 0, width, height):
         image = image.crop((left, top, right, bottom))
@@ -114,7 +114,7 @@ def _white(image: Image.Image) -> int | None:
         raise UnreadableImageError(f"{unclear} samples have no agreed range; store it with 8 or 16 bits, unsigned")
     deep = image.mode == "I" or image.mode.startswith("I;16")
     declared = _first(tags.get(281)) if bits == 16 else None  # MaxSampleValue: a statistic, unless it fills the bits
-    white = 4095 if bits == 12 else declared if declared in _FULL_RANGES else 65535
+    white = 4095 if bits == 12 else next((full for full in _FULL_RANGES if full == declared), 65535)
     if not deep and white < 65535:
         raise UnreadableImageError(f"its colours reach to {white} of 65535; store it with 8 bits, or with all 16")
     return (-white if photometric == 0 else white) if deep else None
@@ -125,7 +125,7 @@ def _first(values: object) -> object:
     return values[0] if isinstance(values, tuple) and values else values
 
 
-def _transparent_sample(image: Image.Image) -> int | None:
+def _transparent_sample(image: ImageFile.ImageFile) -> int | None:
     """The grey level of a PNG that is transparent, on the scale of the decoded pixels; None if there is none.
 
     Raises:
@@ -135,6 +135,7 @@ def _transparent_sample(image: Image.Image) -> int | None:
     if image.format != "PNG" or isinstance(level, bytes) or level is None or image.mode == "P" or not image.tile:
         return None
     rawmode = image.tile[0][3]
+    assert isinstance(rawmode, str), "the argument of the decoder of a PNG"
     if isinstance(level, tuple):
         if rawmode == "RGB;16B":
             raise UnreadableImageError("one of its 16-bit colours is transparent; store it with an alpha channel")

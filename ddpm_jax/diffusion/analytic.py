@@ -53,7 +53,7 @@ class Gaussian:
         """Draws clean images `[n, ...]`."""
         eigenvalues, basis = self._spectrum()
         z = jax.random.normal(key, (n, self.mean.size)) * np.sqrt(eigenvalues)
-        return (self.mean.ravel() + z @ basis.T).reshape(n, *self.mean.shape)
+        return (z @ basis.T + self.mean.ravel()).reshape(n, *self.mean.shape)
 
     def log_prob(self, x_t: AnyArray, level: NoiseLevel = CLEAN) -> Array:
         """`log q(x_t)` `[B]`, in nats, of images at a noise level; the default is the level of clean images."""
@@ -64,7 +64,7 @@ class Gaussian:
         """`E[x_0 | x_t] = m + signal C z / var`, `E[eps | x_t] = sigma z / var`; `z = x_t - signal m`."""
         eigenvalues, basis = self._spectrum()
         z, var = self._coordinates(x_t, level)
-        x_0 = self.mean.ravel() + (expand_like(level.signal, z) * eigenvalues / var * z) @ basis.T
+        x_0 = (expand_like(level.signal, z) * eigenvalues / var * z) @ basis.T + self.mean.ravel()
         eps = (expand_like(level.sigma, z) / var * z) @ basis.T
         return Prediction(x_0.reshape(x_t.shape), eps.reshape(x_t.shape))
 
@@ -76,7 +76,7 @@ class Gaussian:
     def _coordinates(self, x_t: AnyArray, level: NoiseLevel) -> tuple[Array, Array]:
         """The components of `x_t - signal m` along the eigenvectors, and their variances, both `[B, D]`."""
         eigenvalues, basis = self._spectrum()
-        x = x_t.reshape(len(x_t), -1)
+        x = jnp.reshape(x_t, (len(x_t), -1))
         signal, sigma = expand_like(level.signal, x), expand_like(level.sigma, x)
         z = (x - signal * self.mean.ravel()) @ basis
         return z, jnp.broadcast_to(signal**2 * eigenvalues + sigma**2, z.shape)
@@ -142,8 +142,8 @@ class GaussianMixture:
         prob = jnp.exp(self.log_prob_label(x_t, level))
         parts = [g.denoiser(x_t, level) for g in self.components]
         return Prediction(
-            x_0=sum(expand_like(prob[:, k], x_t) * part.x_0 for k, part in enumerate(parts)),
-            eps=sum(expand_like(prob[:, k], x_t) * part.eps for k, part in enumerate(parts)),
+            x_0=jnp.asarray(sum(expand_like(prob[:, k], x_t) * part.x_0 for k, part in enumerate(parts))),
+            eps=jnp.asarray(sum(expand_like(prob[:, k], x_t) * part.eps for k, part in enumerate(parts))),
         )
 
     def _log_joint(self, x_t: AnyArray, level: NoiseLevel) -> Array:

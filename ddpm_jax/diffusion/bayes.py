@@ -125,7 +125,10 @@ def weights_at(posterior: MeanField, eps: PartialTree) -> Tree:
     """
 
     def weight(mean: Array, log_std: Array | None, eps: Array | None) -> Array:
-        return mean if log_std is None else mean + jnp.exp(log_std) * eps
+        if log_std is None:
+            return mean
+        assert eps is not None, "eps is a tree like log_std"
+        return mean + jnp.exp(log_std) * eps
 
     return jax.tree.map(weight, posterior.mean, posterior.log_std, eps)
 
@@ -141,8 +144,8 @@ def kl_nats(posterior: MeanField, *, prior_std: float) -> KL:
     pairs = zip(means, structure.flatten_up_to(posterior.log_std), strict=True)
     pairs = [(mean, log_std - jnp.log(prior_std)) for mean, log_std in pairs if log_std is not None]
     return KL(
-        mean=sum(jnp.sum(mean**2) for mean, _ in pairs) / (2 * prior_std**2),
-        variance=sum(jnp.sum(0.5 * jnp.expm1(2 * log_ratio) - log_ratio) for _, log_ratio in pairs),
+        mean=jnp.asarray(sum(jnp.sum(mean**2) for mean, _ in pairs) / (2 * prior_std**2)),
+        variance=jnp.asarray(sum(jnp.sum(0.5 * jnp.expm1(2 * log_ratio) - log_ratio) for _, log_ratio in pairs)),
     )
 
 

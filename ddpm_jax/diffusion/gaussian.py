@@ -64,7 +64,7 @@ def q_posterior(x_0: AnyArray, x_t: AnyArray, transition: Transition) -> tuple[A
 def normal_kl_nats(mean_1: Real, log_var_1: Real, mean_2: Real, log_var_2: Real) -> Array:
     """`KL(N(mean_1, var_1), N(mean_2, var_2))` of each component `[...]`, in nats; arguments broadcast."""
     ratio = jnp.exp(log_var_1 - log_var_2)
-    return 0.5 * (log_var_2 - log_var_1 + ratio + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
+    return 0.5 * (jnp.add(log_var_2 - log_var_1, ratio) + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
 
 
 def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real) -> Array:

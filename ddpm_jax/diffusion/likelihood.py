@@ -12,8 +12,9 @@ from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, noise_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, noise_like
 from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample
 from ddpm_jax.diffusion.prediction import Denoiser, Prediction, velocity
 from ddpm_jax.diffusion.samplers.ancestral import Variance, p_mean_log_var
@@ -26,12 +27,12 @@ VectorField: TypeAlias = Callable[[Array], Array]
 Trace: TypeAlias = Callable[[VectorField, Array], tuple[Array, Array]]
 """A function `(function, x) -> (function(x) [B, ...], trace of each image's Jacobian [B])`."""
 
-R = TypeVar("R", bound=Real)  # a number gives a number, an array gives an array
+R = TypeVar("R", Array, np.ndarray, np.floating, float)  # a number gives a number, an array gives an array
 
 
 def bits_per_dim(nats: R, shape: Sequence[int]) -> R:
     """Nats per image divided by `ln 2` and the number of components of an image of this shape, such as `(H, W, C)`."""
-    return nats / (math.prod(shape) * math.log(2))
+    return nats / (math.prod(shape) * math.log(2))  # pyrefly: ignore[bad-return]  # each of R's types stays what it is
 
 
 def prior_term_nats(x_0: AnyArray, level: NoiseLevel) -> Array:
@@ -97,7 +98,7 @@ def bound_terms(
     return jax.lax.scan(term, None, moves)[1]
 
 
-def exact_trace(function: VectorField, x: AnyArray) -> tuple[Array, Array]:
+def exact_trace(function: VectorField, x: Array) -> tuple[Array, Array]:
     """The value of a function at x `[B, ...]` and the trace `[B]` of its Jacobian, by one product per component."""
     basis = jnp.eye(math.prod(x.shape[1:]), dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
 
@@ -111,7 +112,7 @@ def exact_trace(function: VectorField, x: AnyArray) -> tuple[Array, Array]:
 def hutchinson_trace(probes: Array) -> Trace:
     """The estimate `v^T J v` of the trace for probes v `[B, ...]` of mean 0, variance 1, used like `exact_trace`."""
 
-    def trace(function: VectorField, x: AnyArray) -> tuple[Array, Array]:
+    def trace(function: VectorField, x: Array) -> tuple[Array, Array]:
         value, product = jax.jvp(function, (x,), (probes,))
         return value, jnp.sum(product * probes, axis=_pixels(x))
 
@@ -190,7 +191,7 @@ def ode_bound_nats(
 
 def density_to_bits_per_dim(log_prob_nats: R, shape: Sequence[int]) -> R:
     """Bits per dimension of 8-bit images, from the log density of dequantised images in [-1, 1] (bins of 1/127.5)."""
-    return -bits_per_dim(log_prob_nats, shape) + math.log2(127.5)
+    return -bits_per_dim(log_prob_nats, shape) + math.log2(127.5)  # pyrefly: ignore[bad-return]  # as above
 
 
 def _pixels(x: AnyArray) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ code (samplers, losses, likelihood, guidance) uses a `Denoiser`: a function from
 
 import enum
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import chex
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def x_0_from_eps(eps: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
 
     Images are `[B, ...]`, the level is `[]` or `[B]`.
     """
-    return (x_t - expand_like(level.sigma, x_t) * eps) / expand_like(level.signal, x_t)
+    return jnp.subtract(x_t, expand_like(level.sigma, x_t) * eps) / expand_like(level.signal, x_t)
 
 
 def eps_from_x_0(x_0: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
@@ -84,7 +84,7 @@ def eps_from_x_0(x_0: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
 
     Images are `[B, ...]`, the level is `[]` or `[B]`.
     """
-    return (x_t - expand_like(level.signal, x_t) * x_0) / expand_like(level.sigma, x_t)
+    return jnp.subtract(x_t, expand_like(level.signal, x_t) * x_0) / expand_like(level.sigma, x_t)
 
 
 def velocity(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
@@ -109,7 +109,7 @@ def eps_from_score(score: AnyArray, level: NoiseLevel) -> Array:
 
 
 def as_denoiser(
-    apply: Callable[..., Array],
+    apply: Callable[..., Any],
     variables: chex.ArrayTree,
     target: Target,
     *,
@@ -122,7 +122,7 @@ def as_denoiser(
     convention of every published network; only this module uses it.
 
     Args:
-      apply: the network, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
+      apply: the network, which returns an array, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
       variables: its parameters, passed through.
       target: `Target` that the network was trained on.
       label: `[B]` integer classes, or None.
@@ -158,7 +158,7 @@ def edm_denoiser(network: Callable[[Array, Array], Array]) -> Denoiser:
     return denoise
 
 
-def as_classifier(apply: Callable[..., Array], variables: chex.ArrayTree) -> LogProb:
+def as_classifier(apply: Callable[..., Any], variables: chex.ArrayTree) -> LogProb:
     """Makes a function `(x_t, level) -> log p(k | x_t)` `[B, K]` from a classifier of noisy images."""
 
     def log_probs(x_t: Array, level: NoiseLevel) -> Array:

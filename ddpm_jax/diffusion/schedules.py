@@ -60,6 +60,11 @@ class Transition(NamedTuple):
     log_var_small: Real
     log_var_large: Real
 
+    @property
+    def num_steps(self) -> int:
+        """N, the number of transitions of a chain, whose leaves are `[N]`."""
+        return np.shape(self.beta)[0]
+
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
@@ -138,7 +143,7 @@ class NoiseSchedule:
         with np.errstate(divide="ignore"):
             log_var_small = 2 * (np.log(next.sigma) - np.log(now.sigma)) + log_var_large
         if timesteps[-1] == 0:
-            log_var_small[-1] = log_var_small[-2] if len(beta) > 1 else log_var_large[-1]
+            log_var_small[-1] = log_var_small[-2] if timesteps.size > 2 else log_var_large[-1]
         return Transition(now, next, beta, log_var_small, log_var_large)
 
     def encoding(self, timesteps: AnyArray | Sequence[float]) -> Transition:

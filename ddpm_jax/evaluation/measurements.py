@@ -46,7 +46,7 @@ _EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is c
 def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
     transitions = factory.sampling_transitions(run.config, num_steps)
-    num_moves, denoiser, variance = len(transitions.beta), run.denoiser(), factory.variance(run.config)
+    num_moves, denoiser, variance = transitions.num_steps, run.denoiser(), factory.variance(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)
 
     def piece_terms(
@@ -74,7 +74,7 @@ def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
         "L_between": float(bpd(nats[:-1].sum(0).mean())),
         "L_0": float(bpd(nats[-1].mean())),
         "variance": variance.value,
-        "times": transitions.now.t.tolist(),
+        "times": np.asarray(transitions.now.t).tolist(),
         "terms": bpd(nats.mean(1)).tolist(),
         "eps_mse": mse.mean(1).tolist(),
     }
@@ -122,7 +122,7 @@ def exact_likelihood(run: "Run", images: Images, *, num_steps: int) -> dict[str,
         **_mean(density_to_bits_per_dim(log_prob, run.shape)),
         "with_decoder": _mean(bits_per_dim(bound_nats, run.shape)),
         "trace": "exact" if exact else "hutchinson",
-        "num_steps": len(encoding.beta),
+        "num_steps": encoding.num_steps,
     }
 
 

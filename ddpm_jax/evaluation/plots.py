@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -31,7 +32,7 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "white",
     "axes.grid": True,
     "axes.labelcolor": _INK,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": _INK,
@@ -51,10 +52,10 @@ STYLE: dict[str, Any] = {
 class Picture(Figure):
     """A figure without a display, which a notebook shows as a PNG."""
 
-    def savefig(self, path: str | os.PathLike[str] | IO[bytes], **options: Any) -> None:
+    def savefig(self, fname: str | os.PathLike[str] | IO[bytes], **options: Any) -> None:
         """Writes the figure in the project's style; the suffix of the path gives the format."""
         with mpl.rc_context(STYLE):
-            super().savefig(path, **options)
+            super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
         """The figure as a PNG."""
@@ -76,8 +77,8 @@ def panels(
       options: arguments of `Figure.subplots`, such as `sharey=True`.
     """
     with mpl.rc_context(STYLE):
-        figure = Picture(figsize=(width * columns, height * rows), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1, w_pad=0.08)
+        figure = Picture(figsize=(width * columns, height * rows))
+        figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
@@ -93,7 +94,7 @@ def strips(images: ArrayLike, *, columns: Sequence[str] = (), rows: Sequence[str
     images = to_uint8(images)
     num_rows, num_columns = images.shape[:2]
     figure, axes = panels(num_columns, num_rows, width=size, height=size + (0.2 if columns else 0) / num_rows)
-    figure.get_layout_engine().set(h_pad=0.03, w_pad=0.03)
+    figure.set_layout_engine("constrained", h_pad=0.03, w_pad=0.03)
     for i, panel in enumerate(axes):
         row, column = divmod(i, num_columns)
         panel.imshow(images[row, column].squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
+import jax
 import numpy as np
-from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from ddpm_jax.diffusion import schedules, timesteps
@@ -24,7 +24,7 @@ from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.names import named
 
-Settings: TypeAlias = Mapping[str, ArrayLike]
+Settings: TypeAlias = Mapping[str, float | jax.Array]
 """The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""
 
 _NUMBERS = ("corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain besides eta

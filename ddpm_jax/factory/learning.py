@@ -22,7 +22,7 @@ from ddpm_jax.training.state import StateInit, initial_state
 from ddpm_jax.training.step import Examples, Objective, TrainSpec
 
 # From log-SNR `[B]` to the weight of the noise error `[B]`.
-WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
+WEIGHTS: dict[str, losses.Weight] = {
     "eps": losses.eps_weight,
     "x_0": losses.x_0_weight,
     "v": losses.v_weight,
@@ -30,7 +30,7 @@ WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "p2": losses.p2_weight(),
 }
 # From T, the weight of the noise error and the factor of the bound.
-LOSSES: dict[str, Callable[[int, Callable[[jax.Array], jax.Array], float], losses.Loss]] = {
+LOSSES: dict[str, Callable[[int, losses.Weight, float], losses.Loss]] = {
     "simple": lambda num_timesteps, weight, vlb_weight: losses.l_simple(weight),
     "hybrid": lambda num_timesteps, weight, vlb_weight: losses.l_hybrid(
         num_timesteps, weight=weight, vlb_weight=vlb_weight
@@ -64,9 +64,11 @@ def objective(
         return _denoiser_objective(config, model, loss or _configured_loss(config))
     if loss is not None:
         raise UserError("a loss of your own is for a denoiser; a classifier has the cross-entropy: leave loss= out")
-    if random and num_images is None:
+    if not random:
+        return _classifier_objective(model)
+    if num_images is None:
         raise UserError("a posterior over weights needs the size of the training set: give a Source and not batches")
-    return _negative_elbo(config, model, num_images) if random else _classifier_objective(model)
+    return _negative_elbo(config, model, num_images)
 
 
 def _classifier_objective(model: nn.Module) -> Objective:
@@ -95,7 +97,8 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
     def fit_part(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         return fit(bayes.sample_weights(posterior, stream(key, "weights")), examples, key)
 
-    def terms(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
+    def terms(posterior: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
+        assert isinstance(posterior, bayes.MeanField), "the weights are random"
         parts = jax.tree.map(lambda leaf: leaf.reshape(num_samples, -1, *leaf.shape[1:]), examples)
         terms = jax.vmap(fit_part, (None, 0, 0))(posterior, parts, jax.random.split(key, num_samples))
         terms = jax.tree.map(jnp.ravel, terms)

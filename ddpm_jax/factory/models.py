@@ -1,6 +1,6 @@
 """Models from a configuration: network, parameters, denoisers with and without guidance, classifiers, labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
-from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.arrays import AnyArray, stream
 from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
 from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_denoiser
 from ddpm_jax.diffusion.schedules import NoiseLevel
@@ -33,12 +33,15 @@ RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
 LogProbs: TypeAlias = Callable[[jax.Array, NoiseLevel], jax.Array]
 """A classifier of noisy images, `(x_t, level) -> log p(k | x_t)` `[B, K]`, or `[S, B, K]` at S samples of weights."""
 
+Params: TypeAlias = dict[str, Any] | bayes.MeanField
+"""The parameters of a run, by the names of modules and layers, or the posterior over them."""
+
 
 class ParametricDenoiser(Protocol):
     """A function from parameters, and optionally labels and settings, to a `Denoiser`."""
 
     def __call__(
-        self, params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+        self, params: chex.ArrayTree, label: AnyArray | None = None, settings: Settings | None = None
     ) -> Denoiser:
         """The `Denoiser` of these parameters, for integer labels `[B]`; settings are the configured ones where None."""
         ...
@@ -59,8 +62,11 @@ def network(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
     """
     named(("configured", CUSTOM), config.network, "network")
     check_given(given, config.network, key="network", argument="network")
-    if given is not None:
-        return checked_network(config, given)
+    return configured_network(config) if given is None else checked_network(config, given)
+
+
+def configured_network(config: ConfigDict) -> UNet | Classifier:
+    """The network of `config.model`, as for `network`."""
     size, levels = config.data.image_size, len(config.model.channel_mult)
     if not levels:
         raise UserError("config.model.channel_mult needs one number for each level, such as (1, 2, 2)")
@@ -102,7 +108,7 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
     inputs = (x_t, index, label) if denoises else (x_t, index)
     key = jax.eval_shape(jax.random.key, 0)
 
-    def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, jax.Array]:
+    def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, Any]:
         variables = given.init(key, *inputs)
         return variables, given.apply(variables, *inputs, train=True, rngs={"dropout": key})
 
@@ -180,19 +186,26 @@ def denoiser(
     clips = config.sample.clip_x_0
 
     def with_params(
-        params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
+        params: chex.ArrayTree, label: AnyArray | None = None, settings: Settings | None = None
     ) -> Denoiser:
         settings = settings or sampler_settings(config)
-        own = params["denoiser"] if classifier else params
+        own = params
+        if classifier:
+            assert isinstance(params, Mapping), "with a classifier params are {'denoiser', 'classifier'}"
+            own = params["denoiser"]
         network = partial(from_network, model.apply, {"params": own})
         if not evaluated.unconditional:
             denoise = network(label=label)
         elif not evaluated.conditional:
+            assert label is not None, "a model with guidance has classes"
             denoise = network(label=jnp.full_like(label, null))
         else:
+            assert label is not None, "a model with guidance has classes"
             both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
             denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
         if classifier and evaluated.classifier:
+            assert isinstance(params, Mapping)
+            assert label is not None, "a classifier has classes"
             log_prob = label_log_prob(classifier(params["classifier"]), label)
             denoise = classifier_guided(denoise, log_prob, settings["classifier_scale"])
         return clip_x_0(denoise) if clips else denoise
@@ -222,6 +235,7 @@ def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.A
     def with_params(params: chex.ArrayTree) -> LogProbs:
         weights = [params]
         if config.posterior.weights != "none":
+            assert isinstance(params, bayes.MeanField), "the weights are random"
             weights = [bayes.sample_weights(params, jax.random.fold_in(key, i)) for i in range(num_samples)]
         networks = [as_classifier(model.apply, {"params": sample}) for sample in weights]
         return lambda x_t, level: jnp.stack([network(x_t, level) for network in networks])

@@ -86,14 +86,15 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(f"the step does not fit on {_kind(devices)}: {first_line(error)}; {_REMEDY}") from error
-    costs = compiled.cost_analysis() or {}
+    costs, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    assert memory is not None, "XLA knows it on CPUs, GPUs and TPUs"
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
         devices=_kind(devices),
         mesh=dict(mesh.shape),
         state=_bytes_per_device(state),
         batch=_bytes_per_device(batch),
-        temporaries=compiled.memory_analysis().temp_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
         flops=costs.get("flops", float("nan")),
         memory=_memory(devices[0], topology),
     )

@@ -23,7 +23,7 @@ from ddpm_jax import factory
 from ddpm_jax.config import check_ranges, check_resumable, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.data.source import Source, is_source
+from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.factory.names import CUSTOM
@@ -119,13 +119,13 @@ def start(
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
     config, source = _with_class_names(config, stored, given.source)
-    num_images = len(source) if source is not None else None
+    num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # raises now, not after training
     _note_doubts(config)
     init = factory.state_init(config, model, spec)
-    gathers = config.data.on_device and source is not None
+    gathers = config.data.on_device and isinstance(source, Source)
     step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
     with _checkpoints(config, workdir) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
@@ -134,7 +134,7 @@ def start(
         draws = config.task == "denoise" and config.log.preview_every
         hooks = [*([Previews(config, model, log, mesh)] if draws else []), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
-        inputs = _inputs(config, given.source if source is None else source, mesh, start_step=start_step)
+        inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, num_images)
         options = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
         with log, inputs as batches, explained, saves, interruption() as stop_asked:
@@ -155,7 +155,7 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
         config.loss.kind = CUSTOM
     if given.source is not None:
         config.data.source = CUSTOM
-    if is_source(given.source):
+    if isinstance(given.source, Source):
         shape = np.shape(given.source[0]["image"])
         if len(shape) != 3 or shape[0] != shape[1]:
             raise UserError(f"the images of the source must be square, [H, H, C], and have the shape {list(shape)}")
@@ -180,7 +180,7 @@ def _inputs(
 ) -> AbstractContextManager[Iterator[Any]]:
     """The batches of a run, in the way that its configuration and the kind of its source ask for."""
     order = Order(config.train.batch_size, config.seed, start_step)
-    if not is_source(source):
+    if not isinstance(source, Source):
         return given_batches(source, mesh, order)
     if config.data.on_device:
         return gathered_batches(source, mesh, order)
@@ -212,17 +212,17 @@ def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
 
 def _with_class_names(
     config: ConfigDict, stored: dict[str, Any] | None, given: Source | Batches | BatchesFrom | None
-) -> tuple[ConfigDict, Source | None]:
-    """Returns the configuration with class names, those of the run or else of the data, and the data if it is a source.
+) -> tuple[ConfigDict, Source | Batches | BatchesFrom]:
+    """Returns the configuration with class names, those of the run or else of the data, and the data.
 
-    Batches have no class names, so they are left out.
+    Batches have no class names.
     """
     config = copy.deepcopy(config)
     labels = config.labels
     if stored and not labels.names:
         labels.names = tuple(stored["labels"].get("names", ()))
-    if given is not None and not is_source(given):
-        return config, None
+    if given is not None and not isinstance(given, Source):
+        return config, given
     source = factory.source(config, given)
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.initializers import Initializer
 
-init: nn.initializers.Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-zero_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+init: Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+zero_init: Initializer = nn.initializers.zeros_init()
 
 ImageMap: TypeAlias = Callable[[jax.Array], jax.Array]
 """A function of x `[B, H, W, C]` alone, such as a resampling or a norm."""
@@ -108,14 +109,18 @@ def downsample_mean(x: jax.Array) -> jax.Array:
     return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
-def conv3x3(channels: int, arch: Architecture, name: str, **options: Any) -> nn.Conv:
-    """A 3x3 convolution with `init`; `options` are further arguments of `nn.Conv`."""
-    return nn.Conv(channels, (3, 3), **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
+def conv3x3(
+    channels: int, arch: Architecture, name: str, *, kernel_init: Initializer = init, **options: Any
+) -> nn.Conv:
+    """A 3x3 convolution; `options` are further arguments of `nn.Conv`."""
+    return nn.Conv(channels, (3, 3), kernel_init=kernel_init, dtype=arch.dtype, name=name, **options)
 
 
-def dense(channels: int, arch: Architecture, name: str, **options: Any) -> nn.Dense:
-    """A linear map of the last axis with `init`; `options` are further arguments of `nn.Dense`."""
-    return nn.Dense(channels, **{"kernel_init": init, "dtype": arch.dtype, **options}, name=name)
+def dense(
+    channels: int, arch: Architecture, name: str, *, kernel_init: Initializer = init, dtype: str | None = None
+) -> nn.Dense:
+    """A linear map of the last axis, computed in `dtype` or by default in that of the architecture."""
+    return nn.Dense(channels, kernel_init=kernel_init, dtype=dtype or arch.dtype, name=name)
 
 
 def group_norm(arch: Architecture, name: str) -> ImageMap:

@@ -71,12 +71,13 @@ class Encoder(nn.Module):
                 block = _block(arch, channels, f"level_{level}_block_{i}", attend=attend)
                 skips.append(block(skips[-1], emb, train))
             if level == last:
-                return skips
+                break
             name = f"level_{level}_down"
             if arch.resample_in_block:
                 skips.append(_block(arch, channels, name, resample=downsample_mean)(skips[-1], emb, train))
             else:
                 skips.append(Downsample(arch, name=name)(skips[-1]))
+        return skips
 
 
 class Middle(nn.Module):
@@ -107,12 +108,13 @@ class Decoder(nn.Module):
                 block = _block(arch, channels, f"level_{level}_block_{i}", attend=attend)
                 x = block(jnp.concatenate([x, skips.pop()], axis=-1), emb, train)
             if level == 0:
-                return x
+                break
             name = f"level_{level}_up"
             if arch.resample_in_block:
                 x = _block(arch, channels, name, resample=upsample_nearest)(x, emb, train)
             else:
                 x = Upsample(arch, name=name)(x)
+        return x
 
 
 class UNet(nn.Module):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import chex
 import jax
@@ -77,9 +77,9 @@ class CompiledChain:
         shape: tuple[int, ...],
         mesh: Mesh,
     ) -> None:
-        self.mesh, self.times = mesh, np.append(transitions.now.t, transitions.next.t[-1])
+        self.mesh, self.times = mesh, np.append(transitions.now.t, np.asarray(transitions.next.t)[-1])
         self.moves: IndexedTransitions = (
-            np.arange(len(transitions.beta)),
+            np.arange(transitions.num_steps),
             jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
         )
         whole, cut = replicated(mesh), split(mesh)
@@ -105,7 +105,7 @@ class CompiledChain:
         self.take = jax.jit(
             take,
             in_shardings=(whole, cut, cut, cut, whole, whole),
-            out_shardings=(cut, StepInfo(cut, whole)),
+            out_shardings=(cut, StepInfo._make((cut, whole))),
             donate_argnums=2,
         )
 
@@ -221,6 +221,20 @@ class Chain:
         return labels[indices % len(labels)]
 
 
+@overload
+def draw(
+    chain: Chain, params: chex.ArrayTree, *, seed: int, indices: ArrayLike, batch_size: int, sink: None = None
+) -> np.ndarray: ...
+@overload
+def draw(
+    chain: Chain,
+    params: chex.ArrayTree,
+    *,
+    seed: int,
+    indices: ArrayLike,
+    batch_size: int,
+    sink: Callable[[np.ndarray, np.ndarray], object],
+) -> None: ...
 def draw(
     chain: Chain,
     params: chex.ArrayTree,

@@ -10,10 +10,10 @@ import flax.linen as nn
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
 from ddpm_jax.config import flatten, to_json
+from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.models import ParametricDenoiser
@@ -51,7 +51,7 @@ def kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
 
 def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Opened | None = None) -> ParametricDenoiser:
     """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
-    guide = classifier and factory.classifier(classifier.config, classifier.model)
+    guide = factory.classifier(classifier.config, classifier.model) if classifier else None
     return factory.denoiser(config, model, classifier=guide)
 
 
@@ -81,7 +81,7 @@ def chain_of(
     mesh: Mesh,
     sampler: Sampler | None = None,
     classifier: Opened | None = None,
-    inpainting: tuple[ArrayLike, ArrayLike] | None = None,
+    inpainting: tuple[AnyArray, AnyArray] | None = None,
 ) -> Chain:
     """The `Chain` that a configuration describes.
 

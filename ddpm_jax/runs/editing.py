@@ -163,7 +163,7 @@ def interpolation(run: "Run", a: ArrayLike, b: ArrayLike, *, num_images: int = 9
     """
     encode, decode = flow(run, num_steps=num_steps)
     noises = encode(np.stack([a, b]))
-    return to_uint8(decode(spherical(*noises, np.linspace(0, 1, num_images, dtype=np.float32))))
+    return to_uint8(decode(spherical(noises[0], noises[1], np.linspace(0, 1, num_images, dtype=np.float32))))
 
 
 def interpolate(

@@ -20,7 +20,7 @@ from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
 from ddpm_jax.errors import UserError, check_counts, listed
-from ddpm_jax.factory.models import ParametricDenoiser
+from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw
 from ddpm_jax.runs.configured import chain_of, denoiser_of, kinship, labels_of, names_of
 from ddpm_jax.runtime.devices import device_mesh, replicated
@@ -76,11 +76,11 @@ class Run:
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
         self.classifier: Run | None = None
-        self.inpainting: tuple[ArrayLike, ArrayLike] | None = None
+        self.inpainting: tuple[np.ndarray, np.ndarray] | None = None
         self._compiled: dict[factory.ChainProgram, CompiledChain] = {}
         self._log_probs: dict[int, Any] = {}  # by the number of samples of the weights
 
-    def _shapes(self, network: nn.Module | None, stored: dict[str, Any]) -> Any:
+    def _shapes(self, network: nn.Module | None, stored: dict[str, Any]) -> Params:
         """The shapes of the parameters that a configuration (JSON) describes, replicated on every device."""
         config = from_json(stored)
         model = factory.network(config, network)
@@ -127,8 +127,8 @@ class Run:
         clashes = changes(*kinship(self.config, classifier.config))
         if clashes:
             raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
-        own = self.params["denoiser"] if self.classifier else self.params
-        self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
+        own, self.classifier = self._own_params(), classifier
+        self.params = {"denoiser": own, "classifier": classifier.params}
         self._compiled.clear()
         return self
 
@@ -139,7 +139,7 @@ class Run:
           image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
           known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask` reads one).
         """
-        self.inpainting = (image, known)
+        self.inpainting = (np.asarray(image), np.asarray(known))
         self._compiled.clear()
         return self
 
@@ -178,7 +178,7 @@ class Run:
 
         A run that is moved, renamed or copied keeps them; one that is trained further, or trained again, has others.
         """
-        settings, own = to_json(self.config), self.params["denoiser"] if self.classifier else self.params
+        settings, own = to_json(self.config), self._own_params()
         groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
         return integrity.fingerprint(own, groups)
 
@@ -283,6 +283,13 @@ class Run:
         with progress_bar(chain.num_steps, "trajectory", unit="step") as bar:
             options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
             return chain.frames(self.params, jax.random.key(seed), **options)
+
+    def _own_params(self) -> Params:
+        """The parameters of the run's own network, without those of a classifier that guides it."""
+        if self.classifier is None:
+            return self.params
+        assert isinstance(self.params, dict), "`guide` sets both"
+        return self.params["denoiser"]
 
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""

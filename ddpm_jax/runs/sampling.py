@@ -59,7 +59,7 @@ def sample_run(
     chain = run.chain(num_steps)
     if is_folder or not out.suffix:
         indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
-        settings = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
+        settings: dict[str, Any] = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_steps, "labels": [*run.labels()]}
         settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)

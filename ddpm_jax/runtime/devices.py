@@ -5,11 +5,10 @@ mean over a sharded batch is the mean over the whole batch, and a state split ov
 is used. On many hosts every process runs the same program; only the first one writes files.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, overload
 
 import absl.logging
-import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -36,7 +35,7 @@ def all_devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter, without a message, if JAX has no code for the kind
-        asked = jax.config.jax_platforms
+        asked = jax.config.jax_platforms  # pyrefly: ignore[missing-attribute]  # jax adds it while it is imported
         if not asked:
             raise
         reason = f" ({first_line(error).partition(' (set JAX_')[0]})" if str(error) else ""
@@ -52,10 +51,10 @@ def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -
     Raises:
       UserError: the number of devices is not a multiple of it, or JAX finds no device.
     """
-    devices = np.array(devices if devices is not None else all_devices())
-    if devices.size % fsdp:
-        raise UserError(f"config.mesh.fsdp={fsdp} does not divide {devices.size} devices")
-    return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"))
+    chosen = np.array(devices if devices is not None else all_devices())
+    if chosen.size % fsdp:
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide {chosen.size} devices")
+    return Mesh(chosen.reshape(-1, fsdp), ("data", "fsdp"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -85,7 +84,11 @@ def sharded(mesh: Mesh, tree: ShapeTree) -> ShardingTree:
     return jax.tree.map(of, tree)
 
 
-def global_batch(mesh: Mesh, batch: chex.ArrayTree) -> chex.ArrayTree:
+@overload
+def global_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array: ...
+@overload
+def global_batch(mesh: Mesh, batch: Mapping[str, object]) -> dict[str, jax.Array]: ...
+def global_batch(mesh: Mesh, batch: Any) -> Any:
     """A tree of host arrays (this process's part of the batch) as global arrays, split over the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
 

@@ -33,7 +33,7 @@ def progress_bar(total: int, name: str, *, unit: str, **options: Any) -> tqdm:
     """
     lively = on_terminal() or in_notebook()
     options = {"disable": not is_first(), "mininterval": 0.1 if lively else 30.0, "leave": not in_notebook(), **options}
-    width = {"ncols": 80, "nrows": 24} if _without_width() else {"dynamic_ncols": True}
+    width: dict[str, Any] = {"ncols": 80, "nrows": 24} if _without_width() else {"dynamic_ncols": True}
     return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, **{**width, **options})
 
 

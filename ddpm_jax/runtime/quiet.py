@@ -48,7 +48,7 @@ def quieten_orbax() -> None:
     with contextlib.suppress(ImportError):  # a version without this module closes its loops differently
         from orbax.checkpoint._src import asyncio_utils
 
-        asyncio_utils.asyncio = _OrbaxAsyncio("asyncio")
+        asyncio_utils.asyncio = _OrbaxAsyncio("asyncio")  # pyrefly: ignore[bad-assignment]  # it stands for the module
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
@@ -65,6 +65,8 @@ def _is_not_orbax(record: logging.LogRecord) -> bool:
 def _orbax_folder() -> str:
     """The folder of Orbax's modules, with a slash at the end."""
     spec = importlib.util.find_spec("orbax.checkpoint")
+    assert spec is not None, "Orbax is installed"
+    assert spec.submodule_search_locations is not None, "it is a package"
     return os.path.join(next(iter(spec.submodule_search_locations)), "")
 
 
@@ -113,7 +115,7 @@ def unless_loaded(package: str) -> Iterator[None]:
     """
     hidden = package not in sys.modules
     if hidden:
-        sys.modules[package] = None
+        sys.modules[package] = None  # pyrefly: ignore[unsupported-operation]  # None makes an import of it fail
     try:
         yield
     finally:

@@ -122,7 +122,7 @@ class Checkpoints:
           UserError: there are checkpoints and all are damaged; or one cannot be read, or holds another network.
         """
         step, restored = newest_whole(self.folder, partial(self._read, target=target))
-        if restored is None:
+        if step is None or restored is None:
             return None
         if is_first():
             _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])

@@ -198,7 +198,7 @@ def _form(leaf: Leaf) -> str:
 def _digest(leaf: np.ndarray) -> str:
     """Returns the type, shape and SHA-256 of an array's values."""
     values = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
-    return f"{_form(leaf)} {hashlib.sha256(values).hexdigest()}"
+    return f"{_form(leaf)} {hashlib.sha256(values.data).hexdigest()}"
 
 
 def _sha256_of_json(content: Any) -> str:

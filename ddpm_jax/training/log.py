@@ -185,7 +185,7 @@ class RunLog:
             "step": steps[-1],
             **mean,
             **quarters,
-            "learning_rate": float(self._learning_rate(steps[-1] - 1)),
+            "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1))),
             "steps_per_s": per_second,
             "images_per_s": per_second * self._batch_size,
         }
@@ -205,6 +205,7 @@ class RunLog:
 
     def _to_board(self, step: int, **content: Summary | SessionLog) -> None:
         """Writes an event to TensorBoard's file; `content` is one field of `Event`."""
+        assert self._board is not None, "only the first process writes"
         self._board.write_event(Event(wall_time=time.time(), step=step, **content))
         self._board.flush()
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -53,12 +52,12 @@ def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     folder = Path(workdir).resolve() / "checkpoints"
     read = lambda step: stored_record(folder / str(step))
     record = newest_whole(folder, read, check=read)[1]
-    return record and record.config
+    return record.config if record else None
 
 
 def restore_params(
-    workdir: str | os.PathLike[str], shapes_of: Callable[[dict[str, Any]], Tree], *, name: str
-) -> tuple[int, dict[str, Any], chex.ArrayTree]:
+    workdir: str | os.PathLike[str], shapes_of: Callable[[dict[str, Any]], Content], *, name: str
+) -> tuple[int, dict[str, Any], Content]:
     """Reads the configuration and the parameters from the newest undamaged checkpoint, for sampling.
 
     Args:
@@ -75,7 +74,7 @@ def restore_params(
     """
     folder = Path(workdir).resolve() / "checkpoints"
 
-    def read(step: int) -> tuple[dict[str, Any], chex.ArrayTree]:
+    def read(step: int) -> tuple[dict[str, Any], Content]:
         path = folder / str(step)
         record = stored_record(path)
         target = {name: _shapes(shapes_of, record, path)}
@@ -88,7 +87,7 @@ def restore_params(
         return record.config, restored[name]
 
     step, found = newest_whole(folder, read)
-    if found is None:
+    if step is None or found is None:
         raise UserError(f"{workdir} has no checkpoint yet; train first, or wait for the first save")
     return step, *found
 
@@ -141,7 +140,9 @@ def note_unverified(record: integrity.Record, path: Path, consequence: str = "")
 def _check_alone(path: Path) -> None:
     """Checks a whole checkpoint without the other processes, in parts, as it may not fit on the first host."""
     checkpointer, record = _alone(ocp.PyTreeCheckpointHandler), stored_record(path)
-    leaves, tree = jax.tree.flatten(checkpointer.metadata(path / "state").item_metadata.tree)
+    metadata = checkpointer.metadata(path / "state").item_metadata
+    assert metadata is not None, "it is that of a tree"
+    leaves, tree = jax.tree.flatten(metadata.tree)
     for part in _parts([math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves]):
         kinds = [np.ndarray if i in part else type(ocp.PLACEHOLDER) for i in range(len(leaves))]
         items = [leaf if i in part else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]

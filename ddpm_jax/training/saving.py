@@ -75,7 +75,7 @@ class Saves:
             return
         # A second signal must not wait for another save, and the files of a failed save may still be being written.
         if whole and isinstance(error, Exception) and int(self.latest.step) != self._begun:
-            self._rescue(last)
+            self._rescue(self.latest, last)
         elif is_first() or not together:
             print(f"note: {_unsaved(last)}", file=sys.stderr, flush=True)
 
@@ -97,18 +97,20 @@ class Saves:
           DivergedError: its parameters are not finite.
           UserError: this save or the one before cannot be written.
         """
-        if not np.isfinite(_norm((self.latest.params, self.latest.ema_params))):
-            raise DivergedError("parameters became infinite", int(self.latest.step))
-        self._checkpoints.save(self.latest, self._config)
-        self._begun, self._last_time = int(self.latest.step), time.monotonic()
+        latest = self.latest
+        assert latest is not None, "a step was taken"
+        if not np.isfinite(_norm((latest.params, latest.ema_params))):
+            raise DivergedError("parameters became infinite", int(latest.step))
+        self._checkpoints.save(latest, self._config)
+        self._begun, self._last_time = int(latest.step), time.monotonic()
 
     def wait(self) -> None:
         """Waits until the last save is on disk; raises as `save`."""
         self._checkpoints.wait()
 
-    def _rescue(self, last: int | None) -> None:
+    def _rescue(self, latest: TrainState, last: int | None) -> None:
         """Saves the latest state, which all processes have, and prints this; `last` is the newest step on disk."""
-        step = int(self.latest.step)
+        step = int(latest.step)
         try:
             with contextlib.suppress(UserError):  # the disk of the log may be full and that of the checkpoints not
                 self._log.flush()

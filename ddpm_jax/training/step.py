@@ -8,14 +8,13 @@ comes from the key `fold_in(state.key, state.step)`, which is split by name, wit
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import chex
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
 from ddpm_jax.diffusion.schedules import Transition
@@ -108,7 +107,7 @@ def draw_examples(spec: TrainSpec, batch: Batch, key: Array, *, times_state: che
       key: the key `[]` of the step.
       times_state: the state of `spec.times`.
     """
-    batch_size, num_timesteps = len(batch["image"]), len(spec.transitions.beta)
+    batch_size, num_timesteps = len(batch["image"]), spec.transitions.num_steps
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
     times, weight = spec.times.draw(times_state, stream(key, "times"), batch_size)
     transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], spec.transitions)
@@ -116,7 +115,7 @@ def draw_examples(spec: TrainSpec, batch: Batch, key: Array, *, times_state: che
     return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
 
-def check_batch(batch: Mapping[str, ArrayLike]) -> None:
+def check_batch(batch: Mapping[str, Any]) -> None:
     """Raises a `UserError` if a batch is not `{"image": uint8 [B, H, W, C], "label": integers [B]}`.
 
     It reads only shapes and types, so a compiled step makes this check once, while it is traced.
@@ -240,9 +239,10 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
     step = state.step + 1
     with jax.named_scope("ema"):
         ema_params = ema_update(state.ema_params, params, step=step, decay=spec.ema_decay)
-    times = spec.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
+    t = jnp.asarray(examples.transition.now.t, jnp.int32)
+    times = spec.times.update(state.times, t, terms["loss"])
     with jax.named_scope("metrics"):
-        metrics = summarise(terms, grads, examples, num_timesteps=len(spec.transitions.beta))
+        metrics = summarise(terms, grads, examples, num_timesteps=spec.transitions.num_steps)
     state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
     return state, metrics
 

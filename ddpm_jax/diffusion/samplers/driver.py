@@ -124,7 +124,7 @@ def sample(
     """
     chex.assert_equal_shape_prefix([keys, x_T], 1)
     chex.assert_rank(transitions.beta, 1)
-    moves = (jnp.arange(len(transitions.beta)), transitions)
+    moves = (jnp.arange(transitions.num_steps), transitions)
     keep = (lambda state, info: state.x) if trajectory else None
     end = advance(sampler, denoise, keys, state=sampler.init(x_T), moves=moves, keep=keep)
     return jnp.concatenate([x_T[None], end.kept]) if trajectory else end.state.x

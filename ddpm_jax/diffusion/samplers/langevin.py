@@ -24,10 +24,10 @@ def langevin_step(x: AnyArray, slope: AnyArray, keys: Array, *, delta: Real) -> 
       delta: step size, above 0; `[]` or `[B]`.
     """
     delta = expand_like(jnp.asarray(delta, x.dtype), x)
-    return x + delta / 2 * slope + jnp.sqrt(delta) * noise_like(keys, x)
+    return jnp.add(x, delta / 2 * slope) + jnp.sqrt(delta) * noise_like(keys, x)
 
 
-def langevin_corrector(predictor: Sampler, *, snr: float = 0.16, num_steps: int = 1) -> Sampler:
+def langevin_corrector(predictor: Sampler, *, snr: float | Array = 0.16, num_steps: int = 1) -> Sampler:
     """Any sampler, with Langevin steps at each new level (Song et al. 2021, algorithm 5, predictor-corrector).
 
     The step size is `delta = 4 (1 - beta) (snr sigma)**2`. Algorithm 5 measures `|z| / |score|` in place of sigma,

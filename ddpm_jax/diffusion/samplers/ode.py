@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 def ode_coordinates(x: AnyArray, level: NoiseLevel) -> tuple[Array, Real]:
     """`(x_bar, s)`: the image divided by the signal, `[B, ...]`, and the noise divided by the signal."""
-    return x / expand_like(level.signal, x), level.sigma / level.signal
+    return jnp.divide(x, expand_like(level.signal, x)), level.sigma / level.signal
 
 
 def ode_slope(denoise: Denoiser, x_bar: Array, level: NoiseLevel) -> Array:

@@ -35,7 +35,7 @@ def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: 
             moved, info = predictor.step(denoise, down, state, transition)
             given = q_sample(image_like, noise_like(known_noise, state.x), transition.next)
             info = info._replace(evaluations=jnp.asarray(info.evaluations, jnp.int32))
-            return moved._replace(x=known * given + (1 - known) * moved.x), info
+            return moved._replace(x=jnp.multiply(known, given) + (1 - known) * moved.x), info
 
         def again(i: Array, before: tuple[SamplerState, StepInfo]) -> tuple[SamplerState, StepInfo]:
             """Returns to the start of the step by the forward process, and takes the step again."""
