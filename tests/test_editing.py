@@ -110,7 +110,7 @@ def picture(folder, size, name="other.png"):
         (["--inpaint={wide}", "--mask={mask}"], "the image {wide} is 9x8 and the model's images are 8x8"),
         (["--inpaint={a}", "--mask={black}"], "the mask {black} is black all over"),
         (["--inpaint=absent.png", "--mask={mask}"], "cannot read the image absent.png: No such file"),
-        (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate are two things"),
+        (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate cannot be combined"),
         (["--interpolate={a}"], "--interpolate takes two pictures"),
         (["--interpolate={a},{b}", "--num_images=1"], "--num_images of 2 or more"),
         (["--interpolate={a},{b}", "--out=x.npz"], "an interpolation is a row, .png, or a moving picture, .gif"),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def run(*command):
         (["train.py", "--confg.x=2"], "Did you mean: config"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc: it must be a whole number"),
         (["train.py", "--config.sample.eta=abc"], "--config.sample.eta=abc: it must be a number"),
-        (["train.py", "--data.path=x"], "--data.path: a key of the configuration is written --config.data.path=VALUE"),
+        (["train.py", "--data.path=x"], "--data.path is a key of the configuration: write it as --config.data.path="),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
         (["train.py", "--config=configs/xyz.py"], "the experiments are base, celeba, "),
         (["train.py", "--config={tmp}/celebs.py"], "did you mean --config=celeba?"),
@@ -160,6 +161,15 @@ def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
     assert "--num_images" in shown.stdout
     assert "--coordinator" in shown.stdout
     assert "--verbosity" not in shown.stdout
+    assert "  python sample.py --workdir=DIR" in shown.stdout
+    assert not re.search(r"\(default: the run's\)\.\s+\(default", shown.stdout)
+
+
+def test_help_shows_the_command_in_the_form_in_which_the_program_was_started(tmp_path):
+    command, environment = [sys.executable, "-m", "ddpm_jax.commands.sample"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run([*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert "  python -m ddpm_jax.commands.sample --workdir=DIR" in shown
+    assert "sample.py" not in shown
 
 
 @pytest.mark.parametrize(

@@ -215,14 +215,15 @@ def test_a_run_that_names_no_images_asks_for_them(tmp_path):
     save(tmp_path, tiny_config(data__source="folder", data__path=""))
     outcome = run_program("evaluate.py", f"--workdir={tmp_path}")
     assert outcome.status == 1
-    assert outcome.err == f"error: {tmp_path} names no images to measure it with: say --data_path=FOLDER\n"
+    said = "has no images of its own: give a folder with --data_path=FOLDER"
+    assert outcome.err == f"error: the run in {tmp_path} {said}\n"
 
 
 def test_digits_have_no_other_folder(tmp_path):
     save(tmp_path, tiny_config())
     outcome = run_program("evaluate.py", f"--workdir={tmp_path}", "--data_path=nowhere")
     assert outcome.status == 1
-    assert outcome.err.startswith("error: --data_path is for runs of a folder or of tensorflow-datasets;")
+    assert outcome.err.startswith("error: --data_path does not apply to this run: the digits are built in;")
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read.*")

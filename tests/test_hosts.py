@@ -164,5 +164,5 @@ def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     output = processes[0].communicate(timeout=DEADLOCK)[0]
     processes[1].kill()
     assert processes[0].returncode not in (0, None)
-    assert "lost touch with the other processes" in output or "another task died" in output, output[-2000:]
+    assert "the connection to the other processes was lost" in output or "another task died" in output, output[-2000:]
     processes[1].communicate()

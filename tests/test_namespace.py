@@ -211,7 +211,7 @@ def test_what_is_given_in_place_of_an_object_is_one_line(workdirs, tmp_path):
     for count in (0, -1, 1.5):
         with pytest.raises(UserError, match=rf"^num_images={count} must be a whole number of at least 1$"):
             run.draw(count)
-    with pytest.raises(UserError, match="^num_frames=0 must be"):
+    with pytest.raises(UserError, match=r"^num_frames=0 must be"):
         run.trajectory(1, num_frames=0)
     with pytest.raises(UserError, match=r"^there is no run in \S+/tol; did you mean \S+/told\? Or train one with: "):
         dj.Run(workdirs / "tol")

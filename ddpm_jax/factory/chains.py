@@ -116,7 +116,7 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
 
 
 def check_sampling(config: ConfigDict) -> None:
-    """Raises a `UserError` if `config.sample` names no known sampler or grid, or a setting does not suit the sampler."""
+    """Raises a `UserError` if `config.sample` names an unknown sampler or grid, or a setting does not suit them."""
     sampler(config)
     named(GRIDS, config.sample.grid, "sample.grid")
 

@@ -90,7 +90,7 @@ def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hin
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert main([name, f"--data_dir={tmp_path}"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: lsun comes in 30 configurations")
+    assert error.startswith("error: lsun has 30 configurations")
     assert hint in error
 
 
