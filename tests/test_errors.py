@@ -120,7 +120,7 @@ def run(*command):
         (["train.py", "--config", "{tmp}/own.py"], "there is no experiment 'bass'; did you mean 'base'?"),
         (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
         (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
-        (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must lie from 0"),
+        (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must be at least 0"),
         (["train.py", "--config={tmp}/broken.py"], "cannot read the configuration file: SyntaxError: "),
         (["train.py", "--config={tmp}/empty.py"], "defines no function get_config()"),
         (["sample.py", "--workdir=no_such_run"], "python train.py --workdir=no_such_run"),
@@ -150,7 +150,7 @@ def test_a_device_that_is_not_here_is_named_before_any_work(platform, monkeypatc
         pytest.skip(f"there is a {platform} device here")
     result = run("train.py", f"--workdir={tmp_path / 'run'}")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith(f"error: JAX_PLATFORMS={platform} asks for a device that is not")
+    assert result.stderr.splitlines()[-1].startswith(f"error: JAX_PLATFORMS={platform} asks for a device that this")
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -181,9 +181,9 @@ def test_help_shows_the_command_in_the_form_in_which_the_program_was_started(tmp
         ({"data__source": "floppy"}, "data.source='floppy' is not one of"),
         ({"data__split": "tset"}, "data.split='tset' is not one of"),
         ({"data__image_size": 9, "model__channel_mult": (1, 1)}, "cannot be halved"),
-        ({"train__batch_size": 12}, "does not divide over 8 devices"),
+        ({"train__batch_size": 12}, "images cannot be divided evenly over 8 devices"),
         ({"diffusion__schedule": "lineal"}, "is not one of: linear"),
-        ({"diffusion__beta_end": 2.0}, "makes no noise schedule"),
+        ({"diffusion__beta_end": 2.0}, "does not define a valid noise schedule"),
         ({"diffusion__target": "noise"}, "is not one of: eps"),
         ({"loss__times": "sometimes"}, "is not one of: uniform"),
         ({"loss__weight": "heavy"}, "is not one of: eps"),

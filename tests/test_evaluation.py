@@ -204,7 +204,9 @@ def test_a_result_that_is_not_finite_is_one_line_and_not_written(name, value, me
     for key in [key for key, of in good.items() if not isinstance(of, str)]:
         broken = {**good, key: last_replaced(good[key], value)}
         monkeypatch.setitem(ALL_METRICS, name, lambda *args, broken=broken, **kwargs: broken)
-        with pytest.raises(UserError, match=f"^{name}: {key} not finite, so nothing was written: ") as caught:
+        with pytest.raises(
+            UserError, match=rf"^{name} was not written, because it is not finite \({key}\): "
+        ) as caught:
             evaluate(measured.run, [name], source=measured.source, num_images=NUM_IMAGES)
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == before

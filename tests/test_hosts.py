@@ -151,7 +151,7 @@ def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert "step 3 is saved; the same command resumes from there" in first
     assert f"error: cannot write {tmp_path / 'previews'}" in first
-    assert "error: the first process failed, and says why" in second
+    assert "error: the first process failed; its own message says why" in second
 
 
 @pytest.mark.slow

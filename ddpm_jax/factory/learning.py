@@ -80,7 +80,8 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
     part = config.train.batch_size // config.train.accumulation
     if part % num_samples:
         raise UserError(
-            f"config.posterior.samples_per_step={num_samples} must divide the {part} images of a step's part"
+            f"config.posterior.samples_per_step={num_samples} must divide the {part} images of one part of a "
+            "batch, which are batch_size / accumulation"
         )
 
     def fit_part(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
@@ -103,8 +104,8 @@ def _denoiser_objective(config: ConfigDict, model: nn.Module) -> Objective:
     make = named(LOSSES, config.loss.kind, "loss.kind")
     if config.diffusion.learned_variance != (config.loss.kind != "simple"):
         raise UserError(
-            "a learned variance is trained by the bound: set config.diffusion.learned_variance=True together with "
-            "config.loss.kind=hybrid or vlb, and False with simple"
+            "a learned variance is trained with the variational bound: set config.diffusion.learned_variance=True "
+            "together with config.loss.kind=hybrid or vlb, and False with simple"
         )
     weight = named(WEIGHTS, config.loss.weight, "loss.weight")
     loss = make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)

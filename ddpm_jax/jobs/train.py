@@ -179,7 +179,9 @@ class Previews:
             params = jax.device_put(params, replicated(self._mesh))
             images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
             if not np.isfinite(images).all():
-                self._log.say(f"note: no preview by the {name} parameters: its short chain left the finite numbers")
+                self._log.say(
+                    f"note: no preview with the {name} parameters: the images of its short chain are not finite"
+                )
                 continue
             self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=int(state.step))
         self._log.restart_clock()
@@ -195,7 +197,7 @@ def _with_class_names(config: ConfigDict, stored: dict[str, Any] | None) -> tupl
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)
         if stored and labels.names:
-            print(f"note: the run had no class names; it keeps those of the data from here on: {listed(labels.names)}",
+            print(f"note: the run had no class names; it uses those of the data from now on: {listed(labels.names)}",
                   flush=True)  # fmt: skip
     return config, source
 
@@ -205,7 +207,7 @@ def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdi
     if stored is None:
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
-        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from here on", flush=True)
+        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from now on", flush=True)
 
 
 def _short(value: object) -> str:
@@ -218,12 +220,13 @@ def _note_doubts(config: ConfigDict) -> None:
     warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
     if warmup >= last:
         print(
-            f"note: optim.warmup_steps={warmup} of train.num_steps={last}: the learning rate is never reached",
+            f"note: optim.warmup_steps={warmup} is not below train.num_steps={last}, so the learning rate never "
+            "reaches its peak",
             flush=True,
         )
     if left > 0.01:
         print(
-            f"note: {left:.0%} of an image's power is left at t = T, where sampling starts from noise alone: raise "
+            f"note: {left:.0%} of an image's power remains at t = T, but sampling starts from pure noise: raise "
             "diffusion.num_timesteps or diffusion.beta_end",
             flush=True,
         )

@@ -68,7 +68,7 @@ class Run:
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = factory.network(self.config)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
-            raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
+            raise UserError(f"the weights in {workdir} have other names than in this version: train the run again")
         self.classifier: Run | None = None
         self.inpainting: tuple[ArrayLike, ArrayLike] | None = None
         self._compiled: dict[str | int, Any] = {}  # chains by their settings, log_probs by the number of samples
@@ -93,7 +93,7 @@ class Run:
             if key not in config.sample:
                 near = difflib.get_close_matches(key, config.sample, n=1)
                 known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(config.sample)}"
-                raise UserError(f"there is no setting {key!r} of sampling; {known}")
+                raise UserError(f"there is no sampling setting {key!r}; {known}")
             if key == "labels" and value is not None and not isinstance(value, str):
                 value = ",".join(f"#{int(label)}" for label in np.ravel(value))
             if value is not None:
@@ -115,10 +115,12 @@ class Run:
           UserError: that run is not a classifier, or its images, its noise schedule or its classes are others.
         """
         if classifier.config.task != "classify":
-            raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
+            raise UserError(f"{classifier.workdir} is not the run of a classifier: train one with config.task=classify")
         clashes = changes(*_kinship(self.config, classifier.config))
         if clashes:
-            raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
+            raise UserError(
+                f"{classifier.workdir} classifies other images than {self.workdir} draws: {in_words(clashes)}"
+            )
         own = self.params["denoiser"] if self.classifier else self.params
         self.classifier, self.params = classifier, {"denoiser": own, "classifier": classifier.params}
         self._compiled.clear()
@@ -148,7 +150,7 @@ class Run:
         source, labels = factory.source(config), config.labels
         names = usable_names(source, labels.num_classes)
         if names and not labels.names and names != tuple(map(str, range(len(names)))):
-            print(f"note: the run has no class names; those of the data are taken, from 0: {listed(names)}", flush=True)
+            print(f"note: the run has no class names; those of the data are used, from 0: {listed(names)}", flush=True)
         return source
 
     @property
@@ -196,7 +198,7 @@ class Run:
           UserError: the run is not a classifier.
         """
         if self.config.task != "classify":
-            raise UserError(f"{self.workdir} holds a denoiser, which tells no classes")
+            raise UserError(f"{self.workdir} is the run of a denoiser, which does not predict classes")
         name, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
         if name not in self._compiled:
             samples = factory.classifier_samples(copy.deepcopy(self.config), self.model)
@@ -257,7 +259,7 @@ class Run:
         """
         check_counts(num_images=num_images, num_frames=num_frames)
         chain = self.chain(num_steps)
-        with progress_bar(chain.num_moves, "trajectory", unit="move") as bar:
+        with progress_bar(chain.num_moves, "trajectory", unit="step") as bar:
             key, indices = jax.random.key(seed), np.arange(num_images)
             frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
         return chain.frame_times(num_frames), frames
@@ -266,7 +268,7 @@ class Run:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(
-                f"{self.workdir} holds a classifier, which draws no images; give it as --classifier_workdir"
+                f"{self.workdir} is the run of a classifier, which cannot draw images; give it as --classifier_workdir"
             )
 
 
@@ -305,7 +307,7 @@ def labels_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[int
       UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
     """
     if classifier and config.sample.labels == "none":
-        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
+        raise UserError("--labels=none cannot be combined with a classifier; choose a class for it")
     num_classes = (classifier.config if classifier else config).labels.num_classes
     return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
 

@@ -90,11 +90,11 @@ MISTAKES = {
     "two": (["a", "b", "--out={tmp}/run"], "'b' is not a flag"),
     "no out": (["a"], "--out is missing: The directory to write: a run or"),
     "no file": (["{tmp}/nothing.pt", "--out={tmp}/run"], "there is no file"),
-    "no model": (["{tmp}/empty", "--out={tmp}/run"], "holds no diffusers model: it needs config.json"),
+    "no model": (["{tmp}/empty", "--out={tmp}/run"], "contains no diffusers model: it needs config.json"),
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
     "run": (
         ["{tmp}/run", "--out={tmp}/out"],
-        "run is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to write it as a",
+        "run is a run already, which sample.py can draw from: add --to=diffusers to convert it into a",
     ),
     "foreign out": (
         ["{tmp}/foreign", "--to=diffusers", "--out={tmp}/out"],
@@ -105,7 +105,10 @@ MISTAKES = {
         "published weights and not a run: leave",
     ),
     "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "not a complete file of weights"),
-    "unknown": (["{tmp}/other.safetensors", "--out={tmp}/run"], "weights of no known network: its first tensors are a"),
+    "unknown": (
+        ["{tmp}/other.safetensors", "--out={tmp}/run"],
+        "weights of an unknown network: its first tensors are a",
+    ),
     "heads": (["{golden}/improved_uncond.safetensors", "--out={tmp}/run", "--image_size=8", "--num_heads=5"], "divide"),
     "timesteps": (
         ["{golden}/classifier.safetensors", "--out={tmp}/run", f"--num_timesteps={10**13}"],
@@ -116,12 +119,12 @@ MISTAKES = {
     "long out": (["{golden}/classifier.safetensors", f"--out={{tmp}}/{300 * 'a'}"], "File name too long"),
     "params": (["{tmp}/diffusers", "--out={tmp}/run", "--params=raw"], "--params applies only with --to=diffusers"),
     "deep": (["{tmp}/nothing.pt", "--out={tmp}/a/b/run"], "there is no file"),
-    "full first": (["{tmp}/nothing.pt", "--out={tmp}"], "there is something already"),
-    "full first out": (["{tmp}/empty", "--to=diffusers", "--out={tmp}"], "there is something already"),
+    "full first": (["{tmp}/nothing.pt", "--out={tmp}"], "exists already"),
+    "full first out": (["{tmp}/empty", "--to=diffusers", "--out={tmp}"], "exists already"),
     "taken": (["{golden}/improved_uncond.safetensors", "--out={tmp}/empty", "--image_size=8"], None),
-    "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "there is something already"),
-    "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' cannot be expressed"),
-    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads=2 means nothing for diffusers"),
+    "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "exists already"),
+    "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' is not supported"),
+    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads=2 does not apply to diffusers"),
     "hint": (
         ["{tmp}/empty", "--to=diffusers", "--out={tmp}/run", "--num_heads=2"],
         "--num_heads cannot be combined with --to=diffusers",
