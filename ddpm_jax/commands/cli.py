@@ -176,6 +176,7 @@ def _help(module: ModuleType, *, several: bool) -> NoReturn:
     of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
     of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "flags for several processes")
     about = re.sub(r"python (train|sample|evaluate)\.py", lambda found: program(found[1]), module.__doc__ or "")
+    about = about.replace("configs/base.py", _shown("base"))
     try:
         print(f"{about}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
     except BrokenPipeError:

@@ -7,8 +7,8 @@
   python train.py --config=celeba --dry_run        estimates memory and arithmetic without training
   python train.py --config=celeba --dry_run --topology=v5e:4x4    estimates them for a TPU slice, without having it
 
-The same command resumes an interrupted run, with the same result bit for bit. The files of configs/ are the experiments
-of this project: the docstring of each says what it needs, and configs/base.py lists every key with its meaning.
+The same command resumes an interrupted run, with the same result bit for bit. configs/base.py lists every key with its
+meaning; the other files in its folder are the experiments, and the docstring of each says what it needs.
 """
 
 import sys

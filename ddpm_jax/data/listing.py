@@ -41,7 +41,7 @@ class Listing:
             so = (
                 "contain no images and are not classes"
                 if len(self.empty_folders) > 1
-                else "contains no images and is no class"
+                else "contains no images and is not a class"
             )
             which = listed(self.empty_folders, _SHOWN)
             note += f"; {_count(self.empty_folders, 'folder')} {so} ({which})"

@@ -194,7 +194,7 @@ def test_damaged_files_are_unreadable_and_say_why():
 
 def test_decompression_bomb_is_unreadable_before_it_is_unpacked():
     bomb = png(60_000, 60_000, depth=8, colour=2, rows=[])
-    with pytest.raises(UnreadableImageError, match=r"it has 3,600,000,000 pixels, and at most 89,478,485 of"):
+    with pytest.raises(UnreadableImageError, match=r"it has 3,600,000,000 pixels, and at most 89,478,485 are"):
         decode(bomb)
 
 
