@@ -196,7 +196,7 @@ def test_keys_of_a_newer_version_are_refused_in_one_line():
     with pytest.raises(UserError) as caught:
         from_json(stored)
     assert str(caught.value) == (
-        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): a newer "
+        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): it was "
         "written by a newer version; update ddpm_jax"
     )
 

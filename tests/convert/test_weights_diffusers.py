@@ -186,7 +186,7 @@ REFUSED = {
     "up_block_types": (["UpBlock2D", "AttnUpBlock2D"], "is not supported"),
     "downsample_padding": (2, "downsample_padding=2 is not supported"),
     "freq_shift": (0, "(flip_sin_to_cos, freq_shift)=(False, 0) is not supported"),
-    "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be norm_num_groups"),
+    "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be equal to norm_num_groups"),
     "upsample_type": ("resnet", "must be both conv or both resnet"),
     "out_channels": (4, "maps 3 channels to 4"),
 }

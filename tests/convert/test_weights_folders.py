@@ -194,12 +194,12 @@ def test_plain_weights_come_before_variants_which_are_said(foreign, tmp_path):
     write(tmp_path, foreign, name="diffusion_pytorch_model.bf16.safetensors", add=2.0)
     network, _ = understood(tmp_path, {})
     assert added(network, foreign)[0] == 2.0
-    reason = "the variant bf16, not of diffusion_pytorch_model.fp16.safetensors"
+    reason = "the variant bf16, not from diffusion_pytorch_model.fp16.safetensors"
     assert network.notes == (f"{taken}.bf16.safetensors, {reason}",)
     write(tmp_path, foreign, add=3.0)
     network, _ = understood(tmp_path, {})
     assert added(network, foreign)[0] == 3.0
-    assert network.notes[0].startswith(f"{taken}.safetensors, not of diffusion_pytorch_model.bf16.safetensors, ")
+    assert network.notes[0].startswith(f"{taken}.safetensors, not from diffusion_pytorch_model.bf16.safetensors, ")
 
 
 def test_half_precision_and_prefixes_make_the_same_run(foreign, tmp_path):
