@@ -17,10 +17,10 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment, from_json, to_json
-from ddpm_jax.jobs.train import initial, state_shapes
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.loop import state_shapes
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.state import TrainState
 
@@ -62,7 +62,7 @@ def _saved(workdir: Path, settings: dict[str, Any]) -> Saved:
     with Checkpoints(workdir, keep=len(STEPS)) as checkpoints:
         for step, state in states.items():
             config.log.every = step
-            checkpoints.save(state, config)
+            checkpoints.save(state, to_json(config))
             checkpoints.wait()
     configs = {}
     for step in STEPS:
@@ -80,7 +80,7 @@ def _saved(workdir: Path, settings: dict[str, Any]) -> Saved:
 def _init(config: ConfigDict) -> Callable[[jax.Array], TrainState]:
     """A function from a key to the run's state at step 0."""
     model = factory.network(config)
-    return initial(config, model, factory.recipe(config, model, num_images=1))
+    return factory.state_init(config, model, factory.train_spec(config, model, num_images=1))
 
 
 def _random(init: Callable[[jax.Array], TrainState], step: int) -> TrainState:

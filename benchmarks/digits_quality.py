@@ -26,7 +26,7 @@ def main() -> None:
     run = Run(WORKDIR.value)
     chain = run.chain(NUM_STEPS.value)
     samples = draw(chain, run.params, seed=SEED.value, indices=np.arange(NUM), batch_size=100)
-    print(f"{NUM} images against {NUM} training digits, pixels, k = 3; step {run.step:,}, {chain.num_moves} steps")
+    print(f"{NUM} images against {NUM} training digits, pixels, k = 3; step {run.step:,}, {chain.num_steps} steps")
     print(f"{'':<44}precision  recall")
     for name, images in (
         ("samples of the run", samples),

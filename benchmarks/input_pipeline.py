@@ -29,8 +29,8 @@ from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.jobs.train import compiled_step, initial, state_shapes
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
+from ddpm_jax.training.loop import compiled_step, state_shapes
 
 WORKERS = flags.DEFINE_list("workers", "0,1,2", "The numbers of worker processes to measure.")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -82,11 +82,11 @@ def images_per_second(config: ConfigDict) -> float:
 def waiting(config: ConfigDict, mesh: Mesh) -> tuple[float, float]:
     """Seconds per train step, and the share of them, in [0, 1], in which the host waits for its batch."""
     source, model = factory.source(config), factory.network(config)
-    recipe = factory.recipe(config, model, num_images=len(source))
-    init = initial(config, model, recipe)
+    spec = factory.train_spec(config, model, num_images=len(source))
+    init = factory.state_init(config, model, spec)
     shapes = state_shapes(init)
     state = jax.jit(init, out_shardings=sharded(mesh, shapes))(jax.random.key(0))
-    step = compiled_step(recipe, mesh, shapes)
+    step = compiled_step(spec, mesh, shapes)
     with read(config, source) as stream:
         for _ in range(2):
             state, _ = jax.block_until_ready(step(state, global_batch(mesh, next(stream))))

@@ -25,10 +25,10 @@ from absl import flags
 from ddpm_jax import factory
 from ddpm_jax.commands import cli
 from ddpm_jax.config import from_json
-from ddpm_jax.jobs.train import initial, state_shapes
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training import log
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.loop import state_shapes
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.state import TrainState
 
@@ -89,7 +89,7 @@ def record(workdir: Path) -> Record:
     """Everything that must be equal for two runs: the state's arrays and the log without its speeds."""
     config = from_json(stored_config(workdir))
     model = factory.network(config)
-    init = initial(config, model, factory.recipe(config, model, num_images=1))
+    init = factory.state_init(config, model, factory.train_spec(config, model, num_images=1))
     whole = replicated(device_mesh())
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state_shapes(init))
     with Checkpoints(workdir) as checkpoints:

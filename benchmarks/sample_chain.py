@@ -19,7 +19,7 @@ from absl import flags
 from ddpm_jax import factory
 from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
 CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "The name of a configuration in configs/.")

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.commands import cli
 from ddpm_jax.config import experiment
-from ddpm_jax.jobs.train import compiled_step, initial
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
+from ddpm_jax.training.loop import compiled_step
 
 CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "The names of the configurations in configs/ to measure.")
 BATCH_SIZE = flags.DEFINE_integer(
@@ -59,10 +59,10 @@ def measure(name: str) -> None:
     config.train.batch_size = BATCH_SIZE.value or default_batch_size(config)
     config.model.dtype = DTYPE.value or config.model.dtype
     mesh, model = device_mesh(), factory.network(config)
-    recipe = factory.recipe(config, model, num_images=1297)
-    init = initial(config, model, recipe)
+    spec = factory.train_spec(config, model, num_images=1297)
+    init = factory.state_init(config, model, spec)
     state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
-    train_step = compiled_step(recipe, mesh, state)
+    train_step = compiled_step(spec, mesh, state)
     shape = (config.train.batch_size, config.data.image_size, config.data.image_size, config.data.channels)
     batch = {
         "image": np.random.default_rng(0).integers(0, 256, shape, np.uint8),

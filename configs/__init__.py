@@ -1,1 +1,1 @@
-"""Experiments: `base.py` has every key with a comment, the others say what they change."""
+"""Experiments: `base.py` has every key with a comment; the other files set the keys that they change."""

@@ -1,12 +1,13 @@
-"""CelebA 64x64 as Song et al. 2020 (DDIM): 78.7M parameters.
+"""CelebA 64x64, as in Song et al. 2020 (DDIM): 78.7M parameters.
 
 Command: python train.py --config=configs/celeba.py --config.data.path=DIR
-  told an attribute: --config.data.label=attributes/Smiling --config.labels.num_classes=2 --config.labels.dropout=0.1
+  conditioned on an attribute: --config.data.label=attributes/Smiling --config.labels.num_classes=2
+  --config.labels.dropout=0.1
 Data: python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR
   or the folder of aligned images (img_align_celeba, 178x218): --config.data.source=folder --config.data.path=FOLDER
 Hardware: meant for a TPU v3-8 or several modern GPUs.
-Reproduces: the settings of FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000 DDIM steps (table 1 there); not
-  rerun here.
+Reproduces: the settings of FID 3.26 with 1,000 ancestral steps, 3.51 with 1,000 DDIM steps (its table 1); not rerun
+  here.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""CelebA-HQ 256x256 as Ho et al. 2020: 113.7M parameters.
+"""CelebA-HQ 256x256, as in Ho et al. 2020: 113.7M parameters.
 
 Command: python train.py --config=configs/celebahq256.py --config.data.path=DIR
-Data: python -m ddpm_jax.data.prepare celeb_a_hq/256 --data_dir=DIR (needs the raw archives by hand, as
-  tensorflow-datasets says), or a folder of images: --config.data.source=folder --config.data.path=FOLDER
-Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s. On fewer devices: --config.train.accumulation=4,
-  --config.model.remat=True, --config.model.dtype=bfloat16.
+Data: python -m ddpm_jax.data.prepare celeb_a_hq/256 --data_dir=DIR (needs the raw archives, which you download by
+  hand as tensorflow-datasets says), or a folder of images: --config.data.source=folder --config.data.path=FOLDER
+Hardware: meant for a TPU v3-8; the training in the paper ran at 2.2 steps/s. On fewer devices:
+  --config.train.accumulation=4, --config.model.remat=True, --config.model.dtype=bfloat16.
 Reproduces: the settings of the paper's figure 3, after 0.5M steps; not rerun here.
 """
 

@@ -13,7 +13,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The lower half of the CIFAR-10 network, trained to tell the class."""
+    """The encoder and the middle of the CIFAR-10 network, trained to predict the class."""
     config = experiment("cifar10")
     config.name = "cifar10_classifier"
     config.task = "classify"

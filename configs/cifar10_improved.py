@@ -1,4 +1,4 @@
-"""CIFAR-10 as Nichol & Dhariwal 2021: cosine, T = 4000, learned variance, hybrid loss.
+"""CIFAR-10, as in Nichol & Dhariwal 2021: cosine, T = 4000, learned variance, hybrid loss.
 
 Command: python train.py --config=configs/cifar10_improved.py --config.data.path=DIR
   for the best likelihood: --config.loss.kind=vlb --config.loss.times=importance

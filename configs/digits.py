@@ -1,7 +1,7 @@
-"""scikit-learn's handwritten digits, 8x8: the default, so that the whole line can be seen at work on a laptop.
+"""scikit-learn's handwritten digits, 8x8: the default experiment, which shows everything on a laptop.
 
 Command: python train.py
-Hardware: 2 CPU cores, under 5 minutes.
+Hardware: 2 CPU cores, 3 to 6 minutes.
 Reproduces: nothing published.
 """
 

@@ -13,7 +13,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The lower half of the digits' network, trained to tell the class."""
+    """The encoder and the middle of the network of the digits, trained to predict the class."""
     config = experiment("digits")
     config.name = "digits_classifier"
     config.task = "classify"

@@ -13,10 +13,10 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The digits' classifier, unsure of its last layer."""
+    """The classifier of digits with a posterior over its last layer."""
     config = experiment("digits_classifier")
     config.name = "digits_classifier_bayes"
     config.posterior.weights = "last"
     config.posterior.samples_per_step = config.train.batch_size
-    config.train.num_steps = 4000  # its width starts at 0.05 and takes long to grow
+    config.train.num_steps = 4000  # the standard deviation starts at 0.05 and grows slowly
     return config

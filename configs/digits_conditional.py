@@ -1,4 +1,6 @@
-"""The digits with their classes, hidden from one image in ten, for classifier-free guidance (Ho & Salimans 2022).
+"""The digits conditioned on the class, for classifier-free guidance (Ho & Salimans 2022).
+
+One training image in ten gets the null label.
 
 Command: python train.py --config=configs/digits_conditional.py, then
   python sample.py --workdir=runs/digits_conditional --labels=7 --guidance_scale=2
@@ -12,7 +14,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The digits experiment, told the class."""
+    """The digits experiment, conditioned on the class."""
     config = experiment("digits")
     config.name = "digits_conditional"
     config.labels.num_classes = 10

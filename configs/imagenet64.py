@@ -1,4 +1,4 @@
-"""ImageNet 64x64, unconditional, as Nichol & Dhariwal 2021: cosine, T = 4000, learned variance, hybrid loss.
+"""ImageNet 64x64, unconditional, as in Nichol & Dhariwal 2021: cosine, T = 4000, learned variance, hybrid loss.
 
 Command: python train.py --config=configs/imagenet64.py --config.data.path=DIR
   for the best likelihood: --config.loss.kind=vlb --config.loss.times=importance
@@ -14,7 +14,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The ImageNet experiment: the CIFAR-10 one with a deeper network."""
+    """The ImageNet experiment: the improved CIFAR-10 experiment with a deeper network."""
     config = experiment("cifar10_improved")
     config.name = "imagenet64"
     config.data.name = "imagenet_resized/64x64"

@@ -13,7 +13,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """ADM's classifier, for the images and the noise of configs/imagenet64.py."""
+    """ADM's classifier, for the images and the noise schedule of configs/imagenet64.py."""
     config = experiment("imagenet64")
     config.name = "imagenet64_classifier"
     config.task = "classify"

@@ -1,4 +1,6 @@
-"""ImageNet 64x64 with its 1,000 classes, hidden from one image in ten, for classifier-free guidance.
+"""ImageNet 64x64 conditioned on its 1,000 classes, for classifier-free guidance.
+
+One training image in ten gets the null label.
 
 Command: python train.py --config=configs/imagenet64_conditional.py --config.data.path=DIR, then
   python sample.py --workdir=runs/imagenet64_conditional --labels=207 --guidance_scale=1.3
@@ -13,7 +15,7 @@ from ddpm_jax.config import experiment
 
 
 def get_config() -> ConfigDict:
-    """The ImageNet experiment, told the class."""
+    """The ImageNet experiment, conditioned on the class."""
     config = experiment("imagenet64")
     config.name = "imagenet64_conditional"
     config.labels.num_classes = 1000

@@ -1,9 +1,9 @@
-"""LSUN bedroom 256x256 as Ho et al. 2020: 113.7M parameters.
+"""LSUN bedroom 256x256, as in Ho et al. 2020: 113.7M parameters.
 
 Command: python train.py --config=configs/lsun_bedroom.py --config.data.path=DIR
 Data: python -m ddpm_jax.data.prepare lsun/bedroom --data_dir=DIR
   or a folder of images: --config.data.source=folder --config.data.path=FOLDER
-Hardware: meant for a TPU v3-8; the paper's ran at 2.2 steps/s.
+Hardware: meant for a TPU v3-8; the training in the paper ran at 2.2 steps/s.
 Reproduces: the settings of FID 6.36 after 2.4M steps; not rerun here.
 """
 

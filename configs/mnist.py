@@ -1,4 +1,4 @@
-"""MNIST at 32x32 (28x28 digits enlarged), grey: a first model on a GPU.
+"""MNIST in grey at 32x32 (the 28x28 digits are enlarged): a first model on a GPU.
 
 Command: python train.py --config=configs/mnist.py --config.data.path=DIR
 Data: python -m ddpm_jax.data.prepare mnist --data_dir=DIR

@@ -21,7 +21,7 @@ import importlib
 from typing import Any
 
 from ddpm_jax.diffusion import analytic, bayes, time_sampling, timesteps
-from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
+from ddpm_jax.diffusion.arrays import expand_like, image_keys, noise_like, stream
 from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
 from ddpm_jax.diffusion.guidance import (
     classifier_free,
@@ -44,6 +44,7 @@ from ddpm_jax.diffusion.likelihood import (
     prior_term_nats,
 )
 from ddpm_jax.diffusion.losses import (
+    Loss,
     cross_entropy,
     eps_weight,
     l_hybrid,
@@ -60,6 +61,7 @@ from ddpm_jax.diffusion.prediction import (
     Target,
     as_classifier,
     as_denoiser,
+    edm_denoiser,
     eps_from_score,
     eps_from_x_0,
     score,
@@ -69,6 +71,7 @@ from ddpm_jax.diffusion.prediction import (
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     SamplerState,
+    StepInfo,
     Variance,
     advance,
     ancestral,
@@ -105,7 +108,7 @@ _LATER: dict[str, tuple[str, ...]] = {
     "config": ("experiment",),
     "convert.incoming": ("import_weights",),
     "convert.outgoing": ("export_diffusers",),
-    "data": ("Digits", "ImageFolder", "load"),
+    "data": ("ArrayImages", "Digits", "ImageFolder", "Source", "batches", "load"),
     "evaluation.evaluate": ("evaluate", "table"),
     "evaluation.plots": ("live_loss",),
     "jobs.train": ("train",),
@@ -116,6 +119,9 @@ _LATER: dict[str, tuple[str, ...]] = {
     "runs.sampling": ("sample_run", "sample_trajectory"),
     "runtime.images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
     "training.log": ("read_log",),
+    "training.loop": ("Hook",),
+    "training.state": ("TrainState",),
+    "training.step": ("TrainSpec", "train_step"),
 }
 _MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # loaded later too
 _HOME = {name: module for module, names in _LATER.items() for name in names}

@@ -20,7 +20,7 @@ from ddpm_jax.runtime.paths import expanded
 
 # The keys that a checkpoint's meaning depends on. The others (learning rate, dropout, number of steps, logging) may
 # change between two starts, and so may the place of the data and the way of reading it.
-_FIXED = ("task", "seed", "data", "labels", "diffusion", "model", "posterior.weights", "loss.times")
+_FIXED = ("task", "seed", "data", "labels", "diffusion", "network", "model", "posterior.weights", "loss.times")
 _FREE = ("data.path", "data.on_device", "data.num_workers", "data.skip_unreadable", "model.dropout")
 
 # Keys whose values are at least 1.

@@ -43,7 +43,7 @@ def target(sharding=EIGHT):
 def save(workdir, steps, **options):
     with Checkpoints(workdir, **options) as checkpoints:
         for step in steps:
-            checkpoints.save(state_at(step), CONFIG)
+            checkpoints.save(state_at(step), to_json(CONFIG))
     return workdir
 
 
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_moved_aside_and_its_step_saved_again(copy, harm
         assert (step, same(params, state_at(6).ema_params)) == (6, True)
         with Checkpoints(copy.workdir) as checkpoints:
             assert same(checkpoints.restore(target()), state_at(6))
-            checkpoints.save(state_at(8), CONFIG)
+            checkpoints.save(state_at(8), to_json(CONFIG))
         assert str(copy.newest) in capsys.readouterr().err
         assert same(restore(copy.workdir), state_at(8))
         aside = sorted(path.name for path in (copy.workdir / "damaged_checkpoints").iterdir())
@@ -293,7 +293,7 @@ def test_a_save_that_fails_names_the_last_good_checkpoint(copy, monkeypatch, err
     with Checkpoints(copy.workdir) as checkpoints:
         monkeypatch.setattr(checkpoints._manager, "save", fail)
         with pytest.raises(UserError, match=remedy):
-            checkpoints.save(state_at(9), CONFIG)
+            checkpoints.save(state_at(9), to_json(CONFIG))
 
 
 def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch, capsys):
@@ -331,7 +331,7 @@ def test_a_run_is_written_by_one_process_at_a_time(copy):
         assert under_way.exists()
         assert averaged(copy.workdir)[0] == 8
     with Checkpoints(copy.workdir) as checkpoints:
-        checkpoints.save(state_at(9), CONFIG)  # which waits until it is cleared away
+        checkpoints.save(state_at(9), to_json(CONFIG))  # which waits until it is cleared away
         assert not under_way.exists()
 
 

@@ -256,7 +256,7 @@ def test_names_and_numbers_ask_for_the_same_images(conditional):
         ([], "classes of the columns: cat, dog"),
         (["--labels=dog,0"], "classes of the columns: dog, cat"),
         (["--labels=none"], "class: no class"),
-        (["--out={out}/x.npz"], "classes, in turn: cat, dog"),
+        (["--out={out}/x.npz"], "classes in turn: cat, dog"),
     ],
 )
 def test_the_last_line_says_which_class_is_where(conditional, tmp_path, arguments, last):

@@ -78,10 +78,10 @@ def test_the_loss_is_the_negative_elbo_over_the_number_of_images():
     config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__prior_std=0.5)
     model = factory.network(config)
     params = factory.initial_params(config, model)(jax.random.key(0))
-    recipe = factory.recipe(config, model, num_images=50)
+    spec = factory.train_spec(config, model, num_images=50)
     batch = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.arange(8, dtype=np.int32)}
-    examples = draw_examples(recipe, batch, jax.random.key(1), times_state=recipe.times.init())
-    terms, other = (recipe.objective(params, examples, jax.random.key(seed)) for seed in (2, 3))
+    examples = draw_examples(spec, batch, jax.random.key(1), times_state=spec.times.init())
+    terms, other = (spec.objective(params, examples, jax.random.key(seed)) for seed in (2, 3))
     kl = bayes.kl_nats(params, prior_std=0.5).total / 50
     np.testing.assert_allclose(terms["kl"], np.full(8, kl), rtol=1e-6)
     np.testing.assert_allclose(terms["loss"], terms["data_fit"] + terms["kl"], rtol=1e-6)
@@ -95,11 +95,11 @@ def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples
     config = tiny_config(**CLASSIFIER, **changes)
     model = factory.network(config)
     params = factory.initial_params(config, model)(jax.random.key(0))
-    recipe = factory.recipe(config, model, num_images=50)
+    spec = factory.train_spec(config, model, num_images=50)
     batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.full(4, 3, np.int32)}
-    examples = draw_examples(recipe, batch, jax.random.key(1), times_state=recipe.times.init())
+    examples = draw_examples(spec, batch, jax.random.key(1), times_state=spec.times.init())
     examples = jax.tree.map(lambda leaf: leaf[np.zeros(4, int)], examples)
-    fit = np.asarray(recipe.objective(params, examples, jax.random.key(2))["data_fit"])
+    fit = np.asarray(spec.objective(params, examples, jax.random.key(2))["data_fit"])
     assert len(np.unique(fit.round(5))) == num_samples
     np.testing.assert_allclose(fit.reshape(num_samples, -1).std(axis=1), 0, atol=1e-5)
 
@@ -107,7 +107,7 @@ def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples
 def test_samples_of_the_weights_that_do_not_divide_the_batch_are_refused():
     config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__samples_per_step=3, train__batch_size=8)
     with pytest.raises(UserError, match=r"^config.posterior.samples_per_step=3 must divide the 8 images of a step"):
-        factory.recipe(config, factory.network(config), num_images=50)
+        factory.train_spec(config, factory.network(config), num_images=50)
 
 
 @pytest.mark.parametrize("weights", POSTERIORS)

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.prediction import Target, as_denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.jobs import train
-from ddpm_jax.runs.chain import Chain, draw
+from ddpm_jax.runs.chain import Chain, CompiledChain, draw
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run
 from ddpm_jax.training.step import draw_examples
@@ -59,14 +59,9 @@ def test_an_image_has_the_class_that_its_turn_gives_it(places):
 def by_hand(run, label):
     """Twenty images of the network that is told these classes, without any of `factory`'s guidance."""
     apply, target = run.model.apply, Target.EPS
-    chain = Chain(
-        factory.sampler(run.config),
-        lambda params, _, settings: clip_x_0(as_denoiser(apply, {"params": params}, target, label=label)),
-        settings={},
-        transitions=factory.sampling_transitions(run.config, 0),
-        shape=run.shape,
-        mesh=run.mesh,
-    )
+    denoiser = lambda params, _, settings: clip_x_0(as_denoiser(apply, {"params": params}, target, label=label))
+    options = {"transitions": factory.sampling_transitions(run.config, 0), "shape": run.shape, "mesh": run.mesh}
+    chain = Chain(CompiledChain(factory.sampler(run.config), denoiser, **options), {})
     return draw(chain, run.params, seed=0, indices=np.arange(8), batch_size=8)
 
 
@@ -245,7 +240,7 @@ def test_the_network_sees_the_class_unless_it_is_hidden():
             return 0 * x
 
     config = tiny_config(**CONDITIONAL)
-    step = factory.recipe(config, factory.network(config), num_images=1)
+    step = factory.train_spec(config, factory.network(config), num_images=1)
     terms = factory.objective(config, Network(), num_images=1)
     source = Digits("train")
     batch = {name: np.stack([source[i][name] for i in range(400)]) for name in ("image", "label")}

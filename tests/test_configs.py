@@ -143,8 +143,8 @@ def test_every_experiment_builds(name):
     config = experiment(name)
     model = factory.network(config)
     jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
-    recipe = factory.recipe(config, model, num_images=1297)
-    assert len(recipe.transitions.beta) == config.diffusion.num_timesteps
+    spec = factory.train_spec(config, model, num_images=1297)
+    assert len(spec.transitions.beta) == config.diffusion.num_timesteps
     assert not config.train.batch_size % (8 * config.train.accumulation)
     factory.denoiser(config, model)
     factory.sampler(config)(factory.sampler_settings(config))
@@ -180,13 +180,14 @@ TABLES = {
     "posterior.weights": factory.RANDOM_WEIGHTS,
     "diffusion.schedule": factory.SCHEDULES,
     "diffusion.target": factory.TARGETS,
-    "loss.kind": factory.LOSSES,
+    "network": ("configured", "custom"),
+    "loss.kind": (*factory.LOSSES, "custom"),
     "loss.weight": factory.WEIGHTS,
     "loss.times": factory.TIMES,
     "sample.sampler": factory.SAMPLERS,
     "sample.variance": factory.VARIANCES,
     "sample.grid": factory.GRIDS,
-    "data.source": factory.SOURCES,
+    "data.source": (*factory.SOURCES, "custom"),
 }
 
 

@@ -160,7 +160,7 @@ def test_ddim_reaches_the_mixture(eta):
 
 def test_a_chain_of_images_compiles_once_for_every_eta_and_seed():
     """`Chain`, what `sample.py` runs, takes eta as an input."""
-    from ddpm_jax.runs.chain import Chain
+    from ddpm_jax.runs.chain import Chain, CompiledChain
     from ddpm_jax.runtime.devices import device_mesh
 
     traces = []
@@ -169,17 +169,11 @@ def test_a_chain_of_images_compiles_once_for_every_eta_and_seed():
         traces.append(settings)
         return ddim(settings["eta"])
 
-    chain = Chain(
-        sampler,
-        lambda params, label, settings: MIXTURE.denoiser,
-        settings={"eta": 0.0},
-        transitions=SHORT,
-        shape=(2,),
-        mesh=device_mesh(),
-    )
+    denoiser = lambda params, label, settings: MIXTURE.denoiser
+    compiled_chain = CompiledChain(sampler, denoiser, transitions=SHORT, shape=(2,), mesh=device_mesh())
     images = []
     for eta in (0.0, 0.5):
-        chain.settings["eta"] = eta
+        chain = Chain(compiled_chain, {"eta": eta})
         images += [chain((), jax.random.key(seed), indices=np.arange(8)) for seed in (0, 1)]
         if eta == 0:
             compiled = len(traces)
@@ -191,7 +185,13 @@ def test_moves_in_pieces_are_the_chain():
     x_T, moves = jnp.asarray(normal(5, 2)), (jnp.arange(12), SHORT)
     state = ddim(0.5).init(x_T)
     for part in (slice(0, 5), slice(5, 12)):
-        state, kept = advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part))
+        given, (state, info, kept) = (
+            state,
+            advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part)),
+        )
         assert kept is None
+        estimate = MIXTURE.denoiser(given.x, pick(SHORT, part.start).now).x_0
+        np.testing.assert_allclose(info.x_0, estimate, rtol=1e-12)
+        assert info.evaluations == part.stop - part.start
     whole = sample(ddim(0.5), MIXTURE.denoiser, keys(5), x_T=x_T, transitions=SHORT)
     np.testing.assert_allclose(state.x, whole, rtol=1e-12)

@@ -105,7 +105,7 @@ def picture(folder, size, name="other.png"):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--inpaint={a}"], "--inpaint=IMAGE and --mask=MASK go together"),
+        (["--inpaint={a}"], "--inpaint=IMAGE needs --mask=MASK"),
         (["--inpaint={a}", "--mask={wide}"], "the mask {wide} is 9x8 and the model's images are 8x8"),
         (["--inpaint={wide}", "--mask={mask}"], "the image {wide} is 9x8 and the model's images are 8x8"),
         (["--inpaint={a}", "--mask={black}"], "the mask {black} is completely black"),

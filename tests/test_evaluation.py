@@ -12,6 +12,7 @@ from support.tiny import run as run_program
 from support.tiny import save, tiny_config
 
 from ddpm_jax import factory
+from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import METRICS as ALL_METRICS
 from ddpm_jax.evaluation.evaluate import OF_CLASSIFIERS, Images, evaluate, table
@@ -44,7 +45,7 @@ def workdir(tmp_path_factory):
     raw, ema = (random_params(model, *inputs, seed=seed) for seed in (0, 1))
     state = TrainState(np.int32(3), raw, ema, opt_state=(), times=(), key=jax.random.key(0))
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(state, config)
+        checkpoints.save(state, to_json(config))
     return workdir
 
 

@@ -217,23 +217,23 @@ def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
 
 def test_the_recipe_carries_the_numbers_of_the_configuration():
     config = changed(optim__ema_decay=0.9, train__accumulation=4, data__random_flip=False, diffusion__num_timesteps=30)
-    recipe = factory.recipe(config, factory.network(config), num_images=100)
-    assert (recipe.ema_decay, recipe.accumulation, recipe.random_flip) == (0.9, 4, False)
-    assert isinstance(recipe.optimizer, optax.GradientTransformation)
-    np.testing.assert_array_equal(recipe.transitions.now.t, np.arange(30, 0, -1))
-    assert factory.recipe(changed(), factory.network(changed()), num_images=100).random_flip is True
+    spec = factory.train_spec(config, factory.network(config), num_images=100)
+    assert (spec.ema_decay, spec.accumulation, spec.random_flip) == (0.9, 4, False)
+    assert isinstance(spec.optimizer, optax.GradientTransformation)
+    np.testing.assert_array_equal(spec.transitions.now.t, np.arange(30, 0, -1))
+    assert factory.train_spec(changed(), factory.network(changed()), num_images=100).random_flip is True
 
 
 @pytest.mark.parametrize("name", ["uniform", "antithetic", "importance"])
 def test_times_are_drawn_as_named(name):
     assert name in factory.TIMES
     config = changed(loss__times=name, diffusion__num_timesteps=30)
-    times = factory.recipe(config, factory.network(config), num_images=100).times
+    times = factory.train_spec(config, factory.network(config), num_images=100).times
     expected = factory.TIMES[name](30)
     key = jax.random.key(0)
     np.testing.assert_array_equal(times.draw(times.init(), key, 9)[0], expected.draw(expected.init(), key, 9)[0])
     refused(
-        lambda config: factory.recipe(config, factory.network(config), num_images=100),
+        lambda config: factory.train_spec(config, factory.network(config), num_images=100),
         "config.loss.times='all'",
         loss__times="all",
     )
@@ -253,7 +253,7 @@ def one_move(sampler):
     """The Gaussian's images after a move from t = 20 to t = 10."""
     transition = pick(schedules.linear(20, beta_end=0.3).transitions([20, 10]), 0)
     x = jnp.asarray(normal(3, GAUSSIAN.mean.size), jnp.float32)
-    step = jax.jit(lambda x: sampler.step(GAUSSIAN.denoiser, keys(3), sampler.init(x), transition).x)
+    step = jax.jit(lambda x: sampler.step(GAUSSIAN.denoiser, keys(3), sampler.init(x), transition)[0].x)
     return np.asarray(step(x))
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from ddpm_jax import factory
 from ddpm_jax.config import experiment
-from ddpm_jax.jobs.train import compiled_step, initial
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
 from ddpm_jax.runtime.images import to_uint8
+from ddpm_jax.training.loop import compiled_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,11 +58,11 @@ def test_the_same_steps_from_the_same_state_give_the_same_bits(dtype):
     config, model = digits(dtype)
     config.model.dropout = 0.1
     mesh = device_mesh()
-    recipe = factory.recipe(config, model, num_images=100)
-    init = jax.jit(initial(config, model, recipe), out_shardings=replicated(mesh))
+    spec = factory.train_spec(config, model, num_images=100)
+    init = jax.jit(factory.state_init(config, model, spec), out_shardings=replicated(mesh))
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8)
     batch = global_batch(mesh, {"image": images, "label": np.zeros(64, np.int32)})
-    step = compiled_step(recipe, mesh, init(jax.random.key(0)))
+    step = compiled_step(spec, mesh, init(jax.random.key(0)))
 
     def trained():
         state = init(jax.random.key(0))
@@ -76,16 +76,16 @@ def test_the_same_steps_from_the_same_state_give_the_same_bits(dtype):
 
 def test_a_step_has_the_loss_of_a_cpu():
     config, model = digits()
-    recipe = factory.recipe(config, model, num_images=100)
+    spec = factory.train_spec(config, model, num_images=100)
     images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
     losses = []
     for name in ("cpu", "gpu"):
         mesh = jax.sharding.Mesh(
             np.array(jax.devices(name)[:1]).reshape(device_mesh().devices.shape), device_mesh().axis_names
         )
-        state = jax.jit(initial(config, model, recipe), out_shardings=replicated(mesh))(jax.random.key(0))
+        state = jax.jit(factory.state_init(config, model, spec), out_shardings=replicated(mesh))(jax.random.key(0))
         batch = global_batch(mesh, {"image": images, "label": np.zeros(32, np.int32)})
-        losses.append(float(compiled_step(recipe, mesh, state)(state, batch)[1]["loss"]))
+        losses.append(float(compiled_step(spec, mesh, state)(state, batch)[1]["loss"]))
     np.testing.assert_allclose(*losses, rtol=2e-3)
 
 
@@ -94,6 +94,6 @@ def test_an_image_does_not_depend_on_the_batch():
     mesh = device_mesh()
     params = jax.jit(factory.initial_params(config, model), out_shardings=replicated(mesh))(jax.random.key(0))
     chain = chain_of(config, model, num_steps=20, mesh=mesh)
-    together = to_uint8(chain(params, jax.random.key(0), indices=np.arange(16))[-1])
-    apart = to_uint8(chain(params, jax.random.key(0), indices=np.arange(5, 8))[-1])
+    together = to_uint8(chain(params, jax.random.key(0), indices=np.arange(16)))
+    apart = to_uint8(chain(params, jax.random.key(0), indices=np.arange(5, 8)))
     assert np.abs(together[5:8].astype(int) - apart.astype(int)).max() <= 1

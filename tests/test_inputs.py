@@ -16,9 +16,14 @@ from ddpm_jax.training import inputs, log
 from ddpm_jax.training.step import gathering, train_step
 
 
+def inputs_of(config, source, start_step=0):
+    """The batches of a source as the configuration asks for them."""
+    return train._inputs(config, source, device_mesh(), start_step=start_step)
+
+
 def first_batches(count, *, on_device, start_step=0):
     config = tiny_config(data__on_device=on_device, train__batch_size=16, seed=3)
-    with inputs.feed(config, factory.source(config), device_mesh(), start_step=start_step) as stream:
+    with inputs_of(config, factory.source(config), start_step) as stream:
         return list(itertools.islice(stream, count))
 
 
@@ -58,6 +63,21 @@ def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monke
         first_batches(1, on_device=True)
 
 
+class Repeated:
+    """A source of one example, sixteen times."""
+
+    num_classes, class_names = 0, ()
+
+    def __init__(self, example):
+        self._example = example
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        return self._example
+
+
 @pytest.mark.parametrize(
     ("example", "message"),
     [
@@ -68,10 +88,7 @@ def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monke
 @pytest.mark.parametrize("on_device", [False, True])
 def test_examples_of_another_form_are_refused_however_they_are_fed(example, message, on_device):
     config = tiny_config(data__on_device=on_device, train__batch_size=16)
-    step = partial(train_step, factory.recipe(config, factory.network(config), num_images=16))
+    step = partial(train_step, factory.train_spec(config, factory.network(config), num_images=16))
     take = gathering(step) if on_device else step
-    with (
-        pytest.raises(UserError, match=message),
-        inputs.feed(config, [example] * 16, device_mesh(), start_step=0) as stream,
-    ):
+    with pytest.raises(UserError, match=message), inputs_of(config, Repeated(example)) as stream:
         jax.eval_shape(take, random_state(config), next(stream))

@@ -91,7 +91,7 @@ def test_a_flipped_bit_costs_the_checkpoint_and_nothing_else(tmp_path, capsys):
     states = {step: state_at(step).replace(ema_params=jax.tree.map(lambda x, s=step: x + s, large)) for step in (6, 8)}
     with Checkpoints(tmp_path) as checkpoints:
         for state in states.values():
-            checkpoints.save(state, CONFIG)
+            checkpoints.save(state, to_json(CONFIG))
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=EIGHT), large)
     file, found = values(tmp_path), 0
     data = file.read_bytes()
@@ -119,7 +119,7 @@ def test_a_checkpoint_that_is_not_finite_is_kept_and_the_one_before_is_taken(tmp
     state = state_at(8)
     broken = jax.tree.map(lambda x: x.at[..., 0].set(value) if x.ndim else x, getattr(state, part))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state.replace(**{part: broken}), CONFIG)
+        checkpoints.save(state.replace(**{part: broken}), to_json(CONFIG))
     assert same(restore(tmp_path), state_at(6))
     assert saved_steps(tmp_path / "checkpoints") == [6]
     assert saved_steps(tmp_path / "damaged_checkpoints") == [8]

@@ -16,6 +16,7 @@ from ddpm_jax.diffusion.prediction import score
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     SamplerState,
+    StepInfo,
     Variance,
     ancestral,
     annealed_langevin,
@@ -29,7 +30,7 @@ from ddpm_jax.diffusion.schedules import cosine, linear
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCHEDULE = linear(1000)
-STAY = Sampler(SamplerState, lambda denoise, keys, state, transition: state)
+STAY = Sampler(SamplerState, lambda denoise, keys, state, transition: (state, StepInfo(state.x)))
 
 
 def test_a_step_climbs_half_of_delta_and_shakes_by_its_root():
@@ -116,7 +117,9 @@ def test_the_corrector_keeps_the_exact_marginal(t):
     eps = normal(num, 2, seed=2)
     x_t = level.signal * MIXTURE.sample(jax.random.key(0), num) + level.sigma * eps
     corrector = langevin_corrector(STAY, num_steps=20)
-    x = np.asarray(jax.jit(lambda x: corrector.step(MIXTURE.denoiser, keys(num), SamplerState(x), transition).x)(x_t))
+    x = np.asarray(
+        jax.jit(lambda x: corrector.step(MIXTURE.denoiser, keys(num), SamplerState(x), transition)[0].x)(x_t)
+    )
     assert np.abs(x - x_t).mean() > 0.3 * level.sigma  # it went somewhere
     mean = level.signal * MIXTURE.mean
     cov = level.signal**2 * MIXTURE.covariance + level.sigma**2 * np.eye(2)
@@ -130,13 +133,13 @@ def test_the_corrector_is_langevin_steps_of_its_size():
     transition = pick(SCHEDULE.transitions([700, 500, 0]), 0)
     level, x_t, image_keys = transition.next, normal(5, 2), keys(5)
     halves = jax.vmap(jax.random.split)(image_keys)
-    x = ancestral(Variance.SMALL).step(MIXTURE.denoiser, halves[:, 0], SamplerState(jnp.asarray(x_t)), transition).x
+    x = ancestral(Variance.SMALL).step(MIXTURE.denoiser, halves[:, 0], SamplerState(jnp.asarray(x_t)), transition)[0].x
     delta = 4 * (SCHEDULE.alpha_bar[700] / SCHEDULE.alpha_bar[500]) * 0.3**2 * (1 - SCHEDULE.alpha_bar[500])
     for i in range(2):
         z = noise_like(jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(halves[:, 1]), x_t)
         x = x + delta / 2 * score(MIXTURE.denoiser(x, level), level) + np.sqrt(delta) * z
     corrector = langevin_corrector(ancestral(Variance.SMALL), snr=0.3, num_steps=2)
-    ours = corrector.step(MIXTURE.denoiser, image_keys, corrector.init(jnp.asarray(x_t)), transition).x
+    ours = corrector.step(MIXTURE.denoiser, image_keys, corrector.init(jnp.asarray(x_t)), transition)[0].x
     np.testing.assert_allclose(ours, x, rtol=1e-9)
 
 
@@ -144,8 +147,8 @@ def test_the_corrector_leaves_clean_images_alone():
     transition, x_t = pick(SCHEDULE.transitions([7, 0]), 0), jnp.asarray(normal(5, 2))
     for predictor in (STAY, ddim()):
         corrector = langevin_corrector(predictor, num_steps=3)
-        ours = corrector.step(MIXTURE.denoiser, keys(5), corrector.init(x_t), transition).x
-        alone = predictor.step(MIXTURE.denoiser, keys(5), SamplerState(x_t), transition).x
+        ours = corrector.step(MIXTURE.denoiser, keys(5), corrector.init(x_t), transition)[0].x
+        alone = predictor.step(MIXTURE.denoiser, keys(5), SamplerState(x_t), transition)[0].x
         np.testing.assert_array_equal(ours, alone)
 
 
@@ -162,7 +165,7 @@ def test_annealed_langevin_walks_at_a_level_and_moves_to_the_next():
         ([300, 0], MIXTURE.denoiser(walked, level).x_0),
     ):
         transition = pick(SCHEDULE.transitions(times), 0)
-        x = sampler.step(MIXTURE.denoiser, keys(5), sampler.init(x_t), transition).x
+        x = sampler.step(MIXTURE.denoiser, keys(5), sampler.init(x_t), transition)[0].x
         np.testing.assert_allclose(x, expected, rtol=1e-9)
 
 

@@ -230,12 +230,12 @@ def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):
     first = before(run.params, dj_key(), indices=np.arange(8))
     traced = len(traces)
     after = run.configure(labels=[1, 2], guidance_scale=3).chain(3)
-    assert after._take is before._take
+    assert after.compiled is before.compiled
     assert (after.columns, before.columns) == (2, None)
     assert not np.array_equal(after(run.params, dj_key(), indices=np.arange(8)), first)
     np.testing.assert_array_equal(before(run.params, dj_key(), indices=np.arange(8)), first)
     assert len(traces) == traced
-    assert run.configure(guidance_scale=1).chain(3)._take is not before._take
+    assert run.configure(guidance_scale=1).chain(3).compiled is not before.compiled
 
 
 def test_a_chain_stays_what_it_was_made(workdirs):
@@ -244,7 +244,7 @@ def test_a_chain_stays_what_it_was_made(workdirs):
     expected = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim").draw(8, num_steps=3)
     chain = run.chain(3)
     run.configure(clip_x_0=False, guidance_scale=5)
-    drawn = chain(run.params, dj_key(), indices=np.arange(8))[-1]
+    drawn = chain(run.params, dj_key(), indices=np.arange(8))
     np.testing.assert_array_equal(dj.to_uint8(drawn), expected)
 
 

@@ -18,6 +18,7 @@ from support.tiny import ROOT, arguments, random_state, save, tiny_config
 from support.tiny import run as program
 
 import ddpm_jax as dj
+from ddpm_jax.config import to_json
 from ddpm_jax.data.tfds import TfdsImages, data_folder
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.plots import strips
@@ -352,7 +353,7 @@ def test_a_folder_of_samples_is_not_continued_by_a_run_that_was_trained_anew(tmp
     dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=1, seed=0)
     shutil.rmtree(tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save(random_state(config, step=4).replace(step=random_state(config, step=3).step), config)
+        checkpoints.save(random_state(config, step=4).replace(step=random_state(config, step=3).step), to_json(config))
     with pytest.raises(UserError, match=r"/s holds other samples: network is '\w{16}' there and '\w{16}' here; choose"):
         dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=2, seed=0)
 

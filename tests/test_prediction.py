@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from support.analytic import ALL_ORACLES, ALL_TARGETS, GAUSSIAN, MIXTURE, each, normal, pick
 
-from ddpm_jax.diffusion.analytic import FiniteData, GaussianMixture
+from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.diffusion.gaussian import q_posterior, q_sample
 from ddpm_jax.diffusion.prediction import (
     Prediction,
     Target,
     as_denoiser,
+    edm_denoiser,
     eps_from_score,
     eps_from_x_0,
     score,
@@ -180,3 +181,19 @@ def test_oracles_are_networks_of_every_target():
         prediction = as_denoiser(network, {}, target)(x_t, level)
         np.testing.assert_allclose(prediction.x_0, exact.x_0, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(prediction.eps, exact.eps, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [1, 300.5, 1000])
+def test_a_network_of_edm_is_the_denoiser_of_the_same_distribution(t):
+    """`D(x, sigma) = E[x_0 given x = x_0 + sigma eps]` of a Gaussian."""
+    level = SCHEDULE.level(t)
+    mean, cov = np.array([0.6, -0.2]), np.array([[0.5, 0.2], [0.2, 0.3]])
+
+    def network(x, sigma):
+        gain = lambda s: cov @ jnp.linalg.inv(cov + s**2 * jnp.eye(2))
+        return mean + jnp.einsum("bij,bj->bi", jax.vmap(gain)(sigma), x - mean)
+
+    x_t = jnp.asarray(normal(5, 2))
+    prediction, exact = edm_denoiser(network)(x_t, level), Gaussian(mean, cov).denoiser(x_t, level)
+    np.testing.assert_allclose(prediction.x_0, exact.x_0, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(prediction.eps, eps_from_x_0(exact.x_0, x_t, level), rtol=1e-7, atol=1e-9)

@@ -15,6 +15,7 @@ from orbax.checkpoint._src import asyncio_utils
 from support.tiny import random_state, tiny_config
 
 import ddpm_jax as dj
+from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import devices
 from ddpm_jax.runtime.quiet import quiet_pillow, quieten_libtpu
@@ -36,7 +37,7 @@ def test_what_orbax_logs_of_a_failed_save_is_shown_only_if_asked_for(tmp_path, c
     absl.logging.set_verbosity(verbosity)
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(UserError, match="No space left on device"), checkpoints:  # which waits for the save
-        checkpoints.save(random_state(config, step=1), config)
+        checkpoints.save(random_state(config, step=1), to_json(config))
     absl.logging.set_verbosity(before)
     tracebacks = [record for record in caplog.records if record.exc_info]
     assert bool(tracebacks) == (verbosity == absl.logging.INFO)

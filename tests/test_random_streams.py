@@ -9,7 +9,7 @@ from support.recorded_keys import recorded
 from support.tiny import tiny_config
 
 from ddpm_jax import factory
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh
 from ddpm_jax.training.state import initial_state
 from ddpm_jax.training.step import draw_examples, train_step
@@ -66,15 +66,15 @@ def batch(config):
 def test_a_train_step_consumes_no_key_twice_and_none_with_children(changes):
     config = tiny_config(**changes)
     model = network(config)
-    recipe = factory.recipe(config, model, num_images=100)
+    spec = factory.train_spec(config, model, num_images=100)
     with recorded() as (uses, generator):
         state = initial_state(
             jax.random.key(0, impl=generator),
             factory.initial_params(config, model),
-            optimizer=recipe.optimizer,
-            times=recipe.times,
+            optimizer=spec.optimizer,
+            times=spec.times,
         )
-        train_step(recipe, state, batch(config))
+        train_step(spec, state, batch(config))
     uses.check()
 
 
@@ -109,10 +109,10 @@ def test_noise_flips_and_hidden_labels_are_independent():
     """Over many images no draw tells anything of another, beyond chance."""
     num = 4096
     config = tiny_config(**SMALL, **CLASSES, labels__dropout=0.5)
-    recipe = factory.recipe(config, network(config), num_images=100)
+    spec = factory.train_spec(config, network(config), num_images=100)
     marked = np.zeros((num, 8, 8, 1), np.uint8)
     marked[:, :, 0] = 255  # a white column on the left tells whether the image was flipped
-    drawn = draw_examples(recipe, {"image": marked, "label": np.zeros(num, int)}, jax.random.key(0), times_state=())
+    drawn = draw_examples(spec, {"image": marked, "label": np.zeros(num, int)}, jax.random.key(0), times_state=())
     flips = np.asarray(drawn.x_0[:, 0, 0, 0]) < 0
     hidden = np.asarray(jax.vmap(lambda key: jax.random.bernoulli(key, 0.5))(drawn.label_keys))
     noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (64,)))(drawn.noise_keys))

@@ -7,7 +7,16 @@ from support.analytic import ALL_SAMPLERS, keys, normal, pick
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian
-from ddpm_jax.diffusion.samplers import Sampler, SamplerState, Variance, ancestral, dpm_solver_pp_2m, repaint, sample
+from ddpm_jax.diffusion.samplers import (
+    Sampler,
+    SamplerState,
+    StepInfo,
+    Variance,
+    ancestral,
+    dpm_solver_pp_2m,
+    repaint,
+    sample,
+)
 from ddpm_jax.diffusion.schedules import linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -56,7 +65,7 @@ def test_every_move_is_taken_so_many_times_and_the_last_once(num_resamples):
 
     def step(denoise, keys, state, transition):
         taken.append(float(transition.next.t))
-        return SamplerState(state.x)
+        return SamplerState(state.x), StepInfo(state.x)
 
     sampler = repaint(Sampler(SamplerState, step), VALUE, KNOWN, num_resamples=num_resamples)
     with jax.disable_jit():
@@ -66,10 +75,10 @@ def test_every_move_is_taken_so_many_times_and_the_last_once(num_resamples):
 
 def test_a_move_is_taken_again_from_where_the_forward_process_leads():
     """For a sampler that stays: `x_t = sqrt(1 - beta) x_s + sqrt(beta) z`, z from the first key of the pair 1."""
-    stays = Sampler(SamplerState, lambda denoise, keys, state, transition: state)
+    stays = Sampler(SamplerState, lambda denoise, keys, state, transition: (state, StepInfo(state.x)))
     sampler, move = repaint(stays, VALUE, 0 * KNOWN, num_resamples=2), pick(SCHEDULE.transitions([200, 60]), 0)
     x, (image_key,) = normal(1, 2), keys(1)
-    moved = sampler.step(PAIR.denoiser, keys(1), sampler.init(x), move).x
+    moved = sampler.step(PAIR.denoiser, keys(1), sampler.init(x), move)[0].x
     z = jax.random.normal(jax.random.split(jax.random.fold_in(image_key, 1))[0], (2,))
     np.testing.assert_allclose(moved[0], np.sqrt(1 - move.beta) * x[0] + np.sqrt(move.beta) * z, rtol=1e-9)
 

@@ -10,8 +10,9 @@ from support.tiny import tiny_config
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import resources, train
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -103,16 +104,16 @@ def test_the_programs_lower_for_other_machines(platform):
     """The train step, and a piece of the chain with guidance."""
     config = tiny_config(labels__num_classes=10, labels__dropout=0.1, sample__guidance_scale=2.0)
     model, mesh = factory.network(config), device_mesh()
-    recipe = factory.recipe(config, model, num_images=100)
-    shapes = train.state_shapes(train.initial(config, model, recipe))
+    spec = factory.train_spec(config, model, num_images=100)
+    shapes = loop.state_shapes(factory.state_init(config, model, spec))
     batch = {
         "image": jax.ShapeDtypeStruct((8, 8, 8, 1), np.uint8),
         "label": jax.ShapeDtypeStruct((8,), np.int32),
     }
-    step = train.compiled_step(recipe, mesh, shapes)
+    step = loop.compiled_step(spec, mesh, shapes)
     assert step.trace(shapes, batch).lower(lowering_platforms=(platform,)).as_text()
     kept = (batch, jax.ShapeDtypeStruct((8,), np.int32))
-    step = train.compiled_step(recipe, mesh, shapes, gathers=True)
+    step = loop.compiled_step(spec, mesh, shapes, gathers=True)
     assert step.trace(shapes, kept).lower(lowering_platforms=(platform,)).as_text()
     chain = chain_of(config, model, num_steps=4, mesh=mesh)
     assert chain.lower(shapes.params, batch_size=8, platform=platform).as_text()

@@ -15,7 +15,17 @@ from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian
 from ddpm_jax.diffusion.arrays import noise_like
 from ddpm_jax.diffusion.prediction import Target
-from ddpm_jax.diffusion.samplers import Variance, advance, ancestral, p_mean_log_var, p_sample, sample
+from ddpm_jax.diffusion.samplers import (
+    Variance,
+    advance,
+    ancestral,
+    ddim_inverse,
+    heun,
+    p_mean_log_var,
+    p_sample,
+    repaint,
+    sample,
+)
 from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -181,7 +191,7 @@ def test_the_scan_is_a_python_loop(sampler):
     state = sampler.init(jnp.asarray(X_T))
     for i in range(8):
         move_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys(5))
-        state = step(move_keys, state, pick(FEW, i))
+        state, _ = step(move_keys, state, pick(FEW, i))
         np.testing.assert_allclose(trajectory[i + 1], state.x, rtol=1e-9, atol=1e-12)
 
 
@@ -190,9 +200,30 @@ def test_a_chain_in_pieces_is_the_chain_bit_for_bit(sampler):
     piece = jax.jit(partial(advance, sampler, some_denoiser))
     state, moves = sampler.init(jnp.asarray(X_T)), (jnp.arange(8), FEW)
     for part in (slice(0, 4), slice(4, 8)):
-        state, frames = piece(keys(5), state=state, moves=pick(moves, part))
-        assert frames is None
+        state, _, kept = piece(keys(5), state=state, moves=pick(moves, part))
+        assert kept is None
     np.testing.assert_array_equal(state.x, compiled(sampler)(keys(5), X_T)[-1])
+
+
+@each("sampler", {**ALL_SAMPLERS, "ddim_inverse": ddim_inverse(), "repaint": repaint(heun(), np.zeros(2), np.zeros(2))})
+@pytest.mark.parametrize("end", [7, 8])
+def test_the_info_is_the_estimate_at_the_start_and_the_number_of_evaluations(sampler, end):
+    """Of the last two steps, of which the very last to s = 0 takes other evaluations in some samplers."""
+    times = []
+
+    def counted(x_t, level):
+        jax.debug.callback(times.append, level.t)
+        return some_denoiser(x_t, level)
+
+    state, moves = sampler.init(jnp.asarray(X_T)), (jnp.arange(8), FEW)
+    step = jax.jit(partial(advance, sampler, counted, moves=pick(moves, slice(end - 1, end))))
+    info = step(keys(5), state=state).info
+    jax.effects_barrier()
+    assert info.evaluations == len(times)
+    if "repaint" not in repr(sampler):  # there the estimate is that of the last repetition, from another x_t
+        estimate = some_denoiser(jnp.asarray(X_T), pick(FEW, end - 1).now).x_0
+        np.testing.assert_allclose(info.x_0, estimate, rtol=1e-6)
+    assert jnp.isfinite(info.x_0).all()
 
 
 @each("sampler", ALL_SAMPLERS)

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 from support.tiny import random_state, save, tiny_config
 
+from ddpm_jax import factory
+from ddpm_jax.config import to_json
 from ddpm_jax.diffusion.arrays import noise_like, stream
-from ddpm_jax.diffusion.samplers import Sampler, SamplerState
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import sampling
-from ddpm_jax.runs.chain import Chain, draw, pieces
+from ddpm_jax.runs.chain import Chain, CompiledChain, draw, pieces
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 from ddpm_jax.runtime.devices import device_mesh
@@ -34,6 +36,11 @@ def run(tmp_path_factory, quick_compilation):
 def chain(run):
     """Its chain of all 20 moves."""
     return run.chain()
+
+
+def frames_of(chain, run, num_frames):
+    """The chain of eight images."""
+    return chain.frames(run.params, jax.random.key(0), indices=np.arange(8), num_frames=num_frames)
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +112,14 @@ def test_both_sets_of_parameters_are_those_of_the_newest_checkpoint(tmp_path):
 
 def test_the_number_of_steps_respaces_the_chain(run, images):
     short = run.chain(5)
-    assert short.num_moves == 5
-    np.testing.assert_array_equal(short.frame_times(6), [20, 16, 12, 8, 4, 0])
+    assert short.num_steps == 5
+    np.testing.assert_array_equal(frames_of(short, run, 6).times, [20, 16, 12, 8, 4, 0])
     assert difference(draw(short, run.params, seed=0, indices=np.arange(8), batch_size=8), images[:8]) > 1
 
 
-def test_frames_stand_at_the_times_of_the_chain(chain):
-    np.testing.assert_array_equal(chain.frame_times(11), np.arange(20, -1, -2))
-    np.testing.assert_array_equal(chain.frame_times(21), np.arange(20, -1, -1))
+def test_frames_stand_at_the_times_of_the_chain(chain, run):
+    np.testing.assert_array_equal(frames_of(chain, run, 11).times, np.arange(20, -1, -2))
+    np.testing.assert_array_equal(frames_of(chain, run, 21).times, np.arange(20, -1, -1))
 
 
 def test_settings_that_are_given_replace_the_runs(run, images):
@@ -126,9 +133,14 @@ def test_settings_that_are_given_replace_the_runs(run, images):
 
 def test_drawing_gives_the_images_as_an_array(run, images):
     np.testing.assert_array_equal(run.draw(10, batch_size=8), images)
-    times, frames = run.trajectory(8, num_frames=10)
+    times, frames, estimates, evaluations = run.trajectory(8, num_frames=10)
     np.testing.assert_array_equal(times, np.arange(20, -1, -2))
     np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
+    assert evaluations == 20
+    for t, x, x_0 in zip(times[:-1], frames[:-1], estimates[:-1], strict=True):
+        level = factory.noise_schedule(run.config).level(t)
+        np.testing.assert_allclose(x_0, run.denoiser()(run.params)(x, level).x_0, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(estimates[-1], frames[-1])
 
 
 def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path):
@@ -266,7 +278,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
 
 
 def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_path):
-    frames = chain(run.params, jax.random.key(0), indices=np.arange(8), num_frames=10)
+    frames = frames_of(chain, run, 10).x
     assert len(frames) == 11
     assert 0.9 < np.std(frames[0]) < 1.1
     np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
@@ -284,13 +296,13 @@ def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_
 def test_progress_counts_every_move(run, chain):
     moves = []
     chain(run.params, jax.random.key(0), indices=np.arange(8), progress=moves.append)
-    assert sum(moves) == chain.num_moves == 20
+    assert sum(moves) == chain.num_steps == 20
 
 
 def test_a_piece_of_the_chain_lowers_for_a_machine_that_is_not_here(run, chain):
     """For a batch of its own; a TPU's program is another than a CPU's, in the loop of the random numbers at least."""
     lowered = {name: chain.lower(run.params, batch_size=16, platform=name) for name in ("tpu", "cpu")}
-    assert all(program.out_info.x.shape == (16, 8, 8, 1) for program in lowered.values())
+    assert all(program.out_info[0].x.shape == (16, 8, 8, 1) for program in lowered.values())
     assert lowered["tpu"].as_text() != lowered["cpu"].as_text()
 
 
@@ -315,17 +327,12 @@ def test_the_bar_of_a_drawing_counts_every_move_of_every_batch(run, chain, monke
 
 def test_a_chain_has_a_stream_for_its_start_and_one_for_its_moves():
     """Image 5 of key k has x_T from stream "x_T" of `fold_in(k, 5)`, and move i from key i of its stream "chain"."""
-    taken = Sampler(SamplerState, lambda denoise, keys, state, transition: SamplerState(noise_like(keys, state.x)))
-    chain = Chain(
-        lambda settings: taken,
-        lambda params, label, settings: None,
-        settings={},
-        transitions=linear(3).transitions(),
-        shape=(2, 2, 1),
-        mesh=device_mesh(),
-    )
+    step = lambda denoise, keys, state, transition: (SamplerState(noise_like(keys, state.x)), StepInfo(state.x))
+    taken = Sampler(SamplerState, step)
+    options = {"transitions": linear(3).transitions(), "shape": (2, 2, 1), "mesh": device_mesh()}
+    chain = Chain(CompiledChain(lambda settings: taken, lambda params, label, settings: None, **options), {})
     root = jax.random.key(7)
-    frames = chain((), root, indices=np.array([5]), num_frames=4)[:, 0]
+    frames = chain.frames((), root, indices=np.array([5]), num_frames=4).x[:, 0]
     image = jax.random.fold_in(root, 5)
     moves = [jax.random.fold_in(stream(image, "chain"), i) for i in range(3)]
     expected = [jax.random.normal(key, (2, 2, 1)) for key in (stream(image, "x_T"), *moves)]
@@ -350,7 +357,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_opens_the_one_before(tmp_path,
     jax.tree.map(np.testing.assert_array_equal, opened.params, random_state(config, step=1).ema_params)
     assert f"warning: checkpoint {tmp_path / 'checkpoints' / '2'} is damaged (" in capsys.readouterr().err
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(random_state(config, step=3), config)
+        checkpoints.save(random_state(config, step=3), to_json(config))
     assert Run(tmp_path).step == 3
 
 
@@ -359,6 +366,6 @@ def test_weights_that_are_not_finite_draw_nothing(tmp_path, name):
     config, state = tiny_config(), random_state(tiny_config())
     lost = jax.tree.map(lambda x: x * np.nan, state.params)
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state.replace(params=lost, ema_params=lost), config)
+        checkpoints.save(state.replace(params=lost, ema_params=lost), to_json(config))
     with pytest.raises(UserError, match=r"^every checkpoint in .* is damaged"):
         Run(tmp_path, params=name)

@@ -14,6 +14,7 @@ import pytest
 from support.tiny import random_state, same, save, tiny_config
 
 from ddpm_jax import factory
+from ddpm_jax.config import to_json
 from ddpm_jax.data import Digits
 from ddpm_jax.errors import AgreedError, UserError
 from ddpm_jax.jobs import train
@@ -68,7 +69,7 @@ def fails(workdir, message, monkeypatch, *replaced, **changes):
 def unreadable_at(step):
     """In place of `factory.source`: one image of the batch after that step cannot be read."""
     wrong = int(train.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
-    return factory, "source", lambda config: Failing(wrong)
+    return factory, "source", lambda config, given: Failing(wrong)
 
 
 def test_an_image_that_cannot_be_read_loses_no_step(whole_run, tmp_path, monkeypatch, capsys):
@@ -92,7 +93,7 @@ def test_a_log_that_cannot_be_written_loses_no_step(whole_run, tmp_path, monkeyp
 
 
 def test_a_preview_that_cannot_be_written_loses_no_step(tmp_path, monkeypatch):
-    fails(tmp_path, "the disk is full", monkeypatch, train.Previews, "__call__", full, log__preview_every=4)
+    fails(tmp_path, "the disk is full", monkeypatch, RunLog, "picture", full, log__preview_every=4)
     assert saved_steps(tmp_path / "checkpoints") == [4]
 
 
@@ -114,7 +115,7 @@ def leave(error, *, consumed=False, last=2):
     save = lambda state, config: saved.append(int(state.step))
     checkpoints = SimpleNamespace(last_saved=lambda: last, save=save, wait=lambda: None)
     log = SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
-    saves = saving.Saves(checkpoints, log, tiny_config())
+    saves = saving.Saves(checkpoints, log, to_json(tiny_config()), every=saving.Intervals(2))
     saves.latest = random_state(tiny_config(), step=3)
     if consumed:
         saves.latest.step.delete()
@@ -177,7 +178,7 @@ def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
     """Where the save in the background has failed meanwhile; a later step is saved if there is room again."""
     config, log = tiny_config(), SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
     checkpoints = Checkpoints(save(tmp_path, config, steps=(2,)))
-    saves = saving.Saves(checkpoints, log, config)
+    saves = saving.Saves(checkpoints, log, to_json(config), every=saving.Intervals(2))
     saves.latest = random_state(config, step=3)
     saving._norm((saves.latest.params, saves.latest.ema_params))  # whose program is compiled, and kept, before
     with no_room():
@@ -195,7 +196,7 @@ def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
 
 
 def test_an_interruption_says_that_a_step_is_saved_once_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "_interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    monkeypatch.setattr(train, "interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
     fails(tmp_path, "the disk is full", monkeypatch, Checkpoints, "wait", full)
     assert "interrupted" not in capsys.readouterr().err
 

@@ -25,7 +25,7 @@ ANCESTRAL = {"small": ancestral(Variance.SMALL), "large": ancestral(Variance.LAR
 def moments(sampler, transition):
     """Mean `[B, D]` and standard deviation of a move from X, told apart by two draws of known noise."""
     state = sampler.init(jnp.asarray(X))
-    one, two = (sampler.step(MIXTURE.denoiser, keys(6, seed), state, transition).x for seed in (0, 1))
+    one, two = (sampler.step(MIXTURE.denoiser, keys(6, seed), state, transition)[0].x for seed in (0, 1))
     z_one, z_two = (noise_like(keys(6, seed), X) for seed in (0, 1))
     std = (one - two) / (z_one - z_two)
     return np.asarray(one - std * z_one), np.asarray(std)

@@ -20,7 +20,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
 from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.training.state import initial_state
-from ddpm_jax.training.step import Examples, Recipe, augment, draw_examples, mean_gradient, summarise, train_step
+from ddpm_jax.training.step import Examples, TrainSpec, augment, draw_examples, mean_gradient, summarise, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -58,14 +58,14 @@ def fixed(times, weight):
     )
 
 
-def recipe(**changes):
+def spec(**changes):
     options = {"objective": noise_error, "times": uniform(T), "optimizer": optax.adam(0.1)}
-    return Recipe(**{**options, "transitions": SCHEDULE.transitions(), **changes})
+    return TrainSpec(**{**options, "transitions": SCHEDULE.transitions(), **changes})
 
 
 def test_a_recipe_is_fixed_and_keeps_this_average_unless_told_otherwise():
     """In one part, without flips."""
-    given = recipe()
+    given = spec()
     assert (given.ema_decay, given.accumulation, given.random_flip) == (0.9999, 1, False)
     with pytest.raises(FrozenInstanceError):
         given.accumulation = 2
@@ -102,7 +102,7 @@ def test_the_flip_of_an_image_depends_on_its_own_key_alone():
 
 def test_each_image_gets_the_move_and_the_weight_of_its_time():
     times, weight = np.array([1, T, 7, 2, 1, 13, T, 5]), np.arange(8.0)
-    examples = draw_examples(recipe(times=fixed(times, weight)), BATCH, KEY, times_state=0)
+    examples = draw_examples(spec(times=fixed(times, weight)), BATCH, KEY, times_state=0)
     now, before = examples.transition.now, examples.transition.next
     np.testing.assert_array_equal(now.t, times)
     np.testing.assert_array_equal(before.t, times - 1)
@@ -123,12 +123,12 @@ def test_times_are_drawn_from_their_state_with_a_stream_of_their_own():
         asked.append((state, key, size))
         return jnp.ones(size, int), jnp.ones(size)
 
-    draw_examples(recipe(times=TimeSampler(None, draw, None)), BATCH, KEY, times_state="memory")
+    draw_examples(spec(times=TimeSampler(None, draw, None)), BATCH, KEY, times_state="memory")
     assert asked == [("memory", stream(KEY, "times"), 8)]
 
 
 def test_every_image_has_its_own_keys_in_streams_of_their_own():
-    examples = draw_examples(recipe(), BATCH, KEY, times_state=())
+    examples = draw_examples(spec(), BATCH, KEY, times_state=())
     root = image_keys(stream(KEY, "images"), np.arange(8))
     assert jnp.all(examples.noise_keys == stream(root, "noise"))
     assert jnp.all(examples.label_keys == stream(root, "label"))
@@ -222,7 +222,7 @@ class ByHand:
 def test_steps_are_those_written_by_hand(x64):
     learning_rate, clip = 0.05, 0.3
     optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.adam(learning_rate))
-    ours = recipe(optimizer=optimizer, ema_decay=0.25, random_flip=True)
+    ours = spec(optimizer=optimizer, ema_decay=0.25, random_flip=True)
     state = initial_state(jax.random.key(0), init_params, optimizer=optimizer, times=ours.times)
     hand = ByHand(state.params, learning_rate=learning_rate, clip=clip, ema_decay=0.25)
     take = jax.jit(partial(train_step, ours))
@@ -242,7 +242,7 @@ def test_steps_are_those_written_by_hand(x64):
 
 
 def test_a_step_is_a_function_of_the_state_and_draws_anew_at_the_next():
-    ours = recipe(optimizer=optax.sgd(0.0))
+    ours = spec(optimizer=optax.sgd(0.0))
     state = initial_state(jax.random.key(0), init_params, optimizer=ours.optimizer, times=ours.times)
     take = jax.jit(partial(train_step, ours))
     one, metrics = take(state, BATCH)
@@ -255,8 +255,8 @@ def test_a_step_is_a_function_of_the_state_and_draws_anew_at_the_next():
 
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(x64):
     params = init_params(KEY)
-    examples = draw_examples(recipe(times=fixed(1 + np.arange(8), np.arange(8.0))), BATCH, KEY, times_state=0)
-    in_parts = lambda parts: jax.jit(partial(mean_gradient, recipe(accumulation=parts)))(params, examples, KEY)
+    examples = draw_examples(spec(times=fixed(1 + np.arange(8), np.arange(8.0))), BATCH, KEY, times_state=0)
+    in_parts = lambda parts: jax.jit(partial(mean_gradient, spec(accumulation=parts)))(params, examples, KEY)
     whole, terms = in_parts(1)
     for parts in (2, 4):
         grads, same_terms = in_parts(parts)
@@ -274,7 +274,7 @@ def test_every_part_has_a_dropout_key_of_its_own():
 
     examples = examples_at(np.ones(8))
     for parts in (2, 4):
-        _, terms = mean_gradient(recipe(objective=drawn, accumulation=parts), jnp.ones(()), examples, KEY)
+        _, terms = mean_gradient(spec(objective=drawn, accumulation=parts), jnp.ones(()), examples, KEY)
         coins = [jax.random.uniform(jax.random.fold_in(KEY, i)) for i in range(parts)]
         np.testing.assert_allclose(terms["loss"], [10 * i + coins[i % parts] for i in range(8)], rtol=1e-6)
 
@@ -282,14 +282,14 @@ def test_every_part_has_a_dropout_key_of_its_own():
 def test_the_gradient_is_that_of_the_weighted_mean():
     weight, slope = np.array([0.5, 2.0, 0.0, 1.0]), np.array([1.0, 3.0, 50.0, 7.0])
     objective = lambda params, examples, key: {"loss": params * jnp.asarray(slope)}
-    gradient, terms = mean_gradient(recipe(objective=objective), jnp.ones(()), examples_at([1] * 4, weight), KEY)
+    gradient, terms = mean_gradient(spec(objective=objective), jnp.ones(()), examples_at([1] * 4, weight), KEY)
     np.testing.assert_allclose(gradient, np.mean(weight * slope), rtol=1e-6)
     np.testing.assert_array_equal(terms["loss"], slope)
 
 
 def scalar_step(**changes):
-    """A recipe for one number, and a state of it at step 5."""
-    ours = recipe(optimizer=optax.sgd(0.1), **changes)
+    """A spec for one number, and a state of it at step 5."""
+    ours = spec(optimizer=optax.sgd(0.1), **changes)
     state = initial_state(jax.random.key(0), lambda key: jnp.ones(()), optimizer=ours.optimizer, times=ours.times)
     return ours, state.replace(step=jnp.array(5))
 
@@ -327,7 +327,7 @@ def test_the_draw_of_times_learns_the_times_and_the_unweighted_losses():
 
 
 def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
-    ours = recipe(random_flip=True, optimizer=optax.sgd(0.1))
+    ours = spec(random_flip=True, optimizer=optax.sgd(0.1))
     state = initial_state(jax.random.key(0), init_params, optimizer=ours.optimizer, times=ours.times)
     mesh = device_mesh()
     assert mesh.size == 8
@@ -367,7 +367,7 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
 )
 @pytest.mark.parametrize("compile", [lambda f: f, jax.jit])
 def test_a_batch_of_another_form_is_refused_before_anything_is_computed(batch, message, compile):
-    ours = recipe()
+    ours = spec()
     state = initial_state(KEY, init_params=init_params, optimizer=ours.optimizer, times=ours.times)
     with pytest.raises(UserError, match=message):
         compile(partial(train_step, ours))(state, batch)
@@ -375,7 +375,7 @@ def test_a_batch_of_another_form_is_refused_before_anything_is_computed(batch, m
 
 def test_images_with_other_channels_than_the_networks_are_refused_in_one_line():
     config = tiny_config()
-    ours = factory.recipe(config, factory.network(config), num_images=8)
+    ours = factory.train_spec(config, factory.network(config), num_images=8)
     batch = {"image": np.zeros((8, 8, 8, 3), np.uint8), "label": np.zeros(8, np.int32)}
     with pytest.raises(UserError, match=r"images of shape \[8, 8, 3\] do not fit the network's parameters: .*conv_in"):
         jax.eval_shape(partial(train_step, ours), random_state(config), batch)

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from ddpm_jax.diffusion import time_sampling
 from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.training.state import initial_state
-from ddpm_jax.training.step import Recipe, train_step
+from ddpm_jax.training.step import TrainSpec, train_step
 
 T = 6
 RNG = np.random.default_rng(0)
@@ -135,16 +135,16 @@ def test_antithetic_pairs_mirror_each_other():
 def test_the_memory_is_arrays_that_a_train_step_carries_on():
     """The losses of the batch, as they are and unweighted, arrive at their times in the state."""
     sampler = time_sampling.importance(T)
-    recipe = Recipe(
+    spec = TrainSpec(
         objective=lambda params, examples, key: {"loss": params * (1.0 + examples.transition.now.t)},
         times=sampler,
         transitions=linear(T).transitions(),
         optimizer=optax.sgd(0.0),
     )
-    state = initial_state(jax.random.key(0), lambda key: jnp.ones(()), optimizer=recipe.optimizer, times=sampler)
+    state = initial_state(jax.random.key(0), lambda key: jnp.ones(()), optimizer=spec.optimizer, times=sampler)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state.times))
     batch = {"image": np.zeros((8, 2, 2, 1), np.uint8), "label": np.zeros(8, np.int32)}
-    take = jax.jit(lambda state: train_step(recipe, state, batch)[0])
+    take = jax.jit(lambda state: train_step(spec, state, batch)[0])
     shapes = jax.tree.map(jnp.shape, state.times)
     for step in range(1, 21):
         state = take(state)

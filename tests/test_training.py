@@ -20,10 +20,10 @@ from ddpm_jax import factory
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 from ddpm_jax.runtime.images import grid, to_uint8
-from ddpm_jax.training import log
+from ddpm_jax.training import log, loop
 from ddpm_jax.training.restoring import saved_steps
 from ddpm_jax.training.step import train_step
 
@@ -68,7 +68,7 @@ def whole_run(tmp_path_factory, quick_compilation):
 
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(train, "train_step", counted)
+        monkeypatch.setattr(loop, "train_step", counted)
         return workdir, train.train(tiny_config(**BUSY), workdir)
 
 
@@ -99,7 +99,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path,
 def test_a_finished_run_is_not_trained_again(whole_run, monkeypatch):
     workdir, state = whole_run
     before = (workdir / "log.jsonl").read_text()
-    monkeypatch.setattr(train, "train_step", lambda *args: pytest.fail("a step was taken"))
+    monkeypatch.setattr(loop, "train_step", lambda *args: pytest.fail("a step was taken"))
     assert same(train.train(tiny_config(**BUSY), workdir), state)
     assert (workdir / "log.jsonl").read_text() == before
 
@@ -218,7 +218,7 @@ def one_step(config, count, *, step=0):
     state = jax.device_put(state, sharded(mesh, state))
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8), "label": np.zeros(16, np.int32)}
-    step = train.compiled_step(factory.recipe(config, model, num_images=1297), mesh, state)
+    step = loop.compiled_step(factory.train_spec(config, model, num_images=1297), mesh, state)
     return state, *step(state, global_batch(mesh, batch))
 
 
@@ -366,7 +366,7 @@ def test_previews_are_drawn_from_both_sets_of_parameters_and_change_nothing(whol
     assert {path.name for path in (tmp_path / "previews").iterdir()} == names
     chain = chain_of(config, factory.network(config), num_steps=3, mesh=device_mesh())
     for name, params in (("raw", state.params), ("ema", state.ema_params)):
-        images = to_uint8(chain(params, jax.random.key(0), indices=np.arange(4))[-1])
+        images = to_uint8(chain(params, jax.random.key(0), indices=np.arange(4)))
         preview = np.asarray(Image.open(tmp_path / "previews" / f"{name}_0000008.png"))
         np.testing.assert_array_equal(preview, grid(images)[..., 0])
 

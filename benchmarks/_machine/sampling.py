@@ -12,7 +12,7 @@ from _machine.job import Job
 from _machine.steps import config_of
 from ddpm_jax import factory
 from ddpm_jax.runs.chain import Chain
-from ddpm_jax.runs.run import chain_of
+from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
 

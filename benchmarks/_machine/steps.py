@@ -13,15 +13,15 @@ from _machine.arithmetic import operations
 from _machine.clock import host_seconds, median_seconds
 from ddpm_jax import factory
 from ddpm_jax.config import experiment
-from ddpm_jax.jobs.train import compiled_step, initial
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
-from ddpm_jax.training.step import Objective, Recipe
+from ddpm_jax.training.loop import compiled_step
+from ddpm_jax.training.step import Objective, TrainSpec
 
 NUM_IMAGES = 50_000  # of CIFAR-10
 WARMUP = 500  # steps of the learning rate: the 5,000 of the configurations are more than a measurement takes
 
-Change: TypeAlias = Callable[[Recipe], Recipe]
-"""A function from the recipe of a configuration to another one."""
+Change: TypeAlias = Callable[[TrainSpec], TrainSpec]
+"""A function from the spec of a configuration to another one."""
 
 
 def config_of(name: str, *, dtype: str, batch_size: int, **changes: object) -> ConfigDict:
@@ -43,10 +43,10 @@ class Step:
       batch: what every step is given.
     """
 
-    def __init__(self, config: ConfigDict, *, change: Change = lambda recipe: recipe) -> None:
+    def __init__(self, config: ConfigDict, *, change: Change = lambda spec: spec) -> None:
         self._config, mesh, self._model = config, device_mesh(jax.devices()[:1]), factory.network(config)
-        recipe = change(factory.recipe(config, self._model, num_images=NUM_IMAGES))
-        init = initial(config, self._model, recipe)
+        spec = change(factory.train_spec(config, self._model, num_images=NUM_IMAGES))
+        init = factory.state_init(config, self._model, spec)
         self.state = jax.jit(init, out_shardings=replicated(mesh))(jax.random.key(0))
         size, data = config.train.batch_size, config.data
         number = NUM_IMAGES if data.on_device else size
@@ -58,7 +58,7 @@ class Step:
             self.batch = (jax.device_put(examples, replicated(mesh)), global_batch(mesh, index))
         else:
             self.batch = global_batch(mesh, examples)
-        step = compiled_step(recipe, mesh, self.state, gathers=data.on_device)
+        step = compiled_step(spec, mesh, self.state, gathers=data.on_device)
         begin = time.perf_counter()
         self._lowered = step.lower(self.state, self.batch)
         self.compiled = self._lowered.compile()
@@ -107,5 +107,5 @@ class Step:
 
 
 def with_objective(change: Callable[[Objective], Objective]) -> Change:
-    """A change of a recipe that changes its objective."""
-    return lambda recipe: dataclasses.replace(recipe, objective=change(recipe.objective))
+    """A change of a spec that changes its objective."""
+    return lambda spec: dataclasses.replace(spec, objective=change(spec.objective))

@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import check_ranges, experiment, flatten
+from ddpm_jax.config import check_ranges, experiment, flatten, to_json
 from ddpm_jax.convert import diffusers, ho, openai
 from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
 from ddpm_jax.convert.loader import parameters
@@ -132,9 +132,9 @@ def import_weights(
         network, files = understood(path, given or {})
         config = configured(network, experiment("base"), name=out.name)
         ema_params, params = converted(network, config, source=path)
-        recipe = factory.recipe(config, factory.network(config), num_images=1)
+        spec = factory.train_spec(config, factory.network(config), num_images=1)
         state = initial_state(
-            jax.random.key(config.seed), lambda key: params, optimizer=recipe.optimizer, times=recipe.times
+            jax.random.key(config.seed), lambda key: params, optimizer=spec.optimizer, times=spec.times
         )
         provenance = {
             "format": network.kind,
@@ -146,7 +146,7 @@ def import_weights(
         }
         (folder / "provenance.json").write_text(json.dumps(provenance, indent=1, allow_nan=False))
         with undisturbed(), Checkpoints(folder) as checkpoints:  # its threads would go on writing after an interrupt
-            checkpoints.save(state.replace(ema_params=ema_params), config)
+            checkpoints.save(state.replace(ema_params=ema_params), to_json(config))
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
 
 

@@ -3,7 +3,7 @@
 Read next: `digits.py`, the smallest source.
 """
 
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, TypeGuard
 
 import numpy as np
 
@@ -35,6 +35,11 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example:
         """Image `index` in 0..len - 1, the same at every access."""
         ...
+
+
+def is_source(given: object) -> TypeGuard[Source]:
+    """Whether an object is a `Source`, and not an iterable of batches."""
+    return hasattr(given, "num_classes") and hasattr(given, "__getitem__") and hasattr(given, "__len__")
 
 
 def load(source: Source, num_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ learned from a squared error; `l_hybrid` adds the bound for it. `time_sampling.p
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import chex
 import jax
@@ -20,8 +20,14 @@ from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Prediction
 from ddpm_jax.diffusion.samplers.ancestral import Variance
 from ddpm_jax.diffusion.schedules import Transition
 
-Loss: TypeAlias = Callable[..., dict[str, Array]]
-"""A function `(denoise, x_0, keys, transition) -> {name: [B]}`, of whose terms "loss" is minimised."""
+
+class Loss(Protocol):
+    """A function `(denoise, x_0, keys, transition) -> {name: [B]}`, of whose terms "loss" is minimised."""
+
+    def __call__(self, denoise: Denoiser, x_0: Array, keys: Array, transition: Transition, /) -> dict[str, Array]:
+        """The terms of images `[B, H, W, C]` in [-1, 1], with keys `[B]` and a transition whose leaves are `[B]`."""
+        ...
+
 
 Weight: TypeAlias = Callable[[Real], Array]
 """A function from log-SNR `[B]` to the weight `[B]` of the noise error."""

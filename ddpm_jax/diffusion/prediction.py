@@ -140,6 +140,24 @@ def as_denoiser(
     return denoise
 
 
+def edm_denoiser(network: Callable[[Array, Array], Array]) -> Denoiser:
+    """Makes a `Denoiser` from a network `D(x, sigma)` in EDM's convention (Karras et al. 2022, eq. 7).
+
+    Such a network estimates x_0 from `x = x_0 + sigma eps`, which is `x_t / signal_t` at the noise level
+    `sigma = sigma_t / signal_t`.
+
+    Args:
+      network: function of x `[B, ...]` and sigma `[B]` to the estimate of x_0 `[B, ...]`.
+    """
+
+    def denoise(x_t: Array, level: NoiseLevel) -> Prediction:
+        sigma = jnp.broadcast_to(jnp.asarray(level.sigma / level.signal, x_t.dtype), x_t.shape[:1])
+        x_0 = network(x_t / expand_like(level.signal, x_t), sigma)
+        return Prediction(x_0, eps_from_x_0(x_0, x_t, level))
+
+    return denoise
+
+
 def as_classifier(apply: Callable[..., Array], variables: chex.ArrayTree) -> LogProb:
     """Makes a function `(x_t, level) -> log p(k | x_t)` `[B, K]` from a classifier of noisy images."""
 

@@ -28,7 +28,7 @@ from ddpm_jax.diffusion.likelihood import (
     ode_log_prob_nats,
     prior_term_nats,
 )
-from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
+from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.metrics.calibration import expected_calibration_error
@@ -130,20 +130,13 @@ def power_spectra(run: "Run", images: Images, *, num_steps: int) -> dict[str, An
     """Band power of x_t along the forward and the reverse chain, and when each band of the estimate of x_0 settles."""
     chain, schedule = run.chain(num_steps), factory.noise_schedule(run.config)
     clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
-    with progress_bar(chain.num_moves, "spectrum", unit="step") as bar:
+    with progress_bar(chain.num_steps, "spectrum", unit="step") as bar:
         indices = np.arange(min(images.num_images, 256))
-        frames = chain(run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update)
-    times = chain.frame_times(_NUM_FRAMES)
-    denoiser = run.denoiser()
-    label = chain.label(indices)
-
-    @jax.jit
-    def estimate(params: chex.ArrayTree, x_t: jax.Array, level: NoiseLevel) -> jax.Array:
-        return jnp.mean(spectrum.band_power(denoiser(params, label)(x_t, level).x_0), axis=0)
-
-    estimates = [estimate(run.params, x, schedule.level(t)) for t, x in zip(times[:-1], frames[:-1], strict=True)]
-    reverse = np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in frames])
-    estimates = np.stack([*map(np.asarray, estimates), reverse[-1]])
+        frames = chain.frames(
+            run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update
+        )
+    times = frames.times
+    reverse, estimates = (np.stack([np.asarray(spectrum.band_power(x)).mean(0) for x in xs]) for xs in frames[1:3])
     forward = spectrum.forward_power(clean[None], jax.tree.map(lambda a: a[:, None], schedule.level(times)))
     return {
         "times": times.tolist(),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -56,6 +56,52 @@ GRIDS: dict[str, Callable[[NoiseSchedule, int], np.ndarray]] = {
 }
 
 
+class Guidance(NamedTuple):
+    """What a guided denoiser evaluates, which the scales decide: a compiled chain has one, and any scales of it.
+
+    Attributes:
+      conditional: whether the network is evaluated with the label.
+      unconditional: whether it is evaluated with the null label.
+      classifier: whether the gradient of a classifier is added.
+    """
+
+    conditional: bool
+    unconditional: bool
+    classifier: bool
+
+
+class ChainProgram(NamedTuple):
+    """What `config.sample` fixes in a compiled chain; equal programs differ in numbers and labels only.
+
+    Attributes:
+      num_steps: number of steps; 0 for all T.
+      sampler: the name of the sampler, or a `Sampler` of a program.
+      variance, grid, corrector_steps, clip_x_0: as in `config.sample`.
+      guidance: the `Guidance`.
+    """
+
+    num_steps: int
+    sampler: str | Sampler
+    variance: str
+    grid: str
+    corrector_steps: int
+    clip_x_0: bool
+    guidance: Guidance
+
+
+def chain_program(config: ConfigDict, num_steps: int, sampler: Sampler | None = None) -> ChainProgram:
+    """The program of a chain of `num_steps`, with the sampler of `config.sample` unless one is given."""
+    part = config.sample
+    names = part.sampler if sampler is None else sampler, part.variance, part.grid
+    return ChainProgram(num_steps, *names, part.corrector_steps, part.clip_x_0, guidance(config))
+
+
+def guidance(config: ConfigDict) -> Guidance:
+    """The guidance of `config.sample`: scales 0 and 1 need one evaluation of the network, all others two."""
+    part = config.sample
+    return Guidance(part.guidance_scale != 0, part.guidance_scale != 1, part.classifier_scale != 0)
+
+
 def noise_schedule(config: ConfigDict) -> NoiseSchedule:
     """The `NoiseSchedule` of `config.diffusion`.
 
@@ -82,13 +128,18 @@ def variance(config: ConfigDict) -> Variance:
     return chosen
 
 
-def sampler(config: ConfigDict) -> Callable[[Settings], Sampler]:
+def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Settings], Sampler]:
     """A function from `sampler_settings` to the `Sampler` of `config.sample`, with its Langevin corrector if any.
+
+    Args:
+      config: configuration.
+      given: a `Sampler` of a program in place of the configured one, or None.
 
     Raises:
       UserError: there is no sampler of that name, or a setting does not suit it.
     """
-    make = named(SAMPLERS, config.sample.sampler, "sample.sampler")
+    configured = named(SAMPLERS, config.sample.sampler, "sample.sampler")
+    make = configured if given is None else lambda config, settings: given
 
     def with_settings(settings: Settings) -> Sampler:
         chosen = make(config, settings)
@@ -116,7 +167,7 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
 
 
 def check_sampling(config: ConfigDict) -> None:
-    """Raises a `UserError` if `config.sample` names an unknown sampler or grid, or a setting does not suit them."""
+    """Raises a `UserError` if `config.sample` names no known sampler or grid, or a setting does not fit."""
     sampler(config)
     named(GRIDS, config.sample.grid, "sample.grid")
 

@@ -1,4 +1,4 @@
-"""Training from a configuration: objective, times, optimiser, and the recipe that a train step takes."""
+"""Training from a configuration: objective, times, optimiser, and the spec that a train step takes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +16,10 @@ from ddpm_jax.diffusion.guidance import hide_labels
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
-from ddpm_jax.factory.models import denoiser_of, random_weights
-from ddpm_jax.factory.names import named
-from ddpm_jax.training.step import Examples, Objective, Recipe
+from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights
+from ddpm_jax.factory.names import check_given, named
+from ddpm_jax.training.state import StateInit, initial_state
+from ddpm_jax.training.step import Examples, Objective, TrainSpec
 
 # From log-SNR `[B]` to the weight of the noise error `[B]`.
 WEIGHTS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -43,20 +44,30 @@ TIMES: dict[str, Callable[[int], time_sampling.TimeSampler]] = {
 }
 
 
-def objective(config: ConfigDict, model: nn.Module, *, num_images: int) -> Objective:
-    """The training objective `(params, examples, key) -> {name: [B]}` of a `Recipe`.
+def objective(
+    config: ConfigDict, model: nn.Module, *, num_images: int | None, loss: losses.Loss | None = None
+) -> Objective:
+    """The training objective `(params, examples, key) -> {name: [B]}` of a `TrainSpec`.
 
     Args:
       config: configuration.
       model: its network.
-      num_images: N, the size of the training set, by which the KL of a posterior is divided.
+      num_images: N, the size of the training set, by which the KL of a posterior is divided; None if it is unknown.
+      loss: the loss where `config.loss.kind` is "custom", and None elsewhere.
 
     Raises:
       UserError: keys of the configuration contradict each other.
     """
     random = random_weights(config)
+    check_given(loss, config.loss.kind, key="loss.kind", argument="loss")
     if config.task == "denoise":
-        return _denoiser_objective(config, model)
+        return _denoiser_objective(config, model, loss or _configured_loss(config))
+    if loss is not None:
+        raise UserError(
+            "loss= applies only to a denoiser; a classifier is trained with the cross-entropy: leave loss= out"
+        )
+    if random and num_images is None:
+        raise UserError("a posterior over weights needs the size of the training set: give a Source and not batches")
     return _negative_elbo(config, model, num_images) if random else _classifier_objective(model)
 
 
@@ -98,9 +109,12 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
     return terms
 
 
-def _denoiser_objective(config: ConfigDict, model: nn.Module) -> Objective:
-    """The configured loss of the network as a denoiser, conditioned on the class or on the null label in its place."""
-    from_network = denoiser_of(config)
+def _configured_loss(config: ConfigDict) -> losses.Loss:
+    """The loss that `config.loss` names.
+
+    Raises:
+      UserError: there is no such loss or weight, or the loss does not suit the variance of the network.
+    """
     make = named(LOSSES, config.loss.kind, "loss.kind")
     if config.diffusion.learned_variance != (config.loss.kind != "simple"):
         raise UserError(
@@ -108,16 +122,32 @@ def _denoiser_objective(config: ConfigDict, model: nn.Module) -> Objective:
             "together with config.loss.kind=hybrid or vlb, and False with simple"
         )
     weight = named(WEIGHTS, config.loss.weight, "loss.weight")
-    loss = make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
+    return make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
 
+
+def _denoiser_objective(config: ConfigDict, model: nn.Module, loss: losses.Loss) -> Objective:
+    """A loss of the network as a denoiser, conditioned on the class or on the null label in its place."""
+    from_network = denoiser_of(config)
     rate, null = config.labels.dropout, config.labels.num_classes
 
     def terms(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         apply = partial(model.apply, train=True, rngs={"dropout": key})
         label = hide_labels(examples.label, examples.label_keys, rate=rate, null=null) if rate else examples.label
         denoise = from_network(apply, {"params": params}, label=label)
-        return loss(denoise, examples.x_0, examples.noise_keys, examples.transition)
+        return _checked_terms(loss(denoise, examples.x_0, examples.noise_keys, examples.transition), examples)
 
+    return terms
+
+
+def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str, jax.Array]:
+    """The terms of a loss, after a check of their names and shapes while the step is traced.
+
+    Raises:
+      UserError: they are not `{"loss": [B], ...}`.
+    """
+    shapes = {name: jnp.shape(term) for name, term in terms.items()} if isinstance(terms, dict) else terms
+    if not isinstance(terms, dict) or "loss" not in terms or set(shapes.values()) != {examples.label.shape}:
+        raise UserError(f'a loss must return {{"loss": [B], ...}}, one number per image in every term, not {shapes}')
     return terms
 
 
@@ -136,10 +166,12 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(clip, optax.adam(learning_rate(config), optim.beta_1, optim.beta_2, optim.epsilon))
 
 
-def recipe(config: ConfigDict, model: nn.Module, *, num_images: int) -> Recipe:
-    """What the train step needs besides state and batch; `num_images` is as for `objective`."""
-    return Recipe(
-        objective=objective(config, model, num_images=num_images),
+def train_spec(
+    config: ConfigDict, model: nn.Module, *, num_images: int | None, loss: losses.Loss | None = None
+) -> TrainSpec:
+    """What the train step needs besides state and batch; the arguments are those of `objective`."""
+    return TrainSpec(
+        objective=objective(config, model, num_images=num_images, loss=loss),
         times=named(TIMES, config.loss.times, "loss.times")(config.diffusion.num_timesteps),
         transitions=noise_schedule(config).transitions(),
         optimizer=optimizer(config),
@@ -147,3 +179,9 @@ def recipe(config: ConfigDict, model: nn.Module, *, num_images: int) -> Recipe:
         accumulation=config.train.accumulation,
         random_flip=config.data.random_flip,
     )
+
+
+def state_init(config: ConfigDict, model: nn.Module, spec: TrainSpec) -> StateInit:
+    """A function from the root key to the `TrainState` at step 0."""
+    params = initial_params(config, model)
+    return partial(initial_state, init_params=params, optimizer=spec.optimizer, times=spec.times)

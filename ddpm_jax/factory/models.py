@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import chex
 import flax.linen as nn
@@ -16,9 +16,9 @@ from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
 from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_denoiser
 from ddpm_jax.diffusion.schedules import NoiseLevel
-from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.factory.chains import Settings, sampler_settings
-from ddpm_jax.factory.names import named, plain
+from ddpm_jax.errors import UserError, first_line, shortened
+from ddpm_jax.factory.chains import Guidance, Settings, guidance, sampler_settings
+from ddpm_jax.factory.names import CUSTOM, check_given, named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 TASKS = ("denoise", "classify")
@@ -44,12 +44,23 @@ class ParametricDenoiser(Protocol):
         ...
 
 
-def network(config: ConfigDict) -> UNet | Classifier:
+def network(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
     """The network of `config.model` for the images of `config.data`: a `UNet`, or a `Classifier` for that task.
 
+    Args:
+      config: configuration.
+      given: the network where `config.network` is "custom", and None elsewhere. It is called as
+        `network(x_t, index, label, train=...)`, with images `[B, H, W, C]`, the 0-based time index `t - 1` `[B]` and
+        integer labels `[B]`, and returns `[B, H, W, C]`, or `[B, H, W, 2 C]` with a learned variance; a classifier is
+        called without the label and returns logits `[B, K]`.
+
     Raises:
-      UserError: sizes of the configuration do not fit each other.
+      UserError: sizes of the configuration do not fit each other, or the given network cannot be called so.
     """
+    named(("configured", CUSTOM), config.network, "network")
+    check_given(given, config.network, key="network", argument="network")
+    if given is not None:
+        return checked_network(config, given)
     size, levels = config.data.image_size, len(config.model.channel_mult)
     if not levels:
         raise UserError("config.model.channel_mult needs one number for each level, such as (1, 2, 2)")
@@ -77,6 +88,38 @@ def network(config: ConfigDict) -> UNet | Classifier:
         return Classifier(architecture, config.labels.num_classes)
     heads = 2 if config.diffusion.learned_variance else 1
     return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
+
+
+def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
+    """The given network, after a trial call with abstract images.
+
+    Raises:
+      UserError: it is not called as `network` says, has other variables than parameters, or returns another shape.
+    """
+    size, channels, denoises = config.data.image_size, config.data.channels, config.task == "denoise"
+    x_t = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+    index, label = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    inputs = (x_t, index, label) if denoises else (x_t, index)
+    key = jax.eval_shape(jax.random.key, 0)
+
+    def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, jax.Array]:
+        variables = given.init(key, *inputs)
+        return variables, given.apply(variables, *inputs, train=True, rngs={"dropout": key})
+
+    try:
+        variables, out = jax.eval_shape(call, key, *inputs)
+    except Exception as error:  # code of the user
+        arguments = "x_t, index, label" if denoises else "x_t, index"
+        raise UserError(
+            f"the network cannot be called as network({arguments}, train=...): {first_line(error)}"
+        ) from error
+    if set(variables) != {"params"}:
+        raise UserError(f"the network has the variables {', '.join(variables)}: only params can be trained")
+    heads = 2 if config.diffusion.learned_variance else 1
+    expected = (2, size, size, heads * channels) if denoises else (2, config.labels.num_classes)
+    if jnp.shape(out) != expected:
+        raise UserError(f"the network returns the shape {list(jnp.shape(out))} for two images, not {list(expected)}")
+    return given
 
 
 def _num_rows(labels: ConfigDict) -> int:
@@ -135,7 +178,8 @@ def denoiser(
     Raises:
       UserError: the configuration asks for guidance that the model was not trained for.
     """
-    from_network, null, scale = denoiser_of(config), config.labels.num_classes, _guidance_scale(config)
+    from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, _guidance(config)
+    clips = config.sample.clip_x_0
 
     def with_params(
         params: chex.ArrayTree, label: jax.Array | None = None, settings: Settings | None = None
@@ -143,31 +187,31 @@ def denoiser(
         settings = settings or sampler_settings(config)
         own = params["denoiser"] if classifier else params
         network = partial(from_network, model.apply, {"params": own})
-        if scale == 1:
+        if not evaluated.unconditional:
             denoise = network(label=label)
-        elif scale == 0:
+        elif not evaluated.conditional:
             denoise = network(label=jnp.full_like(label, null))
         else:
             both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
             denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
-        if classifier and config.sample.classifier_scale:
+        if classifier and evaluated.classifier:
             log_prob = label_log_prob(classifier(params["classifier"]), label)
             denoise = classifier_guided(denoise, log_prob, settings["classifier_scale"])
-        return clip_x_0(denoise) if config.sample.clip_x_0 else denoise
+        return clip_x_0(denoise) if clips else denoise
 
     return with_params
 
 
-def _guidance_scale(config: ConfigDict) -> float:
-    """The scale of classifier-free guidance, after a check that the model was trained for it."""
-    scale = config.sample.guidance_scale
-    if scale != 1 and not config.labels.dropout:
+def _guidance(config: ConfigDict) -> Guidance:
+    """The guidance of the configuration, after a check that the model was trained for it."""
+    scale, evaluated = config.sample.guidance_scale, guidance(config)
+    if evaluated.unconditional and not config.labels.dropout:
         model = "was trained only with the class" if config.labels.num_classes else "is unconditional"
         raise UserError(
             f"guidance_scale={scale:g} needs a model trained both with and without the class, but this model "
             f"{model}: train one with config.labels.dropout=0.1, or guide it with a classifier"
         )
-    return scale
+    return evaluated
 
 
 def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProbs]:

@@ -27,6 +27,27 @@ def named(table: dict[str, Any] | tuple[str, ...], name: str, key: str) -> Any:
     return table[name] if isinstance(table, dict) else name
 
 
+CUSTOM = "custom"  # the name in a configuration for an object that a program gives
+
+
+def check_given(given: object, name: str, *, key: str, argument: str) -> None:
+    """Checks that an object is given exactly where the configuration names it `CUSTOM`.
+
+    Args:
+      given: the object, or None.
+      name: the value in the configuration.
+      key: its key.
+      argument: the argument of `train` and of `Run` that takes such an object.
+
+    Raises:
+      UserError: the object is missing, or the configuration names another one.
+    """
+    if name == CUSTOM and given is None:
+        raise UserError(f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}=")
+    if name != CUSTOM and given is not None:
+        raise UserError(f"{argument}= is given, and config.{key} is {name!r}, which names another one: leave it out")
+
+
 def plain(value: Any) -> Any:
     """A value of the configuration, in which a list becomes a tuple and everything else stays as it is."""
     return tuple(value) if isinstance(value, list | tuple) else value

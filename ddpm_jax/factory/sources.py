@@ -8,18 +8,23 @@ from ml_collections import ConfigDict
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory.names import named
+from ddpm_jax.factory.names import check_given, named
 
 
-def source(config: ConfigDict) -> Source:
+def source(config: ConfigDict, given: Source | None = None) -> Source:
     """The images of `config.data`, with classes numbered as in `config.labels.names` where both have names.
+
+    Args:
+      config: configuration.
+      given: the source where `config.data.source` is "custom", and None elsewhere.
 
     Raises:
       UserError: there are no images, or they have other classes than the configuration.
     """
     data = config.data
+    check_given(given, data.source, key="data.source", argument="source")
     shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
-    images = named(SOURCES, data.source, "data.source")(data, shape)
+    images = named(SOURCES, data.source, "data.source")(data, shape) if given is None else given
     if config.labels.num_classes and config.labels.names and images.class_names:
         return matched(images, config.labels.names)
     if config.labels.num_classes not in (0, images.num_classes):

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.config import check_ranges
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.jobs.train import compiled_step, initial, state_shapes
 from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
+from ddpm_jax.training.loop import compiled_step, state_shapes
 from ddpm_jax.training.state import Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
@@ -71,13 +71,13 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
     mesh = device_mesh(devices, fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     model = factory.network(config)
-    recipe = factory.recipe(config, model, num_images=num_images)
-    shapes = state_shapes(initial(config, model, recipe))
+    spec = factory.train_spec(config, model, num_images=num_images)
+    shapes = state_shapes(factory.state_init(config, model, spec))
     state = _placed(shapes, sharded(mesh, shapes))
     size, channels, batch_size = config.data.image_size, config.data.channels, config.train.batch_size
     image = jax.ShapeDtypeStruct((batch_size, size, size, channels), np.uint8, sharding=split(mesh))
     batch = {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=split(mesh))}
-    traced = compiled_step(recipe, mesh, shapes).trace(state, batch)
+    traced = compiled_step(spec, mesh, shapes).trace(state, batch)
     try:
         with warnings.catch_warnings():  # the cache may hold this step, compiled for devices that are not here
             warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")

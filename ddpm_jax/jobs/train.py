@@ -1,46 +1,61 @@
-"""The training job: it takes steps and writes log, previews and checkpoints, until the last step or an interruption.
+"""The training job: from a configuration and a work directory to a trained run.
 
 The same command starts a run and resumes it, with the same result bit for bit: the state holds the step and the root
 key, the batch of a step is a function of the step and the seed, and its randomness is a function of the step and the
-key. Read next: `training/step.py`, `training/checkpoint.py`.
+key. An object of a program (`Given`) takes the place of what the configuration names. Read next: `training/loop.py`.
 """
 
 import contextlib
 import copy
 import os
-import signal
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import check_ranges, check_resumable
+from ddpm_jax.config import check_ranges, check_resumable, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.data.source import Source
+from ddpm_jax.data.source import Source, is_source
+from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
-from ddpm_jax.runs.run import chain_of
-from ddpm_jax.runtime.devices import check_divides, device_mesh, replicated, sharded, split
-from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.factory.names import CUSTOM
+from ddpm_jax.jobs.previews import Previews
+from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.inputs import feed
+from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
 from ddpm_jax.training.log import DivergedError, RunLog, Watch
+from ddpm_jax.training.loop import Hook, compiled_step, interruption, state_shapes, train_loop
 from ddpm_jax.training.restoring import stored_config
-from ddpm_jax.training.saving import Saves
-from ddpm_jax.training.state import StateInit, TrainState, initial_state
-from ddpm_jax.training.step import Recipe, gathering, train_step
+from ddpm_jax.training.saving import Intervals, Saves
+from ddpm_jax.training.state import StateInit, TrainState
 
-_PREVIEW_SEED = 0
+
+class Given(NamedTuple):
+    """Objects of a program, each in place of what the configuration names, or None.
+
+    Attributes:
+      source: a `Source`; or batches `{"image": uint8 [B, H, W, C], "label": integers [B]}`, as an iterable, or as a
+        function from the number of steps taken to an iterable, see `training.inputs.given_batches`.
+      network: a linen module, see `factory.network`.
+      loss: a `Loss`, `(denoise, x_0, keys, transition) -> {"loss": [B], ...}`.
+    """
+
+    source: Source | Batches | BatchesFrom | None = None
+    network: nn.Module | None = None
+    loss: Loss | None = None
+
+
+_NOTHING = Given()
 
 
 class Outcome(NamedTuple):
@@ -55,12 +70,24 @@ class Outcome(NamedTuple):
     state: TrainState
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch | None = None) -> TrainState:
+def train(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    source: Source | Batches | BatchesFrom | None = None,
+    network: nn.Module | None = None,
+    loss: Loss | None = None,
+    hooks: Sequence[Hook] = (),
+    watch: Watch | None = None,
+) -> TrainState:
     """Trains the run of a configuration in a work directory, from its newest checkpoint if there is one.
 
     Args:
       config: locked configuration, see `configs/base.py`.
       workdir: the directory for checkpoints, log and previews; it is made if absent.
+      source, network, loss: objects in place of those that the configuration names, see `Given`; None for the latter.
+        A source gives the size and channels of the images. A run is resumed with the same objects.
+      hooks: functions `(step, state, metrics)` that are called after every step, see `Hook`.
       watch: as for `RunLog`: `plots.live_loss()` draws the loss in a notebook.
 
     Returns:
@@ -69,60 +96,112 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch |
     Raises:
       UserError: any mistake that the user can correct; no file is left incomplete.
     """
-    return start(config, workdir, watch=watch).state
+    return start(config, workdir, given=Given(source, network, loss), hooks=hooks, watch=watch).state
 
 
-def start(config: ConfigDict, workdir: str | os.PathLike[str], *, watch: Watch | None = None) -> Outcome:
+def start(
+    config: ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    given: Given = _NOTHING,
+    hooks: Sequence[Hook] = (),
+    watch: Watch | None = None,
+) -> Outcome:
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     if not isinstance(config, ConfigDict):
         raise UserError(f"the configuration must be a ConfigDict, as experiment('digits') returns; got {config!r}")
+    config = _naming(config, given)
     check_ranges(config)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
-    model, stored = factory.network(config), stored_config(workdir)
+    stored = stored_config(workdir)
+    _check_given_again(stored, given, workdir)
+    model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
-    config, source = _with_class_names(config, stored)
-    recipe = factory.recipe(config, model, num_images=len(source))
+    config, source = _with_class_names(config, stored, given.source)
+    num_images = len(source) if source is not None else None
+    spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # raises now, not after training
     _note_doubts(config)
-    init = initial(config, model, recipe)
-    step_fn = compiled_step(recipe, mesh, state_shapes(init), gathers=config.data.on_device)
+    init = factory.state_init(config, model, spec)
+    gathers = config.data.on_device and source is not None
+    step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
     with _checkpoints(config, workdir) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
-        log = RunLog(
-            workdir,
-            start_step=start_step,
-            num_steps=config.train.num_steps,
-            batch_size=config.train.batch_size,
-            learning_rate=factory.learning_rate(config),
-            watch=watch,
-        )
+        log = _log(config, workdir, start_step, watch)
         draws = config.task == "denoise" and config.log.preview_every
-        preview = Previews(config, model, log, mesh) if draws else None
-        fed, explained = feed(config, source, mesh, start_step=start_step), _explained(config, checkpoints, len(source))
-        saves = Saves(checkpoints, log, config)
-        with log, fed as stream, explained, saves, _interruption() as stop_asked:
-            for step in range(start_step + 1, config.train.num_steps + 1):
-                state, metrics = step_fn(state, next(stream))
-                saves.latest = state
-                log.add(step, metrics)
-                interrupted = stop_asked(step)
-                save = step == config.train.num_steps or interrupted or saves.due(step)
-                if save or _due(step, config.log.every):
-                    log.flush()
-                if save:
-                    saves.save()
-                if interrupted:
-                    checkpoints.wait()
-                    log.say(f"interrupted: step {step} is saved; the same command resumes from there")
-                    break
-                if preview and _due(step, config.log.preview_every):
-                    log.flush()  # if the numbers are not finite, its error explains more than a preview's note
-                    preview(state)
-        checkpoints.wait()
+        hooks = [*([Previews(config, model, log, mesh)] if draws else []), *hooks]
+        saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
+        inputs = _inputs(config, given.source if source is None else source, mesh, start_step=start_step)
+        explained = _explained(config, checkpoints, num_images)
+        options = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
+        with log, inputs as batches, explained, saves, interruption() as stop_asked:
+            state = train_loop(step_fn, state, batches, log=log, saves=saves, stop_asked=stop_asked, **options)
     return Outcome(start_step, state)
+
+
+def _naming(config: ConfigDict, given: Given) -> ConfigDict:
+    """A copy of the configuration that names the given objects `CUSTOM`, with the size of the images of the source.
+
+    Raises:
+      UserError: the images of the source are not square.
+    """
+    config = copy.deepcopy(config)
+    if given.network is not None:
+        config.network = CUSTOM
+    if given.loss is not None:
+        config.loss.kind = CUSTOM
+    if given.source is not None:
+        config.data.source = CUSTOM
+    if is_source(given.source):
+        shape = np.shape(given.source[0]["image"])
+        if len(shape) != 3 or shape[0] != shape[1]:
+            raise UserError(f"the images of the source must be square, [H, H, C], and have the shape {list(shape)}")
+        config.data.image_size, config.data.channels = shape[0], shape[2]
+    return config
+
+
+def _check_given_again(stored: dict[str, Any] | None, given: Given, workdir: Path) -> None:
+    """Raises a `UserError` if a run that was trained with a given source or network is resumed without it."""
+    if stored is None:
+        return
+    for name, value in (("source", stored["data"]["source"]), ("network", stored.get("network"))):
+        if value == CUSTOM and getattr(given, name) is None:
+            raise UserError(
+                f"{workdir} was trained with a {name} from a program: resume it with "
+                f"train(config, {str(workdir)!r}, {name}=...)"
+            )
+
+
+def _inputs(
+    config: ConfigDict, source: Source | Batches | BatchesFrom, mesh: Mesh, *, start_step: int
+) -> AbstractContextManager[Iterator[Any]]:
+    """The batches of a run, in the way that its configuration and the kind of its source ask for."""
+    order = Order(config.train.batch_size, config.seed, start_step)
+    if not is_source(source):
+        return given_batches(source, mesh, order)
+    if config.data.on_device:
+        return gathered_batches(source, mesh, order)
+    return read_batches(source, mesh, order, num_workers=config.data.num_workers)
+
+
+def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None) -> RunLog:
+    """The log of a run, with the options of its configuration."""
+    return RunLog(
+        workdir,
+        start_step=start_step,
+        num_steps=config.train.num_steps,
+        batch_size=config.train.batch_size,
+        learning_rate=factory.learning_rate(config),
+        watch=watch,
+    )
+
+
+def _intervals(config: ConfigDict) -> Intervals:
+    """The intervals between two saves of a run."""
+    return Intervals(config.checkpoint.every, config.checkpoint.every_minutes, config.log.every)
 
 
 def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
@@ -131,69 +210,20 @@ def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 
 
-def initial(config: ConfigDict, model: nn.Module, recipe: Recipe) -> StateInit:
-    """Returns a function from the root key to the `TrainState` at step 0."""
-    params = factory.initial_params(config, model)
-    return partial(initial_state, init_params=params, optimizer=recipe.optimizer, times=recipe.times)
+def _with_class_names(
+    config: ConfigDict, stored: dict[str, Any] | None, given: Source | Batches | BatchesFrom | None
+) -> tuple[ConfigDict, Source | None]:
+    """Returns the configuration with class names, those of the run or else of the data, and the data if it is a source.
 
-
-def state_shapes(init: StateInit) -> TrainState:
-    """Returns the shapes of the state: a `TrainState` whose leaves are `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(init, jax.random.key(0))
-
-
-def compiled_step(recipe: Recipe, mesh: Mesh, shapes: TrainState, *, gathers: bool = False) -> jax.stages.Wrapped:
-    """Returns `(state, batch) -> (state, metrics)`, the train step under `jax.jit` on a mesh; the state is donated.
-
-    Args:
-      recipe: what the step needs besides state and batch.
-      mesh: the devices, along which the batch is cut.
-      shapes: a `TrainState` of arrays or of their shapes, by which the state is placed on the devices.
-      gathers: whether a batch is the pair of the whole data set and indices into it, as for `gathering`.
+    Batches have no class names, so they are left out.
     """
-    state, whole, batch = sharded(mesh, shapes), replicated(mesh), split(mesh)
-    step = partial(train_step, recipe)
-    if gathers:
-        step, batch = gathering(step), (whole, batch)
-    return jax.jit(step, in_shardings=(state, batch), out_shardings=(state, whole), donate_argnums=0)
-
-
-class Previews:
-    """Draws grids of samples during training, from the parameters and from their average, with a chain of few steps.
-
-    Args:
-      config: configuration of the run.
-      model: its network.
-      log: its `RunLog`, which gets the grids.
-      mesh: the devices.
-    """
-
-    def __init__(self, config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> None:
-        self._log, self._indices, self._mesh = log, np.arange(config.log.preview_images), mesh
-        steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
-        self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
-
-    def __call__(self, state: TrainState) -> None:
-        """Draws and writes both grids for the state's step."""
-        for name, params in (("raw", state.params), ("ema", state.ema_params)):
-            params = jax.device_put(params, replicated(self._mesh))
-            images = self._chain(params, jax.random.key(_PREVIEW_SEED), indices=self._indices)[-1]
-            if not np.isfinite(images).all():
-                self._log.say(
-                    f"note: no preview with the {name} parameters: the images of its short chain are not finite"
-                )
-                continue
-            self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=int(state.step))
-        self._log.restart_clock()
-
-
-def _with_class_names(config: ConfigDict, stored: dict[str, Any] | None) -> tuple[ConfigDict, Source]:
-    """Returns the configuration with class names, those of the run or else of the data, and the data."""
     config = copy.deepcopy(config)
     labels = config.labels
     if stored and not labels.names:
         labels.names = tuple(stored["labels"].get("names", ()))
-    source = factory.source(config)
+    if given is not None and not is_source(given):
+        return config, None
+    source = factory.source(config, given)
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)
         if stored and labels.names:
@@ -245,51 +275,22 @@ def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoint
 
 
 @contextlib.contextmanager
-def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int) -> Iterator[None]:
-    """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint."""
+def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int | None) -> Iterator[None]:
+    """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint.
+
+    The images of given batches, whose number is None, are not known.
+    """
     try:
         yield
     except DivergedError as error:
         order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
-        images = ", ".join(str(index) for index in batch_indices(num_images, **order)[:8])
+        indices = () if num_images is None else batch_indices(num_images, **order)
+        more = ", ..." if len(indices) > 8 else ""
+        images = f", on images {', '.join(map(str, indices[:8]))}{more} of the data" if len(indices) else ""
         last = checkpoints.last_saved()
         kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
         raise UserError(
-            f"{error}, on images {images}{', ...' if config.train.batch_size > 8 else ''} of the data; {kept}; "
+            f"{error}{images}; {kept}; "
             "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use --config.model.dtype=float32, "
             "and start again with the same command"
         ) from error
-
-
-def _due(step: int, every: int) -> bool:
-    """Returns whether a step is a multiple of `every`; never if `every` is 0."""
-    return bool(every) and step % every == 0
-
-
-@contextlib.contextmanager
-def _interruption() -> Iterator[Callable[[int], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
-
-    A second signal ends the process at once. Yields a function of the step that returns whether to stop after it. If
-    there are several processes, all stop after the same step, whichever of them got the signal: JAX's preemption
-    service, which handles SIGTERM in this case, makes them agree on it.
-    """
-    raised, previous = [], {}
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        raised.append(number)
-        signal.signal(number, previous[number])
-        if several:
-            signal.raise_signal(signal.SIGTERM)
-
-    several = jax.process_count() > 1
-    for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
-        try:
-            previous[number] = signal.signal(number, handler)
-        except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
-            break
-    try:
-        yield multihost_utils.reached_preemption_sync_point if several else lambda step: bool(raised)
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

@@ -6,11 +6,12 @@ the host runs in pieces so that a progress bar can advance and frames can be kep
 next: `run.py`.
 """
 
-import copy
+import collections
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import NamedTuple
 
 import chex
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
-from ddpm_jax.diffusion.samplers import Sampler, SamplerState, advance
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo, advance
 from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.factory.chains import Settings
@@ -32,22 +33,39 @@ from ddpm_jax.runtime.progress import progress_bar
 _MAX_PIECE = 50  # steps of the chain between two updates of the progress bar
 
 
-class Chain:
-    """A reverse chain compiled for a mesh: `chain(params, key, indices=...)` draws images.
+class Frames(NamedTuple):
+    """A chain at some of its times, on the host.
+
+    Attributes:
+      times: `[F]`, falling, evenly spaced along the steps of the chain.
+      x: `[F, B, H, W, C]` float32, the noisy images at these times, of which the last are the images drawn.
+      x_0: `[F, B, H, W, C]` float32, the estimates of x_0 that the sampler made from x; at the end x itself.
+      evaluations: how many times the chain evaluated the denoiser.
+    """
+
+    times: np.ndarray
+    x: np.ndarray
+    x_0: np.ndarray
+    evaluations: int
+
+
+class CompiledChain:
+    """The programs of a reverse chain for a mesh, which run with any settings and labels.
 
     Args:
       sampler: function from settings to a `Sampler`.
-      settings: `{name: number}`, inputs of the compiled chain: changing them compiles nothing.
       denoiser: function `(params, label, settings)` to a `Denoiser`.
       transitions: the N transitions of the chain, leaves `[N]`.
       shape: shape of an image, `(H, W, C)`.
       mesh: the devices; a batch is cut evenly over them.
-      labels: classes that the images take in turn: image i has `labels[i % len(labels)]`; () for none.
 
     Attributes:
-      num_moves: N, the number of steps.
-      settings: as above.
-      columns: number of columns of a grid in which each class has its own column; None for one class or none.
+      start: the jitted function `(key, indices, settings) -> (keys, state)`.
+      take: the jitted function `(params, keys, state, label, moves, settings) -> (state, info)`, which takes the steps
+        of some transitions and consumes the state.
+      moves: the transitions with their indices, float32 on the host.
+      times: the times between the steps, `[N + 1]`, falling.
+      mesh: as above.
     """
 
     def __init__(
@@ -55,17 +73,13 @@ class Chain:
         sampler: Callable[[Settings], Sampler],
         denoiser: ParametricDenoiser,
         *,
-        settings: Settings,
         transitions: Transition,
         shape: tuple[int, ...],
         mesh: Mesh,
-        labels: Sequence[int] = (),
     ) -> None:
-        self.num_moves, self._mesh, self.settings = len(transitions.beta), mesh, settings
-        self._take_turns(labels)
-        self._times = np.append(transitions.now.t, transitions.next.t[-1])
-        self._moves: IndexedTransitions = (
-            np.arange(self.num_moves),
+        self.mesh, self.times = mesh, np.append(transitions.now.t, transitions.next.t[-1])
+        self.moves: IndexedTransitions = (
+            np.arange(len(transitions.beta)),
             jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
         )
         whole, cut = replicated(mesh), split(mesh)
@@ -82,14 +96,43 @@ class Chain:
             label: jax.Array,
             moves: IndexedTransitions,
             settings: Settings,
-        ) -> SamplerState:
+        ) -> tuple[SamplerState, StepInfo]:
             denoise = denoiser(params, label, settings)
-            return advance(sampler(settings), denoise, keys, state=state, moves=moves)[0]
+            end = advance(sampler(settings), denoise, keys, state=state, moves=moves)
+            return end.state, end.info
 
-        self._start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
-        self._take = jax.jit(
-            take, in_shardings=(whole, cut, cut, cut, whole, whole), out_shardings=cut, donate_argnums=2
+        self.start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
+        self.take = jax.jit(
+            take,
+            in_shardings=(whole, cut, cut, cut, whole, whole),
+            out_shardings=(cut, StepInfo(cut, whole)),
+            donate_argnums=2,
         )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A compiled chain with its settings and labels: `chain(params, key, indices=...)` draws images.
+
+    Attributes:
+      compiled: the `CompiledChain`.
+      settings: `{name: number}`, inputs of the compiled chain: other numbers compile nothing.
+      labels: classes that the images take in turn: image i has `labels[i % len(labels)]`; () for none.
+    """
+
+    compiled: CompiledChain
+    settings: Settings
+    labels: tuple[int, ...] = ()
+
+    @property
+    def num_steps(self) -> int:
+        """N, the number of steps."""
+        return len(self.compiled.moves[0])
+
+    @property
+    def columns(self) -> int | None:
+        """The number of columns of a grid in which each class has its own column; None for one class or none."""
+        return len(self.labels) if len(self.labels) > 1 else None
 
     def __call__(
         self,
@@ -97,7 +140,6 @@ class Chain:
         key: jax.Array,
         *,
         indices: ArrayLike,
-        num_frames: int = 1,
         progress: Callable[[int], object] | None = None,
     ) -> np.ndarray:
         """Draws the images of the given indices.
@@ -106,35 +148,59 @@ class Chain:
           params: parameters, on the mesh.
           key: the root key of the seed.
           indices: `[B]` integers; any B, which is padded to a multiple of the number of devices.
-          num_frames: keep at least this many frames of the chain (1: only the end).
           progress: function called with the number of steps taken since its last call.
 
         Returns:
-          `[F, B, H, W, C]` float32 on the host, evenly spaced along the chain, the last being the images.
+          `[B, H, W, C]` float32 on the host.
         """
-        indices = np.asarray(indices)
-        padded = np.pad(indices, (0, -len(indices) % self._mesh.size), mode="edge")
-        placed, label = jax.device_put((padded, self.label(padded)), split(self._mesh))
-        keys, state = self._start(key, placed, self.settings)
-        frames = [to_host(state.x)] if num_frames > 1 else []
-        for moves in pieces(self._moves, at_most=math.ceil(self.num_moves / num_frames)):
-            state = jax.block_until_ready(self._take(params, keys, state, label, moves, self.settings))
-            if num_frames > 1:
-                frames.append(to_host(state.x))
+        states = self._states(params, key, np.asarray(indices), _MAX_PIECE, progress)
+        [(state, _)] = collections.deque(states, maxlen=1)
+        return to_host(state.x)[: np.size(indices)]
+
+    def frames(
+        self,
+        params: chex.ArrayTree,
+        key: jax.Array,
+        *,
+        indices: ArrayLike,
+        num_frames: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> Frames:
+        """Draws the images that a call gives, and keeps at least `num_frames` frames of their chain, if it is so long.
+
+        Args:
+          params, key, indices, progress: as for a call.
+          num_frames: number of frames, 1 or more, besides the noise from which the chain starts.
+        """
+        xs, estimates, evaluations = [], [], 0
+        at_most = math.ceil(self.num_steps / num_frames)
+        for state, info in self._states(params, key, np.asarray(indices), at_most, progress):
+            xs.append(to_host(state.x))
+            if info is not None:
+                estimates.append(to_host(info.x_0))
+                evaluations += int(info.evaluations)
+        x, x_0 = (np.stack(frames)[:, : np.size(indices)] for frames in (xs, [*estimates, xs[-1]]))
+        lengths = [len(moves[0]) for moves in pieces(self.compiled.moves, at_most=at_most)]
+        return Frames(self.compiled.times[np.cumsum([0, *lengths])], x, x_0, evaluations)
+
+    def _states(
+        self,
+        params: chex.ArrayTree,
+        key: jax.Array,
+        indices: np.ndarray,
+        at_most: int,
+        progress: Callable[[int], object] | None,
+    ) -> Iterator[tuple[SamplerState, StepInfo | None]]:
+        """Yields the first state and None, then the state and the info after each piece of at most so many steps."""
+        padded = np.pad(indices, (0, -len(indices) % self.compiled.mesh.size), mode="edge")
+        placed, label = jax.device_put((padded, self.label(padded)), split(self.compiled.mesh))
+        keys, state = self.compiled.start(key, placed, self.settings)
+        yield state, None
+        for moves in pieces(self.compiled.moves, at_most=at_most):
+            state, info = jax.block_until_ready(self.compiled.take(params, keys, state, label, moves, self.settings))
             if progress:
                 progress(len(moves[0]))
-        return np.stack(frames or [to_host(state.x)])[:, : len(indices)]
-
-    def varied(self, *, settings: Settings, labels: Sequence[int]) -> Self:
-        """A chain with other settings and classes that runs the same compiled programs as this one."""
-        other = copy.copy(self)
-        other.settings = settings
-        other._take_turns(labels)
-        return other
-
-    def _take_turns(self, labels: Sequence[int]) -> None:
-        """Stores the classes, and the number of columns of a grid of them."""
-        self._labels, self.columns = np.array(labels or (0,), np.int32), len(labels) if len(labels) > 1 else None
+            yield state, info
 
     def lower(self, params: chex.ArrayTree, *, batch_size: int, platform: str) -> jax.stages.Lowered:
         """A piece of the chain lowered for a platform ("tpu", "cuda", "cpu"), which this machine need not have.
@@ -144,20 +210,15 @@ class Chain:
           batch_size: number of images.
           platform: name of the platform.
         """
-        indices, moves = np.arange(batch_size), next(pieces(self._moves))
-        keys, state = jax.eval_shape(self._start, jax.random.key(0), indices, self.settings)
-        take = self._take.trace(params, keys, state, self.label(indices), moves, self.settings)
+        indices, moves = np.arange(batch_size), next(pieces(self.compiled.moves))
+        keys, state = jax.eval_shape(self.compiled.start, jax.random.key(0), indices, self.settings)
+        take = self.compiled.take.trace(params, keys, state, self.label(indices), moves, self.settings)
         return take.lower(lowering_platforms=(platform,))
 
     def label(self, indices: np.ndarray) -> np.ndarray:
         """The classes `[B]` of the images of these indices `[B]`, integers."""
-        return self._labels[indices % len(self._labels)]
-
-    def frame_times(self, num_frames: int) -> np.ndarray:
-        """The times of the frames that a call with `num_frames` returns, `[F]`, falling."""
-        at_most = math.ceil(self.num_moves / num_frames)
-        lengths = [len(moves[0]) for moves in pieces(self._moves, at_most=at_most)]
-        return self._times[np.cumsum([0, *lengths])]
+        labels = np.array(self.labels or (0,), np.int32)
+        return labels[indices % len(labels)]
 
 
 def draw(
@@ -184,10 +245,10 @@ def draw(
     """
     indices, kept, key = np.asarray(indices), [], jax.random.key(seed)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    with progress_bar(len(batches) * chain.num_moves, "sampling", unit="step") as bar:
+    with progress_bar(len(batches) * chain.num_steps, "sampling", unit="step") as bar:
         for batch in batches:
             padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
-            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[-1][: len(batch)])
+            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[: len(batch)])
             kept.append(images) if sink is None else sink(batch, images)
     return np.concatenate(kept) if sink is None else None
 

@@ -5,25 +5,24 @@ Read next: `chain.py`, `diffusion/samplers/driver.py`.
 
 import copy
 import difflib
-import json
 import os
+from functools import partial
 from typing import Any, Literal, Self
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ddpm_jax import errors, factory
-from ddpm_jax.config import changes, flatten, from_json, in_words, to_json
+from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
-from ddpm_jax.diffusion.samplers import repaint
+from ddpm_jax.diffusion.samplers import Sampler
 from ddpm_jax.errors import UserError, check_counts, listed
 from ddpm_jax.factory.models import ParametricDenoiser
-from ddpm_jax.runs.chain import Chain, draw
+from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw
+from ddpm_jax.runs.configured import chain_of, denoiser_of, kinship, labels_of, names_of
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
@@ -36,9 +35,10 @@ class Run:
     Args:
       workdir: the run's directory.
       params: "ema" for the averaged parameters, "raw" for the trained ones.
+      network: the linen module of a run that was trained with one from a program; None for every other run.
 
     Raises:
-      UserError: there is no run, or no checkpoint yet.
+      UserError: there is no run, no checkpoint yet, or its network is another one.
 
     Attributes:
       workdir, params_name: as the arguments.
@@ -52,7 +52,13 @@ class Run:
       inpainting: the image and the mask of `inpaint`, or None.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, params: Literal["ema", "raw"] = "ema") -> None:
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        params: Literal["ema", "raw"] = "ema",
+        network: nn.Module | None = None,
+    ) -> None:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             beside = [str(path.parent) for path in workdir.parent.glob("*/checkpoints")]
@@ -62,21 +68,23 @@ class Run:
             raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
         self.workdir, self.params_name, self.mesh = workdir, params, device_mesh()
         name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, stored, self.params = restoring.restore_params(workdir, self._shapes, name=name)
+        self.step, stored, self.params = restoring.restore_params(workdir, partial(self._shapes, network), name=name)
         self.config = from_json(stored)
         data = self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
-        self.model = factory.network(self.config)
+        self.model = factory.network(self.config, network)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
             raise UserError(f"the weights in {workdir} have other names than in this version: train the run again")
         self.classifier: Run | None = None
         self.inpainting: tuple[ArrayLike, ArrayLike] | None = None
-        self._compiled: dict[str | int, Any] = {}  # chains by their settings, log_probs by the number of samples
+        self._compiled: dict[factory.ChainProgram, CompiledChain] = {}
+        self._log_probs: dict[int, Any] = {}  # by the number of samples of the weights
 
-    def _shapes(self, stored: dict[str, Any]) -> Any:
+    def _shapes(self, network: nn.Module | None, stored: dict[str, Any]) -> Any:
         """The shapes of the parameters that a configuration (JSON) describes, replicated on every device."""
         config = from_json(stored)
-        shapes = jax.eval_shape(factory.initial_params(config, factory.network(config)), jax.random.key(0))
+        model = factory.network(config, network)
+        shapes = jax.eval_shape(factory.initial_params(config, model), jax.random.key(0))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(self.mesh)), shapes)
 
     def configure(self, **settings: Any) -> Self:
@@ -116,7 +124,7 @@ class Run:
         """
         if classifier.config.task != "classify":
             raise UserError(f"{classifier.workdir} is not the run of a classifier: train one with config.task=classify")
-        clashes = changes(*_kinship(self.config, classifier.config))
+        clashes = changes(*kinship(self.config, classifier.config))
         if clashes:
             raise UserError(
                 f"{classifier.workdir} classifies other images than {self.workdir} draws: {in_words(clashes)}"
@@ -199,35 +207,46 @@ class Run:
         """
         if self.config.task != "classify":
             raise UserError(f"{self.workdir} is the run of a denoiser, which does not predict classes")
-        name, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
-        if name not in self._compiled:
+        count, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
+        if count not in self._log_probs:
             samples = factory.classifier_samples(copy.deepcopy(self.config), self.model)
-            self._compiled[name] = jax.jit(lambda params, x, level: samples(params)(x, level))
+            self._log_probs[count] = jax.jit(lambda params, x, level: samples(params)(x, level))
         images, level = np.asarray(images, np.float32), jax.tree.map(np.float32, level)
-        return np.asarray(self._compiled[name](self.params, images, level))
+        return np.asarray(self._log_probs[count](self.params, images, level))
 
-    def chain(self, num_steps: int = 0) -> Chain:
-        """The compiled chain of the run's sampler; `num_steps` 0 takes as many as its configuration says.
+    def chain(self, num_steps: int = 0, *, sampler: Sampler | None = None) -> Chain:
+        """The chain of the run's sampler; chains that differ only in numbers and labels share their compiled programs.
 
-        A second chain that differs only in settings that are inputs of the compiled one shares its programs.
+        Args:
+          num_steps: number of steps; 0 takes as many as the run's configuration says.
+          sampler: a `Sampler` in place of the configured one; None for the latter.
 
         Raises:
           UserError: the run is a classifier, or its configuration makes no such chain.
         """
         self._must_draw()
-        config, steps = copy.deepcopy(self.config), num_steps or self.config.sample.num_steps
-        settings = factory.sampler_settings(config)
-        scale = settings["guidance_scale"]
-        guides = [scale if scale in (0, 1) else "more", bool(settings["classifier_scale"])]  # another program each
-        inputs = dict.fromkeys([*settings, "labels"])
-        name = json.dumps([steps, {**to_json(config.sample), **inputs}, guides])
-        labels = labels_of(config, classifier=self.classifier)
-        if name not in self._compiled:
-            changes = {"classifier": self.classifier, "inpainting": self.inpainting}
-            self._compiled[name] = chain_of(config, self.model, num_steps=steps, mesh=self.mesh, **changes)
-        return self._compiled[name].varied(settings=settings, labels=labels)
+        program = factory.chain_program(self.config, num_steps or self.config.sample.num_steps, sampler)
+        if program not in self._compiled:
+            self._compiled[program] = chain_of(
+                self.config,
+                self.model,
+                num_steps=program.num_steps,
+                mesh=self.mesh,
+                sampler=sampler,
+                classifier=self.classifier,
+                inpainting=self.inpainting,
+            ).compiled
+        return Chain(self._compiled[program], factory.sampler_settings(self.config), self.labels())
 
-    def draw(self, num_images: int, *, seed: int = 0, num_steps: int = 0, batch_size: int = 64) -> np.ndarray:
+    def draw(
+        self,
+        num_images: int,
+        *,
+        seed: int = 0,
+        num_steps: int = 0,
+        batch_size: int = 64,
+        sampler: Sampler | None = None,
+    ) -> np.ndarray:
         """Draws images; image i depends on the seed and on i alone.
 
         Args:
@@ -235,6 +254,7 @@ class Run:
           seed: integer.
           num_steps: number of steps of the chain; 0 takes what the run's configuration says.
           batch_size: images at a time.
+          sampler: as for `chain`.
 
         Returns:
           `[N, H, W, C]` uint8.
@@ -244,25 +264,27 @@ class Run:
         """
         check_counts(num_images=num_images, batch_size=batch_size)
         options = {"seed": seed, "batch_size": min(batch_size, num_images)}
-        return draw(self.chain(num_steps), self.params, indices=np.arange(num_images), **options)
+        return draw(self.chain(num_steps, sampler=sampler), self.params, indices=np.arange(num_images), **options)
 
     def trajectory(
-        self, num_images: int, *, seed: int = 0, num_steps: int = 0, num_frames: int = 60
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The chain of the images that `draw` gives: about `num_frames` falling times, and x at each of them.
-
-        Returns:
-          `[F]` times and `[F, N, H, W, C]` float32, from noise to images.
+        self,
+        num_images: int,
+        *,
+        seed: int = 0,
+        num_steps: int = 0,
+        num_frames: int = 60,
+        sampler: Sampler | None = None,
+    ) -> Frames:
+        """The chain of the images that `draw` gives, from noise to images, at about `num_frames` of its times.
 
         Raises:
           UserError: as `chain`; or `num_images` or `num_frames` is less than 1.
         """
         check_counts(num_images=num_images, num_frames=num_frames)
-        chain = self.chain(num_steps)
-        with progress_bar(chain.num_moves, "trajectory", unit="step") as bar:
-            key, indices = jax.random.key(seed), np.arange(num_images)
-            frames = chain(self.params, key, indices=indices, num_frames=num_frames, progress=bar.update)
-        return chain.frame_times(num_frames), frames
+        chain = self.chain(num_steps, sampler=sampler)
+        with progress_bar(chain.num_steps, "trajectory", unit="step") as bar:
+            options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
+            return chain.frames(self.params, jax.random.key(seed), **options)
 
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""
@@ -270,80 +292,3 @@ class Run:
             raise UserError(
                 f"{self.workdir} is the run of a classifier, which cannot draw images; give it as --classifier_workdir"
             )
-
-
-def _kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
-    """The keys in which a denoiser and a classifier that guides it must agree, with their values in each configuration.
-
-    These are the size and the noise schedule of the images, and their classes if both have classes; if the
-    images of both are data sets of tensorflow-datasets, also which data set. The path of the images does not matter.
-    """
-    keys = ["data.image_size", "data.channels"]
-    first, second = (factory.noise_schedule(config).alpha_bar for config in configs)
-    if first.shape != second.shape or not np.allclose(first, second, rtol=1e-6, atol=0):
-        keys += [f"diffusion.{key}" for key in ("schedule", "num_timesteps", "beta_start", "beta_end")]
-    conditional = all(config.labels.num_classes for config in configs)
-    if conditional:
-        keys += ["labels.num_classes"] + ["labels.names"] * all(config.labels.names for config in configs)
-    if all(config.data.source == "tfds" for config in configs):
-        keys += ["data.name", "data.crop"] + ["data.label"] * conditional
-    known = [{key: flatten(to_json(config))[key] for key in keys} for config in configs]
-    for one in known:
-        if "data.name" in one:
-            one["data.name"] = one["data.name"].partition(":")[0]  # without its version
-    return known
-
-
-def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Run | None = None) -> ParametricDenoiser:
-    """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
-    guide = classifier and factory.classifier(classifier.config, classifier.model)
-    return factory.denoiser(config, model, classifier=guide)
-
-
-def labels_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[int, ...]:
-    """The classes that a configuration chooses, as for `Chain`: its own, or those of the `Run` that guides it.
-
-    Raises:
-      UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
-    """
-    if classifier and config.sample.labels == "none":
-        raise UserError("--labels=none cannot be combined with a classifier; choose a class for it")
-    num_classes = (classifier.config if classifier else config).labels.num_classes
-    return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
-
-
-def names_of(config: ConfigDict, *, classifier: Run | None = None) -> tuple[str, ...]:
-    """The names of the classes that can be chosen, as for `labels_of`; () where they are not known."""
-    labels, own = (classifier.config if classifier else config).labels, config.labels
-    return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
-
-
-def chain_of(
-    config: ConfigDict,
-    model: nn.Module,
-    *,
-    num_steps: int,
-    mesh: Mesh,
-    classifier: Run | None = None,
-    inpainting: tuple[ArrayLike, ArrayLike] | None = None,
-) -> Chain:
-    """The `Chain` that a configuration describes.
-
-    Args:
-      config: configuration.
-      model: its network.
-      num_steps: number of steps, 0 for all T.
-      mesh: the devices.
-      classifier: `Run` of the classifier that guides it, or None.
-      inpainting: `(image, known)` as for `repaint`, or None.
-    """
-    data, sampler = config.data, factory.sampler(config)
-    return Chain(
-        sampler if inpainting is None else lambda settings: repaint(sampler(settings), *inpainting),
-        denoiser_of(config, model, classifier=classifier),
-        settings=factory.sampler_settings(config),
-        transitions=factory.sampling_transitions(config, num_steps),
-        shape=(data.image_size, data.image_size, data.channels),
-        mesh=mesh,
-        labels=labels_of(config, classifier=classifier),
-    )

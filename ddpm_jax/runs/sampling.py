@@ -60,7 +60,7 @@ def sample_run(
     if is_folder or not out.suffix:
         indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
         settings = {"step": run.step, "params": run.params_name, "network": run.digest(), "seed": seed}
-        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_moves, "labels": [*run.labels()]}
+        settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_steps, "labels": [*run.labels()]}
         settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
         missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
@@ -100,7 +100,7 @@ def sample_trajectory(
     if out.suffix != ".gif":
         raise UserError(f"--trajectory={out} must end in .gif")
     check_writable(out)
-    _, frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames)
+    frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
     save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
     return out
 

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 from orbax.checkpoint._src.metadata import array_metadata_store
 
-from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError, causes, first_line, lacks_space
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.training import integrity
@@ -83,17 +81,17 @@ class Checkpoints:
         finally:
             self._held.close()
 
-    def save(self, state: TrainState, config: ConfigDict) -> None:
+    def save(self, state: TrainState, config: dict[str, Any]) -> None:
         """Starts to save the state under its step; returns while the files are still being written.
 
         Args:
           state: the state, whose step names the checkpoint.
-          config: the run's configuration, which is stored with it.
+          config: the run's configuration as JSON, which is stored with it.
 
         Raises:
           UserError: this save or the one before could not be written (because the disk is full, for example).
         """
-        record = integrity.Record(to_json(config), integrity.digests_on_first(state))  # only the first process saves it
+        record = integrity.Record(config, integrity.digests_on_first(state))  # only the first process saves it
         items = {
             "state": ocp.args.PyTreeSave(state),
             "config": ocp.args.JsonSave(integrity.to_json(record)),

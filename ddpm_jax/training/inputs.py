@@ -1,16 +1,17 @@
-"""The batches that the train step gets: read as they are needed, or gathered from a data set on the devices.
+"""The batches that the train step gets: read from a source, gathered on the devices, or given by a program.
 
-The images and their order are the same in both cases, so a run may change from one to the other. Read next:
-`data/pipeline.py`, `step.py`.
+The images of a source and their order are the same whether they are read or gathered, so a run may change from one to
+the other. Each function is a context manager over an endless iterator, whose first batch is that of step
+`order.start_step` + 1. Read next: `data/pipeline.py`, `step.py`.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.data.source import Example, Source
@@ -21,39 +22,105 @@ from ddpm_jax.training.step import Batch, check_batch
 
 _MOST_BYTES = 4 * 2**30  # of a data set on one device; reading ahead is better for a larger one
 
+Batches: TypeAlias = Iterable[Mapping[str, Any]]
+"""Batches of a user's own, `{"image": uint8 [B, H, W, C], "label": integers [B]}`, of any array library."""
+
+BatchesFrom: TypeAlias = Callable[[int], Batches]
+"""A function from the number of steps taken to the batches of the steps after it."""
+
+
+class Order(NamedTuple):
+    """Which batches come in which order.
+
+    Attributes:
+      batch_size: B, over all processes.
+      seed: the seed of the shuffling.
+      start_step: the number of steps already taken.
+    """
+
+    batch_size: int
+    seed: int
+    start_step: int
+
 
 @contextlib.contextmanager
-def feed(
-    config: ConfigDict, source: Source, mesh: Mesh, *, start_step: int
-) -> Iterator[Iterator[Batch | tuple[Batch, jax.Array]]]:
-    """Yields an endless iterator over the batches of steps `start_step`, `start_step` + 1, ..., cut along the mesh.
-
-    A batch is `{"image": uint8 [B, H, W, C], "label": int32 [B]}`. With `config.data.on_device` it is the pair of the
-    whole data set and the indices int32 `[B]` of its images, for a step made by `step.gathering`.
+def read_batches(source: Source, mesh: Mesh, order: Order, *, num_workers: int = 0) -> Iterator[Iterator[Batch]]:
+    """Reads the batches of a source as they are needed, and cuts each along the mesh.
 
     Args:
-      config: configuration of the run.
       source: the data set.
       mesh: the devices.
-      start_step: the number of steps already taken.
+      order: the `Order`.
+      num_workers: number of processes that read, 0 for a thread.
 
     Raises:
-      UserError: as `batches`; the data set is too large for the devices.
+      UserError: as `pipeline.batches`, or a process that reads has died.
     """
-    share = {
-        "batch_size": config.train.batch_size,
-        "seed": config.seed,
-        "start_step": start_step,
-        "process_index": jax.process_index(),
-        "process_count": jax.process_count(),
-    }
-    if not config.data.on_device:
-        with contextlib.closing(batches(source, num_workers=config.data.num_workers, **share)) as stream:
-            yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
-        return
+    with contextlib.closing(batches(source, num_workers=num_workers, **_share(order))) as stream:
+        yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
+
+
+@contextlib.contextmanager
+def gathered_batches(source: Source, mesh: Mesh, order: Order) -> Iterator[Iterator[tuple[Batch, jax.Array]]]:
+    """Puts a whole source on every device; a batch is the pair of it and the indices int32 `[B]` of its images.
+
+    The step for such a batch is made by `step.gathering`; the arguments are as for `read_batches`.
+
+    Raises:
+      UserError: the images take more than 4 GiB, have another form, or one of them cannot be read.
+    """
     data = on_devices(source, mesh)
-    with contextlib.closing(batches(range(len(source)), **share)) as stream:
+    with contextlib.closing(batches(range(len(source)), **_share(order))) as stream:
         yield ((data, global_batch(mesh, index.astype(np.int32))) for index in stream)
+
+
+@contextlib.contextmanager
+def given_batches(given: Batches | BatchesFrom, mesh: Mesh, order: Order) -> Iterator[Iterator[Batch]]:
+    """Takes the batches of a user's own iterable, and cuts each along the mesh.
+
+    An iterable starts at its beginning whenever a run is started or resumed, and again when it ends. A function of the
+    number of steps taken decides itself, so with it a resumed run can see the batches of an uninterrupted one. Of
+    several processes each gives its own part, `B / processes` examples.
+
+    Raises:
+      UserError: the batches end and cannot be iterated again, or one of them has another form or size.
+    """
+
+    def stream() -> Iterator[Batch]:
+        step, share = order.start_step, order.batch_size // jax.process_count()
+        while True:
+            begin, round_ = step, iter(given(step) if callable(given) else given)
+            for step, batch in enumerate(round_, begin + 1):
+                yield global_batch(mesh, _checked(batch, share, step))
+            if step == begin or callable(given) or round_ is given:
+                raise UserError(
+                    f"the given batches ended after step {step}: give more, or an iterable that can be iterated again, "
+                    "such as a list or a DataLoader, and not a generator"
+                )
+
+    yield stream()
+
+
+def _checked(batch: Mapping[str, Any], share: int, step: int) -> Example:
+    """A given batch as arrays of NumPy, in the form that the train step takes.
+
+    Raises:
+      UserError: it has another form, or not `share` examples.
+    """
+    is_arrays = isinstance(batch, Mapping) and {"image", "label"} <= batch.keys()
+    batch = {name: np.asarray(batch[name]) for name in ("image", "label")} if is_arrays else batch
+    check_batch(batch)
+    if len(batch["label"]) != share:
+        raise UserError(
+            f"the given batch of step {step} has {len(batch['label'])} examples in place of {share}: set "
+            "config.train.batch_size to the size of the batches over all processes, and drop an incomplete last batch"
+        )
+    return {"image": batch["image"], "label": batch["label"].astype(np.int32)}
+
+
+def _share(order: Order) -> dict[str, int]:
+    """The order as arguments of `pipeline.batches`, for the part of this process."""
+    return {**order._asdict(), "process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:

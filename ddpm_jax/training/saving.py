@@ -7,12 +7,11 @@ import contextlib
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from ddpm_jax.errors import AgreedError, UserError, first_line
 from ddpm_jax.runtime.devices import agreed, is_first
@@ -21,6 +20,20 @@ from ddpm_jax.training.log import DivergedError, RunLog
 from ddpm_jax.training.state import TrainState
 
 _norm = jax.jit(optax.tree.norm)
+
+
+class Intervals(NamedTuple):
+    """When a run is saved.
+
+    Attributes:
+      steps: number of steps between two saves.
+      minutes: number of minutes after which it is saved too; 0 for never.
+      agree_every: at multiples of this number of steps several processes agree on the time.
+    """
+
+    steps: int
+    minutes: float = 0.0
+    agree_every: int = 1
 
 
 class Saves:
@@ -32,14 +45,15 @@ class Saves:
     Args:
       checkpoints: the open `Checkpoints` of the run.
       log: its `RunLog`, which is written before the save that an error causes.
-      config: its configuration.
+      config: its configuration as JSON, which is stored with every checkpoint.
+      every: the `Intervals` between two saves.
 
     Attributes:
       latest: the state after the last step; None before the first step.
     """
 
-    def __init__(self, checkpoints: Checkpoints, log: RunLog, config: ConfigDict) -> None:
-        self._checkpoints, self._log, self._config = checkpoints, log, config
+    def __init__(self, checkpoints: Checkpoints, log: RunLog, config: dict[str, Any], *, every: Intervals) -> None:
+        self._checkpoints, self._log, self._config, self._every = checkpoints, log, config, every
         self._last_time = time.monotonic()
         self._begun: int | None = None  # the step whose save began last; it need not be complete on disk
         self.latest: TrainState | None = None
@@ -68,15 +82,13 @@ class Saves:
     def due(self, step: int) -> bool:
         """Returns whether the state should be saved after this step.
 
-        If there are several processes, they have to agree on the time, so the clock is read only at steps that are
-        logged.
+        If there are several processes, they have to agree on the time, so the clock is read only at some steps.
         """
-        options, several = self._config.checkpoint, jax.process_count() > 1
-        if step % options.every == 0:
+        if step % self._every.steps == 0:
             return True
-        if not options.every_minutes or (several and step % self._config.log.every):
+        if not self._every.minutes or (jax.process_count() > 1 and step % self._every.agree_every):
             return False
-        return bool(agreed(np.array(time.monotonic() - self._last_time >= 60 * options.every_minutes)))
+        return bool(agreed(np.array(time.monotonic() - self._last_time >= 60 * self._every.minutes)))
 
     def save(self) -> None:
         """Starts to save the latest state.
@@ -89,6 +101,10 @@ class Saves:
             raise DivergedError("parameters became infinite", int(self.latest.step))
         self._checkpoints.save(self.latest, self._config)
         self._begun, self._last_time = int(self.latest.step), time.monotonic()
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises as `save`."""
+        self._checkpoints.wait()
 
     def _rescue(self, last: int | None) -> None:
         """Saves the latest state, which all processes have, and prints this; `last` is the newest step on disk."""

@@ -30,7 +30,7 @@ Metrics: TypeAlias = dict[str, Array | dict[str, Array]]
 """The metrics of one step, as `summarise` names them: numbers `[]`, and sums and counts `[4]` by quarter of t."""
 
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-"""A train step whose recipe is fixed: `(state, batch) -> (new state, metrics)`."""
+"""A train step whose `TrainSpec` is fixed: `(state, batch) -> (new state, metrics)`."""
 
 
 class Examples(NamedTuple):
@@ -58,7 +58,7 @@ Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, Array], dict[str, Arr
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainSpec:
     """Everything a train step needs besides state and batch.
 
     Attributes:
@@ -97,22 +97,22 @@ def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(recipe: Recipe, batch: Batch, key: Array, *, times_state: chex.ArrayTree) -> Examples:
+def draw_examples(spec: TrainSpec, batch: Batch, key: Array, *, times_state: chex.ArrayTree) -> Examples:
     """Draws everything that is random in a step, except dropout, for a batch of uint8 images and labels.
 
     Each image has a key of its own, whose named streams are for the noise, the flip and the null label.
 
     Args:
-      recipe: the times, the transitions and the flips.
+      spec: the times, the transitions and the flips.
       batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
       key: the key `[]` of the step.
-      times_state: the state of `recipe.times`.
+      times_state: the state of `spec.times`.
     """
-    batch_size, num_timesteps = len(batch["image"]), len(recipe.transitions.beta)
+    batch_size, num_timesteps = len(batch["image"]), len(spec.transitions.beta)
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
-    times, weight = recipe.times.draw(times_state, stream(key, "times"), batch_size)
-    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], recipe.transitions)
-    x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=recipe.random_flip)
+    times, weight = spec.times.draw(times_state, stream(key, "times"), batch_size)
+    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], spec.transitions)
+    x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=spec.random_flip)
     return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
 
@@ -160,19 +160,19 @@ def _fitting(batch: Batch) -> Iterator[None]:
 
 
 def mean_gradient(
-    recipe: Recipe, params: chex.ArrayTree, examples: Examples, key: Array
+    spec: TrainSpec, params: chex.ArrayTree, examples: Examples, key: Array
 ) -> tuple[chex.ArrayTree, dict[str, Array]]:
     """Returns the gradient of `mean(weight * loss)` over the batch and the terms of the objective, `{name: [B]}`.
 
-    Both are computed in `recipe.accumulation` parts; the key `[]` is for dropout.
+    Both are computed in `spec.accumulation` parts; the key `[]` is for dropout.
     """
 
     def mean_loss(params: chex.ArrayTree, part: Examples, key: Array) -> tuple[Array, dict[str, Array]]:
-        terms = recipe.objective(params, part, key)
+        terms = spec.objective(params, part, key)
         return jnp.mean(part.weight * terms["loss"]), terms
 
     gradient = jax.grad(mean_loss, has_aux=True)
-    parts = recipe.accumulation
+    parts = spec.accumulation
     if parts == 1:
         return gradient(params, examples, key)
 
@@ -214,11 +214,11 @@ def summarise(terms: dict[str, Array], grads: chex.ArrayTree, examples: Examples
     }
 
 
-def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Takes one step, whose parts have these names in a profile: examples, gradient, optimizer, ema, metrics.
 
     Args:
-      recipe: the objective, the times and the optimiser; static under `jax.jit`.
+      spec: the objective, the times and the optimiser; static under `jax.jit`.
       state: the state before the step.
       batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
 
@@ -231,18 +231,18 @@ def train_step(recipe: Recipe, state: TrainState, batch: Batch) -> tuple[TrainSt
     check_batch(batch)
     key = jax.random.fold_in(state.key, state.step)
     with jax.named_scope("examples"):
-        examples = draw_examples(recipe, batch, key, times_state=state.times)
+        examples = draw_examples(spec, batch, key, times_state=state.times)
     with _fitting(batch), jax.named_scope("gradient"):
-        grads, terms = mean_gradient(recipe, state.params, examples, stream(key, "dropout"))
+        grads, terms = mean_gradient(spec, state.params, examples, stream(key, "dropout"))
     with jax.named_scope("optimizer"):
-        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     with jax.named_scope("ema"):
-        ema_params = ema_update(state.ema_params, params, step=step, decay=recipe.ema_decay)
-    times = recipe.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
+        ema_params = ema_update(state.ema_params, params, step=step, decay=spec.ema_decay)
+    times = spec.times.update(state.times, examples.transition.now.t.astype(jnp.int32), terms["loss"])
     with jax.named_scope("metrics"):
-        metrics = summarise(terms, grads, examples, num_timesteps=len(recipe.transitions.beta))
+        metrics = summarise(terms, grads, examples, num_timesteps=len(spec.transitions.beta))
     state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
     return state, metrics
 

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import ddpm_jax.commands.cli  # noqa: F401  -- defines absl's own flags before any program's
 from ddpm_jax import factory
-from ddpm_jax.config import experiment, flatten
+from ddpm_jax.config import experiment, flatten, to_json
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import TrainState, initial_state
 
@@ -62,12 +62,12 @@ def arguments(config: ConfigDict) -> list[str]:
 def random_state(config: ConfigDict, *, step: int = 0) -> TrainState:
     """A state as if trained: parameters, averages and the optimiser's moments are all random and different."""
     model = factory.network(config)
-    recipe = factory.recipe(config, model, num_images=1297)
+    spec = factory.train_spec(config, model, num_images=1297)
     init = partial(
         initial_state,
         init_params=factory.initial_params(config, model),
-        optimizer=recipe.optimizer,
-        times=recipe.times,
+        optimizer=spec.optimizer,
+        times=spec.times,
     )
     rng = np.random.default_rng(step)
 
@@ -89,7 +89,7 @@ def save(workdir: Folder, config: ConfigDict, *, steps: Sequence[int] = (1,)) ->
     """Makes a run that has checkpoints of random states at these steps, untrained; returns its directory."""
     with Checkpoints(workdir, keep=len(steps)) as checkpoints:
         for step in steps:
-            checkpoints.save(random_state(config, step=step), config)
+            checkpoints.save(random_state(config, step=step), to_json(config))
     return workdir
 
 

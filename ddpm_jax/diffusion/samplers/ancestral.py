@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like, noise_like
 from ddpm_jax.diffusion.gaussian import q_posterior
 from ddpm_jax.diffusion.prediction import Denoiser, Prediction
-from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
 
 
@@ -62,7 +62,12 @@ def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transiti
       transition: the transition t -> s.
       variance: `Variance`.
     """
-    mean, log_var = p_mean_log_var(denoise(x_t, transition.now), x_t, transition, variance)
+    return _drawn(denoise(x_t, transition.now), keys, x_t, transition, variance)
+
+
+def _drawn(prediction: Prediction, keys: Array, x_t: Array, transition: Transition, variance: Variance) -> Array:
+    """The draw of `p_sample` from a prediction."""
+    mean, log_var = p_mean_log_var(prediction, x_t, transition, variance)
     noise_scale = jnp.where(expand_like(transition.next.t, x_t) > 0, jnp.exp(0.5 * log_var), 0)
     return mean + noise_scale * noise_like(keys, x_t)
 
@@ -70,7 +75,11 @@ def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transiti
 def ancestral(variance: Variance) -> Sampler:
     """The ancestral sampler with the given `Variance`."""
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
-        return SamplerState(p_sample(denoise, keys, x_t=state.x, transition=transition, variance=variance))
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
+        prediction = denoise(state.x, transition.now)
+        x = _drawn(prediction, keys, state.x, transition, variance)
+        return SamplerState(x), StepInfo(prediction.x_0)
 
     return Sampler(SamplerState, step)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.arrays import Array, expand_like, noise_like
-from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.prediction import Denoiser, Prediction
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.samplers.ode import ode_coordinates, ode_slope
 from ddpm_jax.diffusion.schedules import Transition
 
@@ -25,8 +25,12 @@ def ddim_step(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transit
       transition: the transition t -> s.
       eta: number in [0, 1]; may be traced, so that a change of it needs no new compilation.
     """
+    return _stepped(denoise(x_t, transition.now), keys, x_t, transition, eta)
+
+
+def _stepped(prediction: Prediction, keys: Array, x_t: Array, transition: Transition, eta: float | Array) -> Array:
+    """The step of `ddim_step` from a prediction."""
     now, next = transition.now, transition.next
-    prediction = denoise(x_t, now)
     var = eta**2 * (next.sigma / now.sigma) ** 2 * transition.beta
     direction = jnp.sqrt(jnp.maximum(next.sigma**2 - var, 0))
     mean = expand_like(next.signal, x_t) * prediction.x_0 + expand_like(direction, x_t) * prediction.eps
@@ -36,8 +40,11 @@ def ddim_step(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transit
 def ddim(eta: float | Array = 0.0) -> Sampler:
     """The DDIM sampler with the given amount of noise, from 0 (deterministic) to 1 (ancestral)."""
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
-        return SamplerState(ddim_step(denoise, keys, x_t=state.x, transition=transition, eta=eta))
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
+        prediction = denoise(state.x, transition.now)
+        return SamplerState(_stepped(prediction, keys, state.x, transition, eta)), StepInfo(prediction.x_0)
 
     return Sampler(SamplerState, step)
 
@@ -53,14 +60,18 @@ def ddim_inverse(num_iterations: int = 3) -> Sampler:
         each reduces the error by a factor proportional to the length of the step.
     """
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         del keys
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)
         _, s_next = ode_coordinates(state.x, next)
         end = lambda slope: x_bar + (s_next - s) * slope
         substitute = lambda _, slope: ode_slope(denoise, end(slope), next)
-        slope = jax.lax.fori_loop(0, num_iterations, substitute, ode_slope(denoise, x_bar, now))
-        return SamplerState(expand_like(next.signal, x_bar) * end(slope))
+        first = ode_slope(denoise, x_bar, now)
+        slope = jax.lax.fori_loop(0, num_iterations, substitute, first)
+        info = StepInfo(x_bar - s * first, 1 + num_iterations)
+        return SamplerState(expand_like(next.signal, x_bar) * end(slope)), info
 
     return Sampler(SamplerState, step)

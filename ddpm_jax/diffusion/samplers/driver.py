@@ -1,8 +1,9 @@
 """The one scan that runs every sampler along its chain.
 
-A `Sampler` is a pair of pure functions in the style of optax: `init` makes the state, `step` takes one step. `advance`
-scans over any sequence of transitions, so that a program may run the chain in pieces (for a progress bar, or to keep
-some frames) and get the same numbers as `sample`, which runs all of it. Read next: `ancestral.py`.
+A `Sampler` is a pair of pure functions in the style of optax: `init` makes the state, `step` takes one step and also
+returns what it computed on the way (`StepInfo`). `advance` scans over any sequence of transitions, so that a program
+may run the chain in pieces (for a progress bar, or to keep some frames) and get the same numbers as `sample`, which
+runs all of it. Read next: `ancestral.py`.
 """
 
 from collections.abc import Callable
@@ -27,16 +28,43 @@ class SamplerState(NamedTuple):
     memory: Any = ()
 
 
+class StepInfo(NamedTuple):
+    """What a step has computed besides the next state, so that a caller sees it without a second evaluation.
+
+    Attributes:
+      x_0: `[B, ...]`, the estimate of the clean image from x_t at the level where the step starts.
+      evaluations: integer `[]`, how many times the step evaluated the denoiser.
+    """
+
+    x_0: Array
+    evaluations: int | Array = 1
+
+
 class Sampler(NamedTuple):
     """A method to run the reverse process.
 
     Attributes:
       init: `x_T -> SamplerState`.
-      step: `(denoise, keys, state, transition) -> SamplerState`, with keys `[B]`, one per image, for this step only.
+      step: `(denoise, keys, state, transition) -> (SamplerState, StepInfo)`, with keys `[B]`, one per image, for this
+        step only.
     """
 
     init: Callable[[Array], SamplerState]
-    step: Callable[[Denoiser, Array, SamplerState, Transition], SamplerState]
+    step: Callable[[Denoiser, Array, SamplerState, Transition], tuple[SamplerState, StepInfo]]
+
+
+class Advanced(NamedTuple):
+    """The result of `advance`.
+
+    Attributes:
+      state: the `SamplerState` after the last step.
+      info: the estimate of x_0 from the state that was given, by the first step, and the evaluations of all steps.
+      kept: what `keep` returned of each step, with a leading axis `[n]`; None without `keep`.
+    """
+
+    state: SamplerState
+    info: StepInfo
+    kept: Any
 
 
 def advance(
@@ -46,8 +74,8 @@ def advance(
     *,
     state: SamplerState,
     moves: IndexedTransitions,
-    trajectory: bool = False,
-) -> tuple[SamplerState, Array | None]:
+    keep: Callable[[SamplerState, StepInfo], Any] | None = None,
+) -> Advanced:
     """Runs a chain along the given transitions.
 
     Args:
@@ -57,19 +85,19 @@ def advance(
       state: `SamplerState` from `sampler.init` or from an earlier `advance`.
       moves: `(index [n], Transition [n])`: the transitions' places in the chain, from which their noise is keyed, and
         the transitions.
-      trajectory: whether to keep x after each step.
-
-    Returns:
-      The state after the last step, and x after each step `[n, B, ...]` or None.
+      keep: function from the state after a step and its `StepInfo` to what is kept of the step; None for nothing.
     """
 
-    def move(state: SamplerState, indexed: IndexedTransitions) -> tuple[SamplerState, Array | None]:
-        index, transition = indexed
-        move_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        state = sampler.step(denoise, move_keys, state, transition)
-        return state, state.x if trajectory else None
+    def step(carry: tuple[SamplerState, StepInfo], indexed: IndexedTransitions) -> tuple[Any, Any]:
+        (state, before), (index, transition) = carry, indexed
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        state, info = sampler.step(denoise, step_keys, state, transition)
+        x_0 = jnp.where(before.evaluations == 0, info.x_0, before.x_0)
+        return (state, StepInfo(x_0, before.evaluations + info.evaluations)), keep(state, info) if keep else None
 
-    return jax.lax.scan(move, state, moves)
+    nothing = StepInfo(jnp.zeros_like(state.x), jnp.zeros((), jnp.int32))
+    (state, info), kept = jax.lax.scan(step, (state, nothing), moves)
+    return Advanced(state, info, kept)
 
 
 def sample(
@@ -97,5 +125,6 @@ def sample(
     chex.assert_equal_shape_prefix([keys, x_T], 1)
     chex.assert_rank(transitions.beta, 1)
     moves = (jnp.arange(len(transitions.beta)), transitions)
-    state, xs = advance(sampler, denoise, keys, state=sampler.init(x_T), moves=moves, trajectory=trajectory)
-    return jnp.concatenate([x_T[None], xs]) if trajectory else state.x
+    keep = (lambda state, info: state.x) if trajectory else None
+    end = advance(sampler, denoise, keys, state=sampler.init(x_T), moves=moves, keep=keep)
+    return jnp.concatenate([x_T[None], end.kept]) if trajectory else end.state.x

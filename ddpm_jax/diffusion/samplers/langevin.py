@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like, noise_like
 from ddpm_jax.diffusion.prediction import Denoiser, score
-from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
 
 
@@ -40,9 +40,11 @@ def langevin_corrector(predictor: Sampler, *, snr: float = 0.16, num_steps: int 
       num_steps: Langevin steps after each step of the sampler.
     """
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         keys = jax.vmap(jax.random.split)(keys)
-        state = predictor.step(denoise, keys[:, 0], state, transition)
+        state, info = predictor.step(denoise, keys[:, 0], state, transition)
         level = transition.next
         delta = 4 * (1 - transition.beta) * (snr * level.sigma) ** 2
 
@@ -53,7 +55,8 @@ def langevin_corrector(predictor: Sampler, *, snr: float = 0.16, num_steps: int 
         def corrected() -> Array:
             return jax.lax.fori_loop(0, num_steps, correct, state.x)
 
-        return state._replace(x=jax.lax.cond(level.t > 0, corrected, lambda: state.x))
+        info = info._replace(evaluations=info.evaluations + jnp.where(level.t > 0, num_steps, 0))
+        return state._replace(x=jax.lax.cond(level.t > 0, corrected, lambda: state.x)), info
 
     return Sampler(predictor.init, step)
 
@@ -66,16 +69,21 @@ def annealed_langevin(*, step_size: float = 0.5, num_steps: int = 5) -> Sampler:
       num_steps: Langevin steps at each level.
     """
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         now, next = transition.now, transition.next
 
-        def walk(i: Array, x: Array) -> Array:
+        def walk(i: Array, walked: tuple[Array, Array]) -> tuple[Array, Array]:
+            x, first = walked
             step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-            return langevin_step(x, score(denoise(x, now), now), step_keys, delta=step_size * now.sigma**2)
+            prediction = denoise(x, now)
+            x = langevin_step(x, score(prediction, now), step_keys, delta=step_size * now.sigma**2)
+            return x, jnp.where(i == 0, prediction.x_0, first)
 
-        x = jax.lax.fori_loop(0, num_steps, walk, state.x)
+        x, x_0 = jax.lax.fori_loop(0, num_steps, walk, (state.x, jnp.zeros_like(state.x)))
         # The scale of the next level is larger by the ratio of the signals; at the end the remaining noise is removed.
         x = jax.lax.cond(next.t > 0, lambda: next.signal / now.signal * x, lambda: denoise(x, now).x_0)
-        return SamplerState(x)
+        return SamplerState(x), StepInfo(x_0, jnp.where(next.t > 0, num_steps, num_steps + 1))
 
     return Sampler(SamplerState, step)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like
 from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 
@@ -33,7 +33,9 @@ def heun() -> Sampler:
     The last step, to s = 0 where the noise of the image is not defined, is a step of Euler's method.
     """
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         del keys
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)
@@ -44,8 +46,9 @@ def heun() -> Sampler:
         def corrected() -> Array:
             return x_bar + (s_next - s) * (slope + ode_slope(denoise, euler, next)) / 2
 
+        info = StepInfo(x_bar - s * slope, jnp.where(next.t > 0, 2, 1))
         x_bar = jax.lax.cond(next.t > 0, corrected, lambda: euler)
-        return SamplerState(expand_like(next.signal, x_bar) * x_bar)
+        return SamplerState(expand_like(next.signal, x_bar) * x_bar), info
 
     return Sampler(SamplerState, step)
 
@@ -67,7 +70,9 @@ def dpm_solver_pp_2m() -> Sampler:
     def init(x_T: Array) -> SamplerState:
         return SamplerState(x_T, Multistep(jnp.zeros_like(x_T), jnp.zeros(len(x_T), x_T.dtype)))
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         del keys
         now, next = transition.now, transition.next
         prediction = denoise(state.x, now)
@@ -76,6 +81,6 @@ def dpm_solver_pp_2m() -> Sampler:
         weight = jnp.where(usable, h / (2 * jnp.where(usable, state.memory.step, 1)), 0)
         x_0 = prediction.x_0 + expand_like(weight, state.x) * (prediction.x_0 - state.memory.x_0)
         x = next.sigma / now.sigma * state.x - next.signal * jnp.expm1(-h) * x_0
-        return SamplerState(x, Multistep(prediction.x_0, jnp.full_like(state.memory.step, h)))
+        return SamplerState(x, Multistep(prediction.x_0, jnp.full_like(state.memory.step, h))), StepInfo(prediction.x_0)
 
     return Sampler(init, step)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like, noise_like
 from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState
+from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
 
 
@@ -25,20 +25,25 @@ def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: 
       num_resamples: how often each step is taken, U of the paper; 1 only replaces the known part.
     """
 
-    def step(denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition) -> SamplerState:
+    def step(
+        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
+    ) -> tuple[SamplerState, StepInfo]:
         image_like = jnp.broadcast_to(jnp.asarray(image, state.x.dtype), state.x.shape)
 
-        def held(i: int | Array, state: SamplerState) -> SamplerState:
+        def held(i: int | Array, state: SamplerState) -> tuple[SamplerState, StepInfo]:
             down, known_noise = _two(keys, 2 * i)
-            moved = predictor.step(denoise, down, state, transition)
+            moved, info = predictor.step(denoise, down, state, transition)
             given = q_sample(image_like, noise_like(known_noise, state.x), transition.next)
-            return moved._replace(x=known * given + (1 - known) * moved.x)
+            info = info._replace(evaluations=jnp.asarray(info.evaluations, jnp.int32))
+            return moved._replace(x=known * given + (1 - known) * moved.x), info
 
-        def again(i: Array, state: SamplerState) -> SamplerState:
+        def again(i: Array, before: tuple[SamplerState, StepInfo]) -> tuple[SamplerState, StepInfo]:
             """Returns to the start of the step by the forward process, and takes the step again."""
+            state, info = before
             (up, _), beta = _two(keys, 2 * i - 1), expand_like(transition.beta, state.x)
             x = jnp.sqrt(1 - beta) * state.x + jnp.sqrt(beta) * noise_like(up, state.x)
-            return held(i, predictor.init(x))
+            state, latest = held(i, predictor.init(x))
+            return state, StepInfo(latest.x_0, info.evaluations + latest.evaluations)
 
         # The last step ends in the image itself, so that a repetition could not improve the agreement of the two parts.
         turns = jnp.where(transition.next.t > 0, num_resamples, 1)

@@ -1,0 +1,48 @@
+"""Images that a program holds in memory, as a source."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ddpm_jax.data.source import Example
+from ddpm_jax.errors import UserError
+
+
+class ArrayImages:
+    """Arrays as a `Source`: `dj.train(config, workdir, source=dj.ArrayImages(images))`.
+
+    Args:
+      images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images.
+      labels: integers `[N]`, 0 or above, or None for images without classes.
+      class_names: the names of the classes, or () if they have none.
+
+    Raises:
+      UserError: the arrays have another type or shape, or a label has no name.
+    """
+
+    def __init__(self, images: ArrayLike, labels: ArrayLike | None = None, *, class_names: Sequence[str] = ()) -> None:
+        images = np.asarray(images)
+        images = images[..., None] if images.ndim == 3 else images
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+            raise UserError(
+                f"images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}: to_uint8 "
+                "converts images in [-1, 1]"
+            )
+        classes = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
+        if classes.shape != images.shape[:1] or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
+            raise UserError(f"labels must be {len(images)} integers of 0 or above, not {classes.dtype} {classes.shape}")
+        highest = int(classes.max())
+        if class_names and highest >= len(class_names):
+            raise UserError(f"there are {len(class_names)} class names, and a label is {highest}")
+        self.class_names = tuple(map(str, class_names))
+        self.num_classes = 0 if labels is None else len(class_names) or highest + 1
+        self._images, self._labels = images, classes.astype(np.int32)
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Example:
+        """Image `index` in 0..len - 1."""
+        return {"image": self._images[index], "label": self._labels[index]}

@@ -1,0 +1,49 @@
+"""Previews: a hook of the training loop that draws grids of samples while a run is trained."""
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runtime.devices import replicated
+from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.training.log import RunLog
+from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.step import Metrics
+
+_SEED = 0
+
+
+class Previews:
+    """Draws samples from the parameters and from their average every `config.log.preview_every` steps, in few steps.
+
+    Args:
+      config: configuration of the run.
+      model: its network.
+      log: its `RunLog`, which gets the grids.
+      mesh: the devices.
+    """
+
+    def __init__(self, config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> None:
+        self._log, self._indices, self._mesh = log, np.arange(config.log.preview_images), mesh
+        self._every = config.log.preview_every
+        steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
+        self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        """Draws and writes both grids if they are due after this step."""
+        if step % self._every:
+            return
+        self._log.flush()  # if the numbers are not finite, its error explains more than a preview's note
+        for name, params in (("raw", state.params), ("ema", state.ema_params)):
+            params = jax.device_put(params, replicated(self._mesh))
+            images = self._chain(params, jax.random.key(_SEED), indices=self._indices)
+            if not np.isfinite(images).all():
+                self._log.say(
+                    f"note: no preview with the {name} parameters: the images of its short chain are not finite"
+                )
+                continue
+            self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=step)
+        self._log.restart_clock()

@@ -1,0 +1,106 @@
+"""The denoiser, the labels and the chain that the configuration of a run describes, with or without a classifier.
+
+Read next: `chain.py`, `factory/chains.py`.
+"""
+
+import copy
+from typing import Any, Protocol
+
+import flax.linen as nn
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
+
+from ddpm_jax import factory
+from ddpm_jax.config import flatten, to_json
+from ddpm_jax.diffusion.samplers import Sampler, repaint
+from ddpm_jax.errors import UserError
+from ddpm_jax.factory.models import ParametricDenoiser
+from ddpm_jax.runs.chain import Chain, CompiledChain
+
+
+class Opened(Protocol):
+    """What is read here of an opened `Run`: its configuration and its network."""
+
+    config: ConfigDict
+    model: nn.Module
+
+
+def kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
+    """The keys in which a denoiser and a classifier that guides it must agree, with their values in each configuration.
+
+    These are the size and the noise schedule of the images, and their classes if both have classes; if the
+    images of both are data sets of tensorflow-datasets, also which data set. The path of the images does not matter.
+    """
+    keys = ["data.image_size", "data.channels"]
+    first, second = (factory.noise_schedule(config).alpha_bar for config in configs)
+    if first.shape != second.shape or not np.allclose(first, second, rtol=1e-6, atol=0):
+        keys += [f"diffusion.{key}" for key in ("schedule", "num_timesteps", "beta_start", "beta_end")]
+    conditional = all(config.labels.num_classes for config in configs)
+    if conditional:
+        keys += ["labels.num_classes"] + ["labels.names"] * all(config.labels.names for config in configs)
+    if all(config.data.source == "tfds" for config in configs):
+        keys += ["data.name", "data.crop"] + ["data.label"] * conditional
+    known = [{key: flatten(to_json(config))[key] for key in keys} for config in configs]
+    for one in known:
+        if "data.name" in one:
+            one["data.name"] = one["data.name"].partition(":")[0]  # without its version
+    return known
+
+
+def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Opened | None = None) -> ParametricDenoiser:
+    """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
+    guide = classifier and factory.classifier(classifier.config, classifier.model)
+    return factory.denoiser(config, model, classifier=guide)
+
+
+def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[int, ...]:
+    """The classes that a configuration chooses, as for `Chain`: its own, or those of the `Run` that guides it.
+
+    Raises:
+      UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
+    """
+    if classifier and config.sample.labels == "none":
+        raise UserError("--labels=none cannot be combined with a classifier; choose a class for it")
+    num_classes = (classifier.config if classifier else config).labels.num_classes
+    return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
+
+
+def names_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[str, ...]:
+    """The names of the classes that can be chosen, as for `labels_of`; () where they are not known."""
+    labels, own = (classifier.config if classifier else config).labels, config.labels
+    return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
+
+
+def chain_of(
+    config: ConfigDict,
+    model: nn.Module,
+    *,
+    num_steps: int,
+    mesh: Mesh,
+    sampler: Sampler | None = None,
+    classifier: Opened | None = None,
+    inpainting: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Chain:
+    """The `Chain` that a configuration describes.
+
+    Args:
+      config: configuration.
+      model: its network.
+      num_steps: number of steps, 0 for all T.
+      mesh: the devices.
+      sampler: a `Sampler` in place of the configured one, or None.
+      classifier: `Run` of the classifier that guides it, or None.
+      inpainting: `(image, known)` as for `repaint`, or None.
+    """
+    config, data = copy.deepcopy(config), config.data
+    made = factory.sampler(config, sampler)
+    compiled = CompiledChain(
+        made if inpainting is None else lambda settings: repaint(made(settings), *inpainting),
+        denoiser_of(config, model, classifier=classifier),
+        transitions=factory.sampling_transitions(config, num_steps),
+        shape=(data.image_size, data.image_size, data.channels),
+        mesh=mesh,
+    )
+    return Chain(compiled, factory.sampler_settings(config), labels_of(config, classifier=classifier))

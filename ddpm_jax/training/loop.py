@@ -1,0 +1,128 @@
+"""The training loop: steps one after another, with log, saves and hooks. It knows objects and no configuration.
+
+Read next: `step.py`, `saving.py`, `log.py`.
+"""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from ddpm_jax.runtime.devices import replicated, sharded, split
+from ddpm_jax.training.log import RunLog
+from ddpm_jax.training.saving import Saves
+from ddpm_jax.training.state import StateInit, TrainState
+from ddpm_jax.training.step import Metrics, TrainSpec, gathering, train_step
+
+
+class Hook(Protocol):
+    """A function that is called after every step, once what is due of the log and the saves is written.
+
+    The arrays are on the devices, and reading one waits for the step. Those of the state are consumed by the next step,
+    so a hook that keeps them copies them. An error in a hook ends the run after its state is saved.
+    """
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> object:
+        """Is called with the number of steps taken, from 1, the state after it and the metrics of the step."""
+        ...
+
+
+def train_loop(
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterator[Any],
+    *,
+    num_steps: int,
+    log: RunLog,
+    log_every: int,
+    saves: Saves,
+    hooks: Sequence[Hook] = (),
+    stop_asked: Callable[[int], bool] = lambda step: False,
+) -> TrainState:
+    """Takes the steps from `state.step + 1` to `num_steps`; returns the last state.
+
+    Args:
+      step_fn: the train step, which consumes its state, from `compiled_step`.
+      state: the state before the first step.
+      batches: one batch for each step.
+      num_steps: the number of the last step.
+      log: the open `RunLog`, which gets the metrics of every step.
+      log_every: number of steps between two lines of the log.
+      saves: the open `Saves`; the last step is saved in any case.
+      hooks: functions that are called after every step.
+      stop_asked: function from a step to whether to stop after it, from `interruption`.
+    """
+    for step in range(int(state.step) + 1, num_steps + 1):
+        state, metrics = step_fn(state, next(batches))
+        saves.latest = state
+        log.add(step, metrics)
+        stop = stop_asked(step)
+        save = step == num_steps or stop or saves.due(step)
+        if save or step % log_every == 0:
+            log.flush()
+        if save:
+            saves.save()
+        if stop:
+            saves.wait()
+            log.say(f"interrupted: step {step} is saved; the same command resumes from there")
+            break
+        for hook in hooks:
+            hook(step, state, metrics)
+    saves.wait()
+    return state
+
+
+def compiled_step(spec: TrainSpec, mesh: Mesh, shapes: TrainState, *, gathers: bool = False) -> jax.stages.Wrapped:
+    """Returns `(state, batch) -> (state, metrics)`, the train step under `jax.jit` on a mesh; the state is donated.
+
+    Args:
+      spec: what the step needs besides state and batch.
+      mesh: the devices, along which the batch is cut.
+      shapes: a `TrainState` of arrays or of their shapes, by which the state is placed on the devices.
+      gathers: whether a batch is the pair of the whole data set and indices into it, as for `gathering`.
+    """
+    state, whole, batch = sharded(mesh, shapes), replicated(mesh), split(mesh)
+    step = partial(train_step, spec)
+    if gathers:
+        step, batch = gathering(step), (whole, batch)
+    return jax.jit(step, in_shardings=(state, batch), out_shardings=(state, whole), donate_argnums=0)
+
+
+def state_shapes(init: StateInit) -> TrainState:
+    """Returns the shapes of the state: a `TrainState` whose leaves are `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Callable[[int], bool]]:
+    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
+
+    A second signal ends the process at once. Yields a function of the step that returns whether to stop after it. If
+    there are several processes, all stop after the same step, whichever of them got the signal: JAX's preemption
+    service, which handles SIGTERM in this case, makes them agree on it.
+    """
+    raised, previous = [], {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        raised.append(number)
+        signal.signal(number, previous[number])
+        if several:
+            signal.raise_signal(signal.SIGTERM)
+
+    several = jax.process_count() > 1
+    for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handler)
+        except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
+            break
+    try:
+        yield multihost_utils.reached_preemption_sync_point if several else lambda step: bool(raised)
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
