@@ -88,7 +88,7 @@ def test_split_without_images_names_the_splits(prepared, split):
 
 
 def test_unprepared_data_set_names_the_command(prepared, tmp_path):
-    with pytest.raises(UserError, match=r"holds celeb_a, cifar10, lsun/bedroom, mnist.*") as caught:
+    with pytest.raises(UserError, match=r"contains celeb_a, cifar10, lsun/bedroom, mnist.*") as caught:
         TfdsImages("cifar100", "train", data_dir=prepared, size=32)
     assert f"`python -m ddpm_jax.data.prepare cifar100 --data_dir={prepared}`" in str(caught.value)
     for wrong in (tmp_path, tmp_path / "missing"):
