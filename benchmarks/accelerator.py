@@ -1,13 +1,14 @@
-"""Measures a machine: what one of its devices can do at most, and how much of that training and sampling reach.
+"""Measures the peak speed of one device of this machine, and how much of it training and sampling reach.
 
-  python benchmarks/accelerator.py --out=DIR                        eight minutes, on whatever device is here
-  python benchmarks/accelerator.py --out=DIR --data=FOLDER          and trains CIFAR-10, JPEG in train/CLASS, test/CLASS
-  python benchmarks/accelerator.py --out=DIR --parts=pictures       (with --data) one part more, or again
-  python benchmarks/accelerator.py --out=DIR --against=OLD.json     and prints new over old
+  python benchmarks/accelerator.py --out=DIR                        takes eight minutes, on any kind of device
+  python benchmarks/accelerator.py --out=DIR --data=FOLDER          also trains on CIFAR-10, with the part "pictures"
+  python benchmarks/accelerator.py --out=DIR --data=FOLDER --parts=pictures    runs only one part, or runs it again
+  python benchmarks/accelerator.py --out=DIR --against=OLD.json     also prints the ratios of new to old results
 
-Parts: rates, training, pytorch, sampling, profile, suite, pictures (with --data), variants. Each runs in a process of
-its own for its share of the time that is left. What it measures lies in DIR/PART.json as soon as it is known, all of it
-in DIR/results.json and, as tables, in DIR/report.md. A part that fails says so, and the next one runs.
+The parts are rates, training, pytorch, sampling, profile, suite, pictures (with --data) and variants. Each runs in its
+own process for its share of the remaining time. Its results are written to DIR/PART.json as soon as they are known; all
+results are in DIR/results.json and, as tables, in DIR/report.md. If a part fails, this is reported and the next part
+runs.
 """
 
 import contextlib
@@ -38,13 +39,15 @@ SHARE_MEMORY = ("pytorch", "suite")  # whose process leaves device memory to pro
 GRACE = 5  # seconds past its time after which a part is ended
 SHORTEST = 6  # seconds that a part needs to begin at all
 
-OUT = flags.DEFINE(cli.PathParser(), "out", None, "Folder for the results; made if absent.", required=True)
-DATA = flags.DEFINE(cli.PathParser(), "data", None, "Folder of CIFAR-10 as JPEG: train/CLASS/* and test/CLASS/*.")
-MINUTES = flags.DEFINE_float("minutes", 8.0, "Time for all parts.", lower_bound=0.5)
-PARTS = flags.DEFINE_list("parts", None, "Which parts, in this order (default: all).")
-AGAINST = flags.DEFINE(cli.PathParser(), "against", None, "results.json of another run, to compare with.")
-PART = flags.DEFINE_string(environment.FLAG, None, "Runs this part alone, in this process; for the command itself.")
-UNTIL = flags.DEFINE_float("until", None, "When its time is over, in seconds since 1970.")
+OUT = flags.DEFINE(cli.PathParser(), "out", None, "The folder for the results; it is made if absent.", required=True)
+DATA = flags.DEFINE(cli.PathParser(), "data", None, "The folder of CIFAR-10 as JPEG: train/CLASS/* and test/CLASS/*.")
+MINUTES = flags.DEFINE_float("minutes", 8.0, "The time for all parts together, in minutes.", lower_bound=0.5)
+PARTS = flags.DEFINE_list("parts", None, "The parts to run, in this order (default: all).")
+AGAINST = flags.DEFINE(cli.PathParser(), "against", None, "A results.json of an earlier measurement to compare with.")
+PART = flags.DEFINE_string(environment.FLAG, None, "Runs only this part, in this process; used by the program itself.")
+UNTIL = flags.DEFINE_float(
+    "until", None, "The end of the part's time, in seconds since 1970; used by the program itself."
+)
 
 
 def main() -> None:
@@ -113,9 +116,9 @@ def _chosen() -> dict[str, int]:
             )
     for part in PARTS.value or ():
         if part == "pictures" and not DATA.value:
-            raise UserError("the part 'pictures' trains on CIFAR-10: say where it is with --data=FOLDER")
+            raise UserError("the part 'pictures' trains on CIFAR-10: give its folder with --data=FOLDER")
         if part not in shares:
-            raise UserError(f"{part!r} is not a part; choose from {', '.join(shares)}")
+            raise UserError(f"{part!r} is not the name of a part; choose from {', '.join(shares)}")
     return {part: shares[part] for part in PARTS.value or shares}
 
 
@@ -130,12 +133,12 @@ def _in_own_process(part: str, out: Path, until: float) -> None:
         settings["XLA_FLAGS"] = f"{settings.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
     with (out / f"{part}.log").open("w") as log:
         process = subprocess.Popen(command, stdout=sys.stdout, stderr=log, start_new_session=True, env=settings)
-        reason = "ended: the command was"
+        reason = "ended, because the program was ended"
         try:
             status = process.wait(max(0.0, until - time.time()) + GRACE)
             reason = f"failed with status {status}: {_last_line(out / f'{part}.log')}"
         except subprocess.TimeoutExpired:
-            reason = "ended: its time was over"
+            reason = "ended, because its time was over"
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +151,7 @@ def _in_own_process(part: str, out: Path, until: float) -> None:
 def _last_line(log: Path) -> str:
     """The last line that a program wrote to its log."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "it printed nothing"
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
-"""Does a classifier with a posterior over its weights know what it does not know?
+"""Measures how well a classifier with a posterior over its weights knows where it is uncertain.
 
   python benchmarks/bayes_digits.py
 
-Needs the runs of configs/digits_classifier.py and digits_classifier_bayes.py, or several of each, whose mean is taken
-too. On the 500 test digits, clean: accuracy, negative log-likelihood and expected calibration error of the point
-estimate, of the posterior, and of the posterior's mean in its place. On them and on images of no digit (uniform noise,
-inverted digits): the predictive entropy and its part that the weights are unsure of, the mutual information.
+Needs trained runs of configs/digits_classifier.py and configs/digits_classifier_bayes.py; if there are several of each,
+their mean is printed too. On the 500 clean test digits, it measures accuracy, negative log-likelihood and expected
+calibration error of the point estimate, of the posterior, and of the posterior's mean used as a point estimate. On
+these and on images that are not digits (uniform noise, inverted digits), it measures the predictive entropy and the
+mutual information, which is the part of the entropy that comes from the uncertain weights.
 """
 
 import _root  # noqa: F401
@@ -22,9 +23,13 @@ from ddpm_jax.metrics.calibration import expected_calibration_error
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.images import from_uint8
 
-POINT = flags.DEFINE_list("point_workdir", "runs/digits_classifier", "Of the point estimate: runs, between commas.")
-BAYES = flags.DEFINE_list("bayes_workdir", "runs/digits_classifier_bayes", "Of the posterior: runs, between commas.")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples of the weights.", lower_bound=1)
+POINT = flags.DEFINE_list(
+    "point_workdir", "runs/digits_classifier", "The runs of the point estimate, separated by commas."
+)
+BAYES = flags.DEFINE_list(
+    "bayes_workdir", "runs/digits_classifier_bayes", "The runs with a posterior, separated by commas."
+)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "The number of samples of the weights.", lower_bound=1)
 
 
 def opened(workdir: str, *, only_mean: bool = False) -> Run:

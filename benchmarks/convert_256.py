@@ -1,10 +1,10 @@
-"""The 113.7M network of google/ddpm-celebahq-256 from diffusers: seconds, memory, and the same output on both sides.
+"""Converts the 113.7M network of google/ddpm-celebahq-256 from diffusers: time, memory, and the error of the output.
 
   pip install -r requirements/diffusers.txt
   python benchmarks/convert_256.py
 
-Makes a folder of that configuration with random weights, converts it in a process of its own, and compares one forward
-pass of both at batch 1. google/ddpm-church-256 and -bedroom-256 have the same network.
+Makes a diffusers folder of that configuration with random weights, converts it in a separate process, and compares one
+forward pass of both networks with a batch of one image. google/ddpm-church-256 and -bedroom-256 have the same network.
 """
 
 import os
@@ -28,7 +28,9 @@ from ddpm_jax.runs.run import Run
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
-SIZE = flags.DEFINE_integer("image_size", 256, "Side of the images of the forward pass.", lower_bound=32)
+SIZE = flags.DEFINE_integer(
+    "image_size", 256, "The height and width of the images in the forward pass.", lower_bound=32
+)
 SETTINGS: dict[str, Any] = {
     "sample_size": 256,
     "block_out_channels": (128, 128, 256, 256, 512, 512),

@@ -1,12 +1,12 @@
-"""What comes of damaged checkpoints, images and weights? Never wrong values, a traceback, a hang, or code that runs.
+"""Tests that damaged checkpoints, images and weights never give wrong values, a traceback, a hang, or code that runs.
 
   python benchmarks/damage.py
   python benchmarks/damage.py --seed=1 --checkpoints=1000 --images=0 --weights=0
 
 Checkpoints of two model sizes are damaged in one place each (bits, bytes, truncations, blocks, files, folders), opened
 in every way in which the library opens one, and compared bit for bit with what was saved. Images of every format that
-`ImageFolder` reads are damaged and opened; so are files of weights, and pickles with instructions spliced in, which
-would make a folder if one were executed. Processes with limits of memory and time do the work. Needs Linux.
+`ImageFolder` reads are damaged and opened; so are files of weights, and pickles with inserted instructions, which would
+make a folder if they were executed. This runs in processes with limits of memory and time, and needs Linux.
 """
 
 import argparse
@@ -100,14 +100,17 @@ def weights(args: argparse.Namespace, folder: Path) -> None:
 def main() -> None:
     """Prints a table for each part, and the number of wrong values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the damage")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the damage")
     parser.add_argument(
-        "--checkpoints", type=int, default=300, help="checkpoints, each opened in four ways; 0 for none"
+        "--checkpoints",
+        type=int,
+        default=300,
+        help="the number of damaged checkpoints, each opened in four ways; 0 for none",
     )
-    parser.add_argument("--images", type=int, default=5000, help="images; 0 for none")
-    parser.add_argument("--weights", type=int, default=4000, help="files of weights; 0 for none")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes at a time")
-    parser.add_argument("--show", type=int, default=3, help="faults of each kind to describe")
+    parser.add_argument("--images", type=int, default=5000, help="the number of damaged images; 0 for none")
+    parser.add_argument("--weights", type=int, default=4000, help="the number of damaged files of weights; 0 for none")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="the number of processes")
+    parser.add_argument("--show", type=int, default=3, help="the number of faults of each kind to describe")
     args = parser.parse_args()
     begin, wrong = time.monotonic(), None
     logging.set_verbosity(logging.ERROR)

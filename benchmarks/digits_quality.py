@@ -1,10 +1,10 @@
-"""Precision and recall of a digits run on raw pixels, beside what real digits get.
+"""Measures precision and recall of a digits run on raw pixels, and those of real digits for comparison.
 
   python benchmarks/digits_quality.py --workdir=runs/digits
 
-Draws 500 images with the run's own sampler; k = 3 precision and recall (Kynkaanniemi et al. 2019) against 500
-digits of the training split. Two rows of real digits say what the figures can be: 500 others of the training split (the
-same writers) and the 500 of the test split (other writers).
+Draws 500 images with the run's own sampler, and measures precision and recall with k = 3 (Kynkaanniemi et al. 2019)
+against 500 digits of the training split. Two rows of real digits show which values can be reached: 500 other digits of
+the training split (the same writers) and the 500 digits of the test split (other writers).
 """
 
 import _root  # noqa: F401
@@ -16,9 +16,9 @@ from ddpm_jax.commands import cli
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runs.run import Run
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
-SEED = flags.DEFINE_integer("seed", 0, "Of the samples.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Moves of the chain (default: what the run's configuration says).")
+WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The directory of the run to measure.")
+SEED = flags.DEFINE_integer("seed", 0, "The seed of the samples.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "The number of steps of the chain (default: the run's).")
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
-"""Does the digit that was asked for appear, and what does asking cost: a sweep of guidance scales on the digits.
+"""Measures how often guidance gives the requested digit, and its cost in recall, for several scales on the digits.
 
   python benchmarks/guidance_sweep.py
 
-Needs the runs of configs/digits.py, digits_conditional.py and digits_classifier.py. For each scale 500 images, fifty of
-each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
-Agreement is the share of images that a support vector machine, trained on the training split, reads as the asked digit;
-precision speaks of quality, recall of diversity. Writes a plot of the one against the other.
+Needs trained runs of configs/digits.py, digits_conditional.py and digits_classifier.py. For each scale, 500 images, 50
+of each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
+Agreement is the share of images that a support vector machine, trained on the training split, reads as the requested
+digit; precision measures quality, and recall measures diversity. Writes a plot of precision against recall.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,14 +23,14 @@ from ddpm_jax.data.digits import Digits
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runs.run import Run
 
-FREE = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "Of the conditional model.")
-PLAIN = flags.DEFINE_string("workdir", "runs/digits", "Of the unconditional model.")
-CLASSIFIER = flags.DEFINE_string("classifier_workdir", "runs/digits_classifier", "Of the classifier.")
-SCALES = flags.DEFINE_list("guidance_scales", "0,1,1.5,2,3,5", "For the conditional model.")
-CLASSIFIER_SCALES = flags.DEFINE_list("classifier_scales", "0,1,2,4,8,16", "For the classifier.")
-SAMPLER = flags.DEFINE_string("sampler", "ddim", "Any sampler.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "Of the chain.")
-OUT = flags.DEFINE_string("out", "runs/guidance.png", "Where the plot goes.")
+FREE = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "The run of the conditional model.")
+PLAIN = flags.DEFINE_string("workdir", "runs/digits", "The run of the unconditional model.")
+CLASSIFIER = flags.DEFINE_string("classifier_workdir", "runs/digits_classifier", "The run of the classifier.")
+SCALES = flags.DEFINE_list("guidance_scales", "0,1,1.5,2,3,5", "The guidance scales for the conditional model.")
+CLASSIFIER_SCALES = flags.DEFINE_list("classifier_scales", "0,1,2,4,8,16", "The guidance scales for the classifier.")
+SAMPLER = flags.DEFINE_string("sampler", "ddim", "The sampler.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "The number of steps of the chain.")
+OUT = flags.DEFINE_string("out", "runs/guidance.png", "The PNG file for the plot.")
 
 Row: TypeAlias = tuple[float, float, float, float]
 """A scale, and the agreement, precision and recall at this scale."""
@@ -90,9 +90,7 @@ def plot(methods: dict[str, list[Row]], path: str) -> None:
 def main() -> None:
     """Prints the table and writes the plot."""
     read, score = reader()
-    print(
-        f"{NUM} images a row, {SAMPLER.value} {NUM_STEPS.value} steps; the reader reads {score:.3f} of the test digits"
-    )
+    print(f"{NUM} images per row, {SAMPLER.value} {NUM_STEPS.value} steps; the reader reads {score:.3f} of test digits")
     print(f"{'':<26}agreement  precision  recall")
     free = sweep(Run(FREE.value), "guidance_scale", SCALES.value, read)
     guided = sweep(Run(PLAIN.value).guide(Run(CLASSIFIER.value)), "classifier_scale", CLASSIFIER_SCALES.value, read)

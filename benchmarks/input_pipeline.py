@@ -1,11 +1,11 @@
-"""Does the input keep up? Images a second for CelebA-like JPEGs, and how long a training step waits for them.
+"""Measures how many JPEGs like those of CelebA are read per second, and how long a training step waits for them.
 
   python benchmarks/input_pipeline.py
   python benchmarks/input_pipeline.py --workers=0,4,8 --batch_size=256
 
 Writes crops of scikit-learn's two photographs as JPEGs of CelebA's size (178x218, about 8 kB) into a temporary folder,
-reads them through `configs/celeba.py`'s crop and scaling by so many worker processes, first as fast as they come, then
-fed to real train steps. On a CPU the steps are of a quarter of the width and 16 images.
+and reads them with the crop and the scaling of `configs/celeba.py` and several numbers of worker processes: first
+without training, then as the input of real train steps. On a CPU, a step has a quarter of the width and 16 images.
 """
 
 import contextlib
@@ -32,10 +32,12 @@ from ddpm_jax.data.source import Example, Source
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 from ddpm_jax.training.loop import compiled_step, state_shapes
 
-WORKERS = flags.DEFINE_list("workers", "0,1,2", "Worker processes to try.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a batch, where they are only read.", lower_bound=1)
-NUM_FILES = flags.DEFINE_integer("num_files", 2000, "JPEGs to write.", lower_bound=1)
-SECONDS = flags.DEFINE_float("seconds", 8.0, "Length of each measurement.")
+WORKERS = flags.DEFINE_list("workers", "0,1,2", "The numbers of worker processes to measure.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 128, "The number of images per batch when they are only read.", lower_bound=1
+)
+NUM_FILES = flags.DEFINE_integer("num_files", 2000, "The number of JPEGs to write.", lower_bound=1)
+SECONDS = flags.DEFINE_float("seconds", 8.0, "The length of each measurement in seconds.")
 
 
 def write_jpegs(folder: str) -> None:

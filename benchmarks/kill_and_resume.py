@@ -1,11 +1,11 @@
-"""Is a run that is killed at random moments the run that never was? Bit for bit, on CPU devices.
+"""Tests that a run that is killed at random moments and resumed equals an uninterrupted run bit for bit, on the CPU.
 
   python benchmarks/kill_and_resume.py
   python benchmarks/kill_and_resume.py --kills=40 --seed=1
 
 For 1 and for 8 virtual devices, with 0 and with 2 data workers: a small run of the digits is killed with SIGKILL at
-random moments (the times after its start are drawn from the seed and printed) and started again until it ends; then its
-parameters, averages, optimiser state and log are compared with those of a run that was left alone.
+random moments (the times after its start are drawn from the seed and printed) and started again until it is finished.
+Then its parameters, their average, its optimiser state and its log are compared with those of an uninterrupted run.
 """
 
 import os
@@ -32,8 +32,10 @@ from ddpm_jax.training.loop import state_shapes
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.state import TrainState
 
-KILLS = flags.DEFINE_integer("kills", 10, "Kills in all, shared by the four settings.", lower_bound=1)
-SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+KILLS = flags.DEFINE_integer(
+    "kills", 10, "The number of kills in total, divided among the four settings.", lower_bound=1
+)
+SEED = flags.DEFINE_integer("seed", 0, "The seed of the moments.")
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
     "model.channels": 8,

@@ -1,4 +1,4 @@
-"""Short chains with learned, small and large variance on the same weights: precision and recall side by side.
+"""Compares short chains with learned, small and large variance on the same weights, by precision and recall.
 
 python benchmarks/learned_variance.py --workdir=runs/digits_improved
 """
@@ -12,14 +12,14 @@ from ddpm_jax.commands import cli
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runs.run import Run
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "A run with a learned variance.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "Moves of the chain.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/digits_improved", "The directory of a run with a learned variance.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", 25, "The number of steps of the chain.")
 
 
 def main() -> None:
     """Prints the table."""
     run = Run(WORKDIR.value)
-    print(f"{NUM} digits, pixels, k = 3, {NUM_STEPS.value} ancestral moves, step {run.step:,}")
+    print(f"{NUM} digits, pixels, k = 3, {NUM_STEPS.value} ancestral steps, run at step {run.step:,}")
     print("variance  precision  recall")
     for variance in ("learned", "small", "large"):
         chain = run.configure(variance=variance).chain(NUM_STEPS.value)

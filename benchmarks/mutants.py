@@ -1,14 +1,14 @@
-"""Which faults of the mathematics would the tests not see? Mutations are drawn, and each is tried on the tests.
+"""Finds faults of the mathematics that the tests would not detect: draws mutations, and runs the tests on each.
 
   python benchmarks/mutants.py
   python benchmarks/mutants.py --seed=1 --count=100 --workers=2
 
 The mutations are those of `_mutations.py`, of every module of the mathematics and of `training/state.py`,
 `training/step.py` and `runs/chain.py`, each equally likely. In a copy of the repository, the tests that import the
-changed module, or a module that imports it, run file by file, the most specific first, until one fails; one that runs
-far longer than on
-the unchanged module has failed too. Every file of tests is first run on the unchanged module, and must pass. Every
-result is a line of `--results`: the same command resumes, and tries again what survived if anything has changed since.
+changed module, or a module that imports it, run file by file, the most specific first, until one fails; a test that
+runs far longer than on the unchanged module counts as failed. Every file of tests is first run on the unchanged module,
+and must pass. Every result is a line of the file `--results`, so the same command resumes; it tries the mutations that
+survived again if anything has changed since.
 """
 
 import argparse
@@ -295,16 +295,19 @@ def shown(line: dict[str, Any]) -> str:
 def main() -> None:
     """Prints a line for each mutation, and the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--count", type=int, default=60, help="mutations")
-    parser.add_argument("--workers", type=int, default=1, help="processes at a time")
+    parser.add_argument("--seed", type=int, default=0, help="the seed with which the mutations are drawn")
+    parser.add_argument("--count", type=int, default=60, help="the number of mutations")
+    parser.add_argument("--workers", type=int, default=1, help="the number of processes")
     parser.add_argument(
-        "--results", type=Path, default=Path("runs/mutants.jsonl"), help="lines of results, for resuming"
+        "--results",
+        type=Path,
+        default=Path("runs/mutants.jsonl"),
+        help="the file of results, from which the program resumes",
     )
     args = parser.parse_args()
     results = Results(args.results)
     chosen, total, same = drawn(ROOT, mutated_files(), count=args.count, seed=args.seed)
-    print(f"seed {args.seed}: {len(chosen)} of {total} mutations; {same} drawn ones are equivalent")
+    print(f"seed {args.seed}: {len(chosen)} of {total} mutations; {same} of those drawn are equivalent to the original")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(SETTINGS)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{folder}/compiled")

@@ -1,10 +1,10 @@
-"""Cost of the reverse chain over what its network evaluations cost: how much the scan and the sampler add.
+"""Measures how much time the scan and the sampler of a reverse chain add to that of its network evaluations.
 
-  python benchmarks/sample_chain.py         the digits configuration, 1,000 moves
+  python benchmarks/sample_chain.py         the digits configuration, 1,000 steps
   python benchmarks/sample_chain.py --config_name=cifar10 --batch_size=8 --num_steps=50
 
-Times the chain and, in turn, as many calls of the same jit-compiled network one after another; prints the ratio pair by
-pair.
+Measures the time of the chain and, alternately, that of equally many calls of the same jit-compiled network; prints the
+ratio for each pair of measurements.
 """
 
 import time
@@ -22,10 +22,10 @@ from ddpm_jax.config import experiment
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, replicated, split
 
-CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "Name in configs/.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images.", lower_bound=1)
-NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "Moves of the chain.", lower_bound=1)
-PAIRS = flags.DEFINE_integer("pairs", 3, "Pairs of timings.", lower_bound=1)
+CONFIG_NAME = flags.DEFINE_string("config_name", "digits", "The name of a configuration in configs/.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "The number of images.", lower_bound=1)
+NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "The number of steps of the chain.", lower_bound=1)
+PAIRS = flags.DEFINE_integer("pairs", 3, "The number of pairs of measurements.", lower_bound=1)
 
 
 def timed(function: Callable[[], jax.Array | np.ndarray]) -> float:
@@ -55,7 +55,7 @@ def main() -> None:
     chain(params, key, indices=indices)
     forward(params, x, t)
     device = f"{mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
-    print(f"{CONFIG_NAME.value}, batch {BATCH_SIZE.value}, {NUM_STEPS.value} moves on {device}")
+    print(f"{CONFIG_NAME.value}, batch {BATCH_SIZE.value}, {NUM_STEPS.value} steps on {device}")
     print("chain s  network calls s  ratio")
     ratios = []
     for _ in range(PAIRS.value):

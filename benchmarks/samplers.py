@@ -1,8 +1,9 @@
-"""Samplers against steps on a digits run: precision, recall, network evaluations an image, seconds.
+"""Compares samplers with several numbers of steps on a digits run: precision, recall, network evaluations, seconds.
 
   python benchmarks/samplers.py --workdir=runs/digits
 
-The first row is the run's own chain of all T moves. Seconds are those of 500 images after compilation, on this machine.
+The first row is the run's own chain of all T steps. The network evaluations are counted per image; the seconds are
+those for 500 images after compilation on this machine.
 """
 
 import time
@@ -17,8 +18,8 @@ from ddpm_jax.commands import cli
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runs.run import Run
 
-WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run to measure.")
-STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "Lengths of the chain.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The directory of the run to measure.")
+STEPS = flags.DEFINE_list("steps", "5,10,20,50,100", "The numbers of steps of the chain, separated by commas.")
 
 ROWS: dict[str, dict[str, str | float]] = {
     "ancestral, large": {"sampler": "ancestral", "variance": "large", "grid": "trailing"},

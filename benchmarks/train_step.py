@@ -1,10 +1,11 @@
-"""Time of a train step.
+"""Measures the time of a train step.
 
   python benchmarks/train_step.py                          the digits and CIFAR-10 configurations, on these devices
   python benchmarks/train_step.py --configs=celeba --batch_size=32
 
-Prints the median of several timed windows of whole steps after compilation, on random images, with the data pipeline
-left out. Batches are the configurations' own; on a CPU they are cut to 8,192 pixels, 8 images of CIFAR-10.
+Prints the median of several measurements, each of a number of whole steps after compilation, on random images without
+the data pipeline. Batches have the size of the configuration; on a CPU they are reduced to 8,192 pixels, which are 8
+images of CIFAR-10.
 """
 
 import time
@@ -22,10 +23,16 @@ from ddpm_jax.config import experiment
 from ddpm_jax.runtime.devices import device_mesh, global_batch, replicated
 from ddpm_jax.training.loop import compiled_step
 
-CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "Names of configs/ to time.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images a step (0: the configuration's).", lower_bound=0)
-DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the computation (default: the configuration's).")
-SECONDS = flags.DEFINE_float("seconds", 4.0, "Length of each of the 5 windows, at least 2 steps.")
+CONFIGS = flags.DEFINE_list("configs", "digits,cifar10", "The names of the configurations in configs/ to measure.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 0, "The number of images per step; 0 for that of the configuration.", lower_bound=0
+)
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "The type of the computation (default: the configuration's)."
+)
+SECONDS = flags.DEFINE_float(
+    "seconds", 4.0, "The length of each of the 5 measurements in seconds; each takes at least 2 steps."
+)
 
 
 def default_batch_size(config: ConfigDict) -> int:

@@ -1,9 +1,9 @@
-"""DDPM beside DDIM: chains of both from the same starts, over the exact density of the noisy data at every t.
+"""Plots chains of DDPM and DDIM from the same starts over the exact density of the noisy data at every t.
 
   python benchmarks/two_ways_down.py --out=docs/images/two_ways_down.png
 
-The data are a mixture of three Gaussians on the line, of which the perfect denoiser is known. Four chains from each of
-three starts: DDPM ends somewhere else each time, DDIM always in the same place.
+The data is a mixture of three Gaussians on the line, for which the optimal denoiser is known. There are four chains
+from each of three starts: those of DDPM end in different places, those of DDIM always in the same place.
 """
 
 import _root  # noqa: F401
@@ -16,7 +16,7 @@ import ddpm_jax as dj
 from ddpm_jax.commands import cli
 from ddpm_jax.evaluation import plots
 
-OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "Where the plot goes.")
+OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "The PNG file for the plot.")
 
 
 def main() -> None:

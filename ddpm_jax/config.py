@@ -123,17 +123,21 @@ def check_ranges(config: ConfigDict) -> None:
     flat = flatten(config)
     rules: tuple[tuple[list[str], Callable[[Any], object], str], ...] = (
         (_COUNTS, lambda value: value >= 1, "must be at least 1"),
-        (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "must be 0 or a number above it"),
-        (_POSITIVE, lambda value: 0 < value < math.inf, "must be above 0"),
-        (_FRACTIONS, lambda value: 0 <= value < 1, "must lie from 0 to below 1"),
-        (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must hold whole numbers"),
-        (_NAMES, lambda value: all(isinstance(item, str) for item in value), "must hold names"),
-        (_NAMES, lambda value: len(set(value)) == len(value), "must hold each name once"),
-        (_NAMES, lambda value: len(value) in (0, config.labels.num_classes), "must name each of labels.num_classes"),
-        (["model.channel_mult"], lambda value: value and min(value) >= 1, "needs at least 1 for each level"),
+        (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, "must be 0 or a positive number"),
+        (_POSITIVE, lambda value: 0 < value < math.inf, "must be greater than 0"),
+        (_FRACTIONS, lambda value: 0 <= value < 1, "must be at least 0 and less than 1"),
+        (_INTEGERS, lambda value: all(isinstance(item, int) for item in value), "must contain only whole numbers"),
+        (_NAMES, lambda value: all(isinstance(item, str) for item in value), "must contain only names"),
+        (_NAMES, lambda value: len(set(value)) == len(value), "must contain each name only once"),
+        (_NAMES, lambda value: len(value) in (0, config.labels.num_classes), "must contain one name for each class"),
+        (
+            ["model.channel_mult"],
+            lambda value: value and min(value) >= 1,
+            "must contain a number of at least 1 for each level",
+        ),
     )
     if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed} must lie from 0 to below 2**32")
+        raise UserError(f"config.seed={config.seed} must be at least 0 and less than 2**32")
     for keys, fits, rule in rules:
         for key in keys:
             if not fits(flat[key]):
@@ -158,8 +162,8 @@ def completed(stored: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(flatten(stored).keys() - flatten(base).keys())
     if unknown:
         raise UserError(
-            f"the run's configuration has keys that this version does not know ({listed(unknown, 4)}): a newer "
-            "version wrote it; update ddpm_jax"
+            f"the run's configuration has keys that this version does not know ({listed(unknown, 4)}): it was "
+            "written by a newer version; update ddpm_jax"
         )
 
     def fill(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

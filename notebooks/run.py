@@ -1,12 +1,12 @@
-"""Runs the notebooks from top to bottom and saves them with what they show.
+"""Runs the notebooks from top to bottom and saves them with their outputs.
 
-  python notebooks/run.py                  all of them
-  python notebooks/run.py 01 03            those whose names begin with 01 or 03
-  python notebooks/run.py --opening        runs none, and gives all of them the first cell that is written here
+  python notebooks/run.py                  runs all notebooks
+  python notebooks/run.py 01 03            runs those whose names begin with 01 or 03
+  python notebooks/run.py --opening        runs none, and only writes the first cell of every notebook
 
 Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`; outputs are saved without time stamps
-and without the progress bars. With DDPM_JAX_SMOKE=1 in the environment every notebook takes few steps into a temporary
-folder and nothing is saved: the tests run them so.
+and without progress bars. With DDPM_JAX_SMOKE=1 in the environment, as in the tests, every notebook takes only a few
+steps in a temporary folder, and nothing is saved.
 """
 
 import argparse
@@ -185,12 +185,14 @@ def _kept(output: NotebookNode) -> NotebookNode | None:
 def main() -> None:
     """Runs and saves the notebooks, with a line for each, or only writes their first cell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="the beginning of a notebook's name; none for all")
-    parser.add_argument("--opening", action="store_true", help="run none, and write the first cell of all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="the beginning of a notebook's name (default: all notebooks)"
+    )
+    parser.add_argument("--opening", action="store_true", help="run no notebook, and only write the first cell of each")
     args = parser.parse_args()
     chosen = notebooks(*args.names)
     if not chosen:
-        parser.error(f"no notebook is called so; there are {', '.join(path.stem for path in notebooks())}")
+        parser.error(f"there is no notebook of that name; there are {', '.join(path.stem for path in notebooks())}")
     if args.opening:
         for path in chosen:
             path.write_text(nbformat.writes(opened(path)) + "\n")

@@ -111,7 +111,9 @@ def test_configuration_and_parameters_are_of_one_checkpoint_whatever_comes_meanw
 
 
 def test_a_configuration_that_makes_no_network_is_no_damage(saved, capsys):
-    with pytest.raises(UserError, match=r"^the configuration of checkpoint .*/8 makes no network: 'channels'$"):
+    with pytest.raises(
+        UserError, match=r"^the configuration of checkpoint .*/8 does not describe a valid network: 'channels'$"
+    ):
         restore_params(saved, lambda config: {}["channels"], name="params")
     with pytest.raises(UserError, match=r"^newer$"):
         restore_params(saved, lambda config: refuses(), name="params")
@@ -280,7 +282,7 @@ def test_a_run_with_nothing_but_damaged_checkpoints_is_one_line(copy):
         (OSError(errno.ENOSPC, "No space"), "No space; the last good checkpoint is step 8; free some space, and"),
         (
             OSError(errno.EACCES, "Denied"),
-            "Denied; the last good checkpoint is step 8; start again once that is mended",
+            "Denied; the last good checkpoint is step 8; fix the cause, and start again",
         ),
     ],
 )
@@ -322,7 +324,9 @@ def test_a_run_is_written_by_one_process_at_a_time(copy):
     with Checkpoints(copy.workdir):
         under_way = copy.workdir / "checkpoints" / "12.orbax-checkpoint-tmp"
         under_way.mkdir()
-        with pytest.raises(UserError, match=rf"^another process is training in {copy.workdir}; wait for it or choose"):
+        with pytest.raises(
+            UserError, match=rf"^another process is training in {copy.workdir}; wait until it ends, or choose"
+        ):
             Checkpoints(copy.workdir)
         assert under_way.exists()
         assert averaged(copy.workdir)[0] == 8

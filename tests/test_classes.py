@@ -94,13 +94,17 @@ def test_a_number_that_is_a_name_and_would_be_another_class_is_noted_once(asked,
         ("DOG", ("cat", "dog"), "no class is called 'DOG'; did you mean 'dog'? the classes are cat, dog"),
         ("zebra", ("cat", "dog"), "no class is called 'zebra'; the classes are cat, dog"),
         ("3", ("1", "2"), "no class is called '3'; the classes are 1, 2"),
-        ("2", ("cat", "dog"), "the classes are 0 to 1: cat, dog"),
-        ("-1", ("cat", "dog"), "the classes are 0 to 1: cat, dog"),
-        ("#-1", ("cat", "dog"), "the classes are 0 to 1: cat, dog"),
-        ("3", (), "the classes are 0 to 2"),
+        ("2", ("cat", "dog"), "the classes are numbered from 0 to 1: cat, dog"),
+        ("-1", ("cat", "dog"), "the classes are numbered from 0 to 1: cat, dog"),
+        ("#-1", ("cat", "dog"), "the classes are numbered from 0 to 1: cat, dog"),
+        ("3", (), "the classes are numbered from 0 to 2"),
         ("cat,", ("cat", "dog"), "no class is called ''; the classes are cat, dog"),
-        ("cat,all", ("cat", "all"), "all stands alone; a class of that name is asked for by its number"),
-        ("cat", (), "write whole numbers with commas between them, or all, or none; the names of this model's classes"),
+        (
+            "cat,all",
+            ("cat", "all"),
+            "all cannot be combined with other classes; choose a class of that name by its number",
+        ),
+        ("cat", (), "the classes of this model have no known names; write whole numbers separated by commas"),
     ],
 )
 def test_a_class_that_does_not_exist_is_one_line_with_the_names(asked, names, message):
@@ -149,12 +153,14 @@ def test_data_is_numbered_as_the_run_by_name(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     other = pickle.loads(pickle.dumps(matched(data, ("dog", "ant", "cat"))))
     told = capsys.readouterr().out
-    assert told == "note: the data has the classes cat, dog; their numbers are those of the run, dog, ant, cat\n"
+    assert told == "note: the data has the classes cat, dog; they are numbered as in the run: dog, ant, cat\n"
     assert (len(other), other.num_classes, other.class_names) == (8, 3, ("dog", "ant", "cat"))
     assert [int(other[i]["label"]) for i in range(8)] == [2] * 4 + [0] * 4
     assert other[0]["label"].dtype == np.int32
     np.testing.assert_array_equal(other[5]["image"], data[5]["image"])
-    with pytest.raises(UserError, match=r"^the classes of the data are cat, dog and those of the run cow, dog: take "):
+    with pytest.raises(
+        UserError, match=r"^the classes of the data are cat, dog and the classes of the run are cow, dog: use "
+    ):
         matched(data, ("cow", "dog"))
 
 
@@ -177,10 +183,12 @@ def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
     assert stored_config(tmp_path / "run")["labels"]["names"] == ["cat", "dog"]
     train.train(of_folder(moved, train__num_steps=2), tmp_path / "run")
     capsys.readouterr()
-    with pytest.raises(UserError, match=r"^the classes of the data are ant, cat and those of the run cat, dog: "):
+    with pytest.raises(
+        UserError, match=r"^the classes of the data are ant, cat and the classes of the run are cat, dog: "
+    ):
         train.train(of_folder(other, train__num_steps=3), tmp_path / "run")
     (moved / "dog").rename(moved / "a_dog")
-    with pytest.raises(UserError, match=r"are a_dog, cat and those of the run cat, dog"):
+    with pytest.raises(UserError, match=r"are a_dog, cat and the classes of the run are cat, dog"):
         train.train(of_folder(moved, train__num_steps=3), tmp_path / "run")
     run = Run(tmp_path / "run")
     assert (run.step, run.class_names) == (2, ("cat", "dog"))
@@ -202,16 +210,16 @@ def test_a_run_without_names_takes_those_of_the_data_if_their_number_fits(tmp_pa
     two, three = folder(tmp_path / "two", "cat", "dog"), folder(tmp_path / "three", "ant", "cat", "dog")
     save(tmp_path / "run", of_folder(two))
     source = Run(tmp_path / "run").source()
-    told = "note: the run has no class names; those of the data are taken, from 0: cat, dog\n"
+    told = "note: the run has no class names; those of the data are used, from 0: cat, dog\n"
     assert source.class_names == ("cat", "dog")
     assert capsys.readouterr().out.endswith(told)
     train.train(of_folder(two, train__num_steps=2), tmp_path / "run")
-    assert "note: the run had no class names; it keeps those of the data from here on: cat, dog" in (
+    assert "note: the run had no class names; it uses those of the data from now on: cat, dog" in (
         capsys.readouterr().out
     )
     assert Run(tmp_path / "run").class_names == ("cat", "dog")
     save(tmp_path / "other", of_folder(two))
-    with pytest.raises(UserError, match=r"the images have 3 classes and config.labels.num_classes is 2"):
+    with pytest.raises(UserError, match=r"the images have 3 classes, but config.labels.num_classes is 2"):
         train.train(of_folder(three, train__num_steps=2), tmp_path / "other")
 
 
@@ -248,7 +256,7 @@ def test_names_and_numbers_ask_for_the_same_images(conditional):
         ([], "classes of the columns: cat, dog"),
         (["--labels=dog,0"], "classes of the columns: dog, cat"),
         (["--labels=none"], "class: no class"),
-        (["--out={out}/x.npz"], "classes, in turn: cat, dog"),
+        (["--out={out}/x.npz"], "classes in turn: cat, dog"),
     ],
 )
 def test_the_last_line_says_which_class_is_where(conditional, tmp_path, arguments, last):
@@ -296,7 +304,7 @@ def test_accuracy_is_told_by_class_and_never_of_other_classes(tmp_path):
     assert table({"accuracy": result})[-1] == f"  by class     dog: {dogs:.2f}"
     refused = program("evaluate.py", f"--workdir={run.workdir}", "--metrics=accuracy", f"--data_path={val}")
     assert refused.status == 1
-    assert "the classes of the data are ant, cat and those of the run cat, dog" in refused.err
+    assert "the classes of the data are ant, cat and the classes of the run are cat, dog" in refused.err
 
 
 def test_the_worst_of_many_classes_are_told():
@@ -306,12 +314,12 @@ def test_the_worst_of_many_classes_are_told():
     }  # fmt: skip
     line = table({"accuracy": many})[-1]
     assert line.startswith("  by class     c0: 0.00, c1: 0.05,")
-    assert line.endswith("c9: 0.45, and 10 classes with no less")
+    assert line.endswith("c9: 0.45, and 10 classes with at least that")
 
 
 def test_the_card_names_the_classes(conditional):
     card = model_card(Run(conditional), "animals", pipelines=[], num_params=1)
-    assert "one of 2 classes, numbered from 0; class 2 is the hidden one: cat, dog. " in card
+    assert "one of 2 classes, numbered from 0; class 2 is the null label: cat, dog. " in card
 
 
 def test_names_in_no_alphabet_are_kept_shown_and_asked_for(tmp_path):

@@ -154,9 +154,9 @@ def test_every_number_of_the_base_configuration_is_checked():
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
-        (("a", 2), "must hold names"),
-        (("a", "a"), "must hold each name once"),
-        (("a", "b", "c"), "must name each of labels.num_classes"),
+        (("a", 2), "must contain only names"),
+        (("a", "a"), "must contain each name only once"),
+        (("a", "b", "c"), "must contain one name for each class"),
     ],
 )
 def test_each_class_has_a_name_of_its_own(names, rule):
@@ -166,7 +166,7 @@ def test_each_class_has_a_name_of_its_own(names, rule):
 
 
 def test_a_path_that_cannot_be_used_is_refused_with_the_ranges():
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket/photos: buckets are not read or written yet"):
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/photos: buckets are not supported yet"):
         check_ranges(tiny_config(data__path="gs://bucket/photos"))
 
 
@@ -196,8 +196,8 @@ def test_keys_of_a_newer_version_are_refused_in_one_line():
     with pytest.raises(UserError) as caught:
         from_json(stored)
     assert str(caught.value) == (
-        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): a newer "
-        "version wrote it; update ddpm_jax"
+        "the run's configuration has keys that this version does not know (model.wavelets, quantum.qubits): it was "
+        "written by a newer version; update ddpm_jax"
     )
 
 
@@ -219,7 +219,9 @@ def test_what_differs_is_told_briefly():
 
 
 def test_a_network_has_levels():
-    with pytest.raises(UserError, match=r"^config.model.channel_mult=\(\) needs at least 1 for each level$"):
+    with pytest.raises(
+        UserError, match=r"^config.model.channel_mult=\(\) must contain a number of at least 1 for each level$"
+    ):
         check_ranges(tiny_config(model__channel_mult=()))
 
 

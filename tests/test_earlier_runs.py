@@ -39,8 +39,8 @@ def test_its_samples_are_not_continued_and_it_is_said_why(tmp_path):
     with pytest.raises(UserError) as caught:
         sample_run(run, folder, num_images=1, **settings)
     assert str(caught.value) == (
-        f"{folder} was drawn by an earlier version, which recorded where the run was and not its network, so the "
-        "images there may be of another one: draw all of them into another folder"
+        f"{folder} was drawn by an earlier version, which recorded the path of the run and not its network, so the "
+        "images there may come from another network: draw all images into another folder"
     )
     assert [path.name for path in folder.iterdir()] == ["sampling.json"]
 
@@ -50,5 +50,5 @@ def test_it_trains_on(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     again = program("train.py", workdir, *arguments(Run(NOVEMBER).config), "--config.train.num_steps=9")
     assert again.status == 0, again.err
-    assert "from here on the noise differs from that version's" in again.out
+    assert "from now on the noise is not what it would have drawn" in again.out
     assert Run(tmp_path / "run").step == 9

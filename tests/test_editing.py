@@ -98,7 +98,7 @@ def test_an_interpolation_is_of_one_class(pictures, tmp_path, quick_compilation)
     ends = [pictures["a"], pictures["b"]]
     told = save(tmp_path / "told", tiny_config(labels__num_classes=10), steps=(3,))
     free = save(tmp_path / "free", tiny_config(labels__num_classes=10, labels__dropout=0.5), steps=(3,))
-    with pytest.raises(UserError, match=r"is of one class: choose it, as in --labels=7$"):
+    with pytest.raises(UserError, match=r"an interpolation needs exactly one class: choose it, as in --labels=7$"):
         interpolate(Run(told), ends, tmp_path / "x.png", num_steps=2)
     assert interpolate(Run(told).configure(labels="7"), ends, tmp_path / "x.png", num_steps=2).exists()
     assert interpolate(Run(free), ends, tmp_path / "y.png", num_steps=2).exists()
@@ -112,16 +112,19 @@ def picture(folder, size, name="other.png"):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--inpaint={a}"], "--inpaint=IMAGE and --mask=MASK go together"),
+        (["--inpaint={a}"], "--inpaint=IMAGE needs --mask=MASK"),
         (["--inpaint={a}", "--mask={wide}"], "the mask {wide} is 9x8 and the model's images are 8x8"),
         (["--inpaint={wide}", "--mask={mask}"], "the image {wide} is 9x8 and the model's images are 8x8"),
-        (["--inpaint={a}", "--mask={black}"], "the mask {black} is black all over"),
+        (["--inpaint={a}", "--mask={black}"], "the mask {black} is completely black"),
         (["--inpaint=absent.png", "--mask={mask}"], "cannot read the image absent.png: No such file"),
-        (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate are two things"),
-        (["--interpolate={a}"], "--interpolate takes two pictures"),
-        (["--interpolate={a},{b}", "--num_images=1"], "--num_images of 2 or more"),
-        (["--interpolate={a},{b}", "--out=x.npz"], "an interpolation is a row, .png, or a moving picture, .gif"),
-        (["--interpolate={a},{b}", "--num_steps=99"], "no ODE of 99 steps"),
+        (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate cannot be combined"),
+        (["--interpolate={a}"], "--interpolate needs two images"),
+        (["--interpolate={a},{b}", "--num_images=1"], "--num_images of at least 2"),
+        (
+            ["--interpolate={a},{b}", "--out=x.npz"],
+            "--out=x.npz must end in .png (a row of images) or .gif (an animation)",
+        ),
+        (["--interpolate={a},{b}", "--num_steps=99"], "cannot solve the ODE in 99 steps"),
     ],
 )
 def test_a_mistake_is_one_line(workdir, pictures, tmp_path, arguments, message):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,7 +111,7 @@ def run(*command):
         (["train.py", "--confg.x=2"], "Did you mean: config"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc: it must be a whole number"),
         (["train.py", "--config.sample.eta=abc"], "--config.sample.eta=abc: it must be a number"),
-        (["train.py", "--data.path=x"], "--data.path: a key of the configuration is written --config.data.path=VALUE"),
+        (["train.py", "--data.path=x"], "--data.path is a key of the configuration: write it as --config.data.path="),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
         (["train.py", "--config=configs/xyz.py"], "the experiments are base, celeba, "),
         (["train.py", "--config={tmp}/celebs.py"], "did you mean --config=celeba?"),
@@ -119,7 +120,7 @@ def run(*command):
         (["train.py", "--config", "{tmp}/own.py"], "there is no experiment 'bass'; did you mean 'base'?"),
         (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
         (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
-        (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must lie from 0"),
+        (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must be at least 0"),
         (["train.py", "--config={tmp}/broken.py"], "cannot read the configuration file: SyntaxError: "),
         (["train.py", "--config={tmp}/empty.py"], "defines no function get_config()"),
         (["sample.py", "--workdir=no_such_run"], "python train.py --workdir=no_such_run"),
@@ -149,7 +150,7 @@ def test_a_device_that_is_not_here_is_named_before_any_work(platform, monkeypatc
         pytest.skip(f"there is a {platform} device here")
     result = run("train.py", f"--workdir={tmp_path / 'run'}")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1].startswith(f"error: JAX_PLATFORMS={platform} asks for a device that is not")
+    assert result.stderr.splitlines()[-1].startswith(f"error: JAX_PLATFORMS={platform} asks for a device that this")
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
 
@@ -160,6 +161,15 @@ def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
     assert "--num_images" in shown.stdout
     assert "--coordinator" in shown.stdout
     assert "--verbosity" not in shown.stdout
+    assert "  python sample.py --workdir=DIR" in shown.stdout
+    assert not re.search(r"\(default: the run's\)\.\s+\(default", shown.stdout)
+
+
+def test_help_shows_the_command_in_the_form_in_which_the_program_was_started(tmp_path):
+    command, environment = [sys.executable, "-m", "ddpm_jax.commands.sample"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run([*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert "  python -m ddpm_jax.commands.sample --workdir=DIR" in shown
+    assert "sample.py" not in shown
 
 
 @pytest.mark.parametrize(
@@ -171,9 +181,9 @@ def test_help_names_the_flags_of_the_program_and_those_of_many_processes():
         ({"data__source": "floppy"}, "data.source='floppy' is not one of"),
         ({"data__split": "tset"}, "data.split='tset' is not one of"),
         ({"data__image_size": 9, "model__channel_mult": (1, 1)}, "cannot be halved"),
-        ({"train__batch_size": 12}, "does not divide over 8 devices"),
+        ({"train__batch_size": 12}, "images cannot be divided evenly over 8 devices"),
         ({"diffusion__schedule": "lineal"}, "is not one of: linear"),
-        ({"diffusion__beta_end": 2.0}, "makes no noise schedule"),
+        ({"diffusion__beta_end": 2.0}, "does not define a valid noise schedule"),
         ({"diffusion__target": "noise"}, "is not one of: eps"),
         ({"loss__times": "sometimes"}, "is not one of: uniform"),
         ({"loss__weight": "heavy"}, "is not one of: eps"),

@@ -205,7 +205,9 @@ def test_a_result_that_is_not_finite_is_one_line_and_not_written(name, value, me
     for key in [key for key, of in good.items() if not isinstance(of, str)]:
         broken = {**good, key: last_replaced(good[key], value)}
         monkeypatch.setitem(ALL_METRICS, name, lambda *args, broken=broken, **kwargs: broken)
-        with pytest.raises(UserError, match=f"^{name}: {key} not finite, so nothing was written: ") as caught:
+        with pytest.raises(
+            UserError, match=rf"^{name} was not written, because it is not finite \({key}\): "
+        ) as caught:
             evaluate(measured.run, [name], source=measured.source, num_images=NUM_IMAGES)
         assert "\n" not in str(caught.value)
         assert path.read_bytes() == before
@@ -216,14 +218,15 @@ def test_a_run_that_names_no_images_asks_for_them(tmp_path):
     save(tmp_path, tiny_config(data__source="folder", data__path=""))
     outcome = run_program("evaluate.py", f"--workdir={tmp_path}")
     assert outcome.status == 1
-    assert outcome.err == f"error: {tmp_path} names no images to measure it with: say --data_path=FOLDER\n"
+    said = "has no images of its own: give a folder with --data_path=FOLDER"
+    assert outcome.err == f"error: the run in {tmp_path} {said}\n"
 
 
 def test_digits_have_no_other_folder(tmp_path):
     save(tmp_path, tiny_config())
     outcome = run_program("evaluate.py", f"--workdir={tmp_path}", "--data_path=nowhere")
     assert outcome.status == 1
-    assert outcome.err.startswith("error: --data_path is for runs of a folder or of tensorflow-datasets;")
+    assert outcome.err.startswith("error: --data_path does not apply to this run: the digits are built in;")
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read.*")

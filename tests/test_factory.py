@@ -56,7 +56,9 @@ def test_a_schedule_that_cannot_be_is_refused():
         "config.diffusion.schedule='linaer' is not one of: linear, ",
         diffusion__schedule="linaer",
     )
-    refused(factory.noise_schedule, "config.diffusion makes no noise schedule: ", diffusion__beta_end=1.5)
+    refused(
+        factory.noise_schedule, "config.diffusion does not define a valid noise schedule: ", diffusion__beta_end=1.5
+    )
 
 
 def test_every_option_reaches_the_network_and_survives_json():
@@ -105,7 +107,7 @@ def test_networks_that_do_not_fit_are_refused():
     refused(factory.network, r"width of 256 channels .* attention heads \(48\)", model__head_channels=48)
     factory.network(changed(model__channels=96, model__head_channels=64))  # no attention at the width of 96
     refused(factory.network, "config.model.dtype='float16' is not one of: float32, bfloat16", model__dtype="float16")
-    refused(factory.network, "config.model: padding is 'same' or 'symmetric'", model__padding="valid")
+    refused(factory.network, "config.model: padding must be 'same' or 'symmetric'", model__padding="valid")
 
 
 @pytest.fixture
@@ -184,8 +186,8 @@ def test_losses_that_do_not_fit_are_refused():
     refused(make, "config.loss.kind='l2' is not one of: simple, hybrid, vlb", loss__kind="l2")
     refused(make, "config.loss.weight='snr' is not one of: eps, ", loss__weight="snr")
     refused(make, "config.diffusion.target='noise' is not one of: eps, x_0, v", diffusion__target="noise")
-    refused(make, "a learned variance is trained by the bound", loss__kind="hybrid")
-    refused(make, "a learned variance is trained by the bound", diffusion__learned_variance=True)
+    refused(make, "a learned variance is trained with the variational bound", loss__kind="hybrid")
+    refused(make, "a learned variance is trained with the variational bound", diffusion__learned_variance=True)
 
 
 def test_the_learning_rate_rises_in_a_line_and_stays():
@@ -285,7 +287,7 @@ def test_the_variance_of_the_reverse_step_is_the_named_one():
 def test_samplers_that_do_not_fit_are_refused():
     refused(factory.sampler, "config.sample.sampler='ddpm' is not one of: ancestral, ", sample__sampler="ddpm")
     for eta in (-0.1, 1.5):
-        refused(factory.sampler_settings, "eta lies between 0 .* and 1", sample__eta=eta)
+        refused(factory.sampler_settings, "eta must lie between 0 .* and 1", sample__eta=eta)
 
 
 @pytest.mark.parametrize("name", ["uniform", "trailing", "quadratic", "log_snr", "karras"])
@@ -306,7 +308,7 @@ def test_no_number_of_steps_means_every_time():
 
 def test_chains_that_do_not_fit_are_refused():
     make = lambda config: factory.sampling_transitions(config, 2000)
-    refused(make, r"2000 steps: num_steps lies in 1\.\.1000, got 2000")
+    refused(make, r"2000 steps: num_steps must lie in 1\.\.1000, got 2000")
     refused(make, "config.sample.grid='even' is not one of: uniform, ", sample__grid="even")
 
 

@@ -151,7 +151,7 @@ def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert "step 3 is saved; the same command resumes from there" in first
     assert f"error: cannot write {tmp_path / 'previews'}" in first
-    assert "error: the first process failed, and says why" in second
+    assert "error: the first process failed; its own message says why" in second
 
 
 @pytest.mark.slow
@@ -164,5 +164,5 @@ def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     output = processes[0].communicate(timeout=DEADLOCK)[0]
     processes[1].kill()
     assert processes[0].returncode not in (0, None)
-    assert "lost touch with the other processes" in output or "another task died" in output, output[-2000:]
+    assert "the connection to the other processes was lost" in output or "another task died" in output, output[-2000:]
     processes[1].communicate()

@@ -123,7 +123,7 @@ def test_arrays_are_a_source_with_their_classes(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((np.zeros((2, 8, 8, 1)),), r"^images must be uint8 \[N, H, W, C\], and these are float64 \[2, 8, 8, 1\]"),
+        ((np.zeros((2, 8, 8, 1)),), r"^images must be uint8 \[N, H, W, C\], got float64 \[2, 8, 8, 1\]"),
         ((np.zeros((2, 8), np.uint8),), r"^images must be uint8"),
         ((np.zeros((2, 8, 8), np.uint8), [0]), "^labels must be 2 integers of 0 or above"),
         ((np.zeros((2, 8, 8), np.uint8), [0.5, 1]), "^labels must be 2 integers"),

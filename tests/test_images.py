@@ -167,5 +167,5 @@ def test_a_mistaken_suffix_leaves_no_file(tmp_path):
 def test_what_is_not_finite_is_no_picture(value):
     x = np.zeros((2, 4, 4, 1), np.float32)
     x[1, 2, 3] = value
-    with pytest.raises(UserError, match=r"^the images are not finite numbers: "):
+    with pytest.raises(UserError, match=r"^the images contain numbers that are not finite: "):
         to_uint8(x)

@@ -147,7 +147,9 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_pat
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
-    message = rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; mend that, .* last good checkpoint$"
+    message = (
+        rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; fix the cause; then .* last good checkpoint$"
+    )
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(UserError, match=message):
         run_log(tmp_path)

@@ -202,7 +202,7 @@ def test_a_program_runs_as_a_module(monkeypatch, tmp_path):
 
 def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
     run = dj.Run(workdirs / "told")
-    with pytest.raises(UserError, match=r"^there is no setting 'samplr' of sampling; did you mean 'sampler'\?$"):
+    with pytest.raises(UserError, match=r"^there is no sampling setting 'samplr'; did you mean 'sampler'\?$"):
         run.configure(samplr="ddim")
     with pytest.raises(UserError, match=r"^eta='much' must be of type float$"):
         run.configure(eta="much")
@@ -210,7 +210,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
         ({"sampler": "dimm"}, r"^config.sample.sampler='dimm' is not one of: ancestral, ddim, "),
         ({"eta": 0.5, "grid": "log"}, r"^config.sample.grid='log' is not one of: "),
         ({"eta": 0.5, "labels": "x"}, r"^--labels=x: write whole numbers"),
-        ({"eta": 2.0}, "^eta lies between 0"),
+        ({"eta": 2.0}, "^eta must lie between 0"),
     ]:
         with pytest.raises(UserError, match=said):
             run.configure(**settings)
@@ -222,7 +222,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
 def test_what_is_given_in_place_of_an_object_is_one_line(workdirs, tmp_path):
     with pytest.raises(UserError, match=r"^the configuration must be a ConfigDict, as experiment\('digits'\) returns"):
         dj.train("digits", tmp_path)
-    with pytest.raises(UserError, match=r"^evaluate takes an opened run: Run\('runs/x'\)$"):
+    with pytest.raises(UserError, match=r"^evaluate needs an opened run: Run\('runs/x'\)$"):
         dj.evaluate("runs/x", ["bpd"])
     run = dj.Run(workdirs / "told")
     with pytest.raises(UserError, match=r"^the metrics must be a list of names: \['bpd'\]$"):
@@ -279,7 +279,7 @@ def test_a_classifier_tells_classes_and_a_denoiser_does_not(workdirs):
     log_probs = dj.Run(workdirs / "classifier").log_probs(x, t=3)
     assert log_probs.shape == (1, 5, 10)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=-1), 1, rtol=1e-5)
-    with pytest.raises(UserError, match=r"holds a denoiser, which tells no classes$"):
+    with pytest.raises(UserError, match=r"is the run of a denoiser, which does not predict classes$"):
         dj.Run(workdirs / "told").log_probs(x)
 
 

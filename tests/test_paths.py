@@ -81,13 +81,13 @@ def test_a_home_directory_is_expanded_and_all_else_stays(home):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gs://bucket/x", "buckets are not read or written yet: mount the bucket, and give the path of the "),
+        ("gs://bucket/x", "buckets are not supported yet: mount the bucket, and give the path of the "),
         ("S3://bucket/x", "buckets are not"),
         ("abc+d://x", "buckets are not"),
         (Path("gs://bucket/x"), "buckets are not"),
         ("hf://org/model", "download it, and give the path of the download"),
         ("https://host/x.pt", "download it"),
-        ("file:///tmp/x", "write the path alone, from its first /"),
+        ("file:///tmp/x", "write only the path, beginning with its first /"),
         ("~nobody_of_that_name/x", "there is no user nobody_of_that_name; write the whole path, or ./~nobody_of_that"),
     ],
 )
@@ -130,7 +130,7 @@ DOORS = {
 def test_the_library_refuses_an_address_before_it_writes(door, trained, home, monkeypatch):
     run = Run(trained)
     monkeypatch.setattr(Run, "chain", None)
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket/x: buckets are not read or written yet"):
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/x: buckets are not supported yet"):
         DOORS[door](BUCKET, run)
     assert [*Path().iterdir(), *home.iterdir()] == []
 
@@ -159,7 +159,7 @@ def test_the_programs_refuse_an_address_in_one_line_before_any_work(command, hom
     outcome = program(*(argument.replace("@", BUCKET) for argument in command))
     assert outcome.status == 1
     assert outcome.err.startswith("error: ")
-    assert "cannot use gs://bucket/x: buckets are not read or written yet: mount the bucket" in outcome.err
+    assert "cannot use gs://bucket/x: buckets are not supported yet: mount the bucket" in outcome.err
     assert outcome.err.count("\n") == 1
     assert [*Path().iterdir(), *home.iterdir()] == []
 
@@ -210,7 +210,7 @@ def test_commands_in_messages_run_as_they_stand(home):
 @pytest.mark.parametrize("level", ["checkpoints", "checkpoints/3", "checkpoints/3/state"])
 def test_a_checkpoint_in_place_of_its_run_is_recognised(trained, level, monkeypatch):
     what = "the checkpoints folder" if level == "checkpoints" else "a checkpoint"
-    told = rf"/{level} is {what} of the run in {trained}: give '{trained}', whose newest checkpoint is taken$"
+    told = rf"/{level} is {what} of the run in {trained}: give '{trained}', whose newest checkpoint is used$"
     for refused in (Run, lambda path: train.train(tiny_config(), path), lambda path: dj.import_weights(path, "x")):
         with pytest.raises(UserError, match=told):
             refused(trained / level)
@@ -242,7 +242,9 @@ def test_a_run_whose_name_is_no_text_is_refused_before_any_work(tmp_path):
     """The bytes of another encoding, which the library of the checkpoints cannot open."""
     workdir = tmp_path / os.fsdecode(b"r\xfcn")
     for refused in (Run, lambda path: train.train(tiny_config(), path)):
-        with pytest.raises(UserError, match=r"^checkpoints cannot lie under .*/r\\udcfcn, whose name is not UTF-8: re"):
+        with pytest.raises(
+            UserError, match=r"^checkpoints cannot be stored in .*/r\\udcfcn, because its name is not UTF-8: re"
+        ):
             refused(workdir)
     assert not workdir.exists()
 
@@ -286,7 +288,9 @@ def test_without_a_home_directory_there_is_no_cache_and_a_line_for_what_needs_on
     assert paths.cache_folder() is None
     with pytest.raises(UserError, match=r"^cannot use ~/x: there is no home directory; write the whole path, or \./~ "):
         paths.local_path("~/x")
-    with pytest.raises(UserError, match=r"^there is no home directory with prepared data sets: name their folder with"):
+    with pytest.raises(
+        UserError, match=r"^there is no home directory in which prepared data sets could be: give their"
+    ):
         data_folder()
     assert data_folder("data") == "data"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

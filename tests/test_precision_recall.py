@@ -96,7 +96,7 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch, rows):
 
 @pytest.mark.parametrize("shapes", [((5, 2), (5, 3)), ((5,), (5, 1)), ((5, 2, 2), (5, 2, 2))])
 def test_features_that_do_not_match_are_refused(shapes):
-    with pytest.raises(ValueError, match=r"features are \[N, D\] and \[M, D\], got"):
+    with pytest.raises(ValueError, match=r"features must be \[N, D\] and \[M, D\], got"):
         precision_recall(*(np.zeros(shape) for shape in shapes))
 
 

@@ -44,9 +44,9 @@ def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
 
 def test_the_table_says_it(plans):
     text = "\n".join(resources.table(tiny_config(), plans[1]))
-    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "not known here", "TFLOP"):
+    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "is unknown", "TFLOP"):
         assert said in text
-    assert "data set         whole on each device besides" in text
+    assert "data set         stored on each device in addition" in text
     streamed = tiny_config(data__on_device=False)
     assert "data set" not in "\n".join(resources.table(streamed, plans[1]))
 
@@ -54,7 +54,7 @@ def test_the_table_says_it(plans):
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
     small = plans[1]._replace(state=15 * GIB, temporaries=2 * GIB, memory=16 * GIB)
     with pytest.raises(
-        UserError, match=r"^the step takes 17\.0 GiB of 16 a device; cut the state \(--config.mesh.fsdp"
+        UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(--config.mesh.fsdp"
     ):
         resources.table(tiny_config(), small)
     assert "of 32" in "\n".join(resources.table(tiny_config(), small._replace(memory=32 * GIB)))
@@ -75,7 +75,7 @@ def test_a_topology_needs_its_compiler(monkeypatch):
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 "])
 def test_what_is_no_slice_is_refused(name):
-    with pytest.raises(UserError, match="is no slice: write it as v5e:4x4 or v4:2x2x4"):
+    with pytest.raises(UserError, match="is not a TPU slice: write it as v5e:4x4 or v4:2x2x4"):
         resources.plan(tiny_config(), topology=name)
 
 
@@ -86,7 +86,7 @@ def test_numbers_that_make_no_sense_are_refused(key):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="does not divide over 8 devices"):
+    with pytest.raises(UserError, match="images cannot be divided evenly over 8 devices"):
         resources.plan(tiny_config(train__batch_size=12))
 
 

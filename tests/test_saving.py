@@ -124,7 +124,7 @@ def leave(error, *, consumed=False, last=2):
     return saved
 
 
-SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "note: nothing is saved since step 2\n"
+SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "note: no step after step 2 is saved\n"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def no_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(("step", "told"), [(3, "note: nothing is saved since step 2"), (4, SAVED.replace("3", "4"))])
+@pytest.mark.parametrize(("step", "told"), [(3, "note: no step after step 2 is saved"), (4, SAVED.replace("3", "4"))])
 def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
     """Where the save in the background has failed meanwhile; a later step is saved if there is room again."""
     config, log = tiny_config(), SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))

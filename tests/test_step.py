@@ -358,7 +358,7 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
         ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels \[8, 1\]"),
         (
             {**BATCH, "image": IMAGES.tolist()},
-            "of arrays, and its 'image' is of the type list: make an array of it, as",
+            "with arrays, and its 'image' is of the type list: convert it with numpy",
         ),
         ({**BATCH, "label": BATCH["label"].tolist()}, "its 'label' is of the type list"),
         ({**BATCH, "label": None}, "its 'label' is of the type NoneType"),

@@ -300,7 +300,7 @@ def test_another_model_in_the_directory_is_refused_and_harmless_changes_are_told
     with pytest.raises(UserError, match=r"holds another run: model.channels is 8 there and 16 here;"):
         train.train(tiny_config(**BUSY, model__channels=16), workdir)
     assert same(train.train(tiny_config(**BUSY, optim__learning_rate=3e-4), workdir), state)
-    told = "note: optim.learning_rate was 0.001 in this run so far and is 0.0003 from here on\n"
+    told = "note: optim.learning_rate was 0.001 in this run so far and is 0.0003 from now on\n"
     assert told in capsys.readouterr().out
 
 
@@ -330,11 +330,11 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
     [
         (
             {"optim__warmup_steps": 1},
-            "note: optim.warmup_steps=1 of train.num_steps=1: the learning rate is never reached",
+            "note: optim.warmup_steps=1 is not below train.num_steps=1, so the learning rate never reaches its peak",
         ),
         (
             {"diffusion__num_timesteps": 100},
-            "note: 36% of an image's power is left at t = T, where sampling starts from",
+            "note: 36% of an image's power remains at t = T, but sampling starts from",
         ),
         ({}, None),
     ],
@@ -374,8 +374,8 @@ def test_previews_are_drawn_from_both_sets_of_parameters_and_change_nothing(whol
 def test_what_sampling_would_refuse_in_the_end_is_refused_in_the_beginning(tmp_path):
     for overrides, message in [
         ({"sample__variance": "learned"}, "this model has no learned variance"),
-        ({"sample__num_steps": 21}, "no chain of 21 steps"),
-        ({"sample__eta": 2.0}, "eta lies between 0"),
+        ({"sample__num_steps": 21}, "cannot make a chain of 21 steps"),
+        ({"sample__eta": 2.0}, "eta must lie between 0"),
     ]:
         with pytest.raises(UserError, match=message):
             train.train(tiny_config(**overrides), tmp_path / "run")

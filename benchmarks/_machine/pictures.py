@@ -28,7 +28,7 @@ def measure(job: Job) -> None:
     reserve = 90.0 if job.small else 105.0  # for what follows the training
     compiling = job.earlier("training", f"cifar10, bfloat16, batch {8 if job.small else 128}", "compile s") or 60.0
     if job.left() < reserve + compiling + 30:
-        job.note(f"skipped: {job.left():.0f} s are not enough to compile, to train, to draw and to measure")
+        job.note(f"skipped: {job.left():.0f} s are not enough to compile, train, draw and measure")
         return
     workdir = job.out / "cifar10"
     config = config_of(
@@ -81,7 +81,7 @@ def _draw_grid(job: Job, run: Run) -> None:
     run.configure(sampler="ddim" if job.small else "ancestral")
     images = run.draw(number, num_steps=steps, batch_size=number)
     Image.fromarray(grid(images, columns=round(number**0.5))).save(job.out / "cifar10.png")
-    job.note(f"cifar10.png: {number} images, {steps} moves, averaged parameters")
+    job.note(f"cifar10.png: {number} images, {steps} steps, averaged parameters")
 
 
 def _measure_run(job: Job, run: Run) -> None:

@@ -62,11 +62,11 @@ def measure(job: Job) -> None:
     alone = 1000 * median_seconds(step, window=0.0 if job.small else 0.5, windows=3)
     job.add("the step without the profiler", **{"ms/step": alone})
     job.note(f"{count} steps of cifar10, bfloat16, batch {batch}: {span / 1000 / count:.2f} ms each under the profiler")
-    job.note("on a GPU each operation is launched by itself here, where other parts launch graphs of many")
-    job.note("a fused operation counts as what its last part is, or as a transpose if it is one too")
+    job.note("on a GPU each operation is launched separately here, while other parts launch graphs of many operations")
+    job.note("a fused operation counts as the kind of its last part, or as a transpose if it contains one")
     for operation, microseconds in largest.most_common(12):
         job.note(f"{microseconds / total:.1%} {operation}")
-    job.note("operations.json holds all of them")
+    job.note("operations.json contains all of them")
 
 
 def kind_of(operation: str, path: str) -> str:

@@ -42,7 +42,7 @@ def measure(job: Job) -> None:
         begin = job.left()
         _add(job, dtype, batch, way)
         if job.left() < begin - job.left():
-            job.note("no time was left for the others")
+            job.note("no time was left for the other ways")
             return
 
 

@@ -14,7 +14,7 @@ from _machine.job import Job
 def measure(job: Job) -> None:
     """Adds the device, the versions, and the rates."""
     others = f"Python {sys.version.split()[0]}, {os.cpu_count()} CPU cores"
-    job.note(f"{others}; {len(jax.devices())} devices, of which all but the pictures takes one")
+    job.note(f"{others}; {len(jax.devices())} devices, of which every part but the pictures uses one")
     size = 2048 if job.small else 8192
     a, b = (jax.random.normal(jax.random.key(seed), (size, size), jnp.float32) for seed in (0, 1))
     for what, dtype, precision in (

@@ -43,7 +43,7 @@ def section(part: str, results: dict[str, Any]) -> Iterator[str]:
     if "machine" in results:
         yield f"{results['machine']}\n"
     if results["state"] != "done":
-        yield f"Not whole: {results['state']}.\n"
+        yield f"Incomplete: {results['state']}.\n"
     columns = list(dict.fromkeys(name for row in results["rows"] for name in row))
     if columns:
         yield f"| {' | '.join(columns).replace('what', '', 1)} |"

@@ -15,7 +15,7 @@ def measure(job: Job) -> None:
     """Adds a row for each test as it ends, and the closing line of the test runner."""
     here = jax.default_backend()
     if here not in ("cpu", "gpu"):
-        job.note(f"skipped: they are for a GPU, and this is a {here}")
+        job.note(f"skipped: these tests need a GPU, and this device is a {here}")
         return
     root = Path(__file__).parents[2]
     files = [str(file.relative_to(root)) for file in sorted((root / "tests").rglob("test_*.py"))
@@ -26,7 +26,7 @@ def measure(job: Job) -> None:
     environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process holds the device too
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    last = "it said nothing"
+    last = "it printed nothing"
     with subprocess.Popen(command, cwd=root, env=environment, **options) as process:
         assert process.stdout is not None, "it is a pipe"
         for line in process.stdout:

@@ -36,7 +36,7 @@ def measure(job: Job) -> None:
     slowest = default
     for what, make, size in plan:
         if job.left() < 1.5 * slowest:
-            job.note(f"no time was left for {what} and what follows it")
+            job.note(f"no time was left for {what} and the variants after it")
             return
         begin = job.left()
         try:

@@ -16,16 +16,20 @@ import jax
 from absl import app, flags, logging
 
 from ddpm_jax.config import experiment, experiment_file, experiment_names
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, first_line, program
 from ddpm_jax.runtime import paths
 from ddpm_jax.runtime.devices import all_devices
 
 DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "One of many processes of this program; on TPU pods, Slurm and GKE they find each other."
+    "distributed",
+    False,
+    "Run this process as one of several that work together. On TPU pods, Slurm and GKE the processes find each other.",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process, where nothing tells it.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "The HOST:PORT of the first process, if the processes do not find each other by themselves."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "The number of processes; needed with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process, from 0; needed with --coordinator.")
 _HEARTBEAT_SECONDS = 60  # a process that is silent for so long is considered dead, and the others end
 
 
@@ -74,7 +78,10 @@ def run(main: Callable[..., object], *, module: str, argument: str | None = None
             if not jax.distributed.is_initialized():
                 raise
             reason = first_line(error)
-            _fail(f"lost touch with the other processes ({reason}); start all again to go on from the last checkpoint")
+            _fail(
+                f"the connection to the other processes was lost ({reason}); start all processes again to resume from "
+                "the last checkpoint"
+            )
         except KeyboardInterrupt:
             sys.exit("interrupted")
 
@@ -105,7 +112,7 @@ def _join_the_others() -> None:
     if COORDINATOR.value:
         coordinator, count, index = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
         if count is None or index is None:
-            raise UserError("--coordinator=HOST:PORT goes with --num_processes and --process_id")
+            raise UserError("--coordinator=HOST:PORT needs --num_processes and --process_id too")
     elif DISTRIBUTED.value or _is_one_of_many():
         coordinator = count = index = None  # JAX finds them in the environment
     else:
@@ -154,7 +161,7 @@ def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[st
     except Exception as error:  # a user's configuration file may raise anything
         _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
     if argument and len(rest) == 1:
-        _fail(f"say {argument}; see --help")
+        _fail(f"{argument} is missing; see --help")
     strays = rest[2:] if argument else rest[1:]
     if strays:
         stray = strays[0]
@@ -164,10 +171,15 @@ def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[st
 
 def _help(module: ModuleType, *, several: bool) -> NoReturn:
     """Prints what a program does and its flags, if `several` with the flags of many processes, and exits."""
+    for flag in flags.FLAGS.get_flags_for_module(module):
+        if "(default: " in flag.help:
+            flag.default_as_str = ""  # absl would print a second default
     of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
-    of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "one of many processes")
+    of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "flags for several processes")
+    about = re.sub(r"python (train|sample|evaluate)\.py", lambda found: program(found[1]), module.__doc__ or "")
+    about = about.replace("configs/base.py", _shown("base"))
     try:
-        print(f"{module.__doc__}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
+        print(f"{about}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
     except BrokenPipeError:
         _fail_unheard()
     sys.exit(0)
@@ -185,7 +197,7 @@ def _mistyped(text: str) -> str:
     unknown = re.match(r"Unknown command line flag '(no)?(\w+)[.\w]*'", text)
     whole = re.search("'(.*)'", text)
     if unknown and whole and unknown.group(2) in experiment("base"):
-        return f"--{whole[1]}: a key of the configuration is written --config.{whole[1]}=VALUE, after --config=FILE"
+        return f"--{whole[1]} is a key of the configuration: write it as --config.{whole[1]}=VALUE, after --config=FILE"
     text = re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be a whole number", text)
     text = re.sub(r"could not convert string to float: .*", "it must be a number", text)
     return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)

@@ -1,10 +1,10 @@
 """Measures a trained run.
 
-  python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=40   bits/dim: the bound and the likelihood
-  python evaluate.py --workdir=runs/digits --metrics=spectrum                   which frequencies settle when
-  python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy        a classifier, over the noise levels
+  python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=40    bits/dim: variational bound, likelihood
+  python evaluate.py --workdir=runs/digits --metrics=spectrum                   at which t each frequency band settles
+  python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy        a classifier at every noise level
 
-Prints a table; writes JSON and plots to WORKDIR/evaluation.
+Prints a table, and writes JSON files and plots to WORKDIR/evaluation.
 """
 
 from absl import flags
@@ -12,21 +12,40 @@ from absl import flags
 from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The run to measure.", required=True)
+WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The directory of the run to measure.", required=True)
 METRICS = flags.DEFINE_list(
-    "metrics", "bpd", "Which: bpd (bound), nll (likelihood by the ODE), spectrum; accuracy (classifier)."
+    "metrics",
+    "bpd",
+    "Metrics, separated by commas. Of a denoiser: bpd (the variational bound), nll (the likelihood by the "
+    "probability-flow ODE), spectrum. Of a classifier: accuracy.",
 )
 NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 500, "How many images of the split, evenly spaced over it.", lower_bound=1
+    "num_images", 500, "The number of images to measure, evenly spaced over the split.", lower_bound=1
 )
-SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set (a folder has no splits).")
-DATA_PATH = flags.DEFINE(cli.PathParser(), "data_path", None, "Another folder or data_dir than the run was trained on.")
-SKIP_UNREADABLE = flags.DEFINE_boolean("skip_unreadable", False, "Pass over files that cannot be read.")
-PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
+SPLIT = flags.DEFINE_string(
+    "split", "test", "The split of the run's data set to measure; ignored if the data is a folder."
+)
+DATA_PATH = flags.DEFINE(
+    cli.PathParser(),
+    "data_path",
+    None,
+    "The folder of images, or the data_dir of a TensorFlow data set (default: the one that the run was trained on).",
+)
+SKIP_UNREADABLE = flags.DEFINE_boolean(
+    "skip_unreadable", False, "Skip image files that cannot be read, instead of ending with an error."
+)
+PARAMS = flags.DEFINE_enum(
+    "params", "ema", ["ema", "raw"], "ema for the averaged parameters, raw for the parameters of the last step."
+)
 NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", 0, "Steps of the chain or solver (default: each metric's).", lower_bound=0
+    "num_steps",
+    0,
+    "The number of steps of the chain or of the ODE solver (default: that of each metric).",
+    lower_bound=0,
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 100, "Images at a time; changes memory and speed only.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 100, "The number of images per batch, which affects only memory and speed.", lower_bound=1
+)
 
 
 def main() -> None:
@@ -40,10 +59,10 @@ def main() -> None:
         run.config.data.skip_unreadable = True
     if DATA_PATH.value:
         if run.config.data.source == "digits":
-            raise UserError("--data_path is for runs of a folder or of tensorflow-datasets; the digits are built in")
+            raise UserError("--data_path does not apply to this run: the digits are built in; leave the flag out")
         run.config.data.path = DATA_PATH.value
     if run.config.data.source == "folder" and not run.config.data.path:
-        raise UserError(f"{WORKDIR.value} names no images to measure it with: say --data_path=FOLDER")
+        raise UserError(f"the run in {WORKDIR.value} has no images of its own: give a folder with --data_path=FOLDER")
     source = run.source(SPLIT.value)
     results = evaluate(
         run,

@@ -1,16 +1,17 @@
 """Draws images from a trained run.
 
-  python sample.py --workdir=runs/digits                             a grid of 64: runs/digits/samples_seed0.png
-  python sample.py --workdir=DIR --num_images=50000 --out=FILE.npz   uint8 arr_0 [N, H, W, C], for ADM's evaluator
-  python sample.py --workdir=DIR --num_images=1000 --out=FOLDER/     one PNG an image; continues a folder half done
-  python sample.py --workdir=DIR --trajectory=FILE.gif               the chain from noise to images
-  python sample.py --workdir=DIR --labels=7 --guidance_scale=2       sevens, from a conditional model
-  python sample.py --workdir=DIR --classifier_workdir=DIR2 --labels=7    sevens, from any model and a classifier
-  python sample.py --workdir=DIR --inpaint=IMAGE --mask=MASK         fills in what is white in the mask
-  python sample.py --workdir=DIR --interpolate=A.png,B.png --out=FILE.png    the way from one picture to another
-  python sample.py --workdir=DIR --sampler=dpm_solver_pp_2m --grid=log_snr --num_steps=20    fast
+  python sample.py --workdir=runs/digits                             a grid of 64 images in samples_seed0.png there
+  python sample.py --workdir=DIR --num_images=50000 --out=FILE.npz   an array arr_0 [N, H, W, C] for ADM's evaluator
+  python sample.py --workdir=DIR --num_images=1000 --out=FOLDER/     one PNG per image; the same command resumes it
+  python sample.py --workdir=DIR --trajectory=FILE.gif               an animation of the chain from noise to images
+  python sample.py --workdir=DIR --labels=7 --guidance_scale=2       images of class 7, by a conditional model
+  python sample.py --workdir=DIR --classifier_workdir=DIR2 --labels=7    images of class 7, guided by a classifier
+  python sample.py --workdir=DIR --inpaint=IMAGE --mask=MASK         an image whose white part of the mask is redrawn
+  python sample.py --workdir=DIR --interpolate=A.png,B.png --out=FILE.png    an interpolation between two images
+  python sample.py --workdir=DIR --sampler=dpm_solver_pp_2m --grid=log_snr --num_steps=20    a fast sampler
 
-Everything else is read from the run. Image i depends on the seed and on i alone, whatever the batch size and devices.
+All other settings are read from the run. Image i depends only on the seed and on i: the batch size and the number of
+devices do not change it.
 """
 
 from pathlib import Path
@@ -26,51 +27,88 @@ from ddpm_jax.factory import GRIDS, SAMPLERS
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
 
-WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The run to sample from.", required=True)
+WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The directory of the run to sample from.", required=True)
 OUT = flags.DEFINE(
     cli.PathParser(),
     "out",
     None,
-    "FILE.png (grid), FILE.npz (array) or FOLDER/ (default: WORKDIR/samples_seedN.png).",
+    "What to write: FILE.png (a grid), FILE.npz (an array) or FOLDER/ (one PNG per image) "
+    "(default: WORKDIR/samples_seedN.png).",
 )
 NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", None, "How many images (default: 64; of an interpolation 9).", lower_bound=1
+    "num_images", None, "The number of images (default: 64, or 9 with --interpolate).", lower_bound=1
 )
-SEED = flags.DEFINE_integer("seed", 0, "Another seed, other images.", lower_bound=0, upper_bound=2**32 - 1)
-PARAMS = flags.DEFINE_enum("params", "ema", ["ema", "raw"], "Averaged parameters, or those of the last step.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "Steps of the chain (default: the run's).", lower_bound=0)
-SAMPLER = flags.DEFINE_enum("sampler", None, sorted(SAMPLERS), "Way down the chain (default: the run's).")
+SEED = flags.DEFINE_integer(
+    "seed", 0, "The seed of the random numbers; each seed gives other images.", lower_bound=0, upper_bound=2**32 - 1
+)
+PARAMS = flags.DEFINE_enum(
+    "params", "ema", ["ema", "raw"], "ema for the averaged parameters, raw for the parameters of the last step."
+)
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", 0, "The number of steps of the reverse chain (default: the run's).", lower_bound=0
+)
+SAMPLER = flags.DEFINE_enum("sampler", None, sorted(SAMPLERS), "The sampler (default: the run's).")
 VARIANCE = flags.DEFINE_enum(
-    "variance", None, ["small", "large", "learned"], "Of the ancestral step (default: the run's)."
+    "variance",
+    None,
+    ["small", "large", "learned"],
+    "The variance of a reverse step, with --sampler=ancestral (default: the run's).",
 )
-ETA = flags.DEFINE_float("eta", None, "Noise in DDIM, 0 (none) to 1 (ancestral) (default: the run's).")
-GRID = flags.DEFINE_enum("grid", None, sorted(GRIDS), "Spacing of the chain's times (default: the run's).")
+ETA = flags.DEFINE_float(
+    "eta",
+    None,
+    "The amount of noise in --sampler=ddim, from 0 (deterministic) to 1 (as ancestral) (default: the run's).",
+)
+GRID = flags.DEFINE_enum("grid", None, sorted(GRIDS), "The spacing of the chain's time steps (default: the run's).")
 CORRECTOR_STEPS = flags.DEFINE_integer(
-    "corrector_steps", None, "Langevin steps after each move (default: the run's).", lower_bound=0
+    "corrector_steps",
+    None,
+    "The number of Langevin corrector steps after each step of the sampler (default: the run's).",
+    lower_bound=0,
 )
 LABELS = flags.DEFINE_string(
     "labels",
     None,
-    "Classes that the images take in turn, by name or number: cat, or 0,1,2, or all, or none (default: all, if any).",
+    "Classes, by name or number, which the images take in turn, such as cat or 0,1,2; all for every class, none for "
+    "unconditional images (default: all, if the model has classes).",
 )
 GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "Classifier-free, 1 + w: 1 conditional, above 1 guided (default: the run's).", lower_bound=0
+    "guidance_scale",
+    None,
+    "The scale 1 + w of classifier-free guidance: 0 is unconditional, 1 conditional, above 1 guided "
+    "(default: the run's).",
+    lower_bound=0,
 )
 CLASSIFIER_WORKDIR = flags.DEFINE(
-    cli.PathParser(), "classifier_workdir", None, "The run of a classifier that guides the chain."
+    cli.PathParser(), "classifier_workdir", None, "The directory of the run of a classifier that guides the chain."
 )
 CLASSIFIER_SCALE = flags.DEFINE_float(
-    "classifier_scale", None, "Of the classifier's gradient, 1 by its own word (default: the run's).", lower_bound=0
+    "classifier_scale",
+    None,
+    "The factor of the classifier's gradient: 0 for none, 1 for the gradient itself (default: the run's).",
+    lower_bound=0,
 )
 INPAINT = flags.DEFINE(
-    cli.PathParser(), "inpaint", None, "An image of the model's size, to be filled in; needs --mask."
+    cli.PathParser(), "inpaint", None, "An image of the model's size, a part of which is drawn again; needs --mask."
 )
-MASK = flags.DEFINE(cli.PathParser(), "mask", None, "An image of the same size: white is drawn, black is kept.")
+MASK = flags.DEFINE(
+    cli.PathParser(),
+    "mask",
+    None,
+    "The mask for --inpaint, an image of the same size: white is drawn again, black is kept.",
+)
 INTERPOLATE = flags.DEFINE(
-    cli.PathsParser(), "interpolate", None, "A.png,B.png of the model's size: the way from one to the other."
+    cli.PathsParser(), "interpolate", None, "Two images A.png,B.png of the model's size to interpolate between."
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at a time; changes memory and speed only.", lower_bound=1)
-TRAJECTORY = flags.DEFINE(cli.PathParser(), "trajectory", None, "FILE.gif: the chain of the first images (at most 64).")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "The number of images per batch, which affects only memory and speed.", lower_bound=1
+)
+TRAJECTORY = flags.DEFINE(
+    cli.PathParser(),
+    "trajectory",
+    None,
+    "FILE.gif to write: an animation of the chain for the first images, at most 64.",
+)
 
 
 def main() -> None:
@@ -97,25 +135,27 @@ def main() -> None:
     asked = run.labels()
     if asked and not (INTERPOLATE.value and not LABELS.value):
         columns = written[-1].suffix in (".png", ".gif")
-        what = "class" if len(asked) == 1 else "classes of the columns" if columns else "classes, in turn"
+        what = "class" if len(asked) == 1 else "classes of the columns" if columns else "classes in turn"
         print(f"{what}: {legend(asked[:num_images], run.class_names, num_classes=run.num_classes)}")
 
 
 def check_flags() -> None:
     """Raises a UserError where a flag would have no effect."""
     if bool(INPAINT.value) != bool(MASK.value):
-        raise UserError("--inpaint=IMAGE and --mask=MASK go together: the one is filled in where the other is white")
+        raise UserError(
+            "--inpaint=IMAGE needs --mask=MASK, and the reverse: the image is redrawn where the mask is white"
+        )
     if INPAINT.value and INTERPOLATE.value:
-        raise UserError("--inpaint and --interpolate are two things: do one at a time")
+        raise UserError("--inpaint and --interpolate cannot be combined: give one of them")
     if CLASSIFIER_SCALE.value is not None and not CLASSIFIER_WORKDIR.value:
-        raise UserError("--classifier_scale goes with --classifier_workdir=DIR, the classifier's run")
+        raise UserError("--classifier_scale needs --classifier_workdir=DIR, the directory of the classifier's run")
 
 
 def check_sampler(sampler: str) -> None:
     """Raises a UserError where a flag belongs to a sampler other than the one that is used."""
     for flag, owner in ((ETA, "ddim"), (VARIANCE, "ancestral")):
         if flag.value is not None and sampler != owner:
-            raise UserError(f"--{flag.name} is for --sampler={owner}; this chain is of {sampler}")
+            raise UserError(f"--{flag.name} applies only to --sampler={owner}, and the sampler is {sampler}")
 
 
 def configured_run() -> "Run":

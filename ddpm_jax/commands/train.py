@@ -1,13 +1,14 @@
-"""Trains a diffusion model, or goes on training one.
+"""Trains a diffusion model, or resumes the training of one.
 
-  python train.py                                    trains on handwritten digits: minutes on a laptop
-  python train.py --config=configs/cifar10.py        any experiment of configs/; its docstring says what it needs
-  python train.py --config=cifar10                   the same, in any folder: an experiment by its name
-  python train.py --config=configs/celeba.py --workdir=DIR --config.optim.learning_rate=1e-4
-  python train.py --config=configs/celeba.py --dry_run                       what it would take; trains nothing
-  python train.py --config=configs/celeba.py --dry_run --topology=v5e:4x4    and on a TPU slice that is not there
+  python train.py                                  trains on handwritten digits; this takes minutes on a laptop
+  python train.py --config=cifar10                 trains an experiment of this project, chosen by its name
+  python train.py --config=FILE.py                 trains an experiment of your own, described by a Python file
+  python train.py --config=celeba --workdir=DIR --config.optim.learning_rate=1e-4    changes one key of it
+  python train.py --config=celeba --dry_run        estimates memory and arithmetic without training
+  python train.py --config=celeba --dry_run --topology=v5e:4x4    estimates them for a TPU slice, without having it
 
-The same command resumes an interrupted run, bit for bit. configs/base.py lists every key with its meaning.
+The same command resumes an interrupted run, with the same result bit for bit. configs/base.py lists every key with its
+meaning; the other files in its folder are the experiments, and the docstring of each says what it needs.
 """
 
 import sys
@@ -21,17 +22,21 @@ from ddpm_jax.commands import cli
 from ddpm_jax.runtime.paths import as_flag, run_folder
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment to train: a file, or a name of configs/ (default: digits).", lock_config=True
+    "config", None, "The experiment to train: its name or a Python file (default: digits).", lock_config=True
 )
 flags.FLAGS["config"].default_as_str = ""  # otherwise --help shows None
 WORKDIR = flags.DEFINE(
     cli.PathParser(),
     "workdir",
     None,
-    "Where checkpoints, log and previews go (default: runs/NAME of the experiment).",
+    "The directory of the run, for checkpoints, log and previews (default: runs/NAME, by the experiment's name).",
 )
-DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print parameters, memory and arithmetic of a step, and stop.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice for --dry_run, such as v5e:4x4; needs libtpu.")
+DRY_RUN = flags.DEFINE_boolean(
+    "dry_run", False, "Print the number of parameters, and the memory and arithmetic of a step, and stop."
+)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "The TPU slice to estimate for with --dry_run, such as v5e:4x4; needs the package libtpu."
+)
 
 
 def main() -> None:
@@ -50,7 +55,11 @@ def main() -> None:
         return
     already = start_step == state.step
     there = as_flag("workdir", workdir)
-    made, failed, go_on = "", None, f"measure it with:\n  {errors.program('evaluate')} {there} --metrics=accuracy"
+    made, failed, go_on = (
+        "",
+        None,
+        f"measure its accuracy with:\n  {errors.program('evaluate')} {there} --metrics=accuracy",
+    )
     if config.task == "denoise":
         picture = workdir / "samples.png"
         try:
@@ -59,7 +68,7 @@ def main() -> None:
             made = f"samples in {picture}, "
         except errors.UserError as error:  # it ends the program, but only after what is finished has been printed
             failed = error
-        go_on = f"draw more with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
+        go_on = f"draw more images with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
     checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
     print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}", flush=True)

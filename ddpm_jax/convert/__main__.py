@@ -1,9 +1,19 @@
-"""Published weights as runs, and runs as diffusers folders.
+"""Converts published weights of diffusion models into a run of this library, or such a run into a diffusers folder.
 
-  python -m ddpm_jax.convert FROM --out=WORKDIR                     a run of FROM: a diffusers folder, a .pt or a .ckpt
-  python -m ddpm_jax.convert WORKDIR --to=diffusers --out=FOLDER    a diffusers folder of a run
+  python -m ddpm_jax.convert FROM --out=WORKDIR                     makes a run from published weights
+  python -m ddpm_jax.convert WORKDIR --to=diffusers --out=FOLDER    makes a folder for Hugging Face diffusers from a run
 
-docs/weights.md has the command for each published file.
+A run is a directory with checkpoints, as train.py makes it: sample.py draws images from it, evaluate.py measures it,
+and train.py trains it further. FROM is one of the following, already downloaded to this machine:
+
+  a folder     of Hugging Face diffusers, with a UNet2DModel: config.json and weights, there or in unet/
+  a .pt file   of OpenAI's improved-diffusion or guided-diffusion: a denoiser or a classifier
+  a .ckpt file of the DDPM models of Ho et al. 2020 in the form for PyTorch, or of the code of DDIM
+
+The network is read from the files. Files of the last two kinds leave some settings open, such as the noise schedule:
+the program assumes those of the published models and prints what it assumed. The flags --image_size, --num_heads,
+--head_channels, --attention_order, --schedule, --num_timesteps and --time_scale give other values. docs/weights.md has
+the command for each published file. No code in the files is run.
 """
 
 from collections.abc import Mapping
@@ -19,27 +29,56 @@ from ddpm_jax.factory import SCHEDULES
 from ddpm_jax.runtime.paths import as_flag, holds_checkpoints, local_path
 
 OUT: flags.FlagHolder[str] = flags.DEFINE(
-    cli.PathParser(), "out", None, "What to make: a run directory, or a folder; must be new.", required=True
+    cli.PathParser(),
+    "out",
+    None,
+    "The directory to write: a run or, with --to=diffusers, a diffusers folder. It must be new or empty.",
+    required=True,
 )
 TO: flags.FlagHolder[str | None] = flags.DEFINE_enum(
-    "to", None, ["diffusers"], "Write a run in this format (default: read FROM into a run)."
+    "to", None, ["diffusers"], "The format to convert a run into (default: published weights are made into a run)."
 )
 PARAMS: flags.FlagHolder[str] = flags.DEFINE_enum(
-    "params", "ema", ["ema", "raw"], "With --to: averaged parameters, or of the last step."
+    "params",
+    "ema",
+    ["ema", "raw"],
+    "Which parameters --to=diffusers writes: ema for the averaged ones, raw for those of the last step.",
 )
 HINTS: list[flags.FlagHolder[Any]] = [  # for what the weights may leave open
-    flags.DEFINE_integer("image_size", None, "Side of the images in pixels.", lower_bound=1),
-    flags.DEFINE_integer("num_heads", None, "Attention heads (OpenAI's U-Nets).", lower_bound=1),
-    flags.DEFINE_integer("head_channels", None, "Channels of an attention head, instead.", lower_bound=1),
+    flags.DEFINE_integer("image_size", None, "The height and width of the model's images in pixels.", lower_bound=1),
+    flags.DEFINE_integer(
+        "num_heads",
+        None,
+        "The number of attention heads, for OpenAI's networks; or give --head_channels.",
+        lower_bound=1,
+    ),
+    flags.DEFINE_integer(
+        "head_channels",
+        None,
+        "The number of channels per attention head, for OpenAI's networks; or give --num_heads.",
+        lower_bound=1,
+    ),
     flags.DEFINE_enum(
         "attention_order",
         None,
         ["interleaved", "new"],
-        "Of queries, keys and values in a tensor: new for use_new_attention_order.",
+        "The order of queries, keys and values in the attention tensors of OpenAI's networks: new if the network was "
+        "trained with use_new_attention_order=True, else interleaved.",
     ),
-    flags.DEFINE_enum("schedule", None, sorted(SCHEDULES), "Noise schedule that the network was trained with."),
-    flags.DEFINE_integer("num_timesteps", None, "T of it.", lower_bound=1, upper_bound=1_000_000),
-    flags.DEFINE_float("time_scale", None, "What the network's time is multiplied with: 1000/T for rescale_timesteps."),
+    flags.DEFINE_enum("schedule", None, sorted(SCHEDULES), "The noise schedule that the network was trained with."),
+    flags.DEFINE_integer(
+        "num_timesteps",
+        None,
+        "The number of time steps T of the noise schedule.",
+        lower_bound=1,
+        upper_bound=1_000_000,
+    ),
+    flags.DEFINE_float(
+        "time_scale",
+        None,
+        "The factor of the time step that OpenAI's networks receive: 1000/T if the network was trained with "
+        "rescale_timesteps=True, else 1.",
+    ),
 ]
 
 
@@ -48,10 +87,12 @@ def main(path: str) -> None:
     given = {flag.name: flag.value for flag in HINTS if flag.value is not None}
     if TO.value:
         if given:
-            raise UserError(f"--{next(iter(given))} is for reading weights; a run's configuration says it")
+            raise UserError(
+                f"--{next(iter(given))} cannot be combined with --to=diffusers: it is read from the run; leave it out"
+            )
         return write(path)
     if flags.FLAGS["params"].present:
-        raise UserError("--params is for --to=diffusers; a run made of weights has both")
+        raise UserError("--params applies only with --to=diffusers: a run keeps both sets of parameters; leave it out")
     read(path, given)
 
 
@@ -64,18 +105,18 @@ def read(path: str, given: Mapping[str, Any]) -> None:
     print(f"wrote {out}: {num_params:,} parameters of {network.kind} weights")
     if network.assumed:
         assumed = ", ".join(f"{name}={value}" for name, value in network.assumed.items())
-        print(f"assumed, for the weights do not tell: {assumed}")
+        print(f"assumed, because the weights do not show it: {assumed}")
     for note in network.notes:
         print(f"note: {note}")
     workdir = as_flag("workdir", out)
     if config.task == "denoise":
-        print(f"draw with:\n  {errors.program('sample')} {workdir}")
-        print(f"measure with:\n  {errors.program('evaluate')} {workdir} --metrics=bpd --data_path=FOLDER")
+        print(f"draw images with:\n  {errors.program('sample')} {workdir}")
+        print(f"measure it with:\n  {errors.program('evaluate')} {workdir} --metrics=bpd --data_path=FOLDER")
     else:
         guide = as_flag("classifier_workdir", out)
-        print(f"guide with:\n  {errors.program('sample')} --workdir=DENOISER {guide} --labels=0")
+        print(f"guide a denoiser with it:\n  {errors.program('sample')} --workdir=DENOISER {guide} --labels=0")
     train = " ".join([f"{errors.program('train')} --config=base", workdir, *training_flags(config)])
-    print(f"train on with:\n  {train} --config.data.path=FOLDER")
+    print(f"train it further with:\n  {train} --config.data.path=FOLDER")
 
 
 def write(path: str) -> None:
@@ -88,7 +129,7 @@ def write(path: str) -> None:
     with reading(path):
         if is_foreign(local_path(path)):
             raise UserError(
-                f"{path} holds published weights and no run: leave --to=diffusers out to make a run of them"
+                f"{path} holds published weights and not a run: leave --to=diffusers out to make a run from them"
             )
         assert PARAMS.value in ("ema", "raw")
         run = Run(path, params=PARAMS.value)
@@ -106,7 +147,7 @@ def is_foreign(path: Path) -> bool:
 
 def command() -> None:
     """Runs the program."""
-    cli.run(main, module=__name__, argument="what to convert")
+    cli.run(main, module=__name__, argument="the file or folder to convert")
 
 
 if __name__ == "__main__":

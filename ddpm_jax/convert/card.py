@@ -89,13 +89,13 @@ def _notes(config: ConfigDict) -> str:
     """What a user of the pipelines must know; empty where there is nothing."""
     notes = []
     if config.diffusion.learned_variance:
-        notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not know.\n")
+        notes.append("\nThe network has a learned variance, which `DDIMScheduler` does not support.\n")
     if config.labels.num_classes:
-        hidden = f"; class {config.labels.num_classes} is the hidden one" if config.labels.dropout else ""
+        null = f"; class {config.labels.num_classes} is the null label" if config.labels.dropout else ""
         names = f": {one_line(listed(config.labels.names, 20))}" if config.labels.names else ""
         notes.append(
-            f"\nThe network is told one of {config.labels.num_classes} classes, numbered from 0{hidden}{names}. "
-            "diffusers' unconditional pipelines cannot ask for one.\n"
+            f"\nThe network is conditioned on one of {config.labels.num_classes} classes, numbered from 0{null}{names}."
+            " diffusers' unconditional pipelines cannot choose a class.\n"
         )
     return "".join(notes)
 
@@ -114,7 +114,11 @@ def _data(run: Run) -> str:
     provenance = json.loads(source.read_text())
     files = ", ".join(f"{file['name']} (sha256 {file['sha256']})" for file in provenance["files"])
     origin = f"converted from {provenance['format']} weights, {files}"
-    return f"Not trained further: {origin}." if run.step == 0 else f"Trained on: {trained}\n\nBefore that {origin}."
+    return (
+        f"Not trained further: {origin}."
+        if run.step == 0
+        else f"Trained on: {trained}\n\nBefore that, it was {origin}."
+    )
 
 
 def _figures(run: Run) -> str:

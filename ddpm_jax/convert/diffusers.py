@@ -129,7 +129,9 @@ def understood(folder: Path, given: Mapping[str, Any]) -> tuple[Network, list[Pa
     model, before = folders.models(folder)
     config, averages = _config(model)
     if before and _config(before)[0] != config:
-        raise UserError(f"{before.config.parent} and {model.config.parent} describe different networks; give one")
+        raise UserError(
+            f"{before.config.parent} and {model.config.parent} describe different networks; give one of them"
+        )
     settings = _network_settings(config, hints)
     file = folders.scheduler(folder)
     noise, notes = schedulers.settings(
@@ -141,10 +143,10 @@ def understood(folder: Path, given: Mapping[str, Any]) -> tuple[Network, list[Pa
     state_dict, read = _weights(model, settings)
     raw, read_before = _weights(before, settings) if before else (None, [])
     if file and folder.absolute() not in file.parents:
-        notes.append(f"the scheduler's settings are those of {os.path.relpath(file, folder)}")
+        notes.append(f"the scheduler's settings were read from {os.path.relpath(file, folder)}")
     if before:
         notes.append(
-            f"the parameters as trained are those of {before.config.parent.name}/, the averaged ones those of "
+            f"the parameters of the last step were read from {before.config.parent.name}/, and the averaged ones from "
             f"{model.config.parent.name}/"
         )
     notes += [note for note in map(folders.variant, filter(None, (model, before))) if note]
@@ -158,7 +160,7 @@ def _config(model: folders.Model) -> tuple[dict[str, Any], dict[str, float]]:
     """The diffusers settings of a network, and our settings of its moving average."""
     config = folders.read_json(model.config)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise UserError(f"config.json describes a {shown(config['_class_name'])}; only UNet2DModel can be expressed")
+        raise UserError(f"config.json describes a {shown(config['_class_name'])}; only UNet2DModel is supported")
     decay = config.get("decay")
     averages = {"optim.ema_decay": decay} if type(decay) is float and 0 <= decay < 1 else {}
     unet = {key: value for key, value in config.items() if not key.startswith("_") and key not in _OF_AVERAGES}
@@ -170,7 +172,7 @@ def _weights(model: folders.Model, settings: Mapping[str, Any]) -> tuple[StateDi
     state_dict, files = folders.weights(model)
     blocks = settings["model.num_res_blocks"] * len(settings["model.channel_mult"])
     if blocks > _FEW_BLOCKS + len(state_dict):  # refused before a network of that many is built
-        raise UserError(f"{model.config} describes {blocks:,} blocks, and there are {len(state_dict):,} tensors")
+        raise UserError(f"{model.config} describes {blocks:,} blocks, but there are only {len(state_dict):,} tensors")
     return _renamed(state_dict), files
 
 
@@ -222,17 +224,17 @@ def _check_expressible(unet: Mapping[str, Any]) -> None:
     """Raises a UserError for settings that ours cannot express; blocks and tables are checked where they are read."""
     for key, fits in _MUST_BE.items():
         if unet[key] not in fits:
-            raise UserError(f"config.json: {key}={shown(unet[key])} cannot be expressed, only {fits[0]!r}")
+            raise UserError(f"config.json: {key}={shown(unet[key])} is not supported, only {fits[0]!r}")
     base, *_ = widths = unet["block_out_channels"]
     if unet["time_embedding_dim"] not in (None, 4 * base) or any(width % base for width in widths):
         time = shown(unet["time_embedding_dim"])
         raise UserError(
-            f"config.json: widths {shown(widths)} with time_embedding_dim={time} cannot be expressed: "
-            "widths are multiples of the first, and the time has four times the first"
+            f"config.json: widths {shown(widths)} with time_embedding_dim={time} are not supported: "
+            "each width must be a multiple of the first, and time_embedding_dim four times the first"
         )
     groups, scale_shift = unet["attn_norm_num_groups"], unet["resnet_time_scale_shift"] == "scale_shift"
     if groups != unet["norm_num_groups"] and (groups or scale_shift):  # None: no norm in the middle, with scale-shift
-        raise UserError("config.json: attn_norm_num_groups must be norm_num_groups: ours norms all attention alike")
+        raise UserError("config.json: attn_norm_num_groups must be equal to norm_num_groups; others are not supported")
 
 
 def _levels(unet: Mapping[str, Any]) -> tuple[list[bool], bool]:
@@ -244,7 +246,9 @@ def _levels(unet: Mapping[str, Any]) -> tuple[list[bool], bool]:
     for level, name in enumerate(down):
         kinds = {block: kind for kind, block in BLOCKS.items()}
         if name not in kinds or up[level : level + 1] != [up_block(name)]:
-            raise UserError(f"config.json: blocks {shown(down)} down and {shown(up[::-1])} up cannot be expressed")
+            raise UserError(
+                f"config.json: down_block_types={shown(down)} with up_block_types={shown(up[::-1])} is not supported"
+            )
         attend, inside = kinds[name]
         attends.append(attend)
         if attend:
@@ -255,7 +259,9 @@ def _levels(unet: Mapping[str, Any]) -> tuple[list[bool], bool]:
         if level < len(down) - 1:
             in_block.append(inside)
     if len(set(in_block)) > 1:
-        raise UserError("config.json: some levels resample inside blocks and some by a convolution")
+        raise UserError(
+            "config.json: some levels resample inside blocks and some by a convolution, which is not supported"
+        )
     return attends, bool(in_block and in_block[0])
 
 

@@ -43,12 +43,12 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
             raise
         except pickles.UnknownNameError as error:
             raise UserError(
-                f"{path} asks to run {shortened(error)}, and was not opened: weights need no code; take a safetensors "
+                f"{path} asks to run {shortened(error)}, so it was not opened: weights need no code; use a safetensors "
                 "file instead"
             ) from error
         except Exception as error:  # a broken file can raise anything
             raise UserError(
-                f"{path} is not a complete file of weights ({shortened(first_line(error), 120)}); fetch it again"
+                f"{path} is not a complete file of weights ({shortened(first_line(error), 120)}); download it again"
             ) from error
 
 
@@ -68,7 +68,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
         except (AttributeError, safetensors.SafetensorError) as error:
             if isinstance(error, AttributeError) or "Dtype not understood" in str(error):
-                raise UserError(f"{path} has numbers of an unknown kind ({error}); save it as float32") from error
+                raise UserError(f"{path} has numbers of an unknown type ({error}); save it as float32") from error
             raise
 
 
@@ -110,10 +110,10 @@ def check_new(path: str | os.PathLike[str]) -> Path:
     place = Path(os.path.realpath(path))
     with writing(path):
         if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-            raise UserError(f"--out={path}: there is something already; choose a new name")
+            raise UserError(f"--out={path} exists already; choose a new name")
         if place.exists() and (place.is_mount() or place.samefile(os.curdir)):
             what = "a mount point" if place.is_mount() else "the current folder"
-            raise UserError(f"--out={path} is {what}, which nothing can take the place of: name a folder within it")
+            raise UserError(f"--out={path} is {what}, which cannot be replaced: give a folder inside it")
     return place
 
 

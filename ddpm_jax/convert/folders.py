@@ -59,7 +59,7 @@ def _model(folder: Path) -> Model:
     config = folder / "config.json"
     if not config.is_file() or not files:
         beside = f" beside {shortened(files[0].name)}" if files else f" and {' or '.join(WEIGHTS)}"
-        raise UserError(f"{folder} holds no diffusers model: it needs config.json{beside}")
+        raise UserError(f"{folder} contains no diffusers model: it needs config.json{beside}")
     return Model(config, files[0], tuple(path.name for path in files[1:]))
 
 
@@ -78,9 +78,9 @@ def variant(model: Model) -> str:
     kind = found["variant"] or found["of"]
     if not kind and not model.passed_over:
         return ""
-    taken = f"the weights are those of {model.weights.parent.name}/{shortened(model.weights.name)}"
+    taken = f"the weights were read from {model.weights.parent.name}/{shortened(model.weights.name)}"
     kind = f", the variant {shortened(kind)}" if kind else ""
-    return taken + kind + (f", not of {listed(model.passed_over, most=3)}" if model.passed_over else "")
+    return taken + kind + (f", not from {listed(model.passed_over, most=3)}" if model.passed_over else "")
 
 
 def weights(model: Model) -> tuple[StateDict, list[Path]]:
@@ -95,10 +95,10 @@ def weights(model: Model) -> tuple[StateDict, list[Path]]:
     for file in parts:
         part = read_weights(file)
         if not is_state_dict(part):
-            raise UserError(f"{file} holds no state dict")
+            raise UserError(f"{file} contains no state dict")
         twice = [name for name in part if name in state_dict]
         if twice:
-            raise UserError(f"{file} has tensors that another shard has too: {listed(twice, most=3)}")
+            raise UserError(f"{file} contains tensors that another shard contains too: {listed(twice, most=3)}")
         state_dict |= part
     return without_prefix(state_dict), [model.weights, *parts] if is_index else parts
 
@@ -110,11 +110,11 @@ def _shards(index: Path) -> list[Path]:
         raise UserError(f"{index} names no shards: it has no weight_map")
     named = dict.fromkeys(map(_shard_name, table.values()))
     if None in named:
-        raise UserError(f"{index} names a shard outside of its folder, or none, and nothing was read")
+        raise UserError(f"{index} names a shard that is not a file of weights in the same folder; nothing was read")
     names = [name for name in named if name is not None]
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise UserError(f"{index} names shards that are not there: {listed(missing, most=3)}; fetch them too")
+        raise UserError(f"{index} names shards that do not exist: {listed(missing, most=3)}; download them too")
     return [index.parent / name for name in names]
 
 
@@ -146,11 +146,11 @@ def read_json(path: Path) -> dict[str, Any]:
       UserError: the file is too large, is not JSON, or holds something other than a dict.
     """
     if path.stat().st_size > _MOST_JSON:
-        raise UserError(f"{path} is larger than settings are ({path.stat().st_size:,} bytes), and was not opened")
+        raise UserError(f"{path} is too large for settings ({path.stat().st_size:,} bytes), so it was not opened")
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {shortened(first_line(error), 120)}") from error
+        raise UserError(f"{path} is not JSON: {shortened(first_line(error), 120)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings")
+        raise UserError(f"{path} contains no settings")
     return content

@@ -41,21 +41,25 @@ def understood(path: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[
     with reading(path):
         if holds_checkpoints(path / "checkpoints"):
             raise UserError(
-                f"{path} is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to "
-                "write it as a diffusers folder"
+                f"{path} is a run already, which sample.py can draw from: add --to=diffusers to convert it into a "
+                "diffusers folder"
             )
         if path.is_dir():
             return diffusers.understood(path, given)
         if path.suffix == ".json" and path.is_file():
-            raise UserError(f"{path} holds settings: give the folder that it is in")
+            raise UserError(f"{path} contains only settings: give its folder instead")
         state_dict, raw = _state_dicts(path)
     if "temb.dense.0.weight" in state_dict:
         return ho.understood(state_dict, given, raw=raw), [path]
     if "input_blocks.0.0.weight" in state_dict:
         return openai.understood(state_dict, given), [path]
     if "time_embedding.linear_1.weight" in state_dict:
-        raise UserError(f"{path} has weights of diffusers: give the folder that holds them and their config.json")
-    raise UserError(f"{path} holds weights of no known network: its first tensors are {listed(list(state_dict)[:3])}")
+        raise UserError(
+            f"{path} contains weights of diffusers: give the folder with these weights and their config.json"
+        )
+    raise UserError(
+        f"{path} contains weights of an unknown network: its first tensors are {listed(list(state_dict)[:3])}"
+    )
 
 
 def _state_dicts(path: Path) -> tuple[StateDict, StateDict | None]:
@@ -64,7 +68,7 @@ def _state_dicts(path: Path) -> tuple[StateDict, StateDict | None]:
     if isinstance(content, list) and content:
         content, raw = content[-1] if is_state_dict(content[-1]) else content[0], content[0]
     if not is_state_dict(content) or (raw is not None and not is_state_dict(raw)):
-        raise UserError(f"{path} holds no state dict: names with a tensor each")
+        raise UserError(f"{path} contains no state dict, which is a dict of tensors by their names")
     return without_prefix(content), None if raw is None else without_prefix(raw)
 
 
@@ -78,7 +82,7 @@ def configured(network: Network, base: ConfigDict, *, name: str) -> ConfigDict:
     try:
         config.update_from_flattened_dict({"name": name, **network.settings})
     except TypeError as error:
-        raise UserError(f"the {network.kind} settings are not those of a network: {error}") from error
+        raise UserError(f"the settings of these {network.kind} weights do not describe a network: {error}") from error
     check_ranges(config)
     factory.noise_schedule(config)
     return config.lock()

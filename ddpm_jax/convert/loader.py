@@ -38,7 +38,7 @@ def parameters(state_dict: StateDict, table: Sequence[Tensor], *, source: object
     if broken:
         raise UserError(
             f"{source} has weights that are not finite (NaN, infinite, or too large for float32), in "
-            f"{listed(broken, most=3)}; take an earlier checkpoint"
+            f"{listed(broken, most=3)}; use an earlier checkpoint"
         )
     return nested(leaves)
 
@@ -57,13 +57,13 @@ def mismatches(state_dict: StateDict, table: Sequence[Tensor]) -> list[str]:
     expected = {tensor.name: tensor.shape for tensor in table}
     shapes = {name: np.shape(array) for name, array in state_dict.items()}
     differing = [
-        f"{name} is {list(shapes[name])} and not {list(shape)}"
+        f"{name} is {list(shapes[name])} instead of {list(shape)}"
         for name, shape in expected.items()
         if shapes.get(name, shape) != shape
     ]
     kinds = {
         "missing": [name for name in expected if name not in shapes],
-        "left over": [name for name in shapes if name not in expected],
+        "unexpected": [name for name in shapes if name not in expected],
         "of another shape": differing,
         "of complex numbers": [name for name, array in state_dict.items() if np.iscomplexobj(array)],
     }

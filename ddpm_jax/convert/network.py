@@ -74,13 +74,13 @@ class Hints:
           UserError: it is neither given nor known.
         """
         if "image_size" not in self._given and tuple(channel_mult) not in _IMAGE_SIZES:
-            raise UserError(f"these {self._kind} weights do not tell the size of the images: say --image_size=PIXELS")
+            raise UserError(f"these {self._kind} weights do not show the size of the images: give --image_size=PIXELS")
         return self.take("image_size", _IMAGE_SIZES.get(tuple(channel_mult)))
 
     def check_all_taken(self) -> None:
         """Raises a UserError for the first flag that was given and does not apply to these weights."""
         for name, value in self._given.items():
-            raise UserError(f"--{name}={value} means nothing for {self._kind} weights, which settle it themselves")
+            raise UserError(f"--{name}={value} does not apply to {self._kind} weights, which determine it themselves")
 
 
 def images(size: int, *, channels_in: int, channels_out: int) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def images(size: int, *, channels_in: int, channels_out: int) -> dict[str, Any]:
     """
     if channels_in not in (1, 3) or channels_out not in (channels_in, 2 * channels_in):
         raise UserError(
-            f"the network maps {channels_in} channels to {channels_out}: only networks of grey or colour images can be "
-            "expressed, whose result is an image or an image and its variance"
+            f"the network maps {channels_in} channels to {channels_out}: only networks for grey or RGB images are "
+            "supported, whose output is an image or an image and its variance"
         )
     learned = channels_out > channels_in
     return {

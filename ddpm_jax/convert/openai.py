@@ -45,7 +45,7 @@ def _settings(shapes: Shapes, hints: Hints) -> dict[str, Any]:
     first, channels_in, *_ = shapes["input_blocks.0.0.weight"]
     base = shapes["time_embed.0.weight"][1]
     if first != base:
-        raise UserError(f"the first level is {first} channels wide and the time has {base}: ours has one base width")
+        raise UserError(f"the first level has {first} channels, but the time embedding {base}: they must be equal")
     in_block = not any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes)
     size, (widths, attends) = _blocks_a_level(shapes, in_block), _down_path(shapes)
     starts = range(0, len(widths), size)
@@ -90,7 +90,7 @@ def _heads(hints: Hints, *, in_block: bool, scale_shift: bool) -> dict[str, int]
     if hints.given("num_heads", "head_channels"):
         heads = [hints.take(name, 0) if hints.given(name) else None for name in ("num_heads", "head_channels")]
         if None not in heads:
-            raise UserError("--num_heads and --head_channels are two ways to say one thing: give one of them")
+            raise UserError("--num_heads and --head_channels exclude each other: give only one of them")
     elif in_block:
         heads = None, hints.take("head_channels", 64)
     else:
@@ -105,7 +105,7 @@ def _classifier(shapes: Shapes, hints: Hints, channels: int, levels: int) -> dic
     """
     side = math.isqrt(shapes["out.2.positional_embedding"][1] - 1) << (levels - 1)
     if hints.given("image_size") and (given := hints.take("image_size", 0)) != side:
-        raise UserError(f"--image_size={given}: the classifier's tensors say {side}")
+        raise UserError(f"--image_size={given} does not fit the classifier's tensors, which are for {side}")
     return {
         "task": "classify",
         "data.image_size": side,
@@ -148,5 +148,5 @@ def _blocks_a_level(shapes: Shapes, in_block: bool) -> int:
 
     fitting = [size for size in range(2, len(widths) + 2) if (len(widths) + 1) % size == 0 and fits(size)]
     if not fitting:
-        raise ValueError(f"a way down of widths {widths}")
+        raise ValueError(f"an encoder with the widths {widths}")
     return fitting[0]

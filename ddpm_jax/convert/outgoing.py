@@ -73,9 +73,9 @@ def network_config(config: ConfigDict, model: UNet | Classifier) -> dict[str, An
     """
     data, arch = config.data, config.model
     if config.task != "denoise":
-        raise UserError("diffusers has no classifiers of noisy images: only denoisers can be written")
+        raise UserError("diffusers has no classifiers of noisy images: only denoisers can be converted")
     if arch.get("time_scale", 1.0) != 1:
-        raise UserError(f"diffusers cannot scale the time: config.model.time_scale={arch.time_scale:g}")
+        raise UserError(f"diffusers does not support a scaled time: config.model.time_scale={arch.time_scale:g}")
     attends = [data.image_size >> level in arch.attention_resolutions for level in range(len(arch.channel_mult))]
     flip, shift = TIME[arch.time_embedding]
     blocks = [BLOCKS[attend, arch.resample_in_block and not attend] for attend in attends]
@@ -120,8 +120,9 @@ def _head_width(arch: ConfigDict, attends: Sequence[bool]) -> int | None:
     mults = {mult for mult, attend in zip(arch.channel_mult, attends, strict=True) if attend} | {arch.channel_mult[-1]}
     if len(mults) > 1:
         raise UserError(
-            f"diffusers has one width for all attention heads, and config.model.num_heads={arch.num_heads} at the "
-            f"widths {sorted(arch.channels * mult for mult in mults)} has several"
+            "diffusers needs the same number of channels in all attention heads, but "
+            f"config.model.num_heads={arch.num_heads} divides several widths: "
+            f"{', '.join(str(arch.channels * mult) for mult in sorted(mults))}"
         )
     return arch.channels * arch.channel_mult[-1] // arch.num_heads
 

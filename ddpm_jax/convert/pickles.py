@@ -88,7 +88,7 @@ def _push(machine: _Machine, value: Any) -> None:
 
 def _push_number(machine: _Machine, value: int) -> None:
     if value.bit_length() > _MOST_BITS:
-        raise ValueError("a number of very many digits")
+        raise ValueError("a number with very many digits")
     machine.stack.append(value)
 
 
@@ -113,7 +113,7 @@ def _put(machine: _Machine, index: int) -> None:
 
 def _get(machine: _Machine, index: int) -> None:
     if index not in machine.memory:
-        raise ValueError("a value that was not remembered")
+        raise ValueError("a value that was not stored")
     machine.stack.append(machine.memory[index])
 
 

@@ -75,7 +75,7 @@ def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple
     check_values(_FILE, scheduler, _VALUES)
     for key, needed in _MUST_BE.items():
         if scheduler.get(key, needed) != needed:
-            raise UserError(f"{_FILE}: {key}={shown(scheduler[key])} cannot be expressed")
+            raise UserError(f"{_FILE}: {key}={shown(scheduler[key])} is not supported")
     beta_start, beta_end = (0.00085, 0.012) if name in _OTHER_BETAS else (1e-4, 0.02)
     return {
         "diffusion.num_timesteps": scheduler.get("num_train_timesteps", 1000),
@@ -95,9 +95,11 @@ def _sampler(name: Any) -> tuple[str, list[str]]:
         return _SAMPLERS[name], []
     if isinstance(name, str) and name in _CLOSEST:
         closest = _CLOSEST[name]
-        return closest, [f"{name} is not a sampler of ours: its noise is taken, and the run samples by {closest}"]
+        return closest, [
+            f"{name} is not available here: its noise schedule is used, and the run samples with {closest}"
+        ]
     known = ", ".join((*_SAMPLERS, *_CLOSEST)).replace("Scheduler", "")
-    raise UserError(f"{_FILE} describes a scheduler {shown(name)}, which cannot be expressed; these can: {known}")
+    raise UserError(f"{_FILE} describes a scheduler {shown(name)}, which is not supported; these are: {known}")
 
 
 def _variance(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> str:
@@ -107,7 +109,7 @@ def _variance(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> str:
     variance = ours(VARIANCE, given.replace("fixed_small_log", "fixed_small"), "variance_type")
     if (variance == "learned") != learned:
         raise UserError(
-            f"{_FILE}: variance_type={shown(given)} does not go with {'twice' if learned else 'only'} the image's "
-            "channels out"
+            f"{_FILE}: variance_type={shown(given)} does not fit a network whose output has "
+            f"{'twice ' if learned else ''}the channels of an image"
         )
     return variance

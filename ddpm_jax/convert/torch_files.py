@@ -69,7 +69,7 @@ def read(path: Path) -> Any:
         return _read_archive(path)
     if start[:1] == b"\x80":
         return _read_pickles(path)
-    raise UserError(f"{path} is damaged, or not a file of PyTorch's: fetch it again")
+    raise UserError(f"{path} is damaged or is not a PyTorch file: download it again")
 
 
 def _read_archive(path: Path) -> Any:
@@ -81,7 +81,7 @@ def _read_archive(path: Path) -> Any:
             raise UserError(f"{path} is an archive without weights")
         folder, storages = pickled.removesuffix("data.pkl"), {}
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
-            raise ValueError("numbers in another order of bytes")
+            raise ValueError("numbers in another byte order")
 
         def stored(name: tuple[Any, ...]) -> _Storage:
             dtype, key, _ = _named(name)
@@ -97,7 +97,7 @@ def _check_as_stored(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
     packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
     if packed or sum(member.file_size for member in members) > path.stat().st_size:
-        raise UserError(f"{path} is a compressed archive, which no file of PyTorch's is, and was not opened")
+        raise UserError(f"{path} is a compressed archive, which PyTorch never writes, so it was not opened")
 
 
 def _read_pickles(path: Path) -> Any:
@@ -118,9 +118,9 @@ def _read_pickles(path: Path) -> Any:
 
         start = [pickles.load(file, names={}, stored=stored) for _ in range(3)]
         if start[:2] != [_MAGIC, _VERSION]:
-            raise UserError(f"{path} is damaged, or not a file of PyTorch's: fetch it again")
+            raise UserError(f"{path} is damaged or is not a PyTorch file: download it again")
         if not isinstance(start[2], dict) or start[2].get("little_endian") is not True:
-            raise ValueError("numbers in another order of bytes")
+            raise ValueError("numbers in another byte order")
         content = pickles.load(file, names=_names(path), stored=stored)
         keys = pickles.load(file, names={}, stored=stored)
         if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
@@ -137,7 +137,7 @@ def _named(name: tuple[Any, ...]) -> tuple[np.dtype, str, int]:
     """The dtype, the key and the count of a storage's numbers, from its persistent id."""
     kind, dtype, key, _, count, *view = name
     if kind != "storage" or type(dtype) is not _DType or view not in ([], [None]):
-        raise ValueError("numbers of no known kind")
+        raise ValueError("numbers of an unknown type")
     if type(key) is not str or type(count) is not int or count < 0:
         raise ValueError("numbers without a name")
     return dtype.dtype, key, count
@@ -146,7 +146,7 @@ def _named(name: tuple[Any, ...]) -> tuple[np.dtype, str, int]:
 def _of_kind(storage: _Storage, dtype: np.dtype) -> _Storage:
     """The storage, whose numbers must have that dtype."""
     if storage.numbers.dtype != dtype:
-        raise ValueError("numbers of two kinds in one place")
+        raise ValueError("numbers of two types in one storage")
     return storage
 
 

@@ -70,4 +70,4 @@ def ours(table: Mapping[Any, Any], theirs: Any, key: str) -> Any:
         if foreign == theirs and type(foreign) is type(theirs):
             return value
     known = ", ".join(str(value) for value in table.values())
-    raise UserError(f"{key}={shown(theirs)} cannot be expressed; this can: {known}")
+    raise UserError(f"{key}={shown(theirs)} is not supported; supported are: {known}")

@@ -80,7 +80,8 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
     """The index of the class that one entry means."""
     if entry in ("all", "none"):
         raise UserError(
-            f"--labels={shortened(asked)}: {entry} stands alone; a class of that name is asked for by its number"
+            f"--labels={shortened(asked)}: {entry} cannot be combined with other classes; choose a class of that "
+            "name by its number"
         )
     index = _INDEX.fullmatch(entry)
     found = None if index else position(entry, names)
@@ -92,11 +93,11 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
         if 0 <= number < num_classes:
             return number
         known = f": {listed(names)}" if names else ""
-        raise UserError(f"--labels={shortened(asked)}: the classes are 0 to {num_classes - 1}{known}")
+        raise UserError(f"--labels={shortened(asked)}: the classes are numbered from 0 to {num_classes - 1}{known}")
     if not names:
         raise UserError(
-            f"--labels={shortened(asked)}: write whole numbers with commas between them, or all, or none; the names of "
-            "this model's classes are not known"
+            f"--labels={shortened(asked)}: the classes of this model have no known names; write whole numbers "
+            "separated by commas, or all, or none"
         )
     near = difflib.get_close_matches(entry.lower(), [name.lower() for name in names], n=1)
     meant = next((f"; did you mean {shortened(name, 40)!r}?" for name in names if name.lower() in near), "")
@@ -156,11 +157,11 @@ def matched(source: Source, names: Sequence[str]) -> Source:
     numbers = [number for name in ours if (number := position(name, names)) is not None]
     if len(set(numbers)) < len(ours):
         raise UserError(
-            f"the classes of the data are {listed(ours)} and those of the run {listed(names)}: take data whose classes "
-            "have names of the run's, or rename its folders"
+            f"the classes of the data are {listed(ours)} and the classes of the run are {listed(names)}: use data "
+            "whose classes are among those of the run, or rename its folders"
         )
     if numbers == list(range(len(names))):
         return Relabelled(source, names, numbers)
-    print(f"note: the data has the classes {listed(ours)}; their numbers are those of the run, {listed(names)}",
+    print(f"note: the data has the classes {listed(ours)}; they are numbered as in the run: {listed(names)}",
           flush=True)  # fmt: skip
     return Relabelled(source, names, numbers)

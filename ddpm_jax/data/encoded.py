@@ -110,14 +110,14 @@ class EncodedImages(ABC):
                 self._pass_over(candidate, error)
             else:
                 return {"image": image, "label": np.int32(label)}
-        raise UserError(f"none of the {len(self)} images can be read, {self._name(index)} among them")
+        raise UserError(f"none of the {len(self)} images can be read, for example {self._name(index)}")
 
     def _first_frame(self, index: int, data: bytes) -> Image.Image:
         """Decodes an image; for the first image that has several frames it warns that only the first frame is taken."""
         with opened(data) as image:
             if has_several_frames(image):
                 if not self._animated:
-                    note = "%s has several frames: the first is taken, here and wherever else an image has several"
+                    note = "%s has several frames: only the first is used, as for every image with several frames"
                     logging.warning(note, one_line(self._name(index)))
                 self._animated.add(index)
             return to_8_bits(image)
@@ -126,8 +126,8 @@ class EncodedImages(ABC):
         """Remembers an unreadable image and warns of it, or ends the run."""
         if not self._skip_unreadable:
             raise UserError(
-                f"cannot use {self._name(index)}: {error}; remove it, or let the next image take its place "
-                "with --config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
+                f"cannot use {self._name(index)}: {error}; remove it, or have unreadable images replaced by the next "
+                "one with --config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
             ) from error
         self._unreadable.add(index)
         logging.warning("skipping %s", one_line(f"{self._name(index)}: {error}"))

@@ -61,7 +61,7 @@ class ImageFolder(EncodedImages):
         listing = list_images(self._root)
         self.paths, self.passed_over, self.empty_folders = listing.images, listing.passed_over, listing.empty_folders
         if not self.paths:
-            raise UserError(f"no images in {self._root}: put some there ({' '.join(suffixes())}){listing.note()}")
+            raise UserError(f"there are no images in {self._root}: add some ({' '.join(suffixes())}){listing.note()}")
         self.class_names = _class_names(self._root, self.paths)
         self.num_classes = len(self.class_names)
         self._label_of = {name: label for label, name in enumerate(self.class_names)}
@@ -87,7 +87,7 @@ def _class_names(root: Path, paths: Iterable[str]) -> tuple[str, ...]:
     nested = next((path for path in paths if "/" in path), None)
     if loose and nested:
         raise UserError(
-            f"{root} holds images with a class folder ({nested}) and without one ({loose}): "
-            "move all images into folders, one a class, or all out of them"
+            f"{root} contains images inside of class folders ({nested}) and outside of them ({loose}): "
+            "move all images into folders, one folder per class, or all images out of them"
         )
     return tuple(sorted({path.partition("/")[0] for path in paths})) if nested else ()

@@ -58,7 +58,7 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
     (4, b"ftyphei", "a HEIC file"),
     (4, b"ftypmif1", "a HEIF file"),
-    (4, b"ftypavi", "an AVIF file, for which a newer Pillow is needed,"),
+    (4, b"ftypavi", "an AVIF file, which needs a newer Pillow"),
     (0, b"version https://git-lfs", "a Git LFS pointer in place of the file"),
     (0, b"<!DOCTYPE", "a web page"),
     (0, b"<html", "a web page"),
@@ -84,11 +84,11 @@ def why_not(path: str) -> str:
     """Why a file that has none of the suffixes of `supported_formats` is not read, to follow "2 files "."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in _DRAWINGS:
-        return f"of the format {_DRAWINGS[suffix]}, a drawing that another program would have to make an image of"
+        return f"of the format {_DRAWINGS[suffix]}, a drawing, which another program must convert into an image"
     if suffix in _STUBS:
-        return f"of the format {_STUBS[suffix]}, which holds no images of a known kind"
+        return f"of the format {_STUBS[suffix]}, which is not a supported kind of image"
     if suffix in suffixes():
-        return f"that this Pillow, {PIL.__version__}, was built without; pip install --upgrade pillow may read them"
+        return f"that this build of Pillow {PIL.__version__} cannot read; pip install --upgrade pillow may help"
     return "of other formats"
 
 
@@ -165,7 +165,7 @@ def _family(image: Image.Image) -> str:
 
 
 def _too_large(pixels: str, most: int) -> str:
-    return f"{pixels} pixels, and at most {most:,} of such a file are decoded; make it smaller"
+    return f"{pixels} pixels, and at most {most:,} are allowed for such a file; make it smaller"
 
 
 def _reason(data: bytes, error: Exception) -> str:

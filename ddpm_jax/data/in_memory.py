@@ -26,7 +26,7 @@ class ArrayImages:
         images = images[..., None] if images.ndim == 3 else images
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
             raise UserError(
-                f"images must be uint8 [N, H, W, C], and these are {images.dtype} {list(images.shape)}: to_uint8 "
+                f"images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}: to_uint8 "
                 "converts images in [-1, 1]"
             )
         classes = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)

@@ -36,11 +36,15 @@ class Listing:
         kinds = [
             f"{_count(paths, 'file')} {reason} ({listed(paths, _SHOWN)})" for reason, paths in self.passed_over.items()
         ]
-        note = f"; passed over {', '.join(kinds)}" if kinds else ""
+        note = f"; skipped {', '.join(kinds)}" if kinds else ""
         if self.empty_folders and any("/" in path for path in self.images):
-            so = "they are no classes" if len(self.empty_folders) > 1 else "it is no class"
+            so = (
+                "contain no images and are not classes"
+                if len(self.empty_folders) > 1
+                else "contains no images and is not a class"
+            )
             which = listed(self.empty_folders, _SHOWN)
-            note += f"; {_count(self.empty_folders, 'folder')} without images, so {so} ({which})"
+            note += f"; {_count(self.empty_folders, 'folder')} {so} ({which})"
         return note
 
 

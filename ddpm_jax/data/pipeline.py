@@ -58,7 +58,9 @@ def batches(
     from ddpm_jax.data.share import Share
 
     if batch_size < 1 or batch_size % process_count:
-        raise UserError(f"the batch size {batch_size} must be a positive multiple of {process_count} (hosts)")
+        raise UserError(
+            f"the batch size {batch_size} must be a positive multiple of the number of hosts, {process_count}"
+        )
     sequence = _endless_sequence(grain.MapDataset.source(source), seed)
     share = Share(sequence, batch_size=batch_size, process_index=process_index, process_count=process_count)
     share = share.batch(batch_size // process_count, drop_remainder=True)
@@ -92,9 +94,9 @@ def batch_indices(num_examples: int, *, batch_size: int, seed: int, step: int) -
 def _endless_sequence(examples: "grain.MapDataset[Element]", seed: int) -> "grain.MapDataset[Element]":
     """The examples, or their indices, in the order of training."""
     if not len(examples):
-        raise UserError("the data set holds no images")
+        raise UserError("the data set contains no images")
     if seed < 0:
-        raise UserError(f"the seed must not be negative, as {seed} is")
+        raise UserError(f"the seed must not be negative, got {seed}")
     return examples.seed(seed).shuffle().repeat()
 
 

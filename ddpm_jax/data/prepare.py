@@ -1,8 +1,8 @@
 """Prepares a data set of TensorFlow Datasets: `python -m ddpm_jax.data.prepare celeb_a --data_dir=DIR`.
 
-This step, and only this one, needs TensorFlow: `pip install tensorflow-cpu`. It may run on another
-machine, from which DIR is copied. The report that follows (number of images, size on the disk, a sheet of 64 of
-them) does not need TensorFlow; if the data set is already prepared, only the report is made.
+Only this step needs TensorFlow (`pip install tensorflow-cpu`). It may run on another machine, from which DIR is then
+copied. Afterwards the program prints the number of images and the size on the disk, and writes a sheet of 64 images,
+which does not need TensorFlow; if the data set is already prepared, it does only this.
 
 Read next: `tfds.py`, which reads what this writes.
 """
@@ -36,7 +36,9 @@ def prepare(name: str, data_dir: str | os.PathLike[str]) -> None:
       UserError: TensorFlow is missing, the configuration or version does not exist, or the download fails.
     """
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(f"preparing {name} needs TensorFlow, unlike training: run `pip install tensorflow-cpu` first")
+        raise UserError(
+            f"preparing {name} needs TensorFlow, which training does not: run `pip install tensorflow-cpu` first"
+        )
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
@@ -53,7 +55,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str]) -> None:
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot prepare {name}: {reason} (archives fetched by hand go into {data_dir}/downloads/manual)"
+            f"cannot prepare {name}: {reason} (put archives that you download by hand into {data_dir}/downloads/manual)"
         ) from error
 
 
@@ -62,7 +64,7 @@ def _check_configuration(name: str, configurations: Collection[str]) -> None:
     bare_name, _, chosen = name.partition(":")[0].partition("/")
     if chosen not in configurations and len(configurations) > 1:
         raise UserError(
-            f"{bare_name} comes in {len(configurations)} configurations, {bare_name}/{chosen} is none of them"
+            f"{bare_name} has {len(configurations)} configurations, and {bare_name}/{chosen} is not one of them"
             + did_you_mean(chosen, configurations)
         )
 
@@ -95,14 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepares the data set that the command line names, prints a report and returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ddpm_jax.data.prepare",
-        description="Downloads a data set of TensorFlow Datasets and prepares it for training, once.",
-        epilog="Example: python -m ddpm_jax.data.prepare celeb_a --data_dir=data. Where a server refuses "
-        "(Google Drive has a quota on CelebA), fetch the archives by hand into DIR/downloads/manual and run "
-        "this again.",
+        description="Downloads a data set of TensorFlow Datasets and prepares it for training. This is needed once per "
+        "data set, and it needs TensorFlow: pip install tensorflow-cpu. If the data set is already prepared, only a "
+        "report on it is printed.",
+        epilog="Example: python -m ddpm_jax.data.prepare celeb_a --data_dir=data. If a server refuses the download "
+        "(Google Drive has a quota on CelebA), download the archives by hand into DIR/downloads/manual and run the "
+        "same command again.",
     )
-    parser.add_argument("name", help="celeb_a, lsun/bedroom, ...: see tensorflow.org/datasets/catalog")
     parser.add_argument(
-        "--data_dir", metavar="DIR", help="all data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+        "name", help="the data set, such as celeb_a or lsun/bedroom, as tensorflow.org/datasets/catalog lists it"
+    )
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="the folder of all prepared data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
     arguments = parser.parse_args(argv)
     show_unprintable_by_code()

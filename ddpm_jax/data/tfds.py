@@ -91,7 +91,7 @@ class TfdsImages(EncodedImages):
         for key in self._label_path:
             label = label[key]
         if self._label_path and not 0 <= label < self.num_classes:
-            raise UserError(f"{self._name(index)} has the label {label}, unknown: use a labelled split")
+            raise UserError(f"{self._name(index)} has the label {label}, which means unknown: use a split with labels")
         return example[self._image_key], label
 
     def _name(self, index: int) -> str:
@@ -124,7 +124,7 @@ def find_builder(name: str, data_dir: str | os.PathLike[str] | None = None) -> "
         return None
     if (file_format := builder.info.file_format.value) != "array_record":
         raise UserError(
-            f"{builder.data_dir} is prepared as {file_format}, which has no random access: "
+            f"{builder.data_dir} is prepared as {file_format}, which does not allow random access: "
             f"run `{module('data.prepare')} {shlex.quote(name)} --data_dir=DIR` with another folder"
         )
     return builder
@@ -142,8 +142,8 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
         return expanded("~/tensorflow_datasets")
     except UserError as error:
         raise UserError(
-            "there is no home directory with prepared data sets: name their folder with --config.data.path=DIR "
-            "(python -m ddpm_jax.data.prepare: --data_dir=DIR), or in TFDS_DATA_DIR"
+            "there is no home directory in which prepared data sets could be: give their folder with "
+            "--config.data.path=DIR (python -m ddpm_jax.data.prepare: --data_dir=DIR) or in TFDS_DATA_DIR"
         ) from error
 
 
@@ -153,7 +153,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     ends_in_it = [name for name in known if name.endswith(f"/{word}")]
     if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
         return f"; did you mean {' or '.join(close)}?"
-    return f"; there are {listed(known)}"
+    return f"; known names are {listed(known)}"
 
 
 def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":
@@ -161,8 +161,8 @@ def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tf
     if builder is None:
         data_dir = data_folder(data_dir)
         raise UserError(
-            f"the data set {name} is not prepared in {data_dir}, which holds "
-            f"{listed(_prepared_names(data_dir)) or 'none'}: correct the folder, or run "
+            f"the data set {name} is not prepared in {data_dir}, which contains "
+            f"{listed(_prepared_names(data_dir)) or 'no data set'}: correct the folder, or run "
             f"`{module('data.prepare')} {shlex.quote(name)} {as_flag('data_dir', data_dir)}`"
         )
     return builder
@@ -182,7 +182,7 @@ def _records(info: "tfds.core.DatasetInfo", split: str) -> "ArrayRecordDataSourc
         return ArrayRecordDataSource(info.splits[split].file_instructions)
     except ValueError as error:  # a misspelt split, or an empty slice of one
         raise UserError(
-            f"no images under the split {split!r} of {info.full_name}; its splits: {', '.join(info.splits)}"
+            f"there are no images in the split {split!r} of {info.full_name}; its splits are {', '.join(info.splits)}"
         ) from error
 
 
@@ -194,9 +194,11 @@ def _image_key(info: "tfds.core.DatasetInfo") -> str:
     keys = ["image"] if "image" in keys else keys
     if len(keys) != 1:
         features = ", ".join(sorted(info.features))
-        raise UserError(f"{info.full_name} is no data set of single images; its features are {features}")
+        raise UserError(f"{info.full_name} is not a data set of single images; its features are {features}")
     if (dtype := info.features[keys[0]].np_dtype) not in (np.uint8, np.uint16):
-        raise UserError(f"{info.full_name} stores its images as {np.dtype(dtype)}, not with 8 or 16 bits")
+        raise UserError(
+            f"{info.full_name} stores its images as {np.dtype(dtype)}; only images of 8 or 16 bits can be read"
+        )
     return keys[0]
 
 

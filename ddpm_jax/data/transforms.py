@@ -78,7 +78,7 @@ def crop_and_resize(image: Image.Image, *, size: int, channels: int, crop: Squar
     width, height = image.size
     left, top, right, bottom = square = crop or _centre_square(width, height)
     if right > width or bottom > height:
-        raise UnreadableImageError(f"its {width}x{height} pixels do not hold the crop {square}")
+        raise UnreadableImageError(f"its {width}x{height} pixels do not contain the crop {square}")
     # Cropped first: with resize(box=...) the filter would also use pixels outside the square. Copied only if necessary.
     if (left, top, right, bottom) != (0, 0, width, height):
         image = image.crop((left, top, right, bottom))
@@ -111,12 +111,12 @@ def _white(image: Image.Image) -> int | None:
     elif image.mode == "I" and image.format == "TIFF":
         unclear = "32-bit"
     if unclear:
-        raise UnreadableImageError(f"{unclear} samples have no agreed range; store it with 8 or 16 bits, unsigned")
+        raise UnreadableImageError(f"{unclear} samples have no standard range; store it with 8 or 16 unsigned bits")
     deep = image.mode == "I" or image.mode.startswith("I;16")
     declared = _first(tags.get(281)) if bits == 16 else None  # MaxSampleValue: a statistic, unless it fills the bits
     white = 4095 if bits == 12 else next((full for full in _FULL_RANGES if full == declared), 65535)
     if not deep and white < 65535:
-        raise UnreadableImageError(f"its colours reach to {white} of 65535; store it with 8 bits, or with all 16")
+        raise UnreadableImageError(f"its colour values reach only {white} of 65535; store it with 8 bits or all 16")
     return (-white if photometric == 0 else white) if deep else None
 
 
@@ -150,7 +150,7 @@ def _scaled(strip: Image.Image, white: int, transparent: int | None) -> Image.Im
     """Scales grey samples of more than 8 bits to 8 bits; raises an `UnreadableImageError` if one exceeds white."""
     samples, most = np.asarray(strip).astype(np.int64), abs(white)
     if samples.max() > most:
-        raise UnreadableImageError(f"its samples reach to {samples.max()}, and its header says {most}")
+        raise UnreadableImageError(f"its largest sample is {samples.max()}, but its header allows {most}")
     grey = (samples * 255 + most // 2) // most
     grey = 255 - grey if white < 0 else grey
     if transparent is not None:

@@ -45,9 +45,9 @@ class Gaussian:
     def __post_init__(self) -> None:
         mean, covariance = _float64(self, "mean", "covariance")
         if covariance.shape != (mean.size, mean.size):
-            raise ValueError(f"covariance is [{mean.size}, {mean.size}], got {list(covariance.shape)}")
+            raise ValueError(f"covariance must be [{mean.size}, {mean.size}], got {list(covariance.shape)}")
         if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance)[0] < -1e-9:
-            raise ValueError("covariance is symmetric and has no negative eigenvalue")
+            raise ValueError("covariance must be symmetric and have no negative eigenvalue")
 
     def sample(self, key: Array, n: int) -> Array:
         """Draws clean images `[n, ...]`."""
@@ -104,10 +104,10 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         weights, means, covariances = _float64(self, "weights", "means", "covariances")
         if weights.ndim != 1 or np.any(weights <= 0) or not np.isclose(weights.sum(), 1):
-            raise ValueError(f"weights are positive and sum to 1, got {weights}")
+            raise ValueError(f"weights must be positive and sum to 1, got {weights}")
         if not len(weights) == len(means) == len(covariances):
             counts = f"{len(weights)}, {len(means)} and {len(covariances)}"
-            raise ValueError(f"weights, means and covariances are one per class, got {counts}")
+            raise ValueError(f"there must be one weight, mean and covariance per class, got {counts}")
         object.__setattr__(self, "components", tuple(map(Gaussian, means, covariances)))
 
     @property

@@ -79,9 +79,11 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         alpha_bar = np.array(self.alpha_bar, np.float64)
         if alpha_bar.ndim != 1 or alpha_bar.size < 2 or alpha_bar[0] != 1:
-            raise ValueError("alpha_bar is a vector [T + 1] that starts with 1 (clean data)")
+            raise ValueError("alpha_bar must be a vector [T + 1] that starts with 1 (clean data)")
         if not (np.all(np.diff(alpha_bar) < 0) and alpha_bar[-1] > 0):
-            raise ValueError("alpha_bar falls strictly and stays above 0: every beta lies strictly between 0 and 1")
+            raise ValueError(
+                "alpha_bar must fall strictly and stay above 0: every beta must lie strictly between 0 and 1"
+            )
         alpha_bar.flags.writeable = False
         object.__setattr__(self, "alpha_bar", alpha_bar)
 
@@ -111,7 +113,7 @@ class NoiseSchedule:
         """
         t = np.asarray(t, np.float64)
         if np.any((t != 0) & ~((t >= 1) & (t <= self.num_timesteps))):
-            raise ValueError(f"times are 0 or lie in [1, {self.num_timesteps}], got {t}")
+            raise ValueError(f"times must be 0 or lie in [1, {self.num_timesteps}], got {t}")
         log_snr = np.interp(t, np.arange(1, self.num_timesteps + 1), self.log_snr)
         log_snr = np.where(t == 0, np.inf, log_snr)
         return NoiseLevel(t, np.sqrt(_sigmoid(log_snr)), np.sqrt(_sigmoid(-log_snr)))
@@ -136,7 +138,7 @@ class NoiseSchedule:
             timesteps = np.arange(self.num_timesteps, -1, -1)
         timesteps = np.asarray(timesteps, np.float64)
         if timesteps.ndim != 1 or timesteps.size < 2 or np.any(np.diff(timesteps) >= 0):
-            raise ValueError(f"a chain is two or more strictly decreasing times, got {timesteps}")
+            raise ValueError(f"a chain needs two or more strictly decreasing times, got {timesteps}")
         now, next = self.level(timesteps[:-1]), self.level(timesteps[1:])
         beta = 1 - (now.signal / next.signal) ** 2
         log_var_large = np.log(beta)
@@ -163,7 +165,7 @@ class NoiseSchedule:
           ValueError: the times do not decrease, or the last is 0.
         """
         if timesteps[-1] == 0:
-            raise ValueError("encode from t = 1 or later: at t = 0 there is no noise to read")
+            raise ValueError("encoding must start at t = 1 or later: at t = 0 there is no noise to estimate")
         down = jax.tree.map(lambda leaf: leaf[::-1], self.transitions(timesteps))
         return down._replace(now=down.next, next=down.now)
 

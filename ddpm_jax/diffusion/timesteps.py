@@ -58,5 +58,5 @@ def _checked(schedule: NoiseSchedule, num_steps: int) -> int:
       ValueError: `num_steps` is not in 1..T.
     """
     if not 1 <= num_steps <= schedule.num_timesteps:
-        raise ValueError(f"num_steps lies in 1..{schedule.num_timesteps}, got {num_steps}")
+        raise ValueError(f"num_steps must lie in 1..{schedule.num_timesteps}, got {num_steps}")
     return schedule.num_timesteps

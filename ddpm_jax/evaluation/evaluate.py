@@ -57,7 +57,7 @@ def evaluate(
       UserError: a metric is unknown or does not suit this run, or its result is not finite and is not written.
     """
     if not hasattr(run, "params_name"):
-        raise UserError(f"evaluate takes an opened run: Run({str(run)!r})")
+        raise UserError(f"evaluate needs an opened run: Run({str(run)!r})")
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}
@@ -66,7 +66,7 @@ def evaluate(
             raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
         if (name in OF_CLASSIFIERS) != (run.config.task == "classify"):
             suited = ", ".join(n for n in METRICS if (n in OF_CLASSIFIERS) == (run.config.task == "classify"))
-            raise UserError(f"{run.workdir} was trained to {run.config.task}: measure {suited}")
+            raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}")
     source = run.source() if source is None else matched(source, run.config.labels.names)
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name in metrics:
@@ -86,8 +86,8 @@ def _check_finite(name: str, result: Mapping[str, Any]) -> None:
     broken = [key for key, value in result.items() if not _is_finite(value)]
     if broken:
         raise UserError(
-            f"{name}: {', '.join(broken)} not finite, so nothing was written: the network does not give finite numbers "
-            "for these images; try other parameters (--params) or more steps (--num_steps)"
+            f"{name} was not written, because it is not finite ({', '.join(broken)}): the network does not give finite "
+            "numbers for these images; try other parameters (--params) or more steps (--num_steps)"
         )
 
 
@@ -128,7 +128,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
             ]
         else:
             settled = ", ".join(f"{k}: {t:g}" for k, t in enumerate(result["settling_time"]))
-            lines.append(f"spectrum       band: time at which it settles  {settled}")
+            lines.append(f"spectrum       t at which each frequency band settles  {settled}")
     return lines
 
 
@@ -137,7 +137,7 @@ def _by_class(result: Mapping[str, Any]) -> str:
     names = result["class_names"] or range(len(result["accuracy_by_class"]))
     known = [(a, name) for name, a in zip(names, result["accuracy_by_class"], strict=True) if a is not None]
     shown = known if len(known) <= 10 else sorted(known, key=lambda pair: pair[0])[:10]
-    left = f", and {len(known) - len(shown)} classes with no less" if len(known) > len(shown) else ""
+    left = f", and {len(known) - len(shown)} classes with at least that" if len(known) > len(shown) else ""
     return ", ".join(f"{shortened(name, 40)}: {a:.2f}" for a, name in shown) + left
 
 

@@ -57,7 +57,7 @@ def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
     prior_level = factory.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
     nats, mse, prior = [], [], []
-    with progress_bar(len(images) * num_moves, "bound", unit="move") as bar:
+    with progress_bar(len(images) * num_moves, "bound", unit="step") as bar:
         for x_0, label, keys, count in images:
             terms = []
             for moves in pieces((np.arange(num_moves), _float32(transitions))):
@@ -94,7 +94,7 @@ def exact_likelihood(run: "Run", images: Images, *, num_steps: int) -> dict[str,
         times = timesteps.log_snr(schedule, 1 + (num_steps or min(200, schedule.num_timesteps - 1)))[:-1]
         encoding = _float32(schedule.encoding(times))
     except ValueError as error:
-        raise UserError(f"no ODE of {num_steps} steps between t = 1 and T: {error}") from error
+        raise UserError(f"cannot solve the ODE in {num_steps} steps between t = 1 and T: {error}") from error
     exact, denoiser = math.prod(run.shape) <= _EXACT_TRACE_DIMS, run.denoiser()
     last = jax.tree.map(lambda leaf: leaf[-1], _float32(schedule.transitions()))
 
@@ -130,7 +130,7 @@ def power_spectra(run: "Run", images: Images, *, num_steps: int) -> dict[str, An
     """Band power of x_t along the forward and the reverse chain, and when each band of the estimate of x_0 settles."""
     chain, schedule = run.chain(num_steps), factory.noise_schedule(run.config)
     clean = np.concatenate([to_host(spectrum.band_power(x_0))[:count] for x_0, _, _, count in images]).mean(0)
-    with progress_bar(chain.num_steps, "spectrum", unit="move") as bar:
+    with progress_bar(chain.num_steps, "spectrum", unit="step") as bar:
         indices = np.arange(min(images.num_images, 256))
         frames = chain.frames(
             run.params, jax.random.key(0), indices=indices, num_frames=_NUM_FRAMES, progress=bar.update
@@ -155,7 +155,7 @@ def accuracy(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     samples = factory.classifier_samples(run.config, run.model)
     at_level = jax.jit(lambda params, x_t, level: samples(params)(x_t, level))
     log_probs, label = [], []
-    with progress_bar(len(images) * (len(times) + 1), "accuracy", unit="level") as bar:
+    with progress_bar(len(images) * (len(times) + 1), "accuracy", unit="noise level") as bar:
         for x_0, y, keys, count in images:
             eps = noise_like(keys, x_0)
             noisy = [

@@ -113,7 +113,7 @@ def noise_schedule(config: ConfigDict) -> NoiseSchedule:
     try:
         return make(diffusion.num_timesteps, **{key: diffusion[key] for key in keys})
     except ValueError as error:
-        raise UserError(f"config.diffusion makes no noise schedule: {error}") from error
+        raise UserError(f"config.diffusion does not define a valid noise schedule: {error}") from error
 
 
 def variance(config: ConfigDict) -> Variance:
@@ -158,11 +158,11 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
       UserError: one of them is out of its range.
     """
     if not 0 <= config.sample.eta <= 1:
-        raise UserError(f"eta lies between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
+        raise UserError(f"eta must lie between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
     settings = {name: config.sample[name] for name in ("eta", *_NUMBERS)}
     for name in _NUMBERS:
         if not 0 <= settings[name] < math.inf:
-            raise UserError(f"{name} must be 0 or a number above it, got {settings[name]:g}")
+            raise UserError(f"{name} must be 0 or a positive number, got {settings[name]:g}")
     return settings
 
 
@@ -183,4 +183,4 @@ def sampling_transitions(config: ConfigDict, num_steps: int) -> Transition:
     try:
         return noise.transitions(grid(noise, num_steps or noise.num_timesteps))
     except ValueError as error:
-        raise UserError(f"no chain of {num_steps} steps: {error}") from error
+        raise UserError(f"cannot make a chain of {num_steps} steps: {error}") from error

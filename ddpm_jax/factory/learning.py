@@ -63,7 +63,9 @@ def objective(
     if config.task == "denoise":
         return _denoiser_objective(config, model, loss or _configured_loss(config))
     if loss is not None:
-        raise UserError("a loss of your own is for a denoiser; a classifier has the cross-entropy: leave loss= out")
+        raise UserError(
+            "loss= applies only to a denoiser; a classifier is trained with the cross-entropy: leave loss= out"
+        )
     if not random:
         return _classifier_objective(model)
     if num_images is None:
@@ -91,7 +93,8 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
     part = config.train.batch_size // config.train.accumulation
     if part % num_samples:
         raise UserError(
-            f"config.posterior.samples_per_step={num_samples} must divide the {part} images of a step's part"
+            f"config.posterior.samples_per_step={num_samples} must divide the {part} images of one part of a "
+            "batch, which are batch_size / accumulation"
         )
 
     def fit_part(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
@@ -118,8 +121,8 @@ def _configured_loss(config: ConfigDict) -> losses.Loss:
     make = named(LOSSES, config.loss.kind, "loss.kind")
     if config.diffusion.learned_variance != (config.loss.kind != "simple"):
         raise UserError(
-            "a learned variance is trained by the bound: set config.diffusion.learned_variance=True together with "
-            "config.loss.kind=hybrid or vlb, and False with simple"
+            "a learned variance is trained with the variational bound: set config.diffusion.learned_variance=True "
+            "together with config.loss.kind=hybrid or vlb, and False with simple"
         )
     weight = named(WEIGHTS, config.loss.weight, "loss.weight")
     return make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)

@@ -73,24 +73,24 @@ def configured_network(config: ConfigDict) -> UNet | Classifier:
     if size % 2 ** (levels - 1):
         raise UserError(
             f"config.data.image_size={size} cannot be halved {levels - 1} times, as the {levels} levels of "
-            f"config.model.channel_mult ask; use a multiple of {2 ** (levels - 1)} or fewer levels"
+            f"config.model.channel_mult require; use a multiple of {2 ** (levels - 1)} or fewer levels"
         )
     named(("float32", "bfloat16"), config.model.dtype, "model.dtype")
     for level, mult in enumerate(config.model.channel_mult):
         width, groups = config.model.channels * mult, config.model.norm_groups
         if width % groups:
-            raise UserError(f"a width of {width} channels does not divide into config.model.norm_groups={groups}")
+            raise UserError(f"a width of {width} channels is not a multiple of config.model.norm_groups={groups}")
         attends = level == levels - 1 or size >> level in config.model.attention_resolutions
         heads = config.model.head_channels or config.model.num_heads
         if attends and width % heads:
-            raise UserError(f"a width of {width} channels does not divide by the attention heads ({heads})")
+            raise UserError(f"a width of {width} channels cannot be divided evenly into attention heads ({heads})")
     try:
         architecture = Architecture(**{key: plain(value) for key, value in config.model.items()})
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
     if named(TASKS, config.task, "task") == "classify":
         if not config.labels.num_classes:
-            raise UserError("a classifier tells classes: say how many there are with config.labels.num_classes")
+            raise UserError("a classifier needs classes: set their number with config.labels.num_classes")
         return Classifier(architecture, config.labels.num_classes)
     heads = 2 if config.diffusion.learned_variance else 1
     return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
@@ -131,7 +131,9 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
 def _num_rows(labels: ConfigDict) -> int:
     """Rows of the network's table of classes; the last one is the null label where `config.labels.dropout` is set."""
     if labels.dropout and not labels.num_classes:
-        raise UserError("config.labels.dropout hides classes: say how many there are with config.labels.num_classes")
+        raise UserError(
+            "config.labels.dropout needs a model with classes: set their number with config.labels.num_classes"
+        )
     return labels.num_classes + bool(labels.dropout)
 
 
@@ -155,7 +157,7 @@ def random_weights(config: ConfigDict) -> Callable[[str], bool] | None:
     """
     random = named(RANDOM_WEIGHTS, config.posterior.weights, "posterior.weights")
     if random and config.task != "classify":
-        raise UserError("config.posterior.weights is for classifiers; use none with config.task=denoise")
+        raise UserError("config.posterior.weights applies only to classifiers; set it to none with config.task=denoise")
     return random
 
 
@@ -217,10 +219,10 @@ def _guidance(config: ConfigDict) -> Guidance:
     """The guidance of the configuration, after a check that the model was trained for it."""
     scale, evaluated = config.sample.guidance_scale, guidance(config)
     if evaluated.unconditional and not config.labels.dropout:
-        model = "was always told the class" if config.labels.num_classes else "knows no classes"
+        model = "was trained only with the class" if config.labels.num_classes else "is unconditional"
         raise UserError(
-            f"guidance_scale={scale:g} needs a model trained with and without the class, and this one {model}: "
-            "train one with config.labels.dropout=0.1, or use a classifier"
+            f"guidance_scale={scale:g} needs a model trained both with and without the class, but this model "
+            f"{model}: train one with config.labels.dropout=0.1, or guide it with a classifier"
         )
     return evaluated
 
@@ -268,14 +270,16 @@ def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -
     asked = config.sample.labels.strip()
     if asked in ("", "all"):
         if asked and not num_classes:
-            raise UserError("--labels=all: this model knows no classes; train a conditional one or give a classifier")
+            raise UserError("--labels=all: this model is unconditional; train a conditional one or give a classifier")
         return tuple(range(num_classes))
     if asked == "none":
         if not config.labels.dropout:
-            raise UserError("--labels=none: this model was not trained without the class (config.labels.dropout)")
+            raise UserError(
+                "--labels=none: this model was not trained without the class, which needs config.labels.dropout"
+            )
         return (config.labels.num_classes,)
     if not num_classes:
         raise UserError(
-            f"--labels={shortened(asked)}: this model knows no classes; train a conditional one or give a classifier"
+            f"--labels={shortened(asked)}: this model is unconditional; train a conditional one or give a classifier"
         )
     return indices(asked, num_classes=num_classes, names=names)

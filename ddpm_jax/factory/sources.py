@@ -29,7 +29,7 @@ def source(config: ConfigDict, given: Source | None = None) -> Source:
         return matched(images, config.labels.names)
     if config.labels.num_classes not in (0, images.num_classes):
         raise UserError(
-            f"the images have {images.num_classes or 'no'} classes and config.labels.num_classes is "
+            f"the images have {images.num_classes or 'no'} classes, but config.labels.num_classes is "
             f"{config.labels.num_classes}"
         )
     return images
@@ -49,7 +49,7 @@ def _folder(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     from ddpm_jax.data.folder import ImageFolder
 
     if not data.path:
-        raise UserError("name the folder of images with --config.data.path=FOLDER")
+        raise UserError("give the folder of images with --config.data.path=FOLDER")
     images = ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
     print(images.note, flush=True)
     return images
@@ -60,7 +60,7 @@ def _tfds(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     from ddpm_jax.data.tfds import TfdsImages
 
     if not data.name:
-        raise UserError("name the data set with --config.data.name=NAME, such as cifar10")
+        raise UserError("choose the data set with --config.data.name=NAME, such as cifar10")
     form = {**shape, "skip_unreadable": data.skip_unreadable}
     return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
 

@@ -41,7 +41,9 @@ class Previews:
             params = jax.device_put(params, replicated(self._mesh))
             images = self._chain(params, jax.random.key(_SEED), indices=self._indices)
             if not np.isfinite(images).all():
-                self._log.say(f"note: no preview by the {name} parameters: its short chain left the finite numbers")
+                self._log.say(
+                    f"note: no preview with the {name} parameters: the images of its short chain are not finite"
+                )
                 continue
             self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=step)
         self._log.restart_clock()

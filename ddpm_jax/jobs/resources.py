@@ -25,7 +25,7 @@ from ddpm_jax.training.state import Tree
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
 _REMEDY = (
-    "cut the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
+    "reduce the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
     "(--config.model.remat)"
 )
 
@@ -115,16 +115,16 @@ def table(config: ConfigDict, plan: Plan) -> list[str]:
     lines = [
         f"{config.name}: {plan.parameters:,} parameters, batch {config.train.batch_size}, {config.model.dtype}",
         f"devices          {plan.devices}, mesh {axes}",
-        f"state            {plan.state / gib:9.3f} GiB a device (parameters, average, optimiser)",
+        f"state            {plan.state / gib:9.3f} GiB per device (parameters, average, optimiser)",
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
-        f"in all           {needed / gib:9.3f} GiB"
-        + (f" of {plan.memory / gib:.0f}" if plan.memory else ", of a device whose memory is not known here"),
-        *(["data set         whole on each device besides"] if config.data.on_device else []),
-        f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP a step and device (by XLA)",
+        f"total            {needed / gib:9.3f} GiB"
+        + (f" of {plan.memory / gib:.0f}" if plan.memory else "; the memory of the device is unknown"),
+        *(["data set         stored on each device in addition"] if config.data.on_device else []),
+        f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP per step and device (by XLA)",
     ]
     if plan.memory and needed > plan.memory:
-        raise UserError(f"the step takes {needed / gib:.1f} GiB of {plan.memory / gib:.0f} a device; {_REMEDY}")
+        raise UserError(f"the step needs {needed / gib:.1f} of {plan.memory / gib:.0f} GiB per device; {_REMEDY}")
     return lines
 
 
@@ -139,7 +139,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     quieten_libtpu()
     if not re.fullmatch(_TOPOLOGY, name):
-        raise UserError(f"--topology={name} is no slice: write it as v5e:4x4 or v4:2x2x4")
+        raise UserError(f"--topology={name} is not a TPU slice: write it as v5e:4x4 or v4:2x2x4")
     try:
         import libtpu  # noqa: F401
     except ImportError:

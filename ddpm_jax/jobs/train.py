@@ -227,7 +227,7 @@ def _with_class_names(
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)
         if stored and labels.names:
-            print(f"note: the run had no class names; it keeps those of the data from here on: {listed(labels.names)}",
+            print(f"note: the run had no class names; it uses those of the data from now on: {listed(labels.names)}",
                   flush=True)  # fmt: skip
     return config, source
 
@@ -237,7 +237,7 @@ def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdi
     if stored is None:
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
-        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from here on", flush=True)
+        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from now on", flush=True)
 
 
 def _short(value: object) -> str:
@@ -250,12 +250,13 @@ def _note_doubts(config: ConfigDict) -> None:
     warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
     if warmup >= last:
         print(
-            f"note: optim.warmup_steps={warmup} of train.num_steps={last}: the learning rate is never reached",
+            f"note: optim.warmup_steps={warmup} is not below train.num_steps={last}, so the learning rate never "
+            "reaches its peak",
             flush=True,
         )
     if left > 0.01:
         print(
-            f"note: {left:.0%} of an image's power is left at t = T, where sampling starts from noise alone: raise "
+            f"note: {left:.0%} of an image's power remains at t = T, but sampling starts from pure noise: raise "
             "diffusion.num_timesteps or diffusion.beta_end",
             flush=True,
         )

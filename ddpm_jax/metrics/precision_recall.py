@@ -35,9 +35,9 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Pr
     """
     real, generated = jnp.asarray(real, jnp.float32), jnp.asarray(generated, jnp.float32)
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
-        raise ValueError(f"features are [N, D] and [M, D], got {real.shape} and {generated.shape}")
+        raise ValueError(f"features must be [N, D] and [M, D], got {real.shape} and {generated.shape}")
     if k < 1:
-        raise ValueError(f"k is 1 or more, got {k}")
+        raise ValueError(f"k must be 1 or more, got {k}")
     if min(len(real), len(generated)) <= k:
         raise ValueError(f"k = {k} neighbours need more than {k} points on each side")
     return PrecisionRecall(

@@ -68,9 +68,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.padding not in ("same", "symmetric"):
-            raise ValueError(f"padding is 'same' or 'symmetric', got {self.padding!r}")
+            raise ValueError(f"padding must be 'same' or 'symmetric', got {self.padding!r}")
         if self.time_embedding not in ("sin_cos", "cos_sin"):
-            raise ValueError(f"time_embedding is 'sin_cos' or 'cos_sin', got {self.time_embedding!r}")
+            raise ValueError(f"time_embedding must be 'sin_cos' or 'cos_sin', got {self.time_embedding!r}")
 
     def heads(self, channels: int) -> int:
         """The number of attention heads at a width of `channels`."""

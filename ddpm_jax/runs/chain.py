@@ -259,7 +259,7 @@ def draw(
     """
     indices, kept, key = np.asarray(indices), [], jax.random.key(seed)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    with progress_bar(len(batches) * chain.num_steps, "sampling", unit="move") as bar:
+    with progress_bar(len(batches) * chain.num_steps, "sampling", unit="step") as bar:
         for batch in batches:
             padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
             images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[: len(batch)])

@@ -62,7 +62,7 @@ def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[
       UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
     """
     if classifier and config.sample.labels == "none":
-        raise UserError("--labels=none leaves a classifier nothing to ask for; give it a class")
+        raise UserError("--labels=none cannot be combined with a classifier; choose a class for it")
     num_classes = (classifier.config if classifier else config).labels.num_classes
     return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
 

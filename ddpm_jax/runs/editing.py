@@ -76,7 +76,7 @@ def read_mask(path: str | os.PathLike[str], shape: tuple[int, int, int]) -> np.n
     mask = read_picture(path, (*shape[:2], 1), what="mask")
     known = (mask < 0).astype(np.float32)
     if known.min() == 1:
-        raise UserError(f"the mask {path} is black all over: paint white what is to be drawn")
+        raise UserError(f"the mask {path} is completely black: paint white the part that is to be drawn")
     return known
 
 
@@ -127,13 +127,13 @@ def flow(run: "Run", *, num_steps: int = 0) -> Flow:
         config.sample.labels = "none"
     labels = set(factory.labels(config, run.num_classes, names=run.class_names)) or {0}
     if len(labels) > 1:
-        raise UserError("an interpolation with classes is of one class: choose it, as in --labels=7")
+        raise UserError("an interpolation needs exactly one class: choose it, as in --labels=7")
     encoder, decoder = (solver() for solver in _FLOWS.get(config.sample.sampler, (heun, heun)))
     schedule, label = factory.noise_schedule(config), jnp.array([*labels], jnp.int32)
     try:
         times = timesteps.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
     except ValueError as error:
-        raise UserError(f"no ODE of {num_steps} steps: {error}") from error
+        raise UserError(f"cannot solve the ODE in {num_steps} steps: {error}") from error
     up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
                 for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
     denoiser = run.denoiser()
@@ -189,9 +189,9 @@ def interpolate(
     """
     out = local_path(out)
     if out.suffix not in (".png", ".gif"):
-        raise UserError(f"--out={out}: an interpolation is a row, .png, or a moving picture, .gif")
+        raise UserError(f"--out={out} must end in .png (a row of images) or .gif (an animation)")
     if len(paths) != 2 or num_images < 2:
-        raise UserError("--interpolate takes two pictures, A.png,B.png, and --num_images of 2 or more")
+        raise UserError("--interpolate needs two images, A.png,B.png, and --num_images of at least 2")
     ends = [read_picture(path, run.shape) for path in paths]
     check_writable(out)
     images = interpolation(run, *ends, num_images=num_images, num_steps=num_steps)

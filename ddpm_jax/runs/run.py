@@ -74,7 +74,7 @@ class Run:
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = factory.network(self.config, network)
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
-            raise UserError(f"{workdir} holds weights under other names than this version's: train it anew")
+            raise UserError(f"the weights in {workdir} have other names than in this version: train the run again")
         self.classifier: Run | None = None
         self.inpainting: tuple[np.ndarray, np.ndarray] | None = None
         self._compiled: dict[factory.ChainProgram, CompiledChain] = {}
@@ -101,7 +101,7 @@ class Run:
             if key not in config.sample:
                 near = difflib.get_close_matches(key, config.sample, n=1)
                 known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(config.sample)}"
-                raise UserError(f"there is no setting {key!r} of sampling; {known}")
+                raise UserError(f"there is no sampling setting {key!r}; {known}")
             if key == "labels" and value is not None and not isinstance(value, str):
                 value = ",".join(f"#{int(label)}" for label in np.ravel(value))
             if value is not None:
@@ -123,10 +123,12 @@ class Run:
           UserError: that run is not a classifier, or its images, its noise schedule or its classes are others.
         """
         if classifier.config.task != "classify":
-            raise UserError(f"{classifier.workdir} holds no classifier: train one with config.task=classify")
+            raise UserError(f"{classifier.workdir} is not the run of a classifier: train one with config.task=classify")
         clashes = changes(*kinship(self.config, classifier.config))
         if clashes:
-            raise UserError(f"{classifier.workdir} classifies other images than {self.workdir}: {in_words(clashes)}")
+            raise UserError(
+                f"{classifier.workdir} classifies other images than {self.workdir} draws: {in_words(clashes)}"
+            )
         own, self.classifier = self._own_params(), classifier
         self.params = {"denoiser": own, "classifier": classifier.params}
         self._compiled.clear()
@@ -156,7 +158,7 @@ class Run:
         source, labels = factory.source(config), config.labels
         names = usable_names(source, labels.num_classes)
         if names and not labels.names and names != tuple(map(str, range(len(names)))):
-            print(f"note: the run has no class names; those of the data are taken, from 0: {listed(names)}", flush=True)
+            print(f"note: the run has no class names; those of the data are used, from 0: {listed(names)}", flush=True)
         return source
 
     @property
@@ -204,7 +206,7 @@ class Run:
           UserError: the run is not a classifier.
         """
         if self.config.task != "classify":
-            raise UserError(f"{self.workdir} holds a denoiser, which tells no classes")
+            raise UserError(f"{self.workdir} is the run of a denoiser, which does not predict classes")
         count, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
         if count not in self._log_probs:
             samples = factory.classifier_samples(copy.deepcopy(self.config), self.model)
@@ -295,5 +297,5 @@ class Run:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(
-                f"{self.workdir} holds a classifier, which draws no images; give it as --classifier_workdir"
+                f"{self.workdir} is the run of a classifier, which cannot draw images; give it as --classifier_workdir"
             )

@@ -67,7 +67,7 @@ def sample_run(
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
     if out.suffix not in (".png", ".npz"):
-        raise UserError(f"--out={out}: end it with .png (a grid), .npz (an array) or / (a folder)")
+        raise UserError(f"--out={out} must end in .png (a grid), .npz (an array) or / (a folder)")
     check_writable(out)
     images = run.draw(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
@@ -98,7 +98,7 @@ def sample_trajectory(
     """
     out = local_path(out)
     if out.suffix != ".gif":
-        raise UserError(f"--trajectory={out}: end it with .gif")
+        raise UserError(f"--trajectory={out} must end in .gif")
     check_writable(out)
     frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
     save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
@@ -146,8 +146,8 @@ def _recorded(record: Path) -> dict[str, Any]:
         raise UserError(f"{record} is not the record of a folder of samples; choose another folder")
     if "network" not in settings:
         raise UserError(
-            f"{record.parent} was drawn by an earlier version, which recorded where the run was and not its network, "
-            "so the images there may be of another one: draw all of them into another folder"
+            f"{record.parent} was drawn by an earlier version, which recorded the path of the run and not its network, "
+            "so the images there may come from another network: draw all images into another folder"
         )
     return settings
 

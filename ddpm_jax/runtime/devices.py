@@ -40,8 +40,9 @@ def all_devices() -> list[jax.Device]:
             raise
         reason = f" ({first_line(error).partition(' (set JAX_')[0]})" if str(error) else ""
         raise UserError(
-            f"JAX_PLATFORMS={asked} asks for a device that is not here, or that this JAX has no support for{reason}: "
-            "unset it to take what there is, or install JAX for it (pip install 'jax[cuda13]' or 'jax[tpu]')"
+            f"JAX_PLATFORMS={asked} asks for a device that this machine does not have or this JAX does "
+            f"not support{reason}: unset it to use the devices that exist, or install JAX for it (pip install "
+            "'jax[cuda13]' or 'jax[tpu]')"
         ) from error
 
 
@@ -125,7 +126,9 @@ def by_first(action: Callable[[], object]) -> None:
                 raise
             failure = error
     if agreed(np.array(failure is not None)):
-        raise AgreedError(first_line(failure) if failure else "the first process failed, and says why") from failure
+        raise AgreedError(
+            first_line(failure) if failure else "the first process failed; its own message says why"
+        ) from failure
 
 
 def check_divides(mesh: Mesh, *, batch_size: int, accumulation: int = 1) -> None:
@@ -136,5 +139,6 @@ def check_divides(mesh: Mesh, *, batch_size: int, accumulation: int = 1) -> None
         unit = mesh.size * accumulation
         nearest = max(1, round(batch_size / unit)) * unit
         raise UserError(
-            f"a batch of {batch_size} does not divide over {devices}{times}; use --config.train.batch_size={nearest}"
+            f"a batch of {batch_size} images cannot be divided evenly over {devices}{times}; use "
+            f"--config.train.batch_size={nearest}"
         )

@@ -30,7 +30,7 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
     x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
         raise UserError(
-            "the images are not finite numbers: the network or the chain diverged; take other weights "
+            "the images contain numbers that are not finite: the network or the chain diverged; use other weights "
             "(--params, an earlier checkpoint), more steps (--num_steps) or a smaller guidance scale"
         )
     return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)

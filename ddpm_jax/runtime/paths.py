@@ -15,10 +15,10 @@ from ddpm_jax.errors import UserError, shortened
 # Any `word://`, and for the usual words also `word:/`, to which `pathlib` shortens it.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)
 _HINTS: dict[str, str] = {
-    "file": "write the path alone, from its first /",
-    **dict.fromkeys(("http", "https", "ftp", "hf"), "download it, and give the path of the download"),
+    "file": "write only the path, beginning with its first /",
+    **dict.fromkeys(("http", "https", "ftp", "hf"), "download it, and give the path of the downloaded file"),
 }
-_BUCKET_HINT = "buckets are not read or written yet: mount the bucket, and give the path of the mounted folder"
+_BUCKET_HINT = "buckets are not supported yet: mount the bucket, and give the path of the mounted folder"
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
@@ -33,7 +33,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
         hint = _HINTS.get((scheme[1] or scheme[2]).lower(), _BUCKET_HINT)
         raise UserError(f"cannot use {shortened(text)}: {hint}")
     if not text or "\0" in text:
-        raise UserError("cannot use an empty path: give that of a file or folder")
+        raise UserError("cannot use an empty path: give the path of a file or folder")
     whole = os.path.expanduser(text)
     if whole.startswith("~"):
         user = text.partition("/")[0]
@@ -63,7 +63,8 @@ def run_folder(path: str | os.PathLike[str]) -> Path:
         str(folder.absolute()).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"checkpoints cannot lie under {shortened(folder.absolute())}, whose name is not UTF-8: rename the folder"
+            f"checkpoints cannot be stored in {shortened(folder.absolute())}, because its name is not UTF-8: rename "
+            "the folder"
         ) from error
     return folder
 
@@ -82,7 +83,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> Path:
             run = os.path.normpath(folder / os.path.relpath(level.parent, whole))
             raise UserError(
                 f"{shortened(folder)} is {what} of the run in {shortened(run)}: give {shortened(shlex.quote(run))}, "
-                "whose newest checkpoint is taken"
+                "whose newest checkpoint is used"
             )
     return folder
 

@@ -140,8 +140,12 @@ class Checkpoints:
         restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
         integrity.check(restored, record.digests)
         if int(restored.step) != step:
-            raise integrity.DamagedError(f"it holds step {int(restored.step)}")
-        note_unverified(record, path, ", and drew noise otherwise: from here on the noise differs from that version's")
+            raise integrity.DamagedError(f"it contains step {int(restored.step)}")
+        note_unverified(
+            record,
+            path,
+            "; that version also drew noise differently, so from now on the noise is not what it would have drawn",
+        )
         return restored
 
     def _guard(self, action: Callable[[], object]) -> None:
@@ -154,7 +158,7 @@ class Checkpoints:
             lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
             if lost:
                 raise lost from error  # the disk is not the cause: another process has ended
-            remedy = "free some space, and start again" if lacks_space(error) else "start again once that is mended"
+            remedy = "free some space, and start again" if lacks_space(error) else "fix the cause, and start again"
             raise UserError(
                 f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
             ) from error
@@ -226,7 +230,7 @@ def _lock(folder: Path, held: contextlib.ExitStack) -> None:
     except BlockingIOError as error:
         held.close()
         raise UserError(
-            f"another process is training in {folder.parent}; wait for it or choose another --workdir"
+            f"another process is training in {folder.parent}; wait until it ends, or choose another --workdir"
         ) from error
     except OSError:  # a file system without locks
         pass

@@ -131,8 +131,8 @@ def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:
         if "Worker process was terminated" not in str(error):
             raise
         raise UserError(
-            f"a process that reads images ended unexpectedly ({first_line(error).partition('. ')[0]}), most often for "
-            "want of memory: use fewer with --config.data.num_workers, 0 for none, and start again"
+            f"a process that reads images ended unexpectedly ({first_line(error).partition('. ')[0]}), usually because "
+            "memory ran out: use fewer such processes with --config.data.num_workers (0 for none), and start again"
         ) from error
 
 
@@ -151,8 +151,8 @@ def on_devices(source: Source, mesh: Mesh) -> Batch:
     form = first["image"]
     if form.nbytes * len(source) > _MOST_BYTES:
         raise UserError(
-            f"{len(source):,} images take {form.nbytes * len(source) / 2**30:.0f} GiB on each device; read them as "
-            "they are needed: --config.data.on_device=False"
+            f"{len(source):,} images take {form.nbytes * len(source) / 2**30:.0f} GiB on each device; read them "
+            "when they are needed, with --config.data.on_device=False"
         )
     images, labels = np.empty((len(source), *form.shape), form.dtype), np.empty(len(source), np.int32)
     with progress_bar(len(source), "reading", unit="image", delay=2) as bar:

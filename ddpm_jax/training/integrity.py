@@ -75,7 +75,7 @@ def from_json(stored: Any) -> Record:
         return Record(stored["config"], stored["digests"])
     if isinstance(stored, dict) and {"data", "diffusion", "model", "train"} <= stored.keys():
         return Record(stored, None)
-    raise DamagedError("it holds no configuration")
+    raise DamagedError("it contains no configuration")
 
 
 def digests(tree: Tree) -> dict[str, str]:

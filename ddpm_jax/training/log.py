@@ -211,9 +211,9 @@ class RunLog:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Turns an error of the disk into a `UserError`."""
-        then = "and the same command resumes from the last good checkpoint"
+        then = "then the same command resumes from the last good checkpoint"
         what = f"the log in {self._workdir}"
-        return writing(what, full=f"free some space, {then}", other=f"mend that, {then}")
+        return writing(what, full=f"free some space; {then}", other=f"fix the cause; {then}")
 
     def _show(self, line: LogLine) -> None:
         """Shows the line in the progress bar, or prints it if there is no terminal."""

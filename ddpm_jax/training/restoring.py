@@ -99,7 +99,9 @@ def _shapes(shapes_of: Callable[[dict[str, Any]], Tree], record: integrity.Recor
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the configuration of checkpoint {path} makes no network: {first_line(error)}") from error
+        raise UserError(
+            f"the configuration of checkpoint {path} does not describe a valid network: {first_line(error)}"
+        ) from error
 
 
 def _alone(handler: Callable[..., ocp.CheckpointHandler]) -> ocp.Checkpointer:
@@ -131,8 +133,8 @@ def note_unverified(record: integrity.Record, path: Path, consequence: str = "")
     """Prints a note if a checkpoint of an earlier version was opened without digests, and the consequence."""
     if record.digests is None and is_first():
         print(
-            f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify it by"
-            f"{consequence}",
+            f"note: checkpoint {path} was made by an earlier version, which stored no digests to verify its "
+            f"content{consequence}",
             flush=True,
         )
 
@@ -172,8 +174,8 @@ def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
     misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
     if misfits:
         raise UserError(
-            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} arrays "
-            f"have other names or shapes there, {misfits[0]} among them; open it with that version"
+            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} of our "
+            f"arrays have another name or shape there, for example {misfits[0]}; open it with that version"
         )
 
 
@@ -207,8 +209,9 @@ def newest_whole(
     except Exception as error:
         _raise_unless_damaged(path, error)
         raise UserError(
-            f"process {jax.process_index()} cannot read checkpoint {path}, which the first one found whole "
-            f"({reason(error)}); it is left as it is: see that all processes share that folder, and start again"
+            f"process {jax.process_index()} cannot read checkpoint {path}, which the first process could "
+            f"read ({reason(error)}); it is left unchanged: make sure that all processes share that folder, and start "
+            "again"
         ) from error
 
 
@@ -225,7 +228,7 @@ def _search(folder: Path, read: Callable[[int], Content]) -> tuple[int, Content]
             if not os.path.lexists(path):  # deleted in the meantime by the process that trains
                 continue
             print(
-                f"warning: checkpoint {path} is damaged ({reason(error)}); taking the one before it",
+                f"warning: checkpoint {path} is damaged ({reason(error)}); the previous checkpoint is used",
                 file=sys.stderr,
                 flush=True,
             )
@@ -242,7 +245,7 @@ def _raise_unless_damaged(path: Path, error: Exception) -> None:
         raise error  # from the devices or from another process
     obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
     if obstacle:
-        raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left as it is") from error
+        raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left unchanged") from error
 
 
 def reason(error: BaseException) -> str:

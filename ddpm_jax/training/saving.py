@@ -130,4 +130,4 @@ def _consumed(state: TrainState) -> bool:
 
 def _unsaved(last: int | None) -> str:
     """Returns in words what is lost if `last` is the newest step on disk."""
-    return "nothing of the run is saved" if last is None else f"nothing is saved since step {last:,}"
+    return "nothing of the run is saved" if last is None else f"no step after step {last:,} is saved"

@@ -132,18 +132,18 @@ def check_batch(batch: Mapping[str, Any]) -> None:
     for name, array in (("image", image), ("label", label)):
         if not hasattr(array, "dtype"):
             raise UserError(
-                f"a batch must be {wanted} of arrays, and its {name!r} is of the type {type(array).__name__}: make an "
-                "array of it, as numpy.asarray does"
+                f"a batch must be {wanted} with arrays, and its {name!r} is of the type {type(array).__name__}: "
+                "convert it with numpy.asarray"
             )
     if image.dtype != jnp.uint8:
         raise UserError(
             f"the images of a batch must be uint8 in 0..255, not {image.dtype}: the train step scales them to [-1, 1] "
-            "itself; ddpm_jax.to_uint8 makes them of images in [-1, 1]"
+            "itself; convert images in [-1, 1] with ddpm_jax.to_uint8"
         )
     if image.ndim != 4 or label.shape != image.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer):
         raise UserError(
-            f"a batch must be {wanted}; its images have the shape {list(image.shape)}, its labels {list(label.shape)} "
-            f"and the type {label.dtype}"
+            f"a batch must be {wanted}; its images have the shape {list(image.shape)}, and its labels the shape "
+            f"{list(label.shape)} and the type {label.dtype}"
         )
 
 

@@ -1,4 +1,4 @@
-"""diffusers in and out: the same numbers on both sides, every tensor bit for bit, and what cannot be expressed."""
+"""diffusers in and out: the same numbers on both sides, every tensor bit for bit, and what is not supported."""
 
 import json
 import resource
@@ -172,30 +172,33 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
 
 REFUSED = {
     "_class_name": ("UNet2DConditionModel", "'UNet2DConditionModel'; only UNet2DModel"),
-    "time_embedding_type": ("fourier", "time_embedding_type='fourier' cannot be expressed, only 'positional'"),
-    "mid_block_type": (None, "mid_block_type=None cannot be expressed"),
-    "mid_block_scale_factor": (2, "mid_block_scale_factor=2 cannot be expressed, only 1"),
-    "add_attention": (False, "add_attention=False cannot be expressed"),
+    "time_embedding_type": ("fourier", "time_embedding_type='fourier' is not supported, only 'positional'"),
+    "mid_block_type": (None, "mid_block_type=None is not supported"),
+    "mid_block_scale_factor": (2, "mid_block_scale_factor=2 is not supported, only 1"),
+    "add_attention": (False, "add_attention=False is not supported"),
     "center_input_sample": (True, "center_input_sample=True"),
     "act_fn": ("gelu", "act_fn='gelu'"),
     "class_embed_type": ("timestep", "class_embed_type='timestep'"),
     "cross_attention_dim": (768, "settings that no UNet2DModel has: cross_attention_dim"),
-    "block_out_channels": ([32, 48], "widths are multiples of the first"),
+    "block_out_channels": ([32, 48], "each width must be a multiple of the first"),
     "time_embedding_dim": (64, "time_embedding_dim=64"),
-    "down_block_types": (["SkipDownBlock2D", "AttnDownBlock2D"], "cannot be expressed"),
-    "up_block_types": (["UpBlock2D", "AttnUpBlock2D"], "cannot be expressed"),
-    "downsample_padding": (2, "downsample_padding=2 cannot be expressed"),
-    "freq_shift": (0, "(flip_sin_to_cos, freq_shift)=(False, 0) cannot be expressed"),
-    "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be norm_num_groups"),
+    "down_block_types": (["SkipDownBlock2D", "AttnDownBlock2D"], "is not supported"),
+    "up_block_types": (["UpBlock2D", "AttnUpBlock2D"], "is not supported"),
+    "downsample_padding": (2, "downsample_padding=2 is not supported"),
+    "freq_shift": (0, "(flip_sin_to_cos, freq_shift)=(False, 0) is not supported"),
+    "resnet_time_scale_shift": ("scale_shift", "attn_norm_num_groups must be equal to norm_num_groups"),
     "upsample_type": ("resnet", "must be both conv or both resnet"),
     "out_channels": (4, "maps 3 channels to 4"),
 }
 REFUSED_SCHEDULERS = {
-    "_class_name": ("ScoreSdeVeScheduler", "describes a scheduler 'ScoreSdeVeScheduler', which cannot be expressed"),
-    "beta_schedule": ("laplace", "beta_schedule='laplace' cannot be expressed; this can: linear"),
+    "_class_name": ("ScoreSdeVeScheduler", "describes a scheduler 'ScoreSdeVeScheduler', which is not supported"),
+    "beta_schedule": ("laplace", "beta_schedule='laplace' is not supported; supported are: linear"),
     "trained_betas": ([0.1, 0.2], "trained_betas=[0.1, 0.2]"),
     "prediction_type": ("score", "prediction_type='score'"),
-    "variance_type": ("learned_range", "variance_type='learned_range' does not go with only the image's channels"),
+    "variance_type": (
+        "learned_range",
+        "variance_type='learned_range' does not fit a network whose output has the channels",
+    ),
     "thresholding": (True, "thresholding=True"),
     "rescale_betas_zero_snr": (True, "rescale_betas_zero_snr=True"),
     "clip_sample_range": (2.0, "clip_sample_range=2.0"),
@@ -269,7 +272,7 @@ def test_values_that_no_scheduler_has_are_one_line_that_names_the_key(key, value
 @pytest.mark.parametrize("content", [b"[" * 200_000, b'{"a":' * 200_000, b"\xff", b"", b'{"a":' + b"1" * 6000 + b"}"])
 def test_broken_json_is_one_line(content, tmp_path):
     foreign_folder(tmp_path).joinpath("config.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"config.json is no JSON: .+$"):
+    with pytest.raises(UserError, match=r"config.json is not JSON: .+$"):
         understood(tmp_path, {})
 
 

@@ -34,7 +34,7 @@ def one(kind: str, shape: list[int], end: int, *, name: str = "a") -> dict:
 @pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 4), ("F8_E5M2", 4), ("F6_E2M3", 3)])
 def test_numbers_of_an_unknown_kind_are_one_line(kind, size, tmp_path):
     path = safetensors_file(tmp_path / "weights.safetensors", one(kind, [4], size), bytes(size))
-    with pytest.raises(UserError, match=r"has numbers of an unknown kind \(.*\); save it as float32"):
+    with pytest.raises(UserError, match=r"has numbers of an unknown type \(.*\); save it as float32"):
         read_weights(path)
 
 
@@ -69,7 +69,7 @@ def test_a_hostile_header_is_one_line(fault, tmp_path):
     path = safetensors_file(tmp_path / "weights.safetensors", header, numbers, length=length)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"not a complete file of weights \(.+\); fetch it again$") as caught:
+        with pytest.raises(UserError, match=r"not a complete file of weights \(.+\); download it again$") as caught:
             read_weights(path)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -82,7 +82,7 @@ def test_a_truncated_safetensors_file_is_one_line(tmp_path):
     safetensors.numpy.save_file({"a": np.ones(1000, np.float32)}, path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    with pytest.raises(UserError, match="fetch it again"):
+    with pytest.raises(UserError, match="download it again"):
         read_weights(path)
 
 
@@ -147,7 +147,7 @@ def test_a_new_folder_is_whole_or_absent(tmp_path):
     with new_folder(tmp_path / "run") as folder:
         (folder / "whole").write_text("")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["whole"]
-    with pytest.raises(UserError, match="there is something already"), new_folder(tmp_path / "run"):
+    with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "run"):
         pass
 
 
@@ -168,12 +168,12 @@ def test_a_link_leads_to_the_new_folder(tmp_path, there):
 def test_what_a_new_folder_cannot_replace_is_refused_at_the_start(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"loop: there is something already; choose a new name$"):
+    with pytest.raises(UserError, match=r"loop exists already; choose a new name$"):
         check_new(tmp_path / "loop")
     assert check_new(tmp_path / "empty") == tmp_path / "empty"
     with monkeypatch.context() as patch:
         patch.setattr(Path, "is_mount", lambda path: path.name == "empty")
-        with pytest.raises(UserError, match=r"empty is a mount point, .*: name a folder within it$"):
+        with pytest.raises(UserError, match=r"empty is a mount point, .*: give a folder inside it$"):
             check_new(tmp_path / "empty")
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match=r"^--out=\. is the current folder, "):

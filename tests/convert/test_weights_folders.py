@@ -58,7 +58,9 @@ def test_a_training_checkpoint_has_trained_and_averaged_weights(foreign, tmp_pat
     network, config, _ = import_weights(tmp_path / "checkpoint-500", tmp_path / "run")
     assert added(network, foreign) == (2.0, 1.0)
     assert config.optim.ema_decay == 0.995
-    assert network.notes == ("the parameters as trained are those of unet/, the averaged ones those of unet_ema/",)
+    assert network.notes == (
+        "the parameters of the last step were read from unet/, and the averaged ones from unet_ema/",
+    )
     raw, averaged = (Run(tmp_path / "run", params=params).params for params in ("raw", "ema"))
     for ours, theirs_too in zip(jax.tree.leaves(raw), jax.tree.leaves(averaged), strict=True):
         np.testing.assert_allclose(np.asarray(theirs_too) - np.asarray(ours), 1, atol=1e-5)
@@ -90,7 +92,7 @@ def test_two_networks_in_one_checkpoint_are_refused(foreign, tmp_path):
 def test_averages_without_weights_are_not_passed_over(foreign, tmp_path):
     write(tmp_path / "unet", foreign)
     write(tmp_path / "unet_ema", foreign).joinpath(PLAIN).unlink()
-    with pytest.raises(UserError, match=r"unet_ema holds no diffusers model: it needs config\.json"):
+    with pytest.raises(UserError, match=r"unet_ema contains no diffusers model: it needs config\.json"):
         understood(tmp_path, {})
 
 
@@ -104,7 +106,7 @@ def test_a_checkpoint_has_the_noise_of_the_training_that_it_is_in(foreign, tmp_p
     for given, up in ((checkpoint, ".."), (checkpoint / "unet_ema", "../..")):
         network, _ = understood(given, {})
         assert (network.settings["diffusion.schedule"], network.settings["diffusion.num_timesteps"]) == ("cosine", 50)
-        assert network.notes == (f"the scheduler's settings are those of {up}/scheduler/scheduler_config.json",)
+        assert network.notes == (f"the scheduler's settings were read from {up}/scheduler/scheduler_config.json",)
         assert not network.assumed
     checkpoint.rename(tmp_path / "training" / "other")  # a folder of another name belongs to nothing
     assert understood(tmp_path / "training" / "other", {})[0].settings["diffusion.schedule"] == "linear"
@@ -127,7 +129,7 @@ def test_shards_are_one_network(variant, foreign, tmp_path):
         np.testing.assert_array_equal(network.state_dict[name], array, err_msg=name)
     assert [file.suffix for file in files] == [".json", ".json", ".safetensors", ".safetensors"]
     assert network.notes == (
-        (f"the weights are those of {tmp_path.name}/{index.name}, the variant fp16",) * bool(variant)
+        (f"the weights were read from {tmp_path.name}/{index.name}, the variant fp16",) * bool(variant)
     )
 
 
@@ -142,14 +144,29 @@ FIRST = "diffusion_pytorch_model-00001-of-00002.safetensors"
 FAULTS = {
     "no map": ({"weight_map": None}, "names no shards: it has no weight_map"),
     "an empty map": ({"weight_map": {}}, "names no shards: it has no weight_map"),
-    "a place above": ({"weight_map": {"a": "../b.safetensors"}}, "names a shard outside of its folder"),
-    "a place of the root": ({"weight_map": {"a": "/etc/b.safetensors"}}, "names a shard outside of its folder"),
-    "a place below": ({"weight_map": {"a": "c/b.safetensors"}}, "names a shard outside of its folder"),
-    "a number": ({"weight_map": {"a": 5}}, "names a shard outside of its folder, or none"),
-    "another file": ({"weight_map": {"a": "config.json"}}, "names a shard outside of its folder, or none"),
-    "a long name": ({"weight_map": {"a": 5000 * "n" + ".bin"}}, "names a shard outside of its folder, or none"),
-    "a shard that is not there": ({"weight_map": {"a": "b.safetensors"}}, "shards that are not there: b.safetensors"),
-    "a tensor twice": ({"weight_map": {"a": FIRST, "b": "copy.safetensors"}}, "that another shard has too: "),
+    "a place above": (
+        {"weight_map": {"a": "../b.safetensors"}},
+        "names a shard that is not a file of weights in the same folder",
+    ),
+    "a place of the root": (
+        {"weight_map": {"a": "/etc/b.safetensors"}},
+        "names a shard that is not a file of weights in the same folder",
+    ),
+    "a place below": (
+        {"weight_map": {"a": "c/b.safetensors"}},
+        "names a shard that is not a file of weights in the same folder",
+    ),
+    "a number": ({"weight_map": {"a": 5}}, "names a shard that is not a file of weights in the same folder"),
+    "another file": (
+        {"weight_map": {"a": "config.json"}},
+        "names a shard that is not a file of weights in the same folder",
+    ),
+    "a long name": (
+        {"weight_map": {"a": 5000 * "n" + ".bin"}},
+        "names a shard that is not a file of weights in the same folder",
+    ),
+    "a shard that is not there": ({"weight_map": {"a": "b.safetensors"}}, "shards that do not exist: b.safetensors"),
+    "a tensor twice": ({"weight_map": {"a": FIRST, "b": "copy.safetensors"}}, "that another shard contains too: "),
     "a shard less": ({"weight_map": {"a": FIRST}}, "does not fit the network: missing: "),
 }
 
@@ -170,19 +187,19 @@ def test_an_index_that_does_not_fit_its_shards_is_one_line(fault, foreign, tmp_p
 
 def test_plain_weights_come_before_variants_which_are_said(foreign, tmp_path):
     write(tmp_path, foreign, name="diffusion_pytorch_model.fp16.safetensors", add=1.0)
-    taken = f"the weights are those of {tmp_path.name}/diffusion_pytorch_model"
+    taken = f"the weights were read from {tmp_path.name}/diffusion_pytorch_model"
     network, _ = understood(tmp_path, {})
     assert added(network, foreign)[0] == 1.0
     assert network.notes == (f"{taken}.fp16.safetensors, the variant fp16",)
     write(tmp_path, foreign, name="diffusion_pytorch_model.bf16.safetensors", add=2.0)
     network, _ = understood(tmp_path, {})
     assert added(network, foreign)[0] == 2.0
-    reason = "the variant bf16, not of diffusion_pytorch_model.fp16.safetensors"
+    reason = "the variant bf16, not from diffusion_pytorch_model.fp16.safetensors"
     assert network.notes == (f"{taken}.bf16.safetensors, {reason}",)
     write(tmp_path, foreign, add=3.0)
     network, _ = understood(tmp_path, {})
     assert added(network, foreign)[0] == 3.0
-    assert network.notes[0].startswith(f"{taken}.safetensors, not of diffusion_pytorch_model.bf16.safetensors, ")
+    assert network.notes[0].startswith(f"{taken}.safetensors, not from diffusion_pytorch_model.bf16.safetensors, ")
 
 
 def test_half_precision_and_prefixes_make_the_same_run(foreign, tmp_path):
@@ -209,9 +226,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(value, which, foreign, 
     outcome = run(CONVERT, tmp_path / "in", f"--out={tmp_path / 'run'}")
     assert outcome.status == 1
     where = {"unet": "in, before averaging, has", "unet_ema": "in has"}[which]
-    reason = (
-        "weights that are not finite (NaN, infinite, or too large for float32), in conv_out.weight; take an earlier"
-    )
+    reason = "weights that are not finite (NaN, infinite, or too large for float32), in conv_out.weight; use an earlier"
     assert f"{where} {reason}" in outcome.err
     assert "Traceback" not in outcome.err
     assert not (tmp_path / "run").exists()
@@ -232,10 +247,12 @@ def test_the_program_says_what_it_read(foreign, tmp_path):
     outcome = run(CONVERT, tmp_path / "in", f"--out={tmp_path / 'run'}")
     assert outcome.status == 0, outcome.err
     assert (
-        "note: PNDMScheduler is not a sampler of ours: its noise is taken, and the run samples by ddim\n" in outcome.out
+        "note: PNDMScheduler is not available here: its noise schedule is used, and the run samples with ddim\n"
+        in outcome.out
     )
     assert (
-        "note: the weights are those of in/diffusion_pytorch_model.fp16.safetensors, the variant fp16\n" in outcome.out
+        "note: the weights were read from in/diffusion_pytorch_model.fp16.safetensors, the variant fp16\n"
+        in outcome.out
     )
     assert saved_steps(tmp_path / "run" / "checkpoints") == [0]
 

@@ -129,7 +129,7 @@ def test_tensors_that_are_not_finite_or_not_real_are_listed():
     names = sorted(["out.0.weight", "time_embed.0.bias"], key=[tensor.name for tensor in table].index)
     assert str(caught.value) == (
         "model.pt has weights that are not finite (NaN, infinite, or too large for float32), in "
-        f"{', '.join(names)}; take an earlier checkpoint"
+        f"{', '.join(names)}; use an earlier checkpoint"
     )
     assert mismatches({**weights, "out.0.weight": weights["out.0.weight"] * 1j}, table) == [
         "of complex numbers: out.0.weight"
@@ -154,12 +154,12 @@ def without(weights, *names):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({}, "do not tell the size of the images: say --image_size=PIXELS"),
-        ({"image_size": 8, "num_heads": 2, "head_channels": 8}, "two ways to say one thing"),
-        ({"image_size": 8, "num_heads": 5}, "does not divide by the attention heads"),
+        ({}, "do not show the size of the images: give --image_size=PIXELS"),
+        ({"image_size": 8, "num_heads": 2, "head_channels": 8}, "exclude each other"),
+        ({"image_size": 8, "num_heads": 5}, "cannot be divided evenly into attention heads"),
         ({"image_size": 7}, "cannot be halved"),
-        ({"image_size": 8, "schedule": "linear", "num_timesteps": 10}, "makes no noise schedule"),
-        ({"image_size": 8, "time_scale": 0.0}, "model.time_scale=0.0 must be above 0"),
+        ({"image_size": 8, "schedule": "linear", "num_timesteps": 10}, "does not define a valid noise schedule"),
+        ({"image_size": 8, "time_scale": 0.0}, "model.time_scale=0.0 must be greater than 0"),
     ],
 )
 def test_wrong_flags_are_one_line(given, reason):
@@ -170,7 +170,7 @@ def test_wrong_flags_are_one_line(given, reason):
 
 
 def test_a_classifier_tells_the_size_of_its_images():
-    with pytest.raises(UserError, match=r"--image_size=16: the classifier's tensors say 8"):
+    with pytest.raises(UserError, match=r"--image_size=16 does not fit the classifier's tensors, which are for 8"):
         opened(GOLDEN / "classifier.safetensors", image_size=16)
 
 
@@ -178,7 +178,7 @@ def test_networks_that_ours_is_not_are_refused_with_the_reason():
     _, weights, _ = read_golden("improved_uncond")
     given = {"image_size": 8}
     narrow = {**weights, "input_blocks.0.0.weight": np.zeros((16, 3, 3, 3), np.float32)}
-    with pytest.raises(UserError, match="the first level is 16 channels wide and the time has 32"):
+    with pytest.raises(UserError, match="the first level has 16 channels, but the time embedding 32"):
         openai.understood(narrow, given)
     upsampler = {**weights, "input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)}
     with pytest.raises(UserError, match="maps 6 channels to 6"):

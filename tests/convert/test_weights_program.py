@@ -47,14 +47,14 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
     (tmp_path / "pictures").mkdir()
     for i in range(8):
         Image.fromarray(np.full((8, 8), 30 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
-    program, *flags = shlex.split(converted.out.split("train on with:\n  python ")[1])
+    program, *flags = shlex.split(converted.out.split("train it further with:\n  python ")[1])
     flags = [flag.replace("FOLDER", str(tmp_path / "pictures")) for flag in flags]
     short = {key: TINY[key] for key in TINY if key.startswith(("train.", "checkpoint.", "log."))} | {
         "train.num_steps": 2
     }
     trained = run(program, *flags, *(f"--config.{key}={value}" for key, value in short.items()))
     assert trained.status == 0, trained.err
-    program, *flags = shlex.split(converted.out.split("measure with:\n  python ")[1].splitlines()[0])
+    program, *flags = shlex.split(converted.out.split("measure it with:\n  python ")[1].splitlines()[0])
     flags = [flag.replace("FOLDER", str(tmp_path / "pictures")) for flag in flags]
     measured = run(program, *flags, "--num_images=2")
     assert measured.status == 0, measured.err
@@ -74,7 +74,8 @@ def test_a_converted_run_is_drawn_from_trained_on_and_written_again(folder, tmp_
 def test_a_converted_classifier_guides(tmp_path, quick_compilation):
     out = run(CONVERT, GOLDEN / "improved_uncond.safetensors", f"--out={tmp_path / 'a'}", "--image_size=8",
               "--num_timesteps=1000", "--schedule=linear")  # fmt: skip
-    assert "assumed, for the weights do not tell: num_heads=4, time_scale=1.0, attention_order=interleaved" in out.out
+    assumed = "num_heads=4, time_scale=1.0, attention_order=interleaved"
+    assert f"assumed, because the weights do not show it: {assumed}" in out.out
     out = run(CONVERT, GOLDEN / "classifier.safetensors", f"--out={tmp_path / 'b c'}", "--head_channels=32",
               "--schedule=linear")  # fmt: skip
     assert f"--classifier_workdir={tmp_path / 'b c'}" in shlex.split(out.out)
@@ -85,26 +86,29 @@ def test_a_converted_classifier_guides(tmp_path, quick_compilation):
 
 
 MISTAKES = {
-    "nothing": (["--out={tmp}/run"], "say what to convert; see --help"),
+    "nothing": (["--out={tmp}/run"], "the file or folder to convert is missing; see --help"),
     "two": (["a", "b", "--out={tmp}/run"], "'b' is not a flag"),
-    "no out": (["a"], "--out is missing: What to make: a run directory, or a folder; must be new. See --help"),
+    "no out": (["a"], "--out is missing: The directory to write: a run or"),
     "no file": (["{tmp}/nothing.pt", "--out={tmp}/run"], "there is no file"),
-    "no model": (["{tmp}/empty", "--out={tmp}/run"], "holds no diffusers model: it needs config.json"),
+    "no model": (["{tmp}/empty", "--out={tmp}/run"], "contains no diffusers model: it needs config.json"),
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
     "run": (
         ["{tmp}/run", "--out={tmp}/out"],
-        "run is a run of this program, which needs no conversion to be drawn from: add --to=diffusers to write it as a",
+        "run is a run already, which sample.py can draw from: add --to=diffusers to convert it into a",
     ),
     "foreign out": (
         ["{tmp}/foreign", "--to=diffusers", "--out={tmp}/out"],
-        "foreign holds published weights and no run: leave --to=diffusers out to make a run of them",
+        "foreign holds published weights and not a run: leave --to=diffusers out to make a run from them",
     ),
     "file out": (
         ["{tmp}/other.safetensors", "--to=diffusers", "--out={tmp}/out"],
-        "published weights and no run: leave",
+        "published weights and not a run: leave",
     ),
     "truncated": (["{tmp}/broken.safetensors", "--out={tmp}/run"], "not a complete file of weights"),
-    "unknown": (["{tmp}/other.safetensors", "--out={tmp}/run"], "weights of no known network: its first tensors are a"),
+    "unknown": (
+        ["{tmp}/other.safetensors", "--out={tmp}/run"],
+        "weights of an unknown network: its first tensors are a",
+    ),
     "heads": (["{golden}/improved_uncond.safetensors", "--out={tmp}/run", "--image_size=8", "--num_heads=5"], "divide"),
     "timesteps": (
         ["{golden}/classifier.safetensors", "--out={tmp}/run", f"--num_timesteps={10**13}"],
@@ -113,15 +117,18 @@ MISTAKES = {
     "long": ([f"{{tmp}}/{300 * 'a'}", "--out={tmp}/run"], "File name too long"),
     "long run": ([f"{{tmp}}/{300 * 'a'}", "--to=diffusers", "--out={tmp}/run"], "File name too long"),
     "long out": (["{golden}/classifier.safetensors", f"--out={{tmp}}/{300 * 'a'}"], "File name too long"),
-    "params": (["{tmp}/diffusers", "--out={tmp}/run", "--params=raw"], "--params is for --to=diffusers"),
+    "params": (["{tmp}/diffusers", "--out={tmp}/run", "--params=raw"], "--params applies only with --to=diffusers"),
     "deep": (["{tmp}/nothing.pt", "--out={tmp}/a/b/run"], "there is no file"),
-    "full first": (["{tmp}/nothing.pt", "--out={tmp}"], "there is something already"),
-    "full first out": (["{tmp}/empty", "--to=diffusers", "--out={tmp}"], "there is something already"),
+    "full first": (["{tmp}/nothing.pt", "--out={tmp}"], "exists already"),
+    "full first out": (["{tmp}/empty", "--to=diffusers", "--out={tmp}"], "exists already"),
     "taken": (["{golden}/improved_uncond.safetensors", "--out={tmp}/empty", "--image_size=8"], None),
-    "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "there is something already"),
-    "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' cannot be expressed"),
-    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads=2 means nothing for diffusers"),
-    "hint": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads is for reading"),
+    "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "exists already"),
+    "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' is not supported"),
+    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads=2 does not apply to diffusers"),
+    "hint": (
+        ["{tmp}/empty", "--to=diffusers", "--out={tmp}/run", "--num_heads=2"],
+        "--num_heads cannot be combined with --to=diffusers",
+    ),
     "misfit": (["{tmp}/diffusers", "--out={tmp}/run"], "diffusers does not fit the network: missing: "),
 }
 

@@ -41,7 +41,9 @@ def test_a_scheduler_that_only_samples_gives_its_noise_and_a_sampler_of_ours_whi
     assert ours == ["quadratic", 0.001, 0.015]
     assert network.settings["sample.sampler"] == sampler
     assert network.settings["sample.clip_x_0"] == more.get("clip_sample", True)
-    assert network.notes == (f"{name} is not a sampler of ours: its noise is taken, and the run samples by {sampler}",)
+    assert network.notes == (
+        f"{name} is not available here: its noise schedule is used, and the run samples with {sampler}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,7 @@ def test_a_scheduler_of_another_noise_is_refused_by_name(name, foreign, tmp_path
     """Also where another of its settings could not be expressed either."""
     scheduler = {"_class_name": name, "variance_type": None}
     write(tmp_path, foreign).joinpath("scheduler_config.json").write_text(json.dumps(scheduler))
-    with pytest.raises(UserError, match=r"describes a scheduler .+, which cannot be expressed; these can: ") as caught:
+    with pytest.raises(UserError, match=r"describes a scheduler .+, which is not supported; these are: ") as caught:
         understood(tmp_path, {})
     assert (repr(name) if name != 999 * "n" else "'nnnn") in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -90,11 +92,11 @@ def test_values_within_values_are_clipped(foreign, tmp_path):
 def test_settings_of_more_blocks_than_tensors_are_refused_before_they_are_made(foreign, tmp_path):
     many = {"block_out_channels": 9 * [8], "layers_per_block": 100, "sample_size": 256}
     blocks = {"down_block_types": 9 * ["DownBlock2D"], "up_block_types": 9 * ["UpBlock2D"]}
-    with pytest.raises(UserError, match=r"describes 900 blocks, and there are \d+ tensors"):
+    with pytest.raises(UserError, match=r"describes 900 blocks, but there are only \d+ tensors"):
         understood(write(tmp_path, foreign, **many, **blocks), {})
 
 
 def test_settings_that_are_far_too_large_are_not_opened(foreign, tmp_path, monkeypatch):
     monkeypatch.setattr("ddpm_jax.convert.folders._MOST_JSON", 100)
-    with pytest.raises(UserError, match=r"config\.json is larger than settings are \(\d+ bytes\), and was not opened"):
+    with pytest.raises(UserError, match=r"config\.json is too large for settings \(\d+ bytes\), so it was not opened"):
         understood(write(tmp_path, foreign), {})

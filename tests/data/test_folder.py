@@ -55,7 +55,7 @@ def test_first_level_folders_are_the_labels(tmp_path):
 
 def test_mixture_of_labelled_and_loose_images_is_refused(tmp_path):
     fill(tmp_path, {"cats/1.png": flat(1), "stray.png": flat(2)})
-    with pytest.raises(UserError, match=r"\(cats/1.png\) and without one \(stray.png\)"):
+    with pytest.raises(UserError, match=r"\(cats/1.png\) and outside of them \(stray.png\)"):
         ImageFolder(tmp_path, size=4)
 
 
@@ -65,7 +65,7 @@ def test_folders_that_cannot_serve_say_what_to_do(tmp_path):
         ImageFolder(tmp_path / "missing", size=4)
     with pytest.raises(UserError, match=r"file.txt is a file, not a folder"):
         ImageFolder(tmp_path / "file.txt", size=4)
-    with pytest.raises(UserError, match=rf"no images in {tmp_path}: put some there \(.jpg"):
+    with pytest.raises(UserError, match=rf"no images in {tmp_path}: add some \(.jpg"):
         ImageFolder(tmp_path, size=4)
 
 
@@ -235,5 +235,5 @@ def test_of_animations_the_first_frame_is_taken_and_this_is_said_once_and_counte
         assert levels(source) == [5, 10, 10]
     assert source.num_animated == 2
     assert caplog.messages == [
-        f"{tmp_path}/1.gif has several frames: the first is taken, here and wherever else an image has several"
+        f"{tmp_path}/1.gif has several frames: only the first is used, as for every image with several frames"
     ]

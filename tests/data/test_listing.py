@@ -26,12 +26,12 @@ def test_files_that_are_passed_over_are_counted_and_named_by_kind(tmp_path):
     listed = list_images(tmp_path)
     assert listed.images == ["a.jfif", "b.png"]
     assert listed.passed_over["of other formats"] == ["Thumbs.db", "list.csv", "notes.txt", "png"]
-    drawing = "a drawing that another program would have to make an image of"
+    drawing = "a drawing, which another program must convert into an image"
     assert listed.note() == (
-        "; passed over 4 files of other formats (Thumbs.db, list.csv, notes.txt and 1 more)"
+        "; skipped 4 files of other formats (Thumbs.db, list.csv, notes.txt and 1 more)"
         f", 1 file of the format EMF, {drawing} (x.emf)"
         f", 2 files of the format EPS, {drawing} (old.ps, plan.EPS)"
-        ", 1 file of the format HDF5, which holds no images of a known kind (y.h5)"
+        ", 1 file of the format HDF5, which is not a supported kind of image (y.h5)"
     )
 
 
@@ -40,8 +40,8 @@ def test_a_format_that_this_pillow_lacks_is_named_and_passed_over(tmp_path, monk
     fill(tmp_path, "a/1.png", "b/2.avif")
     listed = list_images(tmp_path)
     assert (listed.images, listed.empty_folders) == (["a/1.png"], ["b"])
-    assert "passed over 1 file that this Pillow, " in listed.note()
-    assert "pip install --upgrade pillow may read them (b/2.avif)" in listed.note()
+    assert "skipped 1 file that this build of Pillow " in listed.note()
+    assert "pip install --upgrade pillow may help (b/2.avif)" in listed.note()
 
 
 def test_folders_of_the_system_and_hidden_ones_are_left_out(tmp_path):
@@ -72,7 +72,7 @@ def test_a_class_folder_without_images_is_said(tmp_path):
     source = ImageFolder(tmp_path, size=4)
     assert source.class_names == ("cats",)
     assert source.empty_folders == ["birds", "dogs"]
-    assert source.note.endswith("; 2 folders without images, so they are no classes (birds, dogs)")
+    assert source.note.endswith("; 2 folders contain no images and are not classes (birds, dogs)")
 
 
 def test_folders_beside_images_without_classes_are_no_classes_to_miss(tmp_path):
@@ -83,7 +83,7 @@ def test_folders_beside_images_without_classes_are_no_classes_to_miss(tmp_path):
 
 def test_a_folder_without_images_says_what_it_holds_instead(tmp_path):
     fill(tmp_path, "a.heic", "b.heic")
-    with pytest.raises(UserError, match=r"no images in .*: put .* \(.jpg .*; passed over 2 files .* \(a.heic, b"):
+    with pytest.raises(UserError, match=r"no images in .*: add .* \(.jpg .*; skipped 2 files .* \(a.heic, b"):
         ImageFolder(tmp_path, size=4)
 
 
@@ -93,5 +93,5 @@ def test_jobs_print_the_note_in_one_short_line(tmp_path, capsys):
     fill(tmp_path, "cats/1.png", "dogs/2.png", *(f"{'x' * 200}{i}\n.txt" for i in range(9)))
     factory.source(tiny_config(data__source="folder", data__path=str(tmp_path)))
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{tmp_path}: 2 images in 2 class folders; passed over 9 files of other formats (xxx")
+    assert line.startswith(f"{tmp_path}: 2 images in 2 class folders; skipped 9 files of other formats (xxx")
     assert len(line) < 500

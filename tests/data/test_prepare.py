@@ -84,13 +84,13 @@ def test_failed_download_is_one_line_that_tells_of_the_way_by_hand(tmp_path, mon
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("lsun", "lsun/ is none of them; there are airplane, bedroom,"), ("lsun/twer", "did you mean tower")],
+    [("lsun", "lsun/ is not one of them; known names are airplane, bedroom,"), ("lsun/twer", "did you mean tower")],
 )
 def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hint):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert main([name, f"--data_dir={tmp_path}"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: lsun comes in 30 configurations")
+    assert error.startswith("error: lsun has 30 configurations")
     assert hint in error
 
 

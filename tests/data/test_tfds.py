@@ -83,16 +83,16 @@ def test_splits_may_be_sliced_and_added(prepared):
 
 @pytest.mark.parametrize("split", ["trian", "train[:0]", "train["])
 def test_split_without_images_names_the_splits(prepared, split):
-    with pytest.raises(UserError, match=r"no images under the split .* of mnist/3.0.1; its splits: t.*, t"):
+    with pytest.raises(UserError, match=r"no images in the split .* of mnist/3.0.1; its splits are t.*, t"):
         TfdsImages("mnist", split, data_dir=prepared, size=28)
 
 
 def test_unprepared_data_set_names_the_command(prepared, tmp_path):
-    with pytest.raises(UserError, match=r"holds celeb_a, cifar10, lsun/bedroom, mnist.*") as caught:
+    with pytest.raises(UserError, match=r"contains celeb_a, cifar10, lsun/bedroom, mnist.*") as caught:
         TfdsImages("cifar100", "train", data_dir=prepared, size=32)
     assert f"`python -m ddpm_jax.data.prepare cifar100 --data_dir={prepared}`" in str(caught.value)
     for wrong in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match=r"cifar10 is not prepared in .*which holds none"):
+        with pytest.raises(UserError, match=r"cifar10 is not prepared in .*which contains no data set"):
             TfdsImages("cifar10", "train", data_dir=wrong, size=32)
     with pytest.raises(UserError, match=r"not prepared in .*`python -m ddpm_jax.data.prepare lsun/chrch "):
         TfdsImages("lsun/chrch", "train", data_dir=prepared, size=32)
