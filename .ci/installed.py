@@ -18,7 +18,7 @@ import ddpm_jax as dj
 config = dj.experiment("digits")
 config.train.num_steps, config.log.preview_every = 20, 0  # few, to see that it runs
 dj.train(config, "library")
-assert dj.Run("library").draw(4, num_steps=5).shape == (4, 8, 8, 1)
+assert dj.Run("library").sample(4, num_steps=5).shape == (4, 8, 8, 1)
 assert dj.__version__
 print(dj.__file__)
 """

@@ -21,13 +21,13 @@ OUT = flags.DEFINE_string("out", "runs/two_ways_down.png", "The PNG file for the
 
 def main() -> None:
     """Writes the plot."""
-    schedule = dj.linear(1000)
+    schedule = dj.schedules.linear(1000)
     means, covariances = np.array([[-1.2], [0.0], [0.9]]), np.array([[[0.02]], [[0.01]], [[0.04]]])
     mixture = dj.analytic.GaussianMixture(np.array([0.5, 0.2, 0.3]), means, covariances)
     x_T = jnp.repeat(jnp.array([[-1.4], [0.3], [1.6]]), 4, axis=0)
     keys, transitions = dj.image_keys(jax.random.key(0), np.arange(len(x_T))), schedule.transitions()
     figure, axes = plots.panels(2, width=4.6)
-    samplers = {"DDPM": dj.ancestral(dj.Variance.SMALL), "DDIM": dj.ddim()}
+    samplers = {"DDPM": dj.samplers.ancestral(dj.Variance.SMALL), "DDIM": dj.samplers.ddim()}
     for panel, (name, sampler) in zip(axes, samplers.items(), strict=True):
         xs = dj.sample(sampler, mixture.denoiser, keys, x_T=x_T, transitions=transitions, trajectory=True)
         plots.history(panel, mixture.log_prob, schedule, extent=3)

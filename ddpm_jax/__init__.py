@@ -11,94 +11,36 @@ This package provides everything that a notebook needs:
     import ddpm_jax as dj
     config = dj.experiment("digits")
     dj.train(config, "runs/digits")
-    dj.picture(dj.Run("runs/digits").draw(64))
+    dj.picture(dj.Run("runs/digits").sample(64))
 
-An import loads only the mathematics and the networks. A job, with the libraries that it needs, is loaded when its name
-is first used.
+The names here are those of the common path; the rest is one module deeper: `dj.schedules.cosine`, `dj.samplers.heun`,
+`dj.losses.l_hybrid`. An import loads only the mathematics and the networks. A job, with the libraries that it needs, is
+loaded when its name is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ddpm_jax.diffusion import analytic, bayes, time_sampling, timesteps
+from ddpm_jax.diffusion import (
+    analytic,
+    bayes,
+    gaussian,
+    guidance,
+    likelihood,
+    losses,
+    prediction,
+    samplers,
+    schedules,
+    spectrum,
+    time_sampling,
+    timesteps,
+)
 from ddpm_jax.diffusion.arrays import expand_like, image_keys, noise_like, stream
-from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample, q_step
-from ddpm_jax.diffusion.guidance import (
-    classifier_free,
-    classifier_guided,
-    clip_x_0,
-    hide_labels,
-    in_one_batch,
-    label_log_prob,
-    side_by_side,
-)
-from ddpm_jax.diffusion.likelihood import (
-    bits_per_dim,
-    bound_term,
-    bound_terms,
-    density_to_bits_per_dim,
-    exact_trace,
-    hutchinson_trace,
-    ode_bound_nats,
-    ode_log_prob_nats,
-    prior_term_nats,
-)
-from ddpm_jax.diffusion.losses import (
-    Loss,
-    cross_entropy,
-    eps_weight,
-    l_hybrid,
-    l_simple,
-    l_vlb,
-    min_snr_weight,
-    p2_weight,
-    v_weight,
-    x_0_weight,
-)
-from ddpm_jax.diffusion.prediction import (
-    Denoiser,
-    Prediction,
-    Target,
-    as_classifier,
-    as_denoiser,
-    edm_denoiser,
-    eps_from_score,
-    eps_from_x_0,
-    score,
-    velocity,
-    x_0_from_eps,
-)
-from ddpm_jax.diffusion.samplers import (
-    Sampler,
-    SamplerState,
-    StepInfo,
-    Variance,
-    advance,
-    ancestral,
-    annealed_langevin,
-    ddim,
-    ddim_inverse,
-    dpm_solver_pp_2m,
-    euler_maruyama,
-    heun,
-    langevin_corrector,
-    langevin_step,
-    p_mean_log_var,
-    p_sample,
-    repaint,
-    sample,
-)
-from ddpm_jax.diffusion.schedules import (
-    NoiseLevel,
-    NoiseSchedule,
-    Transition,
-    cosine,
-    from_betas,
-    linear,
-    quadratic,
-    sigmoid,
-)
-from ddpm_jax.diffusion.spectrum import band_power, forward_power, settling_time
+from ddpm_jax.diffusion.gaussian import q_posterior, q_sample, q_step
+from ddpm_jax.diffusion.losses import Loss
+from ddpm_jax.diffusion.prediction import Denoiser, Prediction, Target, as_denoiser, edm_denoiser
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo, Variance, p_sample, sample
+from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.models import Architecture, Classifier, UNet
 
@@ -110,14 +52,14 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.data import ArrayImages, Digits, ImageFolder, Source, batches, load
     from ddpm_jax.evaluation import plots
     from ddpm_jax.evaluation.evaluate import evaluate, table
-    from ddpm_jax.evaluation.plots import live_loss
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
     from ddpm_jax.models.layers import timestep_embedding
-    from ddpm_jax.runs.editing import Flow, flow, interpolate, interpolation, read_mask, read_picture, spherical
+    from ddpm_jax.runs import editing
     from ddpm_jax.runs.run import Run
     from ddpm_jax.runs.sampling import sample_run, sample_trajectory
-    from ddpm_jax.runtime.images import from_uint8, grid, picture, save_gif, save_png, to_uint8
+    from ddpm_jax.runtime import images
+    from ddpm_jax.runtime.images import from_uint8, picture, to_uint8
     from ddpm_jax.training.log import read_log
     from ddpm_jax.training.loop import Hook
     from ddpm_jax.training.state import TrainState
@@ -129,22 +71,47 @@ _LATER: dict[str, tuple[str, ...]] = {
     "config": ("experiment",),
     "convert.incoming": ("import_weights",),
     "convert.outgoing": ("export_diffusers",),
-    "data": ("ArrayImages", "Digits", "ImageFolder", "Source", "batches", "load"),
-    "evaluation.evaluate": ("evaluate", "table"),
-    "evaluation.plots": ("live_loss",),
+    "data": (
+        "ArrayImages",
+        "Digits",
+        "ImageFolder",
+        "Source",
+        "batches",
+        "load",
+    ),
+    "evaluation.evaluate": (
+        "evaluate",
+        "table",
+    ),
     "jobs.train": ("train",),
     "metrics.precision_recall": ("precision_recall",),
     "models.layers": ("timestep_embedding",),
-    "runs.editing": ("Flow", "flow", "interpolate", "interpolation", "read_mask", "read_picture", "spherical"),
     "runs.run": ("Run",),
-    "runs.sampling": ("sample_run", "sample_trajectory"),
-    "runtime.images": ("from_uint8", "grid", "picture", "save_gif", "save_png", "to_uint8"),
+    "runs.sampling": (
+        "sample_run",
+        "sample_trajectory",
+    ),
+    "runtime.images": (
+        "from_uint8",
+        "picture",
+        "to_uint8",
+    ),
     "training.log": ("read_log",),
     "training.loop": ("Hook",),
     "training.state": ("TrainState",),
-    "training.step": ("TrainSpec", "train_step"),
+    "training.step": (
+        "TrainSpec",
+        "train_step",
+    ),
 }
-_MODULES = {"config": "config", "data": "data", "factory": "factory", "plots": "evaluation.plots"}  # loaded later too
+_MODULES = {  # loaded later too
+    "config": "config",
+    "data": "data",
+    "editing": "runs.editing",
+    "factory": "factory",
+    "images": "runtime.images",
+    "plots": "evaluation.plots",
+}
 _HOME = {name: module for module, names in _LATER.items() for name in names}
 
 __all__ = [
@@ -153,7 +120,6 @@ __all__ = [
     "Classifier",
     "Denoiser",
     "Digits",
-    "Flow",
     "Hook",
     "ImageFolder",
     "Loss",
@@ -172,93 +138,44 @@ __all__ = [
     "UNet",
     "UserError",
     "Variance",
-    "advance",
     "analytic",
-    "ancestral",
-    "annealed_langevin",
-    "as_classifier",
     "as_denoiser",
-    "band_power",
     "batches",
     "bayes",
-    "bits_per_dim",
-    "bound_term",
-    "bound_terms",
-    "classifier_free",
-    "classifier_guided",
-    "clip_x_0",
     "config",
-    "cosine",
-    "cross_entropy",
     "data",
-    "ddim",
-    "ddim_inverse",
-    "density_to_bits_per_dim",
-    "discretized_log_prob_nats",
-    "dpm_solver_pp_2m",
+    "editing",
     "edm_denoiser",
-    "eps_from_score",
-    "eps_from_x_0",
-    "eps_weight",
-    "euler_maruyama",
     "evaluate",
-    "exact_trace",
     "expand_like",
     "experiment",
     "export_diffusers",
     "factory",
-    "flow",
-    "forward_power",
-    "from_betas",
     "from_uint8",
-    "grid",
-    "heun",
-    "hide_labels",
-    "hutchinson_trace",
+    "gaussian",
+    "guidance",
     "image_keys",
+    "images",
     "import_weights",
-    "in_one_batch",
-    "interpolate",
-    "interpolation",
-    "l_hybrid",
-    "l_simple",
-    "l_vlb",
-    "label_log_prob",
-    "langevin_corrector",
-    "langevin_step",
-    "linear",
-    "live_loss",
+    "likelihood",
     "load",
-    "min_snr_weight",
+    "losses",
     "noise_like",
-    "normal_kl_nats",
-    "ode_bound_nats",
-    "ode_log_prob_nats",
-    "p2_weight",
-    "p_mean_log_var",
     "p_sample",
     "picture",
     "plots",
     "precision_recall",
-    "prior_term_nats",
+    "prediction",
     "q_posterior",
     "q_sample",
     "q_step",
-    "quadratic",
     "read_log",
-    "read_mask",
-    "read_picture",
-    "repaint",
     "sample",
     "sample_run",
     "sample_trajectory",
-    "save_gif",
-    "save_png",
-    "score",
-    "settling_time",
-    "side_by_side",
-    "sigmoid",
-    "spherical",
+    "samplers",
+    "schedules",
+    "spectrum",
     "stream",
     "table",
     "time_sampling",
@@ -267,10 +184,6 @@ __all__ = [
     "to_uint8",
     "train",
     "train_step",
-    "v_weight",
-    "velocity",
-    "x_0_from_eps",
-    "x_0_weight",
 ]
 
 if not TYPE_CHECKING:  # for whom a name that is not there would be of any type

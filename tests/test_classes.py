@@ -240,10 +240,10 @@ def conditional(tmp_path_factory, quick_compilation):
 
 def test_names_and_numbers_ask_for_the_same_images(conditional):
     run = Run(conditional)
-    dogs = run.configure(labels="dog").draw(3)
+    dogs = run.configure(labels="dog").sample(3)
     for same in ("1", "#1", 1, [1], np.int32(1)):
-        np.testing.assert_array_equal(run.configure(labels=same).draw(3), dogs)
-    assert np.any(run.configure(labels="cat").draw(3) != dogs)
+        np.testing.assert_array_equal(run.configure(labels=same).sample(3), dogs)
+    assert np.any(run.configure(labels="cat").sample(3) != dogs)
     assert run.configure(labels="dog,0").labels() == (1, 0)
     assert run.configure(labels="all").labels() == (0, 1)
     assert run.configure(labels="none").labels() == (2,)

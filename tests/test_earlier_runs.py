@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def test_it_opens_and_draws_the_same_images(capsys):
     run = Run(NOVEMBER).configure(sampler="ddim", labels=3)
-    drawn = run.draw(8, seed=3, num_steps=10).astype(int)
+    drawn = run.sample(8, seed=3, num_steps=10).astype(int)
     recorded = np.load(NOVEMBER / "ddim_labels_3_seed3.npz")["arr_0"]
     assert run.step == 8
     assert "was made by an earlier version, which stored no digests" in capsys.readouterr().out

@@ -75,8 +75,8 @@ def test_what_is_black_in_the_mask_is_kept(workdir, pictures, tmp_path):
 
 def test_a_picture_and_a_mask_may_be_lists(workdir, pictures):
     image, known = read_picture(pictures["a"], SHAPE), read_mask(pictures["mask"], SHAPE)
-    as_arrays = Run(workdir).inpaint(image, known).draw(2, num_steps=3)
-    as_lists = Run(workdir).inpaint(image.tolist(), known.tolist()).draw(2, num_steps=3)
+    as_arrays = Run(workdir).inpaint(image, known).sample(2, num_steps=3)
+    as_lists = Run(workdir).inpaint(image.tolist(), known.tolist()).sample(2, num_steps=3)
     np.testing.assert_array_equal(as_lists, as_arrays)
 
 

@@ -81,7 +81,7 @@ def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
     assert losses[0] == losses[1]
     assert ("largest" in read_log(tmp_path / "whole")[0]) == ("loss" in objects)
     run = dj.Run(tmp_path / "whole", network=objects.get("network"))
-    assert run.draw(4, num_steps=3).shape == (4, 8, 8, 1)
+    assert run.sample(4, num_steps=3).shape == (4, 8, 8, 1)
 
 
 @pytest.mark.parametrize("name", ["network", "loss", "source"])

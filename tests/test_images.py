@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.images import grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.runtime.images import save_gif, save_png, tile_images, to_uint8, write_whole
 
 RNG = np.random.default_rng(0)
 
@@ -54,7 +54,7 @@ def by_hand(tiles, *, rows, columns, gap):
 def test_a_grid_is_its_images_row_by_row_on_white(num, options, rows, columns, channels):
     tiles = pictures(num, 32, 34, channels)
     expected = by_hand(tiles, rows=rows, columns=columns, gap=options.get("gap", 1))
-    out = grid(tiles, **options)
+    out = tile_images(tiles, **options)
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(out, expected)
 
@@ -63,7 +63,7 @@ def test_a_grid_is_its_images_row_by_row_on_white(num, options, rows, columns, c
 def test_small_images_are_enlarged_by_whole_factors_to_32_pixels(height, zoom):
     tiles = pictures(3, height, 5, 1)
     large = tiles.repeat(zoom, 1).repeat(zoom, 2)
-    np.testing.assert_array_equal(grid(tiles), by_hand(large, rows=2, columns=2, gap=zoom))
+    np.testing.assert_array_equal(tile_images(tiles), by_hand(large, rows=2, columns=2, gap=zoom))
 
 
 def test_a_file_appears_whole_and_alone_in_folders_that_are_made(tmp_path):

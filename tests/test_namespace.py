@@ -209,7 +209,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
     for settings, said in [
         ({"sampler": "dimm"}, r"^config.sample.sampler='dimm' is not one of: ancestral, ddim, "),
         ({"eta": 0.5, "grid": "log"}, r"^config.sample.grid='log' is not one of: "),
-        ({"eta": 0.5, "labels": "x"}, r"^--labels=x: write whole numbers"),
+        ({"eta": 0.5, "labels": "x"}, r"^--labels=x: the classes of this model have no known names"),
         ({"eta": 2.0}, "^eta must lie between 0"),
     ]:
         with pytest.raises(UserError, match=said):
@@ -229,7 +229,7 @@ def test_what_is_given_in_place_of_an_object_is_one_line(workdirs, tmp_path):
         dj.evaluate(run, "bpd")
     for count in (0, -1, 1.5):
         with pytest.raises(UserError, match=rf"^num_images={count} must be a whole number of at least 1$"):
-            run.draw(count)
+            run.sample(count)
     with pytest.raises(UserError, match=r"^num_frames=0 must be"):
         run.trajectory(1, num_frames=0)
     with pytest.raises(UserError, match=r"^there is no run in \S+/tol; did you mean \S+/told\? Or train one with: "):
@@ -260,7 +260,7 @@ def test_another_scale_or_class_compiles_nothing(workdirs, monkeypatch):
 def test_a_chain_stays_what_it_was_made(workdirs):
     """Even where the run is set otherwise before the chain is first taken."""
     run = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim")
-    expected = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim").draw(8, num_steps=3)
+    expected = dj.Run(workdirs / "told").configure(labels=7, sampler="ddim").sample(8, num_steps=3)
     chain = run.chain(3)
     run.configure(clip_x_0=False, guidance_scale=5)
     drawn = chain(run.params, dj_key(), indices=np.arange(8))
@@ -270,8 +270,8 @@ def test_a_chain_stays_what_it_was_made(workdirs):
 def test_another_guide_takes_the_place_of_the_first(workdirs):
     classifier = dj.Run(workdirs / "classifier")
     run = dj.Run(workdirs / "told").configure(labels=7)
-    once = run.guide(classifier).draw(8, num_steps=3)
-    np.testing.assert_array_equal(run.guide(classifier).draw(8, num_steps=3), once)
+    once = run.guide(classifier).sample(8, num_steps=3)
+    np.testing.assert_array_equal(run.guide(classifier).sample(8, num_steps=3), once)
 
 
 def test_a_classifier_tells_classes_and_a_denoiser_does_not(workdirs):
@@ -286,16 +286,20 @@ def test_a_classifier_tells_classes_and_a_denoiser_does_not(workdirs):
 def test_an_interpolation_as_an_array_is_the_one_in_the_file(workdirs, tmp_path):
     ends, _ = dj.load(dj.Digits("test"), 2)
     for name, end in zip("ab", ends, strict=True):
-        dj.save_png(tmp_path / f"{name}.png", dj.to_uint8(end))
+        dj.images.save_png(tmp_path / f"{name}.png", dj.to_uint8(end))
     run = dj.Run(workdirs / "told")
-    images = dj.interpolation(run, *ends, num_images=3, num_steps=4)
-    dj.interpolate(run, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "way.png", num_images=3, num_steps=4)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "way.png")), dj.grid(images, columns=3)[..., 0])
+    images = dj.editing.interpolation(run, *ends, num_images=3, num_steps=4)
+    dj.editing.interpolate(
+        run, [tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "way.png", num_images=3, num_steps=4
+    )
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "way.png")), dj.images.tile_images(images, columns=3)[..., 0]
+    )
 
 
 def test_what_a_flow_encodes_it_decodes(workdirs):
     x, _ = dj.load(dj.Digits("test"), 3)
-    encode, decode = dj.flow(dj.Run(workdirs / "told").configure(clip_x_0=False), num_steps=19)
+    encode, decode = dj.editing.flow(dj.Run(workdirs / "told").configure(clip_x_0=False), num_steps=19)
     np.testing.assert_allclose(decode(encode(x)), x, atol=0.03)
 
 
@@ -314,7 +318,9 @@ def test_eight_bits_come_back():
 def test_a_picture_is_the_grid():
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
     for given in (images, dj.from_uint8(images)):
-        np.testing.assert_array_equal(np.asarray(dj.picture(given, columns=2)), dj.grid(images, columns=2))
+        np.testing.assert_array_equal(
+            np.asarray(dj.picture(given, columns=2)), dj.images.tile_images(images, columns=2)
+        )
 
 
 def test_a_figure_shows_itself_opaque_on_white_in_any_style():

@@ -111,13 +111,13 @@ DOORS = {
     "train's data": lambda path, run: train.train(tiny_config(data__source="folder", data__path=path), "run"),
     "sample_run": lambda path, run: dj.sample_run(run, path, num_images=1, seed=0),
     "sample_trajectory": lambda path, run: dj.sample_trajectory(run, path, num_images=1, seed=0),
-    "interpolate": lambda path, run: dj.interpolate(run, ["a.png", "b.png"], path),
-    "interpolate's ends": lambda path, run: dj.interpolate(run, [path, path], "x.png"),
-    "read_picture": lambda path, run: dj.read_picture(path, run.shape),
-    "read_mask": lambda path, run: dj.read_mask(path, run.shape),
+    "interpolate": lambda path, run: dj.editing.interpolate(run, ["a.png", "b.png"], path),
+    "interpolate's ends": lambda path, run: dj.editing.interpolate(run, [path, path], "x.png"),
+    "read_picture": lambda path, run: dj.editing.read_picture(path, run.shape),
+    "read_mask": lambda path, run: dj.editing.read_mask(path, run.shape),
     "read_log": lambda path, run: dj.read_log(path),
-    "save_png": lambda path, run: dj.save_png(path, np.zeros((8, 8, 1), np.uint8)),
-    "save_gif": lambda path, run: dj.save_gif(path, np.zeros((1, 8, 8, 1), np.uint8)),
+    "save_png": lambda path, run: dj.images.save_png(path, np.zeros((8, 8, 1), np.uint8)),
+    "save_gif": lambda path, run: dj.images.save_gif(path, np.zeros((1, 8, 8, 1), np.uint8)),
     "import_weights": lambda path, run: dj.import_weights(path, "run"),
     "import_weights to": lambda path, run: dj.import_weights("weights.pt", path),
     "export_diffusers": lambda path, run: dj.export_diffusers(run, path),
@@ -393,7 +393,7 @@ def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
     state = train.train(config(str(tmp_path / "moved data"), train__num_steps=2), tmp_path / "moved run")
     assert int(state.step) == 2
     run = Run("moved run").guide(Run("classifier")).configure(labels="b")
-    assert run.draw(1).shape == (1, 8, 8, 1)
+    assert run.sample(1).shape == (1, 8, 8, 1)
     stored = json.loads((tmp_path / "moved run/checkpoints/2/config/metadata").read_text())
     assert stored["config"]["data"]["path"] == str(tmp_path / "moved data")
 

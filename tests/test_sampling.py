@@ -20,7 +20,7 @@ from ddpm_jax.runs.chain import Chain, CompiledChain, draw, pieces
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 from ddpm_jax.runtime.devices import device_mesh
-from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.runtime.images import tile_images, to_uint8
 from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -132,7 +132,7 @@ def test_settings_that_are_given_replace_the_runs(run, images):
 
 
 def test_drawing_gives_the_images_as_an_array(run, images):
-    np.testing.assert_array_equal(run.draw(10, batch_size=8), images)
+    np.testing.assert_array_equal(run.sample(10, batch_size=8), images)
     times, frames, estimates, evaluations = run.trajectory(8, num_frames=10)
     np.testing.assert_array_equal(times, np.arange(20, -1, -2))
     np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
@@ -152,7 +152,7 @@ def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path
         assert stored.files == ["arr_0"]
         assert (stored["arr_0"].dtype, stored["arr_0"].shape) == (np.uint8, (10, 8, 8, 1))
         np.testing.assert_array_equal(stored["arr_0"], images)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "grid.png")), grid(images)[..., 0])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / "grid.png")), tile_images(images)[..., 0])
     np.testing.assert_array_equal(pngs(tmp_path / "folder"), images)
     assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == [
         *(f"{i:06d}.png" for i in range(10)),
@@ -290,7 +290,7 @@ def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_
         for index in (0, 10):
             picture.seek(index)
             shown = np.asarray(picture.convert("L"))
-            np.testing.assert_array_equal(shown, grid(to_uint8(frames[index]))[..., 0])
+            np.testing.assert_array_equal(shown, tile_images(to_uint8(frames[index]))[..., 0])
 
 
 def test_progress_counts_every_move(run, chain):

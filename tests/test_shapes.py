@@ -8,7 +8,7 @@ import pytest
 import ddpm_jax as dj
 from ddpm_jax.training.state import ema_update
 
-SCHEDULE = dj.linear(10)
+SCHEDULE = dj.schedules.linear(10)
 LEVEL, MOVE = SCHEDULE.level(5), SCHEDULE.transitions([5, 3])
 X, GREY = jnp.zeros((4, 2, 2, 3)), jnp.zeros((4, 2, 2, 1))
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -26,17 +26,17 @@ MISTAKES = {
     "a step's noise of other channels": lambda: dj.q_step(X, GREY, ONE_MOVE),
     "an x_0 of other channels": lambda: dj.q_posterior(GREY, X, ONE_MOVE),
     "a network of other channels": lambda: dj.Target.V.prediction(GREY, X, LEVEL),
-    "a denoiser of other channels": lambda: dj.l_simple()(grey, X, KEYS, EACH),
+    "a denoiser of other channels": lambda: dj.losses.l_simple()(grey, X, KEYS, EACH),
     "one key in a batch of four": lambda: dj.noise_like(KEYS[:1], X),
     "two keys for each image": lambda: dj.noise_like(jnp.stack([KEYS, KEYS], axis=1), X),
     "one level in a batch of four": lambda: dj.q_sample(X, X, SCHEDULE.level(jnp.array([5]))),
     "a level for each row": lambda: dj.q_sample(X, X, SCHEDULE.level(jnp.full((4, 2), 5))),
-    "one key for a chain of four": lambda: dj.sample(dj.heun(), grey, KEYS[:1], x_T=GREY, transitions=MOVE),
-    "one move in place of a chain": lambda: dj.sample(dj.ddim(), grey, KEYS, x_T=GREY, transitions=ONE_MOVE),
-    "one label for four": lambda: dj.cross_entropy(
+    "one key for a chain of four": lambda: dj.sample(dj.samplers.heun(), grey, KEYS[:1], x_T=GREY, transitions=MOVE),
+    "one move in place of a chain": lambda: dj.sample(dj.samplers.ddim(), grey, KEYS, x_T=GREY, transitions=ONE_MOVE),
+    "one label for four": lambda: dj.losses.cross_entropy(
         lambda x_t, level: jnp.zeros((4, 10)), X, KEYS, EACH, label=jnp.zeros(1, int)
     ),
-    "labels in a column": lambda: dj.cross_entropy(
+    "labels in a column": lambda: dj.losses.cross_entropy(
         lambda x_t, level: jnp.zeros((4, 10)), X, KEYS, EACH, label=jnp.zeros((4, 1), int)
     ),
     "an average of other parameters": lambda: ema_update({"w": jnp.zeros(1)}, {"w": jnp.zeros(3)}, step=1, decay=0.9),

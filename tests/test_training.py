@@ -22,7 +22,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
-from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.runtime.images import tile_images, to_uint8
 from ddpm_jax.training import log, loop
 from ddpm_jax.training.restoring import saved_steps
 from ddpm_jax.training.step import train_step
@@ -368,7 +368,7 @@ def test_previews_are_drawn_from_both_sets_of_parameters_and_change_nothing(whol
     for name, params in (("raw", state.params), ("ema", state.ema_params)):
         images = to_uint8(chain(params, jax.random.key(0), indices=np.arange(4)))
         preview = np.asarray(Image.open(tmp_path / "previews" / f"{name}_0000008.png"))
-        np.testing.assert_array_equal(preview, grid(images)[..., 0])
+        np.testing.assert_array_equal(preview, tile_images(images)[..., 0])
 
 
 def test_what_sampling_would_refuse_in_the_end_is_refused_in_the_beginning(tmp_path):

@@ -20,7 +20,7 @@ from ddpm_jax.factory import source
 from ddpm_jax.jobs.train import start
 from ddpm_jax.metrics.precision_recall import precision_recall
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime.images import grid
+from ddpm_jax.runtime.images import tile_images
 
 
 def measure(job: Job) -> None:
@@ -79,8 +79,8 @@ def _draw_grid(job: Job, run: Run) -> None:
     """Draws images with the averaged parameters and writes them as a grid."""
     number, steps = (4, 10) if job.small else (100, 1000)
     run.configure(sampler="ddim" if job.small else "ancestral")
-    images = run.draw(number, num_steps=steps, batch_size=number)
-    Image.fromarray(grid(images, columns=round(number**0.5))).save(job.out / "cifar10.png")
+    images = run.sample(number, num_steps=steps, batch_size=number)
+    Image.fromarray(tile_images(images, columns=round(number**0.5))).save(job.out / "cifar10.png")
     job.note(f"cifar10.png: {number} images, {steps} steps, averaged parameters")
 
 
@@ -101,7 +101,7 @@ def _measure_run(job: Job, run: Run) -> None:
     pictures = source(run.config)
     chosen = np.random.default_rng(0).permutation(len(pictures))[: 2 * number]
     real = np.stack([pictures[int(i)]["image"] for i in chosen]).reshape(2 * number, -1) / 255.0
-    drawn = run.draw(number, num_steps=moves, batch_size=min(number, 100)).reshape(number, -1) / 255.0
+    drawn = run.sample(number, num_steps=moves, batch_size=min(number, 100)).reshape(number, -1) / 255.0
     for what, images in ((f"{number} images by DDIM, {moves} moves", drawn), ("as many other pictures", real[number:])):
         precision, recall = precision_recall(real[:number], images)
         job.add(f"{what}, on pixels", precision=precision, recall=recall)

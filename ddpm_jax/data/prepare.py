@@ -19,7 +19,7 @@ import numpy as np
 
 from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.images import grid, save_png
+from ddpm_jax.runtime.images import save_png, tile_images
 from ddpm_jax.runtime.paths import show_unprintable_by_code
 
 _SHEET_IMAGES, _SHEET_SIZE = 64, 64
@@ -89,7 +89,7 @@ def report(name: str, data_dir: str | os.PathLike[str]) -> tuple[str, Path]:
     split = "train" if "train" in splits else next(iter(splits))
     source = TfdsImages(name, split, data_dir=data_dir, size=_SHEET_SIZE, skip_unreadable=True)
     sheet = Path(data_dir) / f"{builder.info.full_name.replace('/', '-')}.png"
-    save_png(sheet, grid(np.stack([source[i]["image"] for i in range(min(_SHEET_IMAGES, len(source)))])))
+    save_png(sheet, tile_images(np.stack([source[i]["image"] for i in range(min(_SHEET_IMAGES, len(source)))])))
     return "\n".join(lines), sheet
 
 

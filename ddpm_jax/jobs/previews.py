@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import replicated
-from ddpm_jax.runtime.images import grid, to_uint8
+from ddpm_jax.runtime.images import tile_images, to_uint8
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Metrics
@@ -45,5 +45,5 @@ class Previews:
                     f"note: no preview with the {name} parameters: the images of its short chain are not finite"
                 )
                 continue
-            self._log.picture(name, grid(to_uint8(images), columns=self._chain.columns), step=step)
+            self._log.picture(name, tile_images(to_uint8(images), columns=self._chain.columns), step=step)
         self._log.restart_clock()

@@ -25,7 +25,7 @@ from ddpm_jax.diffusion.arrays import Array
 from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.images import check_writable, from_uint8, grid, save_gif, save_png, to_uint8
+from ddpm_jax.runtime.images import check_writable, from_uint8, save_gif, save_png, tile_images, to_uint8
 from ddpm_jax.runtime.paths import local_path
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def interpolate(
     check_writable(out)
     images = interpolation(run, *ends, num_images=num_images, num_steps=num_steps)
     if out.suffix == ".gif":
-        save_gif(out, np.stack([grid(image[None]) for image in images]))
+        save_gif(out, np.stack([tile_images(image[None]) for image in images]))
     else:
-        save_png(out, grid(images, columns=num_images))
+        save_png(out, tile_images(images, columns=num_images))
     return out

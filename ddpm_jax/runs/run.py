@@ -238,7 +238,7 @@ class Run:
             ).compiled
         return Chain(self._compiled[program], factory.sampler_settings(self.config), self.labels())
 
-    def draw(
+    def sample(
         self,
         num_images: int,
         *,
@@ -275,7 +275,7 @@ class Run:
         num_frames: int = 60,
         sampler: Sampler | None = None,
     ) -> Frames:
-        """The chain of the images that `draw` gives, from noise to images, at about `num_frames` of its times.
+        """The chain of the images that `sample` gives, from noise to images, at about `num_frames` of its times.
 
         Raises:
           UserError: as `chain`; or `num_images` or `num_frames` is less than 1.

@@ -20,7 +20,7 @@ from ddpm_jax.config import changes, in_words, to_json
 from ddpm_jax.errors import UserError, check_counts, first_line
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime.devices import agreed, is_first
-from ddpm_jax.runtime.images import check_writable, grid, save_gif, save_png, to_uint8, write_whole
+from ddpm_jax.runtime.images import check_writable, save_gif, save_png, tile_images, to_uint8, write_whole
 from ddpm_jax.runtime.paths import expanded, local_path
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def sample_run(
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"--out={out} must end in .png (a grid), .npz (an array) or / (a folder)")
     check_writable(out)
-    images = run.draw(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
+    images = run.sample(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
-        save_png(out, grid(images, columns=chain.columns))
+        save_png(out, tile_images(images, columns=chain.columns))
     else:
         write_whole(out, lambda path: np.savez(path, arr_0=images))
     return out
@@ -101,7 +101,7 @@ def sample_trajectory(
         raise UserError(f"--trajectory={out} must end in .gif")
     check_writable(out)
     frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
-    save_gif(out, np.stack([grid(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
+    save_gif(out, np.stack([tile_images(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
     return out
 
 

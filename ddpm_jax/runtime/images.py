@@ -41,7 +41,7 @@ def from_uint8(images: ArrayLike) -> np.ndarray:
     return np.asarray(images, np.float32) / 127.5 - 1
 
 
-def grid(images: np.ndarray, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
+def tile_images(images: np.ndarray, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
     """Tiles images `[N, H, W, C]` uint8 row by row on white, in a nearly square grid unless `columns` is given.
 
     Small images, and the gap, are enlarged by a whole factor until a tile is at least 32 pixels high.
@@ -63,7 +63,7 @@ def grid(images: np.ndarray, *, columns: int | None = None, gap: int = 1) -> np.
 def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
     """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows."""
     images = np.asarray(images)
-    return _pil(grid(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
+    return _pil(tile_images(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
 
 
 def _pil(image: np.ndarray) -> Image.Image:
