@@ -80,7 +80,7 @@ def evaluate(
     for metric in chosen.values():
         if metric.task != run.config.task:
             suited = ", ".join(name for name, known in METRICS.items() if known.task == run.config.task)
-            raise UserError(f"the task of {run.workdir} is {run.config.task}, which is measured by {suited}")
+            raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}")
     source = run.source() if source is None else matched(source, run.config.labels.names)
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name, metric in chosen.items():
