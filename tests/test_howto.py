@@ -164,6 +164,16 @@ class Bare(nn.Module):
         return x_t
 
 
+class Mislabelled(dj.Digits):
+    """The digits, of which the last one has a label that is none."""
+
+    def __init__(self):
+        super().__init__("train")
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "label": np.int32(10)}
+
+
 def one_batch(**changes):
     """Two examples, and no more."""
     return [{"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, int), **changes}]
@@ -180,6 +190,8 @@ def one_batch(**changes):
         ({"source": one_batch(label=np.zeros(4, int), image=np.zeros((4, 8, 8, 1), np.uint8))}, "has 4 examples in pl"),
         ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),
         ({"source": [{"image": np.zeros((8, 8, 8, 1), np.uint8)}]}, "'label' is missing"),
+        ({"source": one_batch(label=np.full(8, 10))}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
+        ({"source": Mislabelled()}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
         ({"source": iter(one_batch())}, r"^the given batches ended after step 1: give more, or an iterable that can"),
         ({"source": lambda step: one_batch()}, r"^the given batches ended after step 1: "),
         ({"source": []}, r"^the given batches ended after step 0: "),
@@ -191,7 +203,7 @@ def one_batch(**changes):
 )
 def test_objects_of_another_form_are_refused_in_one_line(objects, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        dj.train(tiny_config(), tmp_path, **{"network": Mlp(), **objects})
+        dj.train(tiny_config(labels__num_classes=10), tmp_path, **{"network": Mlp(), **objects})
 
 
 def test_an_iterable_starts_again_when_it_ends(tmp_path):
