@@ -193,7 +193,7 @@ def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
     run = Run(tmp_path / "run")
     assert (run.step, run.class_names) == (2, ("cat", "dog"))
     run.config.data.path = str(other)
-    with pytest.raises(UserError, match="those of the run cat, dog"):
+    with pytest.raises(UserError, match="the classes of the run are cat, dog"):
         run.source()
 
 

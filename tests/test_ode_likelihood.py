@@ -103,6 +103,13 @@ def flow_velocity(oracle, level):
     return lambda x: velocity(*oracle.denoiser(x, level)[:2], level)
 
 
+def test_the_trace_of_float32_images_is_float32(x64):
+    """Where float64 is the default, too."""
+    value, trace = exact_trace(lambda x: 2 * x, jnp.ones((2, 3), jnp.float32))
+    assert value.dtype == trace.dtype == jnp.float32
+    np.testing.assert_array_equal(trace, [6, 6])
+
+
 def test_the_exact_trace_is_that_of_the_jacobian(x64):
     """Of a Gaussian's velocity `signal sigma sum((1 - c) / var)` over the eigenvalues c; of a mixture's by jacfwd."""
     level, oracle = linear(1000).level(300), Gaussian(normal(2, 2, 1), spread(4))
