@@ -112,7 +112,7 @@ def test_a_command_that_is_terminated_ends_its_part_and_keeps_what_was_measured(
     process.communicate()
     assert process.returncode != 0
     results = json.loads((tmp_path / "results.json").read_text())["rates"]
-    assert results["state"] == "ended: the command was"
+    assert results["state"] == "ended, because the program was ended"
     assert results["rows"]
 
 
@@ -126,8 +126,8 @@ def test_a_new_result_is_compared_row_by_row(module):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--parts=pictures"], "say where it is with --data=FOLDER"),
-        (["--parts=nothing"], "'nothing' is not a part; choose from rates, training,"),
+        (["--parts=pictures"], "give its folder with --data=FOLDER"),
+        (["--parts=nothing"], "'nothing' is not the name of a part; choose from rates, training,"),
         (["--data=."], ". does not contain the folder 'train'"),
         (["--against=README.md"], "README.md is not a results.json of this command"),
     ],

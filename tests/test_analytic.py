@@ -173,12 +173,12 @@ def test_samples_of_classes_and_points_are_as_frequent_as_they_should_be():
 @pytest.mark.parametrize(
     ("make", "what"),
     [
-        (lambda: Gaussian([0.0, 0.0], np.eye(3)), "covariance is"),
+        (lambda: Gaussian([0.0, 0.0], np.eye(3)), "covariance must be"),
         (lambda: Gaussian([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
         (lambda: Gaussian([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "negative"),
         (lambda: GaussianMixture([0.5, 0.6], np.zeros((2, 1)), np.ones((2, 1, 1))), "sum to 1"),
         (lambda: GaussianMixture([1.0, 0.0], np.zeros((2, 1)), np.ones((2, 1, 1))), "positive"),
-        (lambda: GaussianMixture([0.5, 0.5], np.zeros((3, 1)), np.ones((2, 1, 1))), "one per class"),
+        (lambda: GaussianMixture([0.5, 0.5], np.zeros((3, 1)), np.ones((2, 1, 1))), "per class"),
     ],
 )
 def test_what_is_no_distribution_is_refused(make, what):

@@ -1,6 +1,7 @@
 """Checkpoints come back bit for bit and are kept as asked; a damaged one costs the steps since the one before."""
 
 import errno
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -56,6 +57,29 @@ def restore(workdir, **options):
 def saved(tmp_path_factory):
     """A run's directory with checkpoints of steps 6 and 8."""
     return save(tmp_path_factory.mktemp("saved"), (6, 8))
+
+
+def test_a_save_compiles_nothing_and_stores_every_array_once(tmp_path):
+    """Arrays that eight devices hold whole: Orbax by itself would cut each into eight pieces, by compiled programs."""
+    state, compiled = state_at(1), []
+    jax.block_until_ready(state)
+    with Checkpoints(tmp_path) as checkpoints:
+
+        def count(event, seconds, **options):
+            if event == "/jax/core/compile/backend_compile_duration":
+                compiled.append(seconds)
+
+        jax.monitoring.register_event_duration_secs_listener(count)
+        try:
+            checkpoints.save(state, to_json(CONFIG))
+            checkpoints.wait()
+        finally:
+            jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled == []
+    written = json.loads((tmp_path / "checkpoints/1/state/array_metadatas/process_0").read_text())["array_metadatas"]
+    shapes = [entry["array_metadata"]["write_shape"] for entry in written]
+    leaves = [jax.random.key_data(leaf) if leaf is state.key else leaf for leaf in jax.tree.leaves(state)]
+    assert shapes == [list(leaf.shape) for leaf in leaves]
 
 
 @pytest.fixture

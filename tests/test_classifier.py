@@ -106,7 +106,7 @@ def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples
 
 def test_samples_of_the_weights_that_do_not_divide_the_batch_are_refused():
     config = tiny_config(**CLASSIFIER, posterior__weights="last", posterior__samples_per_step=3, train__batch_size=8)
-    with pytest.raises(UserError, match=r"^config.posterior.samples_per_step=3 must divide the 8 images of a step"):
+    with pytest.raises(UserError, match=r"^config.posterior.samples_per_step=3 must divide the 8 images of one part "):
         factory.train_spec(config, factory.network(config), num_images=50)
 
 

@@ -142,7 +142,7 @@ def test_a_folder_of_one_guidance_is_not_continued_with_another(places, tmp_path
         ),
         ("plain", ["--labels=7"], "--labels=7: this model is unconditional"),
         ("plain", ["--labels=all"], "--labels=all: this model is unconditional"),
-        ("plain", ["--classifier_workdir={conditional}"], "{conditional} holds no classifier"),
+        ("plain", ["--classifier_workdir={conditional}"], "{conditional} is not the run of a classifier"),
         ("plain", ["--classifier_workdir={longer}"], "diffusion.num_timesteps is 8 there and 9 here"),
         ("plain", ["--classifier_scale=3"], "--classifier_scale needs --classifier_workdir=DIR"),
         (

@@ -1,6 +1,7 @@
 """The evaluation of a run: files, table, sums, and numbers that depend on neither batch size nor devices."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -15,16 +16,17 @@ from ddpm_jax import factory
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import METRICS as ALL_METRICS
-from ddpm_jax.evaluation.evaluate import OF_CLASSIFIERS, Images, evaluate, table
+from ddpm_jax.evaluation.evaluate import Images, Metric, evaluate, table
 from ddpm_jax.evaluation.measurements import standard_error
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.devices import device_mesh, replicated
+from ddpm_jax.runtime.images import from_uint8
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-METRICS = [name for name in ALL_METRICS if name not in OF_CLASSIFIERS]
+METRICS = [name for name, metric in ALL_METRICS.items() if metric.task == "denoise"]
 T = 12
 NUM_IMAGES = 11
 
@@ -204,7 +206,8 @@ def test_a_result_that_is_not_finite_is_one_line_and_not_written(name, value, me
     good = {key: of for key, of in measured.results[name].items() if key not in ("step", "params", "num_images")}
     for key in [key for key, of in good.items() if not isinstance(of, str)]:
         broken = {**good, key: last_replaced(good[key], value)}
-        monkeypatch.setitem(ALL_METRICS, name, lambda *args, broken=broken, **kwargs: broken)
+        broken_metric = ALL_METRICS[name]._replace(measure=lambda *args, broken=broken, **kwargs: broken)
+        monkeypatch.setitem(ALL_METRICS, name, broken_metric)
         with pytest.raises(
             UserError, match=rf"^{name} was not written, because it is not finite \({key}\): "
         ) as caught:
@@ -246,7 +249,7 @@ def test_unreadable_files_can_be_passed_over_in_measuring_too(tmp_path):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_too_many_steps_are_a_users_mistake(measured, metric):
-    with pytest.raises(UserError, match=r"no (chain|ODE) of 99 steps"):
+    with pytest.raises(UserError, match=r"cannot (make a chain of|solve the ODE in) 99 steps"):
         evaluate(measured.run, [metric], source=Few(), num_images=5, num_steps=99)
 
 
@@ -254,3 +257,22 @@ def test_a_standard_error_is_the_deviation_over_the_root_of_the_number():
     values = np.array([1.0, 2.0, 4.0, 7.0])
     assert standard_error(values) == pytest.approx(np.sqrt(np.sum((values - 3.5) ** 2) / 3 / 4))
     assert standard_error(values[:1]) == 0
+
+
+def test_a_metric_of_a_program_is_measured_and_written(measured, tmp_path):
+    """Here the mean of the images, which is known."""
+    shutil.copytree(measured.run.workdir, tmp_path / "run")
+
+    def mean(run, images, *, num_steps):
+        x_0 = np.concatenate([np.asarray(x_0)[:count] for x_0, _, _, count in images])
+        return {"mean": float(x_0.mean()), "num_steps": num_steps}
+
+    run = Run(tmp_path / "run")
+    results = evaluate(run, {"brightness": Metric(mean)}, source=measured.source, num_images=3, num_steps=7)
+    chosen = [measured.source[i]["image"] for i in np.arange(3) * len(measured.source) // 3]
+    assert results["brightness"]["mean"] == pytest.approx(from_uint8(np.stack(chosen)).mean(), rel=1e-5)
+    assert json.loads((tmp_path / "run/evaluation/brightness.json").read_text()) == results["brightness"]
+    assert table(results)[0] == "brightness"
+    assert "  num_steps    7" in table(results)
+    with pytest.raises(UserError, match=r" has config.task=denoise: choose the metrics from bpd, nll, spectrum$"):
+        evaluate(run, {"brightness": Metric(mean, task="classify")}, source=measured.source)

@@ -97,7 +97,7 @@ def test_a_right_classifier_makes_the_class_denoiser(t):
 
 
 @pytest.mark.parametrize("t", [1, 300, 1000])
-def test_the_two_roads_of_guidance_are_one(t):
+def test_both_methods_of_guidance_are_one(t):
     """With right networks `eps(x_t, y) - eps(x_t)` is the classifier's gradient, so any scale gives the same."""
     level = T_GRID.level(t)
     x_t = q_sample(MIXTURE.sample(jax.random.key(1), 64), normal(64, 2), level)

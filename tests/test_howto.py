@@ -70,8 +70,9 @@ def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
             assert picture.size[0] > 100
 
 
-@pytest.mark.parametrize("objects", [{"network": Mlp()}, {"loss": huber}, {"source": batches}, {
-    "network": Mlp(), "loss": huber, "source": batches}], ids="-".join)  # fmt: skip
+@pytest.mark.parametrize(
+    "objects", [{"network": Mlp()}, {"network": Mlp(), "loss": huber, "source": batches}], ids="-".join
+)
 def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
     config = lambda steps: tiny_config(labels__num_classes=10, labels__dropout=0.1, train__num_steps=steps)
     whole = dj.train(config(6), tmp_path / "whole", **objects)
@@ -80,31 +81,33 @@ def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
     losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
     assert ("largest" in read_log(tmp_path / "whole")[0]) == ("loss" in objects)
-    run = dj.Run(tmp_path / "whole", network=objects.get("network"))
+    run = dj.Run(tmp_path / "whole", network=Mlp())
     assert run.sample(4, num_steps=3).shape == (4, 8, 8, 1)
 
 
 @pytest.mark.parametrize("name", ["network", "loss", "source"])
 def test_a_run_of_own_objects_names_what_is_missing(name, tmp_path):
-    given = {"network": Mlp(), "loss": huber, "source": batches}[name]
+    given = {"network": Mlp(), "loss": huber, "source": batches}
     config = tiny_config(train__num_steps=2)
-    dj.train(config, tmp_path, **{name: given})
+    dj.train(config, tmp_path, **{"network": Mlp(), name: given[name]})
     config.train.num_steps = 3
     if name == "loss":  # which may change
-        dj.train(config, tmp_path)
+        dj.train(config, tmp_path, network=Mlp())
     else:
         with pytest.raises(
             UserError, match=rf"was trained with a {name} from a program: resume it with .*{name}=\.\.\."
         ):
-            dj.train(config, tmp_path)
+            dj.train(config, tmp_path, **({} if name == "network" else {"network": Mlp()}))
     if name == "network":
         with pytest.raises(UserError, match=r"config.network is 'custom': this run needs .* given as network="):
             dj.Run(tmp_path)
     elif name == "source":
         with pytest.raises(UserError, match=r"config.data.source is 'custom': .* given as source="):
-            dj.Run(tmp_path).source()
+            dj.Run(tmp_path, network=Mlp()).source()
+    else:
+        save(tmp_path / "configured", tiny_config())
         with pytest.raises(UserError, match=r"network= is given, and config.network is 'configured'"):
-            dj.Run(tmp_path, network=Mlp())
+            dj.Run(tmp_path / "configured", network=Mlp())
 
 
 def test_arrays_are_a_source_with_their_classes(tmp_path):
@@ -113,8 +116,8 @@ def test_arrays_are_a_source_with_their_classes(tmp_path):
     assert (len(source), source.num_classes, source[3]["image"].shape) == (20, 2, (8, 8, 1))
     np.testing.assert_array_equal(source[3]["image"][..., 0], images[3])
     assert source[3]["label"] == 1
-    dj.train(tiny_config(labels__num_classes=2, train__num_steps=2), tmp_path, source=source)
-    run = dj.Run(tmp_path)
+    dj.train(tiny_config(labels__num_classes=2, train__num_steps=2), tmp_path, source=source, network=Mlp())
+    run = dj.Run(tmp_path, network=Mlp())
     assert run.class_names == ("cat", "dog")
     assert "bpd" in dj.evaluate(run, ["bpd"], source=source, num_images=4)
     assert dj.ArrayImages(images).num_classes == 0
@@ -161,6 +164,16 @@ class Bare(nn.Module):
         return x_t
 
 
+class Mislabelled(dj.Digits):
+    """The digits, of which the last one has a label that is none."""
+
+    def __init__(self):
+        super().__init__("train")
+
+    def __getitem__(self, index):
+        return {**super().__getitem__(index), "label": np.int32(10)}
+
+
 def one_batch(**changes):
     """Two examples, and no more."""
     return [{"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, int), **changes}]
@@ -177,6 +190,8 @@ def one_batch(**changes):
         ({"source": one_batch(label=np.zeros(4, int), image=np.zeros((4, 8, 8, 1), np.uint8))}, "has 4 examples in pl"),
         ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),
         ({"source": [{"image": np.zeros((8, 8, 8, 1), np.uint8)}]}, "'label' is missing"),
+        ({"source": one_batch(label=np.full(8, 10))}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
+        ({"source": Mislabelled()}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
         ({"source": iter(one_batch())}, r"^the given batches ended after step 1: give more, or an iterable that can"),
         ({"source": lambda step: one_batch()}, r"^the given batches ended after step 1: "),
         ({"source": []}, r"^the given batches ended after step 0: "),
@@ -188,12 +203,12 @@ def one_batch(**changes):
 )
 def test_objects_of_another_form_are_refused_in_one_line(objects, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        dj.train(tiny_config(), tmp_path, **objects)
+        dj.train(tiny_config(labels__num_classes=10), tmp_path, **{"network": Mlp(), **objects})
 
 
 def test_an_iterable_starts_again_when_it_ends(tmp_path):
     config = tiny_config(train__num_steps=5)
-    assert dj.train(config, tmp_path, source=one_batch()).step == 5
+    assert dj.train(config, tmp_path, source=one_batch(), network=Mlp()).step == 5
 
 
 def test_a_dataloader_of_torch_is_a_source(tmp_path):
@@ -201,7 +216,7 @@ def test_a_dataloader_of_torch_is_a_source(tmp_path):
     images = torch.randint(256, (24, 8, 8, 1), dtype=torch.uint8)
     examples = [{"image": image, "label": i % 3} for i, image in enumerate(images)]
     loader = torch.utils.data.DataLoader(examples, batch_size=8, shuffle=True)
-    assert dj.train(tiny_config(train__num_steps=5), tmp_path, source=loader).step == 5
+    assert dj.train(tiny_config(train__num_steps=5), tmp_path, source=loader, network=Mlp()).step == 5
 
 
 def test_hooks_see_every_step_and_an_error_in_one_loses_nothing(tmp_path):
@@ -213,8 +228,8 @@ def test_hooks_see_every_step_and_an_error_in_one_loses_nothing(tmp_path):
             raise ValueError("of a hook")
 
     with pytest.raises(ValueError, match="of a hook"):
-        dj.train(tiny_config(checkpoint__every=100), tmp_path, hooks=[hook])
+        dj.train(tiny_config(checkpoint__every=100), tmp_path, hooks=[hook], network=Mlp())
     assert [step for step, *_ in seen] == [step for _, step, _ in seen] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([loss for *_, loss in seen], [line["loss"] for line in read_log(tmp_path)], rtol=1e-6)
-    assert dj.train(tiny_config(), tmp_path).step == 8
+    assert dj.train(tiny_config(), tmp_path, network=Mlp()).step == 8
     assert [line["step"] for line in read_log(tmp_path)] == list(range(1, 9))

@@ -291,5 +291,5 @@ def test_the_class_table_starts_standard_normal(initial):
 
 @pytest.mark.parametrize(("key", "value"), [("padding", "valid"), ("time_embedding", "cosine")])
 def test_an_unknown_detail_is_refused_by_name(key, value):
-    with pytest.raises(ValueError, match=f"{key} is '.*got '{value}'"):
+    with pytest.raises(ValueError, match=f"{key} must be '.*got '{value}'"):
         ho(**{key: value})

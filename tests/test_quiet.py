@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import ddpm_jax as dj
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import devices
-from ddpm_jax.runtime.quiet import quiet_pillow, quieten_libtpu
+from ddpm_jax.runtime.quiet import quiet_pillow, quieten_libtpu, unless_loaded
 from ddpm_jax.training.checkpoint import Checkpoints
 
 
@@ -164,3 +165,15 @@ def test_libtpu_is_answered_only_where_there_is_no_tpu(tmp_path, monkeypatch, de
     quieten_libtpu(tmp_path)
     assert len(environment) == 1 + answers
     assert environment.get("TPU_WORKER_HOSTNAMES", "localhost") == "localhost"
+
+
+def test_a_package_is_hidden_only_from_what_is_imported_meanwhile(monkeypatch):
+    """If it is loaded already, it stays as it is."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with unless_loaded("colorsys"), pytest.raises(ImportError):
+        import colorsys
+    import colorsys
+
+    with unless_loaded("colorsys"):
+        assert sys.modules["colorsys"] is colorsys
+    assert sys.modules["colorsys"] is colorsys

@@ -346,23 +346,23 @@ def test_a_batch_cut_over_eight_devices_takes_the_same_step(x64):
     [
         (
             {**BATCH, "image": IMAGES / np.float32(127.5) - 1},
-            "must be uint8 in 0..255, not float32: .*to_uint8 makes them",
+            "must be uint8 in 0..255, not float32: .*with ddpm_jax.to_uint8",
         ),
         ({**BATCH, "image": IMAGES.astype(np.int32)}, "must be uint8 in 0..255, not int32"),
         ({"image": IMAGES}, r"'label' is missing \(keys image\); images without classes have the label 0"),
         ({"label": BATCH["label"]}, r"'image' is missing \(keys label\)"),
         ({}, r"'image' and 'label' is missing \(keys none\)"),
         (IMAGES, r"'image' and 'label' is missing \((ndarray|DynamicJaxprTracer)\)"),
-        ({**BATCH, "image": IMAGES[..., 0]}, r"shape \[8, 4, 3\], its labels \[8\]"),
-        ({**BATCH, "label": BATCH["label"][:7]}, r"shape \[8, 4, 3, 2\], its labels \[7\]"),
-        ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels \[8, 1\]"),
+        ({**BATCH, "image": IMAGES[..., 0]}, r"shape \[8, 4, 3\], and its labels the shape \[8\]"),
+        ({**BATCH, "label": BATCH["label"][:7]}, r"shape \[8, 4, 3, 2\], and its labels the shape \[7\]"),
+        ({**BATCH, "label": BATCH["label"][:, None]}, r"its labels the shape \[8, 1\]"),
         (
             {**BATCH, "image": IMAGES.tolist()},
             "with arrays, and its 'image' is of the type list: convert it with numpy",
         ),
         ({**BATCH, "label": BATCH["label"].tolist()}, "its 'label' is of the type list"),
         ({**BATCH, "label": None}, "its 'label' is of the type NoneType"),
-        ({**BATCH, "label": np.zeros(8, np.float32)}, r"its labels \[8\] and the type float32"),
+        ({**BATCH, "label": np.zeros(8, np.float32)}, r"its labels the shape \[8\] and the type float32"),
     ],
 )
 @pytest.mark.parametrize("compile", [lambda f: f, jax.jit])

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import listed, one_line
+from ddpm_jax.factory.names import CUSTOM
 from ddpm_jax.runs.run import Run
 
 _OPEN = """\
@@ -107,6 +108,7 @@ def _data(run: Run) -> str:
         "digits": f"UCI digits, split {data.split}",
         "folder": "a folder of images",
         "tfds": f"{data.name}, split {data.split}",
+        CUSTOM: "images that a program gave",
     }[data.source]
     trained = f"{named}, {'with' if data.random_flip else 'without'} random flips."
     if not source.exists():

@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.evaluation import plots
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import plots, tables
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.runtime.images import write_whole
@@ -20,19 +20,34 @@ from ddpm_jax.runtime.images import write_whole
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
 
-# Each takes (run, images, *, num_steps) and returns values of JSON.
-METRICS: dict[str, Callable[..., dict[str, Any]]] = {
-    "bpd": bound,
-    "nll": exact_likelihood,
-    "spectrum": power_spectra,
-    "accuracy": accuracy,
+
+class Metric(NamedTuple):
+    """A measurement of a run, as a row of `METRICS` or given to `evaluate` by a program.
+
+    Attributes:
+      measure: function `(run, images, *, num_steps)` of the opened `Run` and `Images` to values of JSON.
+      lines: function from the result to lines to print.
+      plot: function from the result to a figure, or None.
+      task: the task of the runs that it measures, "denoise" or "classify".
+    """
+
+    measure: Callable[..., dict[str, Any]]
+    lines: Callable[[tables.Result], list[str]] = tables.of_numbers
+    plot: Callable[[tables.Result], plots.Picture] | None = None
+    task: str = "denoise"
+
+
+METRICS: dict[str, Metric] = {
+    "bpd": Metric(bound, tables.of_bound, plots.bound),
+    "nll": Metric(exact_likelihood, tables.of_likelihood),
+    "spectrum": Metric(power_spectra, tables.of_spectrum, plots.spectrum),
+    "accuracy": Metric(accuracy, tables.of_accuracy, plots.accuracy, task="classify"),
 }
-OF_CLASSIFIERS = {"accuracy"}
 
 
 def evaluate(
     run: "Run",
-    metrics: Sequence[str],
+    metrics: Sequence[str] | Mapping[str, Metric],
     *,
     source: Source | None = None,
     num_images: int = 500,
@@ -43,7 +58,7 @@ def evaluate(
 
     Args:
       run: `Run`.
-      metrics: names in `METRICS`.
+      metrics: names in `METRICS`, or `{name: Metric}`, metrics of a program with their names.
       source: images to measure on, whose classes are numbered as those of the run, by name; None for the test split of
         the run's data set.
       num_images: number of images.
@@ -61,24 +76,34 @@ def evaluate(
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}
-    for name in metrics:
-        if name not in METRICS:
-            raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
-        if (name in OF_CLASSIFIERS) != (run.config.task == "classify"):
-            suited = ", ".join(n for n in METRICS if (n in OF_CLASSIFIERS) == (run.config.task == "classify"))
+    chosen = dict(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
+    for metric in chosen.values():
+        if metric.task != run.config.task:
+            suited = ", ".join(name for name, known in METRICS.items() if known.task == run.config.task)
             raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}")
     source = run.source() if source is None else matched(source, run.config.labels.names)
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
-    for name in metrics:
-        result = METRICS[name](run, images, num_steps=num_steps)
+    for name, metric in chosen.items():
+        result = metric.measure(run, images, num_steps=num_steps)
         _check_finite(name, result)
         result = {"step": run.step, "params": run.params_name, "num_images": images.num_images, **result}
         text = json.dumps(result, indent=1, allow_nan=False)
         write_whole(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
-        if name in plots.PLOTS:
-            write_whole(folder / f"{name}.png", plots.PLOTS[name](result).savefig)
+        if metric.plot:
+            write_whole(folder / f"{name}.png", metric.plot(result).savefig)
         results[name] = result
     return results
+
+
+def _metric(name: str) -> Metric:
+    """The metric of a name.
+
+    Raises:
+      UserError: there is none of this name.
+    """
+    if name not in METRICS:
+        raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
+    return METRICS[name]
 
 
 def _check_finite(name: str, result: Mapping[str, Any]) -> None:
@@ -101,46 +126,8 @@ def _is_finite(value: Any) -> bool:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The results of `evaluate` as lines to print."""
-    lines = []
+    """The results of `evaluate` as lines to print; of a metric of a program, its numbers."""
+    printed = []
     for name, result in results.items():
-        if name == "bpd":
-            lines += [
-                f"bound          {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim",
-                f"  L_T          {result['L_T']:.3g}",
-                f"  L_(t-1) sum  {result['L_between']:.4f}   ({len(result['terms']) - 1} terms)",
-                f"  L_0          {result['L_0']:.4f}",
-            ]
-        elif name == "nll":
-            decoded, solved = result["with_decoder"], f"({result['trace']} trace, {result['num_steps']} steps)"
-            lines += [
-                f"ODE likelihood {decoded['bits_per_dim']:.4f} +- {decoded['standard_error']:.4f} bits/dim from x_1, "
-                "with the bound's L_0",
-                f"               {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim with uniform "
-                f"dequantisation {solved}",
-            ]
-        elif name == "accuracy":
-            lines += [
-                f"accuracy       {result['accuracy']:.4f} on clean images, {result['nll_nats']:.4f} nats, "
-                f"calibration error {result['calibration_error']:.4f}",
-                "  by t         " + ", ".join(f"{t:g}: {a:.2f}" for t, a in _every_fifth(result)),
-                "  by class     " + _by_class(result),
-            ]
-        else:
-            settled = ", ".join(f"{k}: {t:g}" for k, t in enumerate(result["settling_time"]))
-            lines.append(f"spectrum       t at which each frequency band settles  {settled}")
-    return lines
-
-
-def _by_class(result: Mapping[str, Any]) -> str:
-    """The accuracy of each class that has images, by name; of more than ten classes, that of the ten worst."""
-    names = result["class_names"] or range(len(result["accuracy_by_class"]))
-    known = [(a, name) for name, a in zip(names, result["accuracy_by_class"], strict=True) if a is not None]
-    shown = known if len(known) <= 10 else sorted(known, key=lambda pair: pair[0])[:10]
-    left = f", and {len(known) - len(shown)} classes with at least that" if len(known) > len(shown) else ""
-    return ", ".join(f"{shortened(name, 40)}: {a:.2f}" for a, name in shown) + left
-
-
-def _every_fifth(result: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Every fifth point `(t, accuracy)` of the curve of accuracy over t."""
-    return list(zip(result["times"], result["accuracy_by_t"], strict=True))[::5]
+        printed += METRICS[name].lines(result) if name in METRICS else [name, *tables.of_numbers(result)]
+    return printed

@@ -246,6 +246,3 @@ def accuracy(result: Mapping[str, Any]) -> Picture:
 def _colour(fraction: float) -> tuple[float, float, float, float]:
     """The colour (RGBA) at a fraction in [0, 1] of a colour map from dark to light, without its lightest part."""
     return mpl.colormaps["viridis"](0.85 * fraction)
-
-
-PLOTS: dict[str, Callable[[Mapping[str, Any]], Picture]] = {"bpd": bound, "spectrum": spectrum, "accuracy": accuracy}

@@ -54,10 +54,10 @@ def read_batches(source: Source, mesh: Mesh, order: Order, *, num_workers: int =
       num_workers: number of processes that read, 0 for a thread.
 
     Raises:
-      UserError: as `pipeline.batches`, or a process that reads has died.
+      UserError: as `pipeline.batches`, a process that reads has died, or a label is not that of a class.
     """
     with contextlib.closing(batches(source, num_workers=num_workers, **_share(order))) as stream:
-        yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
+        yield (global_batch(mesh, _of_classes(source.num_classes, batch)) for batch in _whole_workers(stream))
 
 
 @contextlib.contextmanager
@@ -75,12 +75,20 @@ def gathered_batches(source: Source, mesh: Mesh, order: Order) -> Iterator[Itera
 
 
 @contextlib.contextmanager
-def given_batches(given: Batches | BatchesFrom, mesh: Mesh, order: Order) -> Iterator[Iterator[Batch]]:
+def given_batches(
+    given: Batches | BatchesFrom, mesh: Mesh, order: Order, *, num_classes: int = 0
+) -> Iterator[Iterator[Batch]]:
     """Takes the batches of a user's own iterable, and cuts each along the mesh.
 
     An iterable starts at its beginning whenever a run is started or resumed, and again when it ends. A function of the
     number of steps taken decides itself, so with it a resumed run can see the batches of an uninterrupted one. Of
     several processes each gives its own part, `B / processes` examples.
+
+    Args:
+      given: the batches.
+      mesh: the devices.
+      order: the `Order`, of which the seed is not used.
+      num_classes: the number of classes of the model; 0 for an unconditional one, which ignores the labels.
 
     Raises:
       UserError: the batches end and cannot be iterated again, or one of them has another form or size.
@@ -91,7 +99,7 @@ def given_batches(given: Batches | BatchesFrom, mesh: Mesh, order: Order) -> Ite
         while True:
             begin, round_ = step, iter(given(step) if callable(given) else given)
             for step, batch in enumerate(round_, begin + 1):
-                yield global_batch(mesh, _checked(batch, share, step))
+                yield global_batch(mesh, _of_classes(num_classes, _checked(batch, share, step)))
             if step == begin or callable(given) or round_ is given:
                 raise UserError(
                     f"the given batches ended after step {step}: give more, or an iterable that can be iterated again, "
@@ -116,6 +124,20 @@ def _checked(batch: Mapping[str, Any], share: int, step: int) -> Example:
             "config.train.batch_size to the size of the batches over all processes, and drop an incomplete last batch"
         )
     return {"image": batch["image"], "label": batch["label"].astype(np.int32)}
+
+
+def _of_classes(num_classes: int, batch: Example) -> Example:
+    """The batch, after a check of its labels: indexing a table on the device would take the last class for any other.
+
+    Raises:
+      UserError: the batch has another form, or a label is not in 0..num_classes - 1, if there are classes.
+    """
+    check_batch(batch)
+    lowest, highest = int(batch["label"].min()), int(batch["label"].max())
+    if num_classes and not 0 <= lowest <= highest < num_classes:
+        wrong = lowest if lowest < 0 else highest
+        raise UserError(f"the data has a label {wrong}, and there are {num_classes} classes: 0 to {num_classes - 1}")
+    return batch
 
 
 def _share(order: Order) -> dict[str, int]:
@@ -160,6 +182,7 @@ def on_devices(source: Source, mesh: Mesh) -> Batch:
             example = source[i]
             images[i], labels[i] = example["image"], example["label"]
             bar.update()
+    _of_classes(source.num_classes, {"image": images, "label": labels})
     whole = replicated(mesh)
     place = lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
     return {"image": place(images), "label": place(labels)}

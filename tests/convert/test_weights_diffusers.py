@@ -111,7 +111,7 @@ def test_a_learned_variance_samples_in_diffusers(diffusers, tmp_path):
     opened = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
     opened.set_progress_bar_config(disable=True)
     assert opened(batch_size=2, num_inference_steps=20, output_type="np").images.shape == (2, 8, 8, 1)
-    assert "DDIMScheduler` does not know" in (tmp_path / "out" / "README.md").read_text()
+    assert "DDIMScheduler` does not support" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_card_has_data_figures_and_configuration_but_no_place(tmp_path):
@@ -146,7 +146,7 @@ def test_the_card_tells_where_the_weights_come_from_also_after_training_on(tmp_p
     for step, expected in {
         0: "\nNot trained further: converted from Ho et al.'s weights, model.ckpt (sha256 abc).\n",
         7: "\nTrained on: a folder of images, with random flips.\n\n"
-        "Before that converted from Ho et al.'s weights, model.ckpt (sha256 abc).\n",
+        "Before that, it was converted from Ho et al.'s weights, model.ckpt (sha256 abc).\n",
     }.items():
         config = tiny_config(data__source="folder", data__random_flip=True)
         workdir = save(tmp_path / f"run_{step}", config, steps=(step,))
@@ -308,7 +308,7 @@ def test_the_scheduler_says_how_the_original_samples(tmp_path):
         ({"model__time_scale": 0.25}, "time_scale=0.25"),
         (
             {"model__num_heads": 2, "model__channel_mult": (1, 2), "model__attention_resolutions": (8,)},
-            r"num_heads=2 at the widths \[8, 16\] has several",
+            r"num_heads=2 divides several widths: 8, 16",
         ),
     ],
 )

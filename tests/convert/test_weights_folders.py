@@ -85,7 +85,7 @@ def test_trained_weights_are_read_alone_where_their_folder_is_given(foreign, tmp
 def test_two_networks_in_one_checkpoint_are_refused(foreign, tmp_path):
     write(tmp_path / "unet", foreign)
     write(tmp_path / "unet_ema", foreign, dropout=0.5, **AVERAGES)
-    with pytest.raises(UserError, match=r"unet and .*unet_ema describe different networks; give one$"):
+    with pytest.raises(UserError, match=r"unet and .*unet_ema describe different networks; give one of them$"):
         understood(tmp_path, {})
 
 

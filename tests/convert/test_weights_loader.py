@@ -110,8 +110,8 @@ def test_missing_left_over_and_misshaped_tensors_are_listed():
     with pytest.raises(UserError) as caught:
         parameters(weights, table, source="model.pt")
     assert str(caught.value) == (
-        "model.pt does not fit the network: missing: out.0.weight; left over: extra.weight; "
-        "of another shape: time_embed.0.bias is [7] and not [128]"
+        "model.pt does not fit the network: missing: out.0.weight; unexpected: extra.weight; "
+        "of another shape: time_embed.0.bias is [7] instead of [128]"
     )
     with pytest.raises(UserError, match=r"missing: .* and \d+ more"):
         parameters({}, table, source="model.pt")

@@ -122,7 +122,7 @@ def test_mistake_of_the_user_passes_through_unchanged():
 def test_impossible_requests_are_refused_before_the_first_batch():
     with pytest.raises(UserError, match="no images"):
         batches(Numbered(0), batch_size=1, seed=0)
-    with pytest.raises(UserError, match="batch size 6 must be a positive multiple of 4"):
+    with pytest.raises(UserError, match="batch size 6 must be a positive multiple of the number of hosts, 4"):
         batches(Numbered(9), batch_size=6, seed=0, process_count=4)
     with pytest.raises(UserError, match="batch size 0"):
         batches(Numbered(9), batch_size=0, seed=0)

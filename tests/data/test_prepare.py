@@ -10,8 +10,14 @@ from ddpm_jax.data.prepare import main
 from ddpm_jax.data.tfds import TfdsImages, find_builder
 
 
+def tensorflow_is(spec, monkeypatch):
+    """Lets the import system find this of TensorFlow, and the truth of everything else."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec if name == "tensorflow" else find(name))
+
+
 def test_missing_tensorflow_is_one_line_with_the_remedy(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tensorflow_is(None, monkeypatch)
     assert main(["celeb_a", f"--data_dir={tmp_path}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: preparing celeb_a needs TensorFlow")
@@ -20,7 +26,7 @@ def test_missing_tensorflow_is_one_line_with_the_remedy(tmp_path, monkeypatch, c
 
 
 def test_prepared_data_set_is_reported_without_tensorflow(prepared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tensorflow_is(None, monkeypatch)
     assert main(["lsun/bedroom", f"--data_dir={prepared}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     folder = prepared / "lsun" / "bedroom" / "3.1.0"
@@ -48,7 +54,7 @@ def test_preparation_writes_array_records_that_the_source_reads(tmp_path, monkey
         asked.append((name, file_format))
         return fake_builder(name, data_dir, sizes={"calibration": 2, "train": 70})
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    tensorflow_is(object(), monkeypatch)
     monkeypatch.setattr(tfds, "builder", builder)
     for _ in range(2):  # the second time it is there already
         assert main(["mnist", f"--data_dir={tmp_path}"]) == 0
@@ -73,7 +79,7 @@ def test_failed_download_is_one_line_that_tells_of_the_way_by_hand(tmp_path, mon
     def builder(*args, **options):
         raise failure
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    tensorflow_is(object(), monkeypatch)
     monkeypatch.setattr(tfds, "builder", builder)
     assert main(["celeb_a", f"--data_dir={tmp_path}"]) == 1
     error = capsys.readouterr().err
@@ -87,7 +93,7 @@ def test_failed_download_is_one_line_that_tells_of_the_way_by_hand(tmp_path, mon
     [("lsun", "lsun/ is not one of them; known names are airplane, bedroom,"), ("lsun/twer", "did you mean tower")],
 )
 def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hint):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    tensorflow_is(object(), monkeypatch)
     assert main([name, f"--data_dir={tmp_path}"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: lsun has 30 configurations")
