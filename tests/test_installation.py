@@ -69,7 +69,7 @@ def test_extras_are_the_requirement_files(metadata):
         declared[extra.group(1) if extra else ""].append(str(requirement))
     files = {"": ROOT / "requirements.txt", **{extra: ROOT / "requirements" / f"{extra}.txt" for extra in EXTRAS}}
     assert declared == {extra: requirements(path) for extra, path in files.items()}
-    assert {"dev", "notebooks", "diffusers", "prepare", "cuda12", "cuda13", "tpu"} == set(EXTRAS)
+    assert {"dev", "docs", "notebooks", "diffusers", "prepare", "cuda12", "cuda13", "tpu"} == set(EXTRAS)
 
 
 def test_no_file_of_an_extra_includes_another():
@@ -99,11 +99,13 @@ def test_a_command_is_the_program_of_its_name(name):
 def test_the_address_of_the_repository_stands_in_one_place():
     """Beside it only what a person reads before having the code: the README and the first cells of the notebooks."""
     address = PYPROJECT["project"]["urls"]["Repository"]
+    patterns = ["*.toml", "*.md", "*.py", "*.yml", "*.yaml", "*.cff", "*/*.md", "*/*.py", "*/*/*.py", "*/*/*/*.py"]
+    patterns += [".github/*.*", ".github/*/*.*"]
     holding = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.toml", "*.md", "*.py", "*/*.md", "*/*.py", "*/*/*.py", "*/*/*/*.py")
+        for pattern in patterns
         for path in ROOT.glob(pattern)
-        if address in path.read_text()
+        if path.is_file() and address in path.read_text()
     }
     assert holding == {"pyproject.toml", "README.md"}
     assert f"git clone {address} && cd ddpm_jax\n" in (ROOT / "README.md").read_text()

@@ -150,7 +150,13 @@ def kl_nats(posterior: MeanField, *, prior_std: float) -> KL:
 
 
 def elbo_nats(log_likelihood: LogLikelihood, posterior: MeanField, eps: PartialTree, *, prior_std: float) -> ELBO:
-    """The ELBO with its data fit at one sample of the weights (Blundell et al. 2015, eq. 1; Kingma et al. 2015).
+    r"""The ELBO with its data fit at one sample of the weights.
+
+    $$ \mathrm{ELBO} = \mathbb{E}_{q(w)}[\log P(D \mid w)] - D_{\mathrm{KL}}(q(w)\ \|\ P(w)), \qquad
+       w = \mu + \sigma \epsilon $$
+
+    [Blundell et al. 2015](https://arxiv.org/abs/1505.05424), eq. 1;
+    [Kingma et al. 2015](https://arxiv.org/abs/1506.02557), eq. 2.
 
     Its mean over standard normal eps is the ELBO, and the mean of its gradient is the gradient of the ELBO; the KL is
     exact.

@@ -14,7 +14,11 @@ from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 
 def q_sample(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
-    """`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`: a draw from q(x_t | x_0) (Ho et al. 2020, eq. 4).
+    r"""`x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps`: a draw from q(x_t | x_0).
+
+    $$ q(x_t \mid x_0) = \mathcal{N}(x_t;\ \sqrt{\bar\alpha_t}\, x_0,\ (1 - \bar\alpha_t) I) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 4.
 
     Args:
       x_0, eps: `[B, ...]`, clean image in [-1, 1] and standard normal noise.
@@ -25,9 +29,13 @@ def q_sample(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
 
 
 def q_step(x_s: AnyArray, eps: AnyArray, transition: Transition) -> Array:
-    """`x_t = sqrt(1 - beta) x_s + sqrt(beta) eps`: a draw from q(x_t | x_s) (Ho et al. 2020, eq. 2).
+    r"""`x_t = sqrt(1 - beta) x_s + sqrt(beta) eps`: a draw from q(x_t | x_s).
 
-    Between neighbouring times this is one noising step; for any s < t it is all the steps between them at once.
+    $$ q(x_t \mid x_s) = \mathcal{N}(x_t;\ \sqrt{1 - \beta}\, x_s,\ \beta I), \qquad
+       \beta = 1 - \bar\alpha_t / \bar\alpha_s $$
+
+    Between neighbouring times this is one noising step ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 2); for
+    any s < t it is all the steps between them at once.
 
     Args:
       x_s, eps: `[B, ...]`, image at time s and standard normal noise.
@@ -39,10 +47,15 @@ def q_step(x_s: AnyArray, eps: AnyArray, transition: Transition) -> Array:
 
 
 def q_posterior(x_0: AnyArray, x_t: AnyArray, transition: Transition) -> tuple[Array, Array]:
-    """Mean and log variance of q(x_s | x_t, x_0) for any s < t (Ho et al. 2020, eq. 6 and 7).
+    r"""Mean and log variance of q(x_s | x_t, x_0) for any s < t, by Bayes' rule.
 
-    `mu_tilde = sqrt(alpha_bar_s) beta / (1 - alpha_bar_t) x_0 + sqrt(1 - beta) (1 - alpha_bar_s) / (1 - alpha_bar_t)
-    x_t` and `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`.
+    $$ q(x_s \mid x_t, x_0) = \mathcal{N}(x_s;\ \tilde\mu,\ \tilde\beta I) $$
+
+    $$ \tilde\mu = \frac{\sqrt{\bar\alpha_s}\, \beta}{1 - \bar\alpha_t} x_0
+       + \frac{\sqrt{1 - \beta}\, (1 - \bar\alpha_s)}{1 - \bar\alpha_t} x_t, \qquad
+       \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} \beta $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 6 and 7, where s = t - 1.
 
     Args:
       x_0, x_t: `[B, ...]`.

@@ -35,7 +35,11 @@ def clip_x_0(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoise
 
 
 def classifier_free(both: PairDenoiser, scale: float | Array) -> Denoiser:
-    """`eps = scale eps(x_t, y) + (1 - scale) eps(x_t)` (Ho & Salimans 2022, eq. 6, where `scale = 1 + w`).
+    r"""`eps = scale eps(x_t, y) + (1 - scale) eps(x_t)`: classifier-free guidance.
+
+    $$ \tilde\epsilon_\theta(x_t, y) = (1 + w)\, \epsilon_\theta(x_t, y) - w\, \epsilon_\theta(x_t) $$
+
+    [Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; `scale = 1 + w`.
 
     Scale 1 gives exactly the conditional denoiser and scale 0 exactly the unconditional one. The variance is always
     that of the conditional one.
@@ -75,7 +79,11 @@ def side_by_side(conditional: Denoiser, unconditional: Denoiser) -> PairDenoiser
 
 
 def classifier_guided(denoise: Denoiser, log_prob: LogProb, scale: float | Array) -> Denoiser:
-    """`eps - sqrt(1 - alpha_bar_t) scale grad log p(y | x_t)` (Dhariwal & Nichol 2021, algorithm 2, for any sampler).
+    r"""`eps - sqrt(1 - alpha_bar_t) scale grad log p(y | x_t)`: classifier guidance, for any sampler.
+
+    $$ \hat\epsilon(x_t) = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t}\ \gamma\, \nabla_{x_t} \log p(y \mid x_t) $$
+
+    [Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), algorithm 2; gamma is `scale`.
 
     Scale 1 gives the conditional denoiser if the classifier is exact; scale 0 gives `denoise` itself. The variance is
     unchanged.

@@ -36,7 +36,12 @@ def bits_per_dim(nats: R, shape: Sequence[int]) -> R:
 
 
 def prior_term_nats(x_0: AnyArray, level: NoiseLevel) -> Array:
-    """`L_T = KL(q(x_T | x_0), N(0, I))` of each image, `[B]` nats, at the last level of a schedule."""
+    r"""`L_T = KL(q(x_T | x_0), N(0, I))` of each image, `[B]` nats, at the last level of a schedule.
+
+    $$ L_T = \frac12 \sum_i \left( \bar\alpha_T\, x_{0,i}^2 - \bar\alpha_T - \log(1 - \bar\alpha_T) \right) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 5; the sum is over the pixels.
+    """
     # With log1p: for good schedules the variance differs from 1 by less than the resolution of float32.
     alpha_bar = level.signal**2
     log_var = jnp.log1p(-alpha_bar)
@@ -47,7 +52,12 @@ def prior_term_nats(x_0: AnyArray, level: NoiseLevel) -> Array:
 def bound_term(
     denoise: Denoiser, x_0: AnyArray, keys: Array, *, transition: Transition, variance: Variance
 ) -> dict[str, Array]:
-    """One term of the bound: `L_{t-1}` for a transition to s > 0, `L_0` for one to 0 (Ho et al. 2020, eq. 5).
+    r"""One term of the bound: `L_{t-1}` for a transition to s > 0, `L_0` for one to 0.
+
+    $$ L_{t-1} = D_{\mathrm{KL}}\left( q(x_s \mid x_t, x_0)\ \|\ p_\theta(x_s \mid x_t) \right), \qquad
+       L_0 = -\log p_\theta(x_0 \mid x_1) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 5, at one x_t that is drawn from q(x_t | x_0).
 
     Args:
       denoise: `Denoiser`.
@@ -80,7 +90,11 @@ def term_nats(
 def bound_terms(
     denoise: Denoiser, x_0: AnyArray, keys: Array, *, moves: IndexedTransitions, variance: Variance
 ) -> dict[str, Array]:
-    """The terms of the bound for any sequence of transitions, computed one after another in a scan.
+    r"""The terms of the bound for any sequence of transitions, computed one after another in a scan.
+
+    $$ -\log p_\theta(x_0) \le L_T + \sum_{t > 1} L_{t-1} + L_0 $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 5; `bound_term` has the equation of each term.
 
     Args:
       denoise, x_0, keys, variance: as for `bound_term`.

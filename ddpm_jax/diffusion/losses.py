@@ -59,7 +59,13 @@ def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
 
 
 def l_simple(weight: Weight = eps_weight) -> Loss:
-    """The weighted noise error `w(log_snr_t) mean((eps - eps_theta(x_t, t))**2)` (Ho et al. 2020, eq. 14).
+    r"""The weighted noise error `w(log_snr_t) mean((eps - eps_theta(x_t, t))**2)`.
+
+    $$ L_{\mathrm{simple}} = \mathbb{E}_{t, x_0, \epsilon}\left[ w_t\,
+       \| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon,\ t) \|^2 \right] $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14, where the weight is 1 and the norm a sum over the pixels
+    instead of their mean.
 
     Args:
       weight: function from log-SNR `[B]` to the weight `[B]`.
@@ -102,7 +108,12 @@ def l_hybrid(num_timesteps: int, *, weight: Weight = eps_weight, vlb_weight: flo
 
 
 def l_vlb(num_timesteps: int) -> Loss:
-    """The bound alone, L_vlb; it trains best with importance-sampled times (Nichol & Dhariwal 2021, section 3.3).
+    r"""The bound alone, L_vlb, by one of its terms at a random time.
+
+    $$ L_{\mathrm{vlb}} = L_0 + L_1 + \dots + L_{T-1} + L_T $$
+
+    [Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), eq. 4. L_T has no parameters and is left out. The loss
+    trains best with importance-sampled times (section 3.3).
 
     Args:
       num_timesteps: T.

@@ -141,10 +141,13 @@ def as_denoiser(
 
 
 def edm_denoiser(network: Callable[[Array, Array], Array]) -> Denoiser:
-    """Makes a `Denoiser` from a network `D(x, sigma)` in EDM's convention (Karras et al. 2022, eq. 7).
+    r"""Makes a `Denoiser` from a network `D(x, sigma)` in EDM's convention.
 
-    Such a network estimates x_0 from `x = x_0 + sigma eps`, which is `x_t / signal_t` at the noise level
-    `sigma = sigma_t / signal_t`.
+    $$ \hat x_0 = D\left( \frac{x_t}{\sqrt{\bar\alpha_t}},\ \sigma \right), \qquad
+       \sigma = \frac{\sqrt{1 - \bar\alpha_t}}{\sqrt{\bar\alpha_t}} $$
+
+    Such a network estimates x_0 from `x = x_0 + sigma eps`
+    ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), eq. 2 and 7).
 
     Args:
       network: function of x `[B, ...]` and sigma `[B]` to the estimate of x_0 `[B, ...]`.

@@ -176,7 +176,13 @@ def from_betas(betas: ArrayLike) -> NoiseSchedule:
 
 
 def linear(num_timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
-    """Linear schedule: the betas grow linearly (Ho et al. 2020, section 4)."""
+    r"""Linear schedule: the betas grow linearly from `beta_start` to `beta_end`.
+
+    $$ \beta_t = \beta_1 + \frac{t - 1}{T - 1} (\beta_T - \beta_1), \qquad
+       \bar\alpha_t = \prod_{s=1}^{t} (1 - \beta_s) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4.
+    """
     return from_betas(np.linspace(beta_start, beta_end, num_timesteps))
 
 
@@ -191,7 +197,13 @@ def sigmoid(num_timesteps: int = 1000, *, beta_start: float = 1e-4, beta_end: fl
 
 
 def cosine(num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float = 0.999) -> NoiseSchedule:
-    """Cosine schedule: `alpha_bar` falls as a squared cosine, betas are capped (Nichol & Dhariwal 2021, eq. 17)."""
+    r"""Cosine schedule: `alpha_bar` falls as a squared cosine, and no beta exceeds `max_beta`.
+
+    $$ \bar\alpha_t = \frac{f(t)}{f(0)}, \qquad
+       f(t) = \cos^2\left(\frac{t / T + s}{1 + s} \cdot \frac{\pi}{2}\right) $$
+
+    [Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), eq. 17; s is `offset`.
+    """
     angle = (np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))

@@ -30,10 +30,13 @@ class Variance(enum.Enum):
 def p_mean_log_var(
     prediction: Prediction, x_t: AnyArray, transition: Transition, variance: Variance
 ) -> tuple[Array, Array]:
-    """Mean and log variance of p(x_s | x_t) (Ho et al. 2020, section 3.2).
+    r"""Mean and log variance of p(x_s | x_t): those of `q_posterior` at the estimate of x_0.
 
-    With x_0 in terms of eps the mean is `(x_t - beta / sqrt(1 - alpha_bar_t) eps) / sqrt(1 - beta)`, eq. 11; in terms
-    of x_0 it also holds when x_0 was clipped.
+    $$ \mu_\theta(x_t, t) = \frac{1}{\sqrt{1 - \beta}}
+       \left( x_t - \frac{\beta}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \right) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 11, is the mean in terms of eps; in terms of x_0, as here,
+    it also holds when x_0 was clipped.
 
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
@@ -53,7 +56,11 @@ def p_mean_log_var(
 
 
 def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, variance: Variance) -> Array:
-    """One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step (Ho et al. 2020, algorithm 2).
+    r"""One draw from p(x_s | x_t): `mean + sqrt(variance) z`, with z = 0 at the last step.
+
+    $$ x_s = \mu_\theta(x_t, t) + \sigma_t z, \qquad z \sim \mathcal{N}(0, I) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2; `Variance` has the choices of sigma_t squared.
 
     Args:
       denoise: `Denoiser`.

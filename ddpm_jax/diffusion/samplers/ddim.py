@@ -16,7 +16,12 @@ from ddpm_jax.diffusion.schedules import Transition
 
 
 def ddim_step(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, eta: float | Array) -> Array:
-    """`signal_s x_0 + sqrt(sigma_s**2 - var) eps + sqrt(var) z`, `var = eta**2 beta_tilde` (Song et al. 2020, eq. 12).
+    r"""`x_s = signal_s x_0 + sqrt(sigma_s**2 - var) eps + sqrt(var) z`, `var = eta**2 beta_tilde`: a step of DDIM.
+
+    $$ x_s = \sqrt{\bar\alpha_s}\, \hat x_0 + \sqrt{1 - \bar\alpha_s - \sigma_t^2}\ \epsilon_\theta(x_t, t)
+       + \sigma_t z, \qquad \sigma_t^2 = \eta^2\, \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t} \beta $$
+
+    [Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 and 16.
 
     Args:
       denoise: `Denoiser`.

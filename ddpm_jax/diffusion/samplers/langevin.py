@@ -15,7 +15,11 @@ from ddpm_jax.diffusion.schedules import Transition
 
 
 def langevin_step(x: AnyArray, slope: AnyArray, keys: Array, *, delta: Real) -> Array:
-    """`x + delta/2 grad log p(x) + sqrt(delta) z`: one step of unadjusted Langevin dynamics.
+    r"""`x + delta/2 grad log p(x) + sqrt(delta) z`: one step of unadjusted Langevin dynamics.
+
+    $$ x_{k+1} = x_k + \frac{\delta}{2} \nabla_x \log p(x_k) + \sqrt{\delta}\, z, \qquad z \sim \mathcal{N}(0, I) $$
+
+    [Song & Ermon 2019](https://arxiv.org/abs/1907.05600), eq. 4.
 
     Args:
       x: `[B, ...]`.

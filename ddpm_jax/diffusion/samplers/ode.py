@@ -28,7 +28,13 @@ def ode_slope(denoise: Denoiser, x_bar: Array, level: NoiseLevel) -> Array:
 
 
 def heun() -> Sampler:
-    """Heun's method of second order, two evaluations per step and one for the last (Karras et al. 2022, algorithm 1).
+    r"""Heun's method of second order, two evaluations per step and one for the last.
+
+    $$ d_i = \epsilon_\theta(\bar x_i, s_i), \qquad \tilde x_{i+1} = \bar x_i + (s_{i+1} - s_i)\, d_i $$
+
+    $$ \bar x_{i+1} = \bar x_i + \frac{s_{i+1} - s_i}{2} ( d_i + \epsilon_\theta(\tilde x_{i+1}, s_{i+1}) ) $$
+
+    [Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1, in the coordinates of `ode_coordinates`.
 
     The last step, to s = 0 where the noise of the image is not defined, is a step of Euler's method.
     """
@@ -61,9 +67,13 @@ class Multistep(NamedTuple):
 
 
 def dpm_solver_pp_2m() -> Sampler:
-    """DPM-Solver++(2M): second order by the previous x_0, one evaluation per step (Lu et al. 2022, algorithm 2).
+    r"""DPM-Solver++(2M): second order by the previous x_0, one evaluation per step.
 
-    In `lambda = log(signal / sigma)` the flow is linear except for x_0, which is extrapolated along lambda. The first
+    $$ x_s = \frac{\sigma_s}{\sigma_t} x_t - \sqrt{\bar\alpha_s}\, (e^{-h_i} - 1)\, D_i, \qquad
+       D_i = \left( 1 + \frac{h_i}{2 h_{i-1}} \right) \hat x_0^{(i)} - \frac{h_i}{2 h_{i-1}}\, \hat x_0^{(i-1)} $$
+
+    [Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2. In `lambda = log(signal / sigma)` the flow is
+    linear except for x_0, which is extrapolated along lambda: h_i is the length of step i in lambda. The first
     step, and the last one to s = 0, where lambda is infinite, are of first order.
     """
 
