@@ -187,7 +187,7 @@ def test_moves_in_pieces_are_the_chain():
     for part in (slice(0, 5), slice(5, 12)):
         given, (state, info, kept) = (
             state,
-            advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, moves=pick(moves, part)),
+            advance(ddim(0.5), MIXTURE.denoiser, keys(5), state=state, indexed=pick(moves, part)),
         )
         assert kept is None
         estimate = MIXTURE.denoiser(given.x, pick(SHORT, part.start).now).x_0

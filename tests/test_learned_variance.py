@@ -136,7 +136,7 @@ def test_the_losses_with_the_bound_are_the_papers():
 
 def test_l_vlb_over_all_times_is_the_bound_but_for_its_prior_term():
     """The mean of T times a term over t = 1..T is the sum of the terms, with the same noise at each time."""
-    nats = bound_terms(denoiser(PARAMS), X_0, keys(4), moves=(np.arange(T), TRANSITIONS), variance=Variance.LEARNED)
+    nats = bound_terms(denoiser(PARAMS), X_0, keys(4), indexed=(np.arange(T), TRANSITIONS), variance=Variance.LEARNED)
     every = []
     for i in range(T):
         move_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys(4))

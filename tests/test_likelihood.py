@@ -122,7 +122,7 @@ def test_terms_of_the_bound_are_the_papers(x64, variance, times):
     schedule = linear(20, beta_start=1e-3, beta_end=0.3)
     x_0 = LEVELS[np.random.default_rng(0).integers(0, 256, (4, 3, 3, 2))]
     moves = (np.arange(len(times) - 1), schedule.transitions(times))
-    ours = jax.jit(partial(bound_terms, network, variance=variance))(x_0, keys(4), moves=moves)
+    ours = jax.jit(partial(bound_terms, network, variance=variance))(x_0, keys(4), indexed=moves)
     for i in range(len(times) - 1):
         move_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys(4))
         eps = np.asarray(noise_like(move_keys, x_0))
@@ -147,9 +147,9 @@ def test_terms_taken_in_pieces_are_the_whole(x64):
     x_0, transitions = LEVELS[np.random.default_rng(1).integers(0, 256, (4, 2, 2, 1))], linear(20).transitions()
     moves = (np.arange(20), transitions)
     terms = jax.jit(partial(bound_terms, network, x_0, keys(4), variance=Variance.SMALL))
-    whole = terms(moves=moves)["nats"]
+    whole = terms(indexed=moves)["nats"]
     for part in (slice(0, 5), slice(5, 20)):
-        np.testing.assert_allclose(terms(moves=pick(moves, part))["nats"], whole[part], rtol=1e-9)
+        np.testing.assert_allclose(terms(indexed=pick(moves, part))["nats"], whole[part], rtol=1e-9)
 
 
 # 8-bit values of a normal variable, rounded and clipped: the probability of a value is the density over its bin.
@@ -196,7 +196,7 @@ def test_the_bound_is_above_the_exact_likelihood_and_within_one_percent_of_it():
 
     @jax.jit
     def terms(x_0):
-        return bound_terms(oracle.denoiser, x_0, keys(num), moves=moves, variance=Variance.LARGE)["nats"]
+        return bound_terms(oracle.denoiser, x_0, keys(num), indexed=moves, variance=Variance.LARGE)["nats"]
 
     x_0 = jnp.asarray(LEVELS[x_0], jnp.float32)
     nats = np.float64(terms(x_0)) / dims
@@ -223,7 +223,9 @@ def test_the_expected_bound_holds_for_both_variances(x64, schedule):
     moves = (np.arange(30), schedule.transitions())
     totals = {}
     for variance in (Variance.SMALL, Variance.LARGE):
-        nats = bound_terms(oracle.denoiser, LEVELS[values][:, None], keys(num), moves=moves, variance=variance)["nats"]
+        nats = bound_terms(oracle.denoiser, LEVELS[values][:, None], keys(num), indexed=moves, variance=variance)[
+            "nats"
+        ]
         prior, expected = expected_bound(schedule, variance)
         np.testing.assert_allclose(nats.mean(axis=1), expected, atol=1e-12, rtol=0.06)
         np.testing.assert_allclose(nats.sum(axis=0).mean(), expected.sum(), rtol=0.02)

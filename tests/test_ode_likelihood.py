@@ -92,7 +92,7 @@ def test_the_ode_is_below_the_bound_with_the_same_last_term(x64):
     schedule, x_0 = cosine(200), jnp.clip(MIXTURE.sample(jax.random.key(0), 256), -1, 1)
     encoding, all_moves = schedule.encoding(timesteps.log_snr(schedule, 101)[:-1]), schedule.transitions()
     last, moves = pick(all_moves, -1), (np.arange(200), all_moves)
-    bound = bound_terms(MIXTURE.denoiser, x_0, keys(256), moves=moves, variance=Variance.SMALL)["nats"]
+    bound = bound_terms(MIXTURE.denoiser, x_0, keys(256), indexed=moves, variance=Variance.SMALL)["nats"]
     prior = prior_term_nats(x_0, schedule.level(200))
     ode = ode_bound_nats(MIXTURE.denoiser, x_0, keys(256), encoding=encoding, last=last, variance=Variance.SMALL)
     gap = bound.sum(axis=0) + prior - ode

@@ -15,7 +15,7 @@ from support.measures import assert_drawn_from, order
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian
-from ddpm_jax.diffusion.samplers import ddim, dpm_solver_pp_2m, heun, ode_coordinates, ode_slope, sample
+from ddpm_jax.diffusion.samplers import ddim, dpm_solver_pp_2m, heun, ode_coordinates, ode_derivative, sample
 from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -53,7 +53,7 @@ def test_the_slope_is_the_derivative_of_the_exact_flow():
     ends = [ode_coordinates(exact_flow(GAUSSIAN, x, level, end), end) for end in (ahead, behind)]
     difference = (ends[0][0] - ends[1][0]) / (ends[0][1] - ends[1][1])
     x_bar, s = ode_coordinates(x, level)
-    np.testing.assert_allclose(ode_slope(GAUSSIAN.denoiser, x_bar, level), difference, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(ode_derivative(GAUSSIAN.denoiser, x_bar, level), difference, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(x_bar * level.signal, x)
     assert s == pytest.approx(np.exp(-level.log_snr / 2), rel=1e-12)
 

@@ -200,7 +200,7 @@ def test_a_chain_in_pieces_is_the_chain_bit_for_bit(sampler):
     piece = jax.jit(lambda *args, **options: advance(sampler, some_denoiser, *args, **options).state)
     state, moves = sampler.init(jnp.asarray(X_T)), (jnp.arange(8), FEW)
     for part in (slice(0, 4), slice(4, 8)):
-        state = piece(keys(5), state=state, moves=pick(moves, part))
+        state = piece(keys(5), state=state, indexed=pick(moves, part))
     np.testing.assert_array_equal(state.x, compiled(sampler)(keys(5), X_T)[-1])
 
 
@@ -215,7 +215,7 @@ def test_the_info_is_the_estimate_at_the_start_and_the_number_of_evaluations(sam
         return some_denoiser(x_t, level)
 
     state, moves = sampler.init(jnp.asarray(X_T)), (jnp.arange(8), FEW)
-    step = jax.jit(partial(advance, sampler, counted, moves=pick(moves, slice(end - 1, end))))
+    step = jax.jit(partial(advance, sampler, counted, indexed=pick(moves, slice(end - 1, end))))
     info = step(keys(5), state=state).info
     jax.effects_barrier()
     assert info.evaluations == len(times)

@@ -88,7 +88,7 @@ def term_nats(
 
 
 def bound_terms(
-    denoise: Denoiser, x_0: AnyArray, keys: Array, *, moves: IndexedTransitions, variance: Variance
+    denoise: Denoiser, x_0: AnyArray, keys: Array, *, indexed: IndexedTransitions, variance: Variance
 ) -> dict[str, Array]:
     r"""The terms of the bound for any sequence of transitions, computed one after another in a scan.
 
@@ -98,18 +98,18 @@ def bound_terms(
 
     Args:
       denoise, x_0, keys, variance: as for `bound_term`.
-      moves: `(index [n], Transition [n])`; the noise of a transition is keyed by its index.
+      indexed: `(index [n], Transition [n])`; the noise of a transition is keyed by its index.
 
     Returns:
       `{"nats": [n, B], "eps_mse": [n, B]}`.
     """
 
-    def term(_: None, indexed: IndexedTransitions) -> tuple[None, dict[str, Array]]:
-        index, transition = indexed
-        move_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        return None, bound_term(denoise, x_0, move_keys, transition=transition, variance=variance)
+    def term(_: None, at: IndexedTransitions) -> tuple[None, dict[str, Array]]:
+        index, transition = at
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        return None, bound_term(denoise, x_0, step_keys, transition=transition, variance=variance)
 
-    return jax.lax.scan(term, None, moves)[1]
+    return jax.lax.scan(term, None, indexed)[1]
 
 
 def exact_trace(function: VectorField, x: Array) -> tuple[Array, Array]:
@@ -153,7 +153,7 @@ def ode_log_prob_nats(
     def derivatives(x: Array, level: NoiseLevel) -> tuple[Array, Array]:
         return trace(lambda x: velocity(*denoise(x, level)[:2], level), x)
 
-    def move(state: tuple[Array, Array], transition: Transition) -> tuple[tuple[Array, Array], None]:
+    def step(state: tuple[Array, Array], transition: Transition) -> tuple[tuple[Array, Array], None]:
         x, integral = state
         now, next = transition.now, transition.next
         step = jnp.arctan2(next.sigma, next.signal) - jnp.arctan2(now.sigma, now.signal)
@@ -163,7 +163,7 @@ def ode_log_prob_nats(
 
     signal = jnp.asarray(transitions.now.signal, x_0.dtype)[0]
     start = (signal * x_0, jnp.zeros(len(x_0), x_0.dtype))
-    (x_T, integral), _ = jax.lax.scan(move, start, transitions)
+    (x_T, integral), _ = jax.lax.scan(step, start, transitions)
     dims = math.prod(x_0.shape[1:])
     log_normal = -0.5 * jnp.sum(x_T**2, axis=_pixels(x_0)) - dims / 2 * math.log(2 * math.pi)
     return log_normal + integral + dims * jnp.log(signal)

@@ -46,23 +46,23 @@ _EXACT_TRACE_DIMS = 256  # components up to which the trace of the Jacobian is c
 def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
     transitions = factory.sampling_transitions(run.config, num_steps)
-    num_moves, denoiser, variance = transitions.num_steps, run.denoiser(), factory.variance(run.config)
+    num_steps, denoiser, variance = transitions.num_steps, run.denoiser(), factory.variance(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)
 
     def piece_terms(
-        params: chex.ArrayTree, x_0: jax.Array, label: jax.Array, keys: jax.Array, moves: IndexedTransitions
+        params: chex.ArrayTree, x_0: jax.Array, label: jax.Array, keys: jax.Array, indexed: IndexedTransitions
     ) -> dict[str, jax.Array]:
-        return bound_terms(denoiser(params, label), x_0, keys, moves=moves, variance=variance)
+        return bound_terms(denoiser(params, label), x_0, keys, indexed=indexed, variance=variance)
 
     piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
     prior_level = factory.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
     nats, mse, prior = [], [], []
-    with progress_bar(len(images) * num_moves, "bound", unit="step") as bar:
+    with progress_bar(len(images) * num_steps, "bound", unit="step") as bar:
         for x_0, label, keys, count in images:
             terms = []
-            for moves in pieces((np.arange(num_moves), _float32(transitions))):
-                terms.append(jax.device_get(piece_terms(run.params, x_0, label, keys, moves)))
-                bar.update(len(moves[0]))
+            for indexed in pieces((np.arange(num_steps), _float32(transitions))):
+                terms.append(jax.device_get(piece_terms(run.params, x_0, label, keys, indexed)))
+                bar.update(len(indexed[0]))
             nats.append(np.concatenate([t["nats"] for t in terms])[:, :count])
             mse.append(np.concatenate([t["eps_mse"] for t in terms])[:, :count])
             prior.append(to_host(prior_term_nats(x_0, prior_level))[:count])

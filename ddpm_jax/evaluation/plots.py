@@ -121,10 +121,10 @@ def density(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: f
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
-def arrows(axes: Axes, slope: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 15) -> None:
+def arrows(axes: Axes, gradient: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 15) -> None:
     """Draws a vector field, a function from points `[N, 2]` to vectors `[N, 2]`; the longest arrow is one cell long."""
     points = plane(0.93 * extent, num=num)
-    field = np.asarray(slope(jnp.asarray(points)))
+    field = np.asarray(gradient(jnp.asarray(points)))
     field = field / np.sqrt(
         np.linalg.norm(field, axis=1, keepdims=True) + 1e-6
     )  # roots of the lengths, so that short arrows are visible

@@ -61,9 +61,9 @@ class CompiledChain:
 
     Attributes:
       start: the jitted function `(key, indices, settings) -> (keys, state)`.
-      take: the jitted function `(params, keys, state, label, moves, settings) -> (state, info)`, which takes the steps
-        of some transitions and consumes the state.
-      moves: the transitions with their indices, float32 on the host.
+      take: the jitted function `(params, keys, state, label, indexed, settings) -> (state, info)`, which takes the
+        steps of some transitions and consumes the state.
+      indexed: the transitions with their indices, float32 on the host.
       times: the times between the steps, `[N + 1]`, falling.
       mesh: as above.
     """
@@ -78,7 +78,7 @@ class CompiledChain:
         mesh: Mesh,
     ) -> None:
         self.mesh, self.times = mesh, np.append(transitions.now.t, np.asarray(transitions.next.t)[-1])
-        self.moves: IndexedTransitions = (
+        self.indexed: IndexedTransitions = (
             np.arange(transitions.num_steps),
             jax.tree.map(partial(np.asarray, dtype=np.float32), transitions),
         )
@@ -94,11 +94,11 @@ class CompiledChain:
             keys: jax.Array,
             state: SamplerState,
             label: jax.Array,
-            moves: IndexedTransitions,
+            indexed: IndexedTransitions,
             settings: Settings,
         ) -> tuple[SamplerState, StepInfo]:
             denoise = denoiser(params, label, settings)
-            end = advance(sampler(settings), denoise, keys, state=state, moves=moves)
+            end = advance(sampler(settings), denoise, keys, state=state, indexed=indexed)
             return end.state, end.info
 
         self.start = jax.jit(start, in_shardings=(whole, cut, whole), out_shardings=cut)
@@ -127,7 +127,7 @@ class Chain:
     @property
     def num_steps(self) -> int:
         """N, the number of steps."""
-        return len(self.compiled.moves[0])
+        return len(self.compiled.indexed[0])
 
     @property
     def columns(self) -> int | None:
@@ -180,7 +180,7 @@ class Chain:
                 estimates.append(to_host(info.x_0))
                 evaluations += int(info.evaluations)
         x, x_0 = (np.stack(frames)[:, : np.size(indices)] for frames in (xs, [*estimates, xs[-1]]))
-        lengths = [len(moves[0]) for moves in pieces(self.compiled.moves, at_most=at_most)]
+        lengths = [len(indexed[0]) for indexed in pieces(self.compiled.indexed, at_most=at_most)]
         return Frames(self.compiled.times[np.cumsum([0, *lengths])], x, x_0, evaluations)
 
     def _states(
@@ -196,10 +196,10 @@ class Chain:
         placed, label = jax.device_put((padded, self.label(padded)), split(self.compiled.mesh))
         keys, state = self.compiled.start(key, placed, self.settings)
         yield state, None
-        for moves in pieces(self.compiled.moves, at_most=at_most):
-            state, info = jax.block_until_ready(self.compiled.take(params, keys, state, label, moves, self.settings))
+        for indexed in pieces(self.compiled.indexed, at_most=at_most):
+            state, info = jax.block_until_ready(self.compiled.take(params, keys, state, label, indexed, self.settings))
             if progress:
-                progress(len(moves[0]))
+                progress(len(indexed[0]))
             yield state, info
 
     def lower(self, params: chex.ArrayTree, *, batch_size: int, platform: str) -> jax.stages.Lowered:
@@ -210,9 +210,9 @@ class Chain:
           batch_size: number of images.
           platform: name of the platform.
         """
-        indices, moves = np.arange(batch_size), next(pieces(self.compiled.moves))
+        indices, indexed = np.arange(batch_size), next(pieces(self.compiled.indexed))
         keys, state = jax.eval_shape(self.compiled.start, jax.random.key(0), indices, self.settings)
-        take = self.compiled.take.trace(params, keys, state, self.label(indices), moves, self.settings)
+        take = self.compiled.take.trace(params, keys, state, self.label(indices), indexed, self.settings)
         return take.lower(lowering_platforms=(platform,))
 
     def label(self, indices: np.ndarray) -> np.ndarray:
@@ -267,15 +267,15 @@ def draw(
     return np.concatenate(kept) if sink is None else None
 
 
-def pieces(moves: IndexedTransitions, *, at_most: int = _MAX_PIECE) -> Iterator[IndexedTransitions]:
+def pieces(indexed: IndexedTransitions, *, at_most: int = _MAX_PIECE) -> Iterator[IndexedTransitions]:
     """Cuts steps `(index [N], Transition [N])` into pieces of one length, so that a program for them compiles once.
 
     The length is the largest divisor of N that is at most the limit, the smallest of `at_most`, 50 and N. Where that
     divisor is less than half of the limit, the limit is the length, and the last piece is shorter and compiles again.
     """
-    num_moves = len(moves[0])
-    limit = min(at_most, _MAX_PIECE, num_moves)
-    length = max(d for d in range(1, limit + 1) if num_moves % d == 0)
+    num_steps = len(indexed[0])
+    limit = min(at_most, _MAX_PIECE, num_steps)
+    length = max(d for d in range(1, limit + 1) if num_steps % d == 0)
     length = length if 2 * length >= limit else limit
-    for begin in range(0, num_moves, length):
-        yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + length], moves)
+    for begin in range(0, num_steps, length):
+        yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + length], indexed)

@@ -134,19 +134,19 @@ def flow(run: "Run", *, num_steps: int = 0) -> Flow:
         times = timesteps.log_snr(schedule, num_steps or min(100, schedule.num_timesteps - 1))
     except ValueError as error:
         raise UserError(f"cannot solve the ODE in {num_steps} steps: {error}") from error
-    up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), moves)
-                for moves in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
+    up, down = (jax.tree.map(partial(np.asarray, dtype=np.float32), steps)
+                for steps in (schedule.encoding(times[:-1]), schedule.transitions(times)))  # fmt: skip
     denoiser = run.denoiser()
 
     @partial(jax.jit, static_argnums=0)
-    def move(solver: Sampler, params: chex.ArrayTree, x: Array, transitions: Transition) -> Array:
+    def solve(solver: Sampler, params: chex.ArrayTree, x: Array, transitions: Transition) -> Array:
         keys = jax.random.split(jax.random.key(0), len(x))  # the solvers are deterministic and draw nothing with them
         denoise = denoiser(params, jnp.repeat(label, len(x)))
         return sample(solver, denoise, keys, x_T=x, transitions=transitions)
 
     return Flow(
-        encode=lambda images: move(encoder, run.params, up.now.signal[0] * jnp.asarray(images), up),
-        decode=lambda noises: move(decoder, run.params, jnp.asarray(noises), down),
+        encode=lambda images: solve(encoder, run.params, up.now.signal[0] * jnp.asarray(images), up),
+        decode=lambda noises: solve(decoder, run.params, jnp.asarray(noises), down),
     )
 
 

@@ -4,7 +4,7 @@ from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_lo
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.diffusion.samplers.driver import Advanced, Sampler, SamplerState, StepInfo, advance, sample
 from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
-from ddpm_jax.diffusion.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_slope
+from ddpm_jax.diffusion.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_derivative
 from ddpm_jax.diffusion.samplers.repaint import repaint
 from ddpm_jax.diffusion.samplers.sde import euler_maruyama
 
@@ -26,7 +26,7 @@ __all__ = [
     "langevin_corrector",
     "langevin_step",
     "ode_coordinates",
-    "ode_slope",
+    "ode_derivative",
     "p_mean_log_var",
     "p_sample",
     "repaint",

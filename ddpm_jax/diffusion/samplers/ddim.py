@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ddpm_jax.diffusion.arrays import Array, expand_like, noise_like
 from ddpm_jax.diffusion.prediction import Denoiser, Prediction
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
-from ddpm_jax.diffusion.samplers.ode import ode_coordinates, ode_slope
+from ddpm_jax.diffusion.samplers.ode import ode_coordinates, ode_derivative
 from ddpm_jax.diffusion.schedules import Transition
 
 
@@ -72,11 +72,11 @@ def ddim_inverse(num_iterations: int = 3) -> Sampler:
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)
         _, s_next = ode_coordinates(state.x, next)
-        end = lambda slope: x_bar + (s_next - s) * slope
-        substitute = lambda _, slope: ode_slope(denoise, end(slope), next)
-        first = ode_slope(denoise, x_bar, now)
-        slope = jax.lax.fori_loop(0, num_iterations, substitute, first)
+        end = lambda derivative: x_bar + (s_next - s) * derivative
+        substitute = lambda _, derivative: ode_derivative(denoise, end(derivative), next)
+        first = ode_derivative(denoise, x_bar, now)
+        derivative = jax.lax.fori_loop(0, num_iterations, substitute, first)
         info = StepInfo(x_bar - s * first, 1 + num_iterations)
-        return SamplerState(expand_like(next.signal, x_bar) * end(slope)), info
+        return SamplerState(expand_like(next.signal, x_bar) * end(derivative)), info
 
     return Sampler(SamplerState, step)

@@ -73,7 +73,7 @@ def advance(
     keys: Array,
     *,
     state: SamplerState,
-    moves: IndexedTransitions,
+    indexed: IndexedTransitions,
     keep: Callable[[SamplerState, StepInfo], Any] | None = None,
 ) -> Advanced:
     """Runs a chain along the given transitions.
@@ -83,20 +83,20 @@ def advance(
       denoise: `Denoiser`.
       keys: `[B]` keys, one per image, the same for the whole chain.
       state: `SamplerState` from `sampler.init` or from an earlier `advance`.
-      moves: `(index [n], Transition [n])`: the transitions' places in the chain, from which their noise is keyed, and
+      indexed: `(index [n], Transition [n])`: the transitions' places in the chain, from which their noise is keyed, and
         the transitions.
       keep: function from the state after a step and its `StepInfo` to what is kept of the step; None for nothing.
     """
 
-    def step(carry: tuple[SamplerState, StepInfo], indexed: IndexedTransitions) -> tuple[Any, Any]:
-        (state, before), (index, transition) = carry, indexed
+    def step(carry: tuple[SamplerState, StepInfo], at: IndexedTransitions) -> tuple[Any, Any]:
+        (state, before), (index, transition) = carry, at
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         state, info = sampler.step(denoise, step_keys, state, transition)
         x_0 = jnp.where(before.evaluations == 0, info.x_0, before.x_0)
         return (state, StepInfo(x_0, before.evaluations + info.evaluations)), keep(state, info) if keep else None
 
     nothing = StepInfo(jnp.zeros_like(state.x), jnp.zeros((), jnp.int32))
-    (state, info), kept = jax.lax.scan(step, (state, nothing), moves)
+    (state, info), kept = jax.lax.scan(step, (state, nothing), indexed)
     return Advanced(state, info, kept)
 
 
@@ -124,7 +124,7 @@ def sample(
     """
     chex.assert_equal_shape_prefix([keys, x_T], 1)
     chex.assert_rank(transitions.beta, 1)
-    moves = (jnp.arange(transitions.num_steps), transitions)
+    indexed = (jnp.arange(transitions.num_steps), transitions)
     keep = (lambda state, info: state.x) if trajectory else None
-    end = advance(sampler, denoise, keys, state=sampler.init(x_T), moves=moves, keep=keep)
+    end = advance(sampler, denoise, keys, state=sampler.init(x_T), indexed=indexed, keep=keep)
     return jnp.concatenate([x_T[None], end.kept]) if trajectory else end.state.x

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
 
 
-def langevin_step(x: AnyArray, slope: AnyArray, keys: Array, *, delta: Real) -> Array:
+def langevin_step(x: AnyArray, gradient: AnyArray, keys: Array, *, delta: Real) -> Array:
     r"""`x + delta/2 grad log p(x) + sqrt(delta) z`: one step of unadjusted Langevin dynamics.
 
     $$ x_{k+1} = x_k + \frac{\delta}{2} \nabla_x \log p(x_k) + \sqrt{\delta}\, z, \qquad z \sim \mathcal{N}(0, I) $$
@@ -23,12 +23,12 @@ def langevin_step(x: AnyArray, slope: AnyArray, keys: Array, *, delta: Real) -> 
 
     Args:
       x: `[B, ...]`.
-      slope: the score, `grad log p(x)` `[B, ...]`.
+      gradient: the score, `grad log p(x)` `[B, ...]`.
       keys: `[B]` keys, one per image.
       delta: step size, above 0; `[]` or `[B]`.
     """
     delta = expand_like(jnp.asarray(delta, x.dtype), x)
-    return jnp.add(x, delta / 2 * slope) + jnp.sqrt(delta) * noise_like(keys, x)
+    return jnp.add(x, delta / 2 * gradient) + jnp.sqrt(delta) * noise_like(keys, x)
 
 
 def langevin_corrector(predictor: Sampler, *, snr: float | Array = 0.16, num_steps: int = 1) -> Sampler:

@@ -22,7 +22,7 @@ def ode_coordinates(x: AnyArray, level: NoiseLevel) -> tuple[Array, Real]:
     return jnp.divide(x, expand_like(level.signal, x)), level.sigma / level.signal
 
 
-def ode_slope(denoise: Denoiser, x_bar: Array, level: NoiseLevel) -> Array:
+def ode_derivative(denoise: Denoiser, x_bar: Array, level: NoiseLevel) -> Array:
     """The derivative `d x_bar / ds = eps(x, t)` at a level, for x_bar `[B, ...]`."""
     return denoise(x_bar * expand_like(level.signal, x_bar), level).eps
 
@@ -46,13 +46,13 @@ def heun() -> Sampler:
         now, next = transition.now, transition.next
         x_bar, s = ode_coordinates(state.x, now)
         _, s_next = ode_coordinates(state.x, next)
-        slope = ode_slope(denoise, x_bar, now)
-        euler = x_bar + (s_next - s) * slope
+        derivative = ode_derivative(denoise, x_bar, now)
+        euler = x_bar + (s_next - s) * derivative
 
         def corrected() -> Array:
-            return x_bar + (s_next - s) * (slope + ode_slope(denoise, euler, next)) / 2
+            return x_bar + (s_next - s) * (derivative + ode_derivative(denoise, euler, next)) / 2
 
-        info = StepInfo(x_bar - s * slope, jnp.where(next.t > 0, 2, 1))
+        info = StepInfo(x_bar - s * derivative, jnp.where(next.t > 0, 2, 1))
         x_bar = jax.lax.cond(next.t > 0, corrected, lambda: euler)
         return SamplerState(expand_like(next.signal, x_bar) * x_bar), info
 
