@@ -1,1 +1,1 @@
-"""Experiments: `base.py` has every key with a comment; the other files set the keys that they change."""
+"""Experiments: `base.py` has the defaults; the other files set the keys that they change."""

@@ -2,7 +2,7 @@
 
 The packages in their order, each of which imports only from those before it: `errors.py`; `diffusion/`, the
 mathematics (read `schedules.py`, `gaussian.py`, `prediction.py`, `guidance.py`, `losses.py`, `samplers/`); `models/`,
-the networks; `metrics/`; `runtime/`, devices and files; `config.py`; `data/`; `training/`, the training of a run
+the networks; `metrics/`; `runtime/`, devices and files; `config/`; `data/`; `training/`, the training of a run
 (`step.py` is the train step); `factory/`, which makes objects from a configuration; `runs/`, which opens a trained run;
 `evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, which converts the weights of other projects.
 

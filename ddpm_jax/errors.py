@@ -7,6 +7,7 @@ can type it.
 """
 
 import contextlib
+import difflib
 import errno
 import os
 import re
@@ -98,6 +99,31 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     more = len(names) - most
     shown = ", ".join(shortened(name, _LONGEST_NAME) for name in names[:most])
     return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+def nearest(word: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names that a mistyped word may mean, the nearest one first; [] if none is similar.
+
+    Upper and lower case count as equal. Names whose last part, after a slash, is the word are preferred.
+
+    Args:
+      word: the word that is not among the names.
+      known: the names.
+      most: how many names are returned at most.
+      cutoff: the least similarity, from 0 to 1.
+    """
+    names = sorted(set(known))
+    lower = {name: name.lower() for name in names}
+    if within := [name for name in names if name.endswith(f"/{word}")]:
+        return within[:most]
+    close = difflib.get_close_matches(word.lower(), dict.fromkeys(lower.values()), n=most, cutoff=cutoff)
+    return [name for entry in close for name in names if lower[name] == entry][:most]
+
+
+def did_you_mean(word: str, known: Iterable[str], *, otherwise: str = "", most: int = 1) -> str:
+    """A question with the names that a mistyped word may mean, for a message; `otherwise` if none is similar."""
+    close = nearest(word, known, most=most)
+    return f"did you mean {' or '.join(repr(shortened(name, 40)) for name in close)}?" if close else otherwise
 
 
 def check_counts(**counts: int) -> None:

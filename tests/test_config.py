@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -9,9 +10,21 @@ import pytest
 from support import tiny
 from support.tiny import ROOT, tiny_config
 
-from ddpm_jax.config import changes, check_ranges, check_resumable, experiment, flatten, from_json, in_words, to_json
+from ddpm_jax.config import (
+    KEYS,
+    changes,
+    check_ranges,
+    check_resumable,
+    experiment,
+    flatten,
+    from_json,
+    ignored,
+    in_words,
+    to_json,
+)
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
+from ddpm_jax.jobs.resources import plan
 
 
 def test_a_configuration_comes_back_from_json_with_its_types():
@@ -102,6 +115,7 @@ OUT_OF_RANGE = {
     "model.norm_epsilon": -1e-6,
     "model.time_scale": 0.0,
     "model.dropout": 1.0,
+    "data.channels": 0,
     "loss.vlb_weight": -0.1,
     "optim.learning_rate": float("nan"),
     "optim.warmup_steps": -1,
@@ -115,6 +129,7 @@ OUT_OF_RANGE = {
     "train.accumulation": 0,
     "sample.corrector_steps": -1,
     "sample.corrector_snr": -1.0,
+    "sample.eta": 1.5,
     "sample.num_steps": -1,
     "sample.guidance_scale": -0.5,
     "sample.classifier_scale": -1.0,
@@ -145,17 +160,17 @@ def test_a_number_out_of_range_is_named(key):
 
 
 def test_every_number_of_the_base_configuration_is_checked():
-    """Save for those that a table, the schedule, the digits or the sampler's own check bounds."""
+    """Save for those that the noise schedule bounds."""
     numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
-    elsewhere = {"data.channels", "diffusion.beta_start", "diffusion.beta_end", "sample.eta"}
+    elsewhere = {"diffusion.beta_start", "diffusion.beta_end"}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
 
 
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
-        (("a", 2), "must contain only names"),
-        (("a", "a"), "must contain each name only once"),
+        (("a", 2), "must contain names, each only once"),
+        (("a", "a"), "must contain names, each only once"),
         (("a", "b", "c"), "must contain one name for each class"),
     ],
 )
@@ -232,6 +247,91 @@ def test_the_least_values_are_in_range():
     check_ranges(tiny_config(**{key.replace(".", "__"): value for key, value in least.items()}))
 
 
+def test_a_crop_is_no_or_four_whole_numbers():
+    check_ranges(tiny_config(data__crop=(0, 0, 4, 4)))
+    with pytest.raises(UserError, match=r"^config.data.crop=\(0, 4\) must contain no or four whole numbers$"):
+        check_ranges(tiny_config(data__crop=(0, 4)))
+
+
+@pytest.mark.parametrize("path", [path for path, key in KEYS.items() if key.choices])
+def test_an_unknown_name_is_refused_with_the_nearest_choice(path):
+    typed = f"{KEYS[path].choices[-1]}q"
+    with pytest.raises(UserError) as caught:
+        check_ranges(tiny_config(**{path.replace(".", "__"): typed}))
+    known = ", ".join(KEYS[path].choices)
+    assert str(caught.value).startswith(f"config.{path}={typed!r} is not one of: {known}")
+    if len(typed) > 3:  # difflib finds nothing near in a name of one letter
+        assert str(caught.value).endswith(f"; did you mean {typed[:-1]!r}?")
+
+
+def test_a_configuration_has_the_keys_of_the_schema():
+    more, less = tiny_config().unlock(), tiny_config().unlock()
+    more.model.chanels = 4
+    del less.optim
+    with pytest.raises(UserError, match=r"no configuration key 'model.chanels'; did you mean 'model.channels'\?$"):
+        check_ranges(more)
+    with pytest.raises(UserError, match=r"^the configuration has no optim.beta_1, .*: start from experiment\('base'\)"):
+        check_ranges(less)
+
+
+# What is set in vain, with the other key that makes it so, beside what makes the rest of the configuration fit.
+IN_VAIN = [
+    ("loss.weight", "v", "loss.kind", {"loss__kind": "vlb", "diffusion__learned_variance": True}),
+    ("loss.vlb_weight", 0.5, "loss.kind", {}),
+    ("loss.vlb_weight", 0.5, "loss.kind", {"loss__kind": "vlb", "diffusion__learned_variance": True}),
+    ("loss.weight", "v", "task", {"task": "classify", "labels__num_classes": 10}),
+    ("loss.kind", "vlb", "task", {"task": "classify", "labels__num_classes": 10}),
+    ("diffusion.target", "v", "task", {"task": "classify", "labels__num_classes": 10}),
+    ("diffusion.beta_start", 1e-3, "diffusion.schedule", {"diffusion__schedule": "cosine"}),
+    ("diffusion.beta_end", 0.01, "diffusion.schedule", {"diffusion__schedule": "cosine"}),
+    ("labels.dropout", 0.1, "labels.num_classes", {}),
+    ("labels.dropout", 0.1, "task", {"task": "classify", "labels__num_classes": 10}),
+    ("posterior.prior_std", 2.0, "posterior.weights", {}),
+    ("posterior.num_samples", 4, "posterior.weights", {}),
+    ("data.path", "photos", "data.source", {}),
+    ("data.name", "mnist", "data.source", {}),
+    ("data.crop", (0, 0, 4, 4), "data.source", {}),
+    ("data.split", "test", "data.source", {"data__source": "folder"}),
+    ("data.label", "genre", "data.source", {"data__source": "folder"}),
+    ("data.num_workers", 2, "data.on_device", {}),
+    ("model.num_heads", 2, "model.head_channels", {"model__head_channels": 4}),
+    ("sample.eta", 0.5, "sample.sampler", {}),
+    ("sample.corrector_snr", 0.2, "sample.corrector_steps", {}),
+    ("sample.guidance_scale", 2.0, "task", {"task": "classify", "labels__num_classes": 10}),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "other", "given"), IN_VAIN)
+def test_a_key_that_is_set_in_vain_is_named_with_the_key_that_makes_it_so(path, value, other, given):
+    assert ignored(tiny_config(**given)) == []
+    (line,) = ignored(tiny_config(**given, **{path.replace(".", "__"): value}))
+    assert line.startswith(f"config.{path}={value!r} has no effect with config.{other}=")
+    assert line.endswith(f"or leave {path} at {KEYS[path].default!r}")
+    assert f": it needs {other}" in line
+
+
+def test_what_the_experiment_itself_sets_is_not_set_in_vain():
+    """`--config=celeba --config.data.source=folder` keeps the name of the data set of celeba."""
+    config = experiment("celeba")
+    config.data.source, config.data.path = "folder", "photos"
+    assert ignored(config) == []
+    config.data.name = "celeb_b"
+    assert [line.split("=")[0] for line in ignored(config)] == ["config.data.name"]
+
+
+def test_a_new_run_with_a_key_in_vain_is_refused_and_a_resumed_one_gets_a_note(tmp_path, capsys):
+    config = tiny_config(loss__vlb_weight=0.5)
+    with pytest.raises(UserError, match=r"^config.loss.vlb_weight=0.5 has no effect with config.loss.kind='simple'"):
+        train.train(config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match=r"^config.loss.vlb_weight=0.5 has no effect"):
+        plan(config)
+    tiny.save(tmp_path / "old", config, steps=(8,))
+    capsys.readouterr()
+    train.train(config, tmp_path / "old")
+    assert "note: config.loss.vlb_weight=0.5 has no effect with config.loss.kind='simple'" in capsys.readouterr().out
+
+
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """The configurations that `train.py` trains, in place of training them, in an empty folder."""
@@ -273,3 +373,75 @@ def test_a_configuration_file_may_take_an_argument(trained, tmp_path):
     (tmp_path / "chosen.py").write_text(text)
     assert tiny.run("train.py", "--config=chosen.py:mnist").status == 0
     assert [config.name for config in trained] == ["mnist"]
+
+
+@pytest.mark.parametrize("flag", ["--config.data.random_flip", "--noconfig.data.random_flip", "-config.seed=5"])
+def test_keys_are_changed_in_every_form_that_absl_knows(flag, trained):
+    assert tiny.run("train.py", flag, "--config.train.num_steps", "7", "--config.model.channel_mult=1,3").status == 0
+    (config,) = trained
+    assert (config.train.num_steps, config.model.channel_mult) == (7, (1, 3))
+    assert config.data.random_flip == (flag == "--config.data.random_flip")
+    assert config.seed == (5 if "seed" in flag else 0)
+
+
+def test_a_value_may_be_an_argument_of_its_own_and_begin_with_a_dash(trained):
+    arguments = ["--config.optim.learning_rate", "-1", "--verbosity", "-1", "--config.sample.labels=", "--workdir", "x"]
+    assert tiny.run("train.py", *arguments).status == 0
+    assert trained[0].optim.learning_rate == -1  # which a real start refuses
+    assert tiny.run("train.py", "--config.optim.learning_rate", "--config.seed=1").err == (
+        "error: --config.optim.learning_rate=--config.seed=1: it must be a number\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.train.batchsize=3"], "no configuration key 'train.batchsize'; did you mean 'train.batch_size'?"),
+        (
+            ["--config.trian.batch_size=3"],
+            "no configuration key 'trian.batch_size'; did you mean 'train.batch_size'?",
+        ),
+        (["--config.learning_rate=1"], "no configuration key 'learning_rate'; did you mean 'optim.learning_rate'?"),
+        (["--config.seed=1", "--config=digits"], "put --config=FILE before --config.seed=1"),
+        (["--config.data.random_flip=maybe"], "--config.data.random_flip=maybe: it must be True or False"),
+        (["--config.train.batch_size", "abc"], "--config.train.batch_size=abc: it must be a whole number"),
+        (["--config.train.batch_size=1e3"], "--config.train.batch_size=1e3: it must be a whole number"),
+        (["--config.sample.eta=abc"], "--config.sample.eta=abc: it must be a number"),
+        (["--data.path=x"], "--data.path=x is a key of the configuration: write it as --config.data.path=VALUE"),
+        (["--nodata.random_flip"], "--nodata.random_flip is a key of the configuration: write it as --config.data.r"),
+        (["--confg.x=2"], "there is no flag --confg.x; did you mean --config?"),
+        (["--workdri=x"], "there is no flag --workdri; did you mean --workdir?"),
+        (["--dry_run=maybe"], "--dry_run=maybe: it must be True or False"),
+        (["--num_processes=two"], "--num_processes=two: it must be a whole number"),
+        (
+            ["--config.loss.kind=vbl"],
+            "loss.kind='vbl' is not one of: simple, hybrid, vlb, custom; did you mean 'vlb'?",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = tiny.run("train.py", *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert message in err.splitlines()[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_that_a_configuration_file_misspells_is_named(trained, tmp_path):
+    text = "import ddpm_jax as dj\n\ndef get_config():\n    c = dj.experiment('digits')\n    c.train.batchsize = 3\n"
+    (tmp_path / "mine.py").write_text(text)
+    error = tiny.run("train.py", "--config=mine.py").err
+    assert error == (
+        "error: the configuration file: there is no configuration key 'batchsize'; did you mean 'train.batch_size'?\n"
+    )
+
+
+def test_the_help_of_the_configuration_has_every_key(trained):
+    status, out, err = tiny.run("train.py", "--help_config")
+    assert (status, err, trained) == (0, "", [])
+    for path, key in KEYS.items():
+        assert f"  --config.{path}=" in out
+        assert set(key.choices) <= set(re.findall(r"\w+", out))
+    assert max(map(len, out.splitlines())) <= 100
+    assert "[a number, at least 0 and at most 1; only with task=denoise and sample.sampler=ddim]" in out

@@ -9,7 +9,18 @@ import pytest
 from support.tiny import ROOT
 
 from ddpm_jax import factory
-from ddpm_jax.config import experiment, experiment_names, flatten
+from ddpm_jax.config import (
+    CUSTOM,
+    KEYS,
+    check_ranges,
+    experiment,
+    experiment_names,
+    flatten,
+    ignored,
+    problem,
+)
+from ddpm_jax.config.page import as_markdown
+from ddpm_jax.config.schema import NEEDS
 from ddpm_jax.models import Architecture
 
 FOLDER = ROOT / "configs"
@@ -160,40 +171,66 @@ def test_the_keys_of_the_model_are_the_fields_of_the_architecture():
     assert {key: value for key, value in ours.items() if value != defaults[key]} == {"dropout": 0.1}
 
 
-SOURCE = (FOLDER / "base.py").read_text().splitlines()
-
-
-def comment_of(path):
-    """The comment on the line of base.py that sets a key, written `section.key`."""
-    section, _, key = path.rpartition(".")
-    (line,) = [line for line in SOURCE if line.startswith(f"    {section or 'config'}.{key} = ")]
-    return line.partition("  # ")[2]
-
-
-@pytest.mark.parametrize("path", flatten(experiment("base")))
-def test_every_key_has_a_comment_on_its_line(path):
-    assert re.match(r"\S", comment_of(path))
-
-
+# Every key that names something, with the table of the objects that the names stand for.
 TABLES = {
     "task": factory.TASKS,
     "posterior.weights": factory.RANDOM_WEIGHTS,
     "diffusion.schedule": factory.SCHEDULES,
     "diffusion.target": factory.TARGETS,
-    "network": ("configured", "custom"),
-    "loss.kind": (*factory.LOSSES, "custom"),
+    "network": ("configured", CUSTOM),
+    "loss.kind": (*factory.LOSSES, CUSTOM),
     "loss.weight": factory.WEIGHTS,
     "loss.times": factory.TIMES,
     "sample.sampler": factory.SAMPLERS,
     "sample.variance": factory.VARIANCES,
     "sample.grid": factory.GRIDS,
-    "data.source": (*factory.SOURCES, "custom"),
+    "data.source": (*factory.SOURCES, CUSTOM),
 }
+OF_THE_NETWORK = {"model.padding", "model.time_embedding", "model.dtype"}
 
 
 @pytest.mark.parametrize("path", TABLES)
-def test_the_comment_of_a_name_lists_every_choice(path):
-    """Between bars: `linear | cosine (...) | ...`."""
-    comment = comment_of(path)
-    assert set(re.findall(r"\w+", comment)) >= set(TABLES[path])
-    assert comment.count("|") == len(TABLES[path]) - 1
+def test_the_choices_of_the_schema_are_the_names_of_the_factory(path):
+    assert sorted(KEYS[path].choices) == sorted(TABLES[path])
+
+
+def test_every_key_with_choices_is_compared_with_a_table_or_built():
+    assert {path for path, key in KEYS.items() if key.choices} == TABLES.keys() | OF_THE_NETWORK
+    for path in OF_THE_NETWORK:
+        for choice in KEYS[path].choices:
+            config = experiment("digits")
+            config.model[path.removeprefix("model.")] = choice
+            factory.network(config)
+
+
+def test_the_base_experiment_has_the_defaults_of_the_schema():
+    assert flatten(experiment("base")) == {path: key.default for path, key in KEYS.items()}
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_every_key_has_a_meaning_and_a_default_that_obeys_its_rules(path):
+    key = KEYS[path]
+    assert len(key.help) > 5
+    assert problem(path, key.default) == ""
+    for need in key.needs:
+        need.holds(KEYS[need.key].default)
+
+
+def test_no_group_has_a_key_that_the_table_of_needs_misspells():
+    assert NEEDS.keys() <= KEYS.keys()
+
+
+@pytest.mark.parametrize("name", ["base", *NAMES])
+def test_no_experiment_sets_a_key_in_vain(name):
+    check_ranges(experiment(name))
+    assert ignored(experiment(name)) == []
+
+
+def test_the_page_of_the_configuration_is_up_to_date():
+    """`python -m ddpm_jax.config > docs/configuration.md` writes it."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == as_markdown() + "\n"
+    for path, key in KEYS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{path}` |")]
+        assert row.count(" | ") == 3
+        assert row.endswith("**fixed** |") == key.fixed

@@ -11,7 +11,18 @@ import pytest
 from PIL import Image
 from support.tiny import arguments, tiny_config
 
-from ddpm_jax.errors import UserError, causes, first_line, lacks_space, listed, one_line, shortened, writing
+from ddpm_jax.errors import (
+    UserError,
+    causes,
+    did_you_mean,
+    first_line,
+    lacks_space,
+    listed,
+    nearest,
+    one_line,
+    shortened,
+    writing,
+)
 from ddpm_jax.jobs import train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -70,6 +81,22 @@ def test_long_texts_lose_their_middle_and_long_lists_their_end():
     assert listed([]) == ""
 
 
+def test_a_mistyped_word_is_compared_with_what_is_known():
+    known = ["Cat", "cart", "attributes/Smiling"]
+    assert nearest("CAT", known) == ["Cat"]
+    assert nearest("catr", known, most=2) == ["Cat", "cart"]
+    assert nearest("Smiling", known) == ["attributes/Smiling"]
+    assert nearest("catr", known, cutoff=0.95) == []
+    assert did_you_mean("catr", known, most=2) == "did you mean 'Cat' or 'cart'?"
+    assert did_you_mean("zebra", known) == ""
+    assert did_you_mean("zebra", known, otherwise="there are 3") == "there are 3"
+
+
+def test_one_module_looks_for_what_a_word_may_mean():
+    files = [path for path in (ROOT / "ddpm_jax").rglob("*.py") if "difflib" in path.read_text()]
+    assert [path.name for path in files] == ["errors.py"]
+
+
 def test_what_the_disk_says_is_one_line_with_a_remedy():
     full = OSError(28, "No space left on device")
     with pytest.raises(UserError, match=r"^cannot write x: No space left on device; free the disk or choose another"):
@@ -103,15 +130,15 @@ def run(*command):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["train.py", "--config.train.batchsize=3"], "did you mean 'batch_size'?"),
-        (["train.py", "--config.trian.batch_size=3"], "did you mean 'train'?"),
+        (["train.py", "--config.train.batchsize=3"], "did you mean 'train.batch_size'?"),
+        (["train.py", "--config.trian.batch_size=3"], "did you mean 'train.batch_size'?"),
         (["train.py", "config.seed=1"], "write --config.seed=1"),
         (["train.py", "--config.seed=1", "--config=configs/digits.py"], "put --config=FILE before --config.seed=1"),
-        (["train.py", "--config.data.random_flip=maybe"], "flip=maybe: Non-boolean argument to boolean flag"),
-        (["train.py", "--confg.x=2"], "Did you mean: config"),
+        (["train.py", "--config.data.random_flip=maybe"], "flip=maybe: it must be True or False"),
+        (["train.py", "--confg.x=2"], "did you mean --config?"),
         (["train.py", "--config.train.batch_size=abc"], "--config.train.batch_size=abc: it must be a whole number"),
         (["train.py", "--config.sample.eta=abc"], "--config.sample.eta=abc: it must be a number"),
-        (["train.py", "--data.path=x"], "--data.path is a key of the configuration: write it as --config.data.path="),
+        (["train.py", "--data.path=x"], "--data.path=x is a key of the configuration: write it as --config.data.path="),
         (["train.py", "--config=configs/cifr10.py"], "did you mean configs/cifar10.py?"),
         (["train.py", "--config=configs/xyz.py"], "the experiments are base, celeba, "),
         (["train.py", "--config={tmp}/celebs.py"], "did you mean --config=celeba?"),

@@ -210,7 +210,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
         ({"sampler": "dimm"}, r"^config.sample.sampler='dimm' is not one of: ancestral, ddim, "),
         ({"eta": 0.5, "grid": "log"}, r"^config.sample.grid='log' is not one of: "),
         ({"eta": 0.5, "labels": "x"}, r"^--labels=x: the classes of this model have no known names"),
-        ({"eta": 2.0}, "^eta must lie between 0"),
+        ({"eta": 2.0}, "^eta=2 must be at least 0 and at most 1$"),
     ]:
         with pytest.raises(UserError, match=said):
             run.configure(**settings)

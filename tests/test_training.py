@@ -375,7 +375,7 @@ def test_what_sampling_would_refuse_in_the_end_is_refused_in_the_beginning(tmp_p
     for overrides, message in [
         ({"sample__variance": "learned"}, "this model has no learned variance"),
         ({"sample__num_steps": 21}, "cannot make a chain of 21 steps"),
-        ({"sample__eta": 2.0}, "eta must lie between 0"),
+        ({"sample__eta": 2.0}, "config.sample.eta=2.0 must be at least 0 and at most 1"),
     ]:
         with pytest.raises(UserError, match=message):
             train.train(tiny_config(**overrides), tmp_path / "run")

@@ -1,12 +1,11 @@
 """The common part of the command-line programs: flags with one-line errors, the compilation cache, exit codes."""
 
-import difflib
 import io
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +14,10 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from ddpm_jax.config import experiment, experiment_file, experiment_names
-from ddpm_jax.errors import UserError, first_line, program
+from ddpm_jax.commands import arguments
+from ddpm_jax.config import experiment_file, unknown_key
+from ddpm_jax.config.page import as_text
+from ddpm_jax.errors import UserError, first_line, one_line, program
 from ddpm_jax.runtime import paths
 from ddpm_jax.runtime.devices import all_devices
 
@@ -147,19 +148,16 @@ def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[st
     paths.show_unprintable_by_code()
     if "--help" in argv:
         _help(module, several=not argument)
+    if "config" in flags.FLAGS and {"--help_config", "-help_config"} & set(argv):
+        _print_and_exit(as_text())
     try:
-        argv = _with_config_file(argv)
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(arguments.checked(argv))
     except UserError as error:
         _fail(error)
-    except (AttributeError, KeyError) as error:
-        if "get_config" in str(error):
-            _fail(f"the configuration file defines no function get_config(); see {_shown('own_images')}")
-        _fail(_unknown_key(argv, str(error)))
     except flags.Error as error:
-        _fail(_mistyped(" ".join(str(error).split())))
+        _fail(arguments.explained(error))
     except Exception as error:  # a user's configuration file may raise anything
-        _fail(f"cannot read the configuration file: {type(error).__name__}: {' '.join(str(error).split())}")
+        _fail(_unreadable(error))
     if argument and len(rest) == 1:
         _fail(f"{argument} is missing; see --help")
     strays = rest[2:] if argument else rest[1:]
@@ -177,78 +175,28 @@ def _help(module: ModuleType, *, several: bool) -> NoReturn:
     of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]
     of_many = flags.FLAGS.module_help(sys.modules[__name__]).replace(__name__, "flags for several processes")
     about = re.sub(r"python (train|sample|evaluate)\.py", lambda found: program(found[1]), module.__doc__ or "")
-    about = about.replace("configs/base.py", _shown("base"))
+    _print_and_exit("\n".join([f"{about}\nflags:\n{of_program}", *[of_many] * several]))
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    """Prints what the user asked for instead of running the program."""
     try:
-        print(f"{about}\nflags:\n{of_program}", *[of_many] * several, sep="\n", flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         _fail_unheard()
     sys.exit(0)
 
 
-def _mistyped(text: str) -> str:
-    """One line for an error message of absl about a flag."""
-    missing = re.match(r"flag --(\w+)=None: .* must have a value", text)
-    early = re.match(r"Found (\S+) in argv before", text)
-    if missing:
-        name = missing.group(1)
-        return f"--{name} is missing: {flags.FLAGS[name].help} See --help"
-    if early:
-        return f"put --config=FILE before {early.group(1)}"
-    unknown = re.match(r"Unknown command line flag '(no)?(\w+)[.\w]*'", text)
-    whole = re.search("'(.*)'", text)
-    if unknown and whole and unknown.group(2) in experiment("base"):
-        return f"--{whole[1]} is a key of the configuration: write it as --config.{whole[1]}=VALUE, after --config=FILE"
-    text = re.sub(r"invalid literal for int\(\) with base 10: .*", "it must be a whole number", text)
-    text = re.sub(r"could not convert string to float: .*", "it must be a number", text)
-    return re.sub(r"\('([^']*)', '[^']*'\)$", r"\1", text)
-
-
-def _unknown_key(argv: Sequence[str], text: str) -> str:
-    """One line for a configuration key that does not exist, from the error message of ml_collections."""
-    match = re.search(r"lookup: .*?(\w+)$", text) or re.search(r"'+\\*'?(\w+)", text)
-    wrong = match.group(1) if match else ""
-    argument = next(
-        (a for a in argv if a.startswith("--") and wrong in a.split("=")[0].split(".")), f"--config...{wrong}"
-    )
-    near = re.search(r'Did you mean "(\w+)"', text)
-    hint = f"did you mean {near.group(1)!r}?" if near else f"{_shown('base')} lists every key"
-    return f"{argument.split('=')[0]}: there is no configuration key {wrong!r}; {hint}"
-
-
-def _with_config_file(argv: list[str]) -> list[str]:
-    """The command line, in which the value of `--config` is an existing file, also where it was an experiment's name.
-
-    An argument of `get_config` may follow the file or the name, after a colon.
-
-    Raises:
-      UserError: there is no such file or no such experiment.
-    """
-    argv = list(argv)
-    for i, flag in enumerate(argv):
-        if flag in ("--config", "-config") and i + 1 < len(argv):
-            argv[i + 1] = _config_file(argv[i + 1])
-        elif flag.startswith(("--config=", "-config=")):
-            argv[i] = f"--config={_config_file(flag.partition('=')[2])}"
-    return argv
-
-
-def _config_file(value: str) -> str:
-    """The file that a value of `--config` means, a path or the name of an experiment, with the same argument."""
-    file, colon, argument = paths.expanded(value).partition(":")
-    if not file.endswith(".py") and os.sep not in file:
-        file = experiment_file(file)
-    elif not Path(file).is_file():
-        raise UserError(f"there is no configuration file {file!r}; {_nearest_config(Path(file))}")
-    return f"{file}{colon}{argument}"
-
-
-def _nearest_config(missing: Path) -> str:
-    """A suggestion for a configuration file that does not exist: one beside it, or an experiment of a similar name."""
-    beside = difflib.get_close_matches(missing.stem, [path.stem for path in missing.parent.glob("*.py")], n=1)
-    named = difflib.get_close_matches(missing.stem, experiment_names(), n=1)
-    if beside:
-        return f"did you mean {missing.with_stem(beside[0])}?"
-    return f"did you mean --config={named[0]}?" if named else f"the experiments are {', '.join(experiment_names())}"
+def _unreadable(error: Exception) -> str:
+    """One line for an exception of a configuration file: often it sets a key that does not exist."""
+    text = " ".join(str(error).split())
+    if isinstance(error, AttributeError | KeyError):
+        if "get_config" in text:
+            return f"the configuration file defines no function get_config(); see {_shown('own_images')}"
+        quoted = text.split('"')[1:2]
+        if quoted and "locked" in text:
+            return f"the configuration file: {unknown_key(quoted[0])}"
+    return one_line(f"cannot read the configuration file: {type(error).__name__}: {text}")
 
 
 def _shown(experiment: str) -> str:

@@ -6,9 +6,10 @@
   python train.py --config=celeba --workdir=DIR --config.optim.learning_rate=1e-4    changes one key of it
   python train.py --config=celeba --dry_run        estimates memory and arithmetic without training
   python train.py --config=celeba --dry_run --topology=v5e:4x4    estimates them for a TPU slice, without having it
+  python train.py --help_config                    lists every key with its default, its meaning and its values
 
-The same command resumes an interrupted run, with the same result bit for bit. configs/base.py lists every key with its
-meaning; the other files in its folder are the experiments, and the docstring of each says what it needs.
+The same command resumes an interrupted run, with the same result bit for bit. The experiments are the files of the
+folder configs, and the docstring of each says what it needs.
 """
 
 import sys
@@ -33,6 +34,9 @@ WORKDIR = flags.DEFINE(
 )
 DRY_RUN = flags.DEFINE_boolean(
     "dry_run", False, "Print the number of parameters, and the memory and arithmetic of a step, and stop."
+)
+HELP_CONFIG = flags.DEFINE_boolean(
+    "help_config", False, "Print every key of the configuration with its default, its meaning and its values, and stop."
 )
 TOPOLOGY = flags.DEFINE_string(
     "topology", None, "The TPU slice to estimate for with --dry_run, such as v5e:4x4; needs the package libtpu."

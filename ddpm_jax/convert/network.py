@@ -25,7 +25,7 @@ class Network(NamedTuple):
     Attributes:
       kind: the name of the format, for messages.
       family: the names and layouts of its tensors.
-      settings: `{configuration key: value}`, which differ from `configs/base.py`.
+      settings: `{configuration key: value}`, which differ from the defaults.
       state_dict: the weights to sample with.
       raw: the weights before averaging, where the file has both; else None.
       assumed: `{flag: value}` for what the weights leave open and the user did not give.

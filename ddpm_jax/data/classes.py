@@ -4,7 +4,6 @@ A run keeps the names of its classes (`config.labels.names`), so that a class ha
 are stored.
 """
 
-import difflib
 import functools
 import hashlib
 import re
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.errors import UserError, did_you_mean, listed, shortened
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
 _INDEX = re.compile(r"#(-?[0-9]+)")  # "#7" is the class of index 7, whatever the classes are called
@@ -99,11 +98,10 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
             f"--labels={shortened(asked)}: the classes of this model have no known names; write whole numbers "
             "separated by commas, or all, or none"
         )
-    near = difflib.get_close_matches(entry.lower(), [name.lower() for name in names], n=1)
-    meant = next((f"; did you mean {shortened(name, 40)!r}?" for name in names if name.lower() in near), "")
+    hint = did_you_mean(entry, names)
     raise UserError(
-        f"--labels={shortened(asked)}: no class is called {shortened(entry, 40)!r}{meant or ';'} the classes are "
-        f"{listed(names)}"
+        f"--labels={shortened(asked)}: no class is called {shortened(entry, 40)!r}; {hint and f'{hint} '}the classes "
+        f"are {listed(names)}"
     )
 
 

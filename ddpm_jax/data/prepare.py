@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm_jax.data.tfds import TfdsImages, data_folder, did_you_mean, find_builder
+from ddpm_jax.data.tfds import TfdsImages, data_folder, find_builder, hint
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.images import save_png, tile_images
 from ddpm_jax.runtime.paths import show_unprintable_by_code
@@ -65,7 +65,7 @@ def _check_configuration(name: str, configurations: Collection[str]) -> None:
     if chosen not in configurations and len(configurations) > 1:
         raise UserError(
             f"{bare_name} has {len(configurations)} configurations, and {bare_name}/{chosen} is not one of them"
-            + did_you_mean(chosen, configurations)
+            + hint(chosen, configurations)
         )
 
 

@@ -8,7 +8,6 @@ decodes in the same way.
 Read next: `encoded.py` for what happens to an image, `prepare.py` for how the files are made.
 """
 
-import difflib
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ddpm_jax.data.encoded import EncodedImages, ImageForm
-from ddpm_jax.errors import UserError, listed, module
+from ddpm_jax.errors import UserError, did_you_mean, listed, module
 from ddpm_jax.runtime.paths import as_flag, expanded
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class TfdsImages(EncodedImages):
             self.num_classes = len(self.class_names)
             features |= _nested(self._label_path, labels[label_key])
         elif label_key != _DEFAULT_LABEL:
-            raise UserError(f"{info.full_name} has no label {label_key!r}{did_you_mean(label_key, labels)}")
+            raise UserError(f"{info.full_name} has no label {label_key!r}{hint(label_key, labels)}")
         self._features = tfds.features.FeaturesDict(features)
         self._decoders = {self._image_key: tfds.decode.SkipDecoding()}
 
@@ -120,7 +119,7 @@ def find_builder(name: str, data_dir: str | os.PathLike[str] | None = None) -> "
     except ValueError as error:  # a DatasetNotFoundError, or the error for a name that cannot be parsed
         known = {*_prepared_names(data_dir), *tfds.list_builders(with_community_datasets=False)}
         if (bare_name := re.split("[/:]", name)[0]) not in known:
-            raise UserError(f"there is no data set {name!r}{did_you_mean(bare_name, known)}") from error
+            raise UserError(f"there is no data set {name!r}{hint(bare_name, known)}") from error
         return None
     if (file_format := builder.info.file_format.value) != "array_record":
         raise UserError(
@@ -147,13 +146,10 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
         ) from error
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def hint(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown `word`: the names that end in it or are similar, or else a few of them."""
     known = sorted(known)
-    ends_in_it = [name for name in known if name.endswith(f"/{word}")]
-    if close := ends_in_it or difflib.get_close_matches(word, known, n=3):
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; known names are {listed(known)}"
+    return f"; {did_you_mean(word, known, otherwise=f'known names are {listed(known)}', most=3)}"
 
 
 def _prepared_builder(name: str, data_dir: str | os.PathLike[str] | None) -> "tfds.core.DatasetBuilder":

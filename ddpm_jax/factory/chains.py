@@ -1,6 +1,5 @@
 """The reverse process from a configuration: noise schedule, variance, sampler, and the transitions of its chain."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import problem
 from ddpm_jax.diffusion import schedules, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
@@ -27,7 +27,7 @@ from ddpm_jax.factory.names import named
 Settings: TypeAlias = Mapping[str, float | jax.Array]
 """The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""
 
-_NUMBERS = ("corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain besides eta
+_NUMBERS = ("eta", "corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain
 _BETAS = ("beta_start", "beta_end")
 # The function that makes a schedule, and the keys of `config.diffusion` that it takes besides `num_timesteps`.
 SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
@@ -157,12 +157,10 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
     Raises:
       UserError: one of them is out of its range.
     """
-    if not 0 <= config.sample.eta <= 1:
-        raise UserError(f"eta must lie between 0 (deterministic) and 1 (ancestral), got {config.sample.eta:g}")
-    settings = {name: config.sample[name] for name in ("eta", *_NUMBERS)}
-    for name in _NUMBERS:
-        if not 0 <= settings[name] < math.inf:
-            raise UserError(f"{name} must be 0 or a positive number, got {settings[name]:g}")
+    settings = {name: config.sample[name] for name in _NUMBERS}
+    for name, value in settings.items():
+        if wrong := problem(f"sample.{name}", value):
+            raise UserError(f"{name}={value:g} {wrong}")
     return settings
 
 

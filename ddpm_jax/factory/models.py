@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import KEYS
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import AnyArray, stream
@@ -18,10 +19,10 @@ from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_de
 from ddpm_jax.diffusion.schedules import NoiseLevel
 from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.factory.chains import Guidance, Settings, guidance, sampler_settings
-from ddpm_jax.factory.names import CUSTOM, check_given, named, plain
+from ddpm_jax.factory.names import check_given, named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
-TASKS = ("denoise", "classify")
+TASKS = KEYS["task"].choices
 TARGETS: dict[str, Target] = {target.value: target for target in Target}
 # Whether the weight of a name is random, or None where no weight is.
 RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
@@ -60,7 +61,7 @@ def network(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
     Raises:
       UserError: sizes of the configuration do not fit each other, or the given network cannot be called so.
     """
-    named(("configured", CUSTOM), config.network, "network")
+    named(KEYS["network"].choices, config.network, "network")
     check_given(given, config.network, key="network", argument="network")
     return configured_network(config) if given is None else checked_network(config, given)
 
@@ -75,7 +76,7 @@ def configured_network(config: ConfigDict) -> UNet | Classifier:
             f"config.data.image_size={size} cannot be halved {levels - 1} times, as the {levels} levels of "
             f"config.model.channel_mult require; use a multiple of {2 ** (levels - 1)} or fewer levels"
         )
-    named(("float32", "bfloat16"), config.model.dtype, "model.dtype")
+    named(KEYS["model.dtype"].choices, config.model.dtype, "model.dtype")
     for level, mult in enumerate(config.model.channel_mult):
         width, groups = config.model.channels * mult, config.model.norm_groups
         if width % groups:

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeVar, overload
 
+from ddpm_jax.config import CUSTOM, not_one_of
 from ddpm_jax.errors import UserError
 
 _Entry = TypeVar("_Entry")
@@ -23,11 +24,8 @@ def named(table: dict[str, Any] | tuple[str, ...], name: str, key: str) -> Any:
       UserError: the name is not in the table.
     """
     if name not in table:
-        raise UserError(f"config.{key}={name!r} is not one of: {', '.join(table)}")
+        raise UserError(f"config.{key}={name!r} {not_one_of(name, table)}")
     return table[name] if isinstance(table, dict) else name
-
-
-CUSTOM = "custom"  # the name in a configuration for an object that a program gives
 
 
 def check_given(given: object, name: str, *, key: str, argument: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import check_ranges
+from ddpm_jax.config import check_ranges, ignored
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
@@ -63,10 +63,12 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
       num_images: the size of the training set; only the KL of a posterior depends on it, the plan does not.
 
     Raises:
-      UserError: a number is out of range, the devices or the batch do not divide, `libtpu` is missing, or the step
-        does not fit.
+      UserError: a number is out of range, a key has no effect, the devices or the batch do not divide, `libtpu` is
+        missing, or the step does not fit.
     """
     check_ranges(config)
+    if in_vain := ignored(config):
+        raise UserError(in_vain[0])
     devices = all_devices() if topology is None else topology_devices(topology)
     mesh = device_mesh(devices, fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)

@@ -20,13 +20,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import check_ranges, check_resumable, to_json
+from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, ignored, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
-from ddpm_jax.factory.names import CUSTOM
 from ddpm_jax.jobs.previews import Previews
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
@@ -83,7 +82,7 @@ def train(
     """Trains the run of a configuration in a work directory, from its newest checkpoint if there is one.
 
     Args:
-      config: locked configuration, see `configs/base.py`.
+      config: locked configuration, see `docs/configuration.md`.
       workdir: the directory for checkpoints, log and previews; it is made if absent.
       source, network, loss: objects in place of those that the configuration names, see `Given`; None for the latter.
         A source gives the size and channels of the images. A run is resumed with the same objects.
@@ -118,6 +117,7 @@ def start(
     _check_given_again(stored, given, workdir)
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
+    _check_effects(config, resumed=stored is not None)
     config, source = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
@@ -238,6 +238,14 @@ def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdi
         return
     for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
         print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from now on", flush=True)
+
+
+def _check_effects(config: ConfigDict, *, resumed: bool) -> None:
+    """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
+    for line in ignored(config):
+        if not resumed:
+            raise UserError(line)
+        print(f"note: {line}", flush=True)
 
 
 def _short(value: object) -> str:

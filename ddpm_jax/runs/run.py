@@ -4,7 +4,6 @@ Read next: `chain.py`, `diffusion/samplers/driver.py`.
 """
 
 import copy
-import difflib
 import os
 from functools import partial
 from typing import Any, Literal, Self
@@ -19,7 +18,7 @@ from ddpm_jax.config import changes, from_json, in_words, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
-from ddpm_jax.errors import UserError, check_counts, listed
+from ddpm_jax.errors import UserError, check_counts, did_you_mean, listed, nearest
 from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw
 from ddpm_jax.runs.configured import chain_of, denoiser_of, kinship, labels_of, names_of
@@ -62,7 +61,7 @@ class Run:
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             beside = [str(path.parent) for path in workdir.parent.glob("*/checkpoints")]
-            near = difflib.get_close_matches(str(workdir), beside, n=1, cutoff=0.8)
+            near = nearest(str(workdir), beside, cutoff=0.8)
             hint = f"did you mean {near[0]}? Or train one" if near else "train one"
             train = f"{errors.program('train')} {as_flag('workdir', workdir)}"
             raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
@@ -99,9 +98,8 @@ class Run:
         config = copy.deepcopy(self.config)
         for key, value in settings.items():
             if key not in config.sample:
-                near = difflib.get_close_matches(key, config.sample, n=1)
-                known = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(config.sample)}"
-                raise UserError(f"there is no sampling setting {key!r}; {known}")
+                hint = did_you_mean(key, config.sample, otherwise=f"choose from {', '.join(config.sample)}")
+                raise UserError(f"there is no sampling setting {key!r}; {hint}")
             if key == "labels" and value is not None and not isinstance(value, str):
                 value = ",".join(f"#{int(label)}" for label in np.ravel(value))
             if value is not None:

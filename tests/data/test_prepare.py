@@ -90,7 +90,7 @@ def test_failed_download_is_one_line_that_tells_of_the_way_by_hand(tmp_path, mon
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("lsun", "lsun/ is not one of them; known names are airplane, bedroom,"), ("lsun/twer", "did you mean tower")],
+    [("lsun", "lsun/ is not one of them; known names are airplane, bedroom,"), ("lsun/twer", "did you mean 'tower'")],
 )
 def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hint):
     tensorflow_is(object(), monkeypatch)
@@ -102,4 +102,4 @@ def test_configuration_has_to_be_chosen(tmp_path, monkeypatch, capsys, name, hin
 
 def test_unknown_data_set_is_an_error(prepared, capsys):
     assert main(["celb_a", f"--data_dir={prepared}"]) == 1
-    assert "did you mean celeb_a" in capsys.readouterr().err
+    assert "did you mean 'celeb_a'" in capsys.readouterr().err

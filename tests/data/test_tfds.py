@@ -128,11 +128,11 @@ def test_unknown_label_is_refused(prepared, monkeypatch):
 
 
 def test_unknown_names_suggest_near_ones(prepared):
-    with pytest.raises(UserError, match="no data set 'celb_a'; did you mean celeb_a"):
+    with pytest.raises(UserError, match="no data set 'celb_a'; did you mean 'celeb_a'"):
         TfdsImages("celb_a", "train", data_dir=prepared, size=8)
-    with pytest.raises(UserError, match=r"no label 'Smiling'; did you mean attributes/Smiling?"):
+    with pytest.raises(UserError, match=r"no label 'Smiling'; did you mean 'attributes/Smiling'\?"):
         TfdsImages("celeb_a", "train", data_dir=prepared, size=8, label_key="Smiling")
-    with pytest.raises(UserError, match="no label 'attributes/Smilng'; did you mean attributes/Smiling or"):
+    with pytest.raises(UserError, match="no label 'attributes/Smilng'; did you mean 'attributes/Smiling' or"):
         TfdsImages("celeb_a", "train", data_dir=prepared, size=8, label_key="attributes/Smilng")
 
 

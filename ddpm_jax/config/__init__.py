@@ -1,0 +1,45 @@
+"""Configurations: the schema of their keys, checks, experiments by name, and JSON, which is stored with a run.
+
+`schema.py` has every key; the modules beside it take everything else from there.
+"""
+
+from ddpm_jax.config.checks import check_ranges, ignored, not_one_of, problem, unknown_key
+from ddpm_jax.config.keys import CUSTOM, Group, Key, Needs, Rule
+from ddpm_jax.config.loading import (
+    EXPERIMENTS,
+    base_config,
+    experiment,
+    experiment_file,
+    experiment_names,
+    flatten,
+)
+from ddpm_jax.config.schema import GROUPS, KEYS
+from ddpm_jax.config.stored import Changes, changes, check_resumable, completed, from_json, in_words, to_json
+
+__all__ = [
+    "CUSTOM",
+    "EXPERIMENTS",
+    "GROUPS",
+    "KEYS",
+    "Changes",
+    "Group",
+    "Key",
+    "Needs",
+    "Rule",
+    "base_config",
+    "changes",
+    "check_ranges",
+    "check_resumable",
+    "completed",
+    "experiment",
+    "experiment_file",
+    "experiment_names",
+    "flatten",
+    "from_json",
+    "ignored",
+    "in_words",
+    "not_one_of",
+    "problem",
+    "to_json",
+    "unknown_key",
+]

@@ -1,0 +1,267 @@
+"""Every configuration key: default, meaning, rule or choices, and whether a resumed run may change it.
+
+From this come the base configuration, the checks, `python train.py --help_config` and `docs/configuration.md`, which
+`python -m ddpm_jax.config` prints. A key is overridden on the command line by its path,
+`--config.optim.learning_rate=1e-4`. Every checkpoint of a run contains the configuration, so sampling does not need it
+again.
+"""
+
+import dataclasses
+
+from ddpm_jax.config.keys import (
+    BOX,
+    COUNT,
+    COUNTS,
+    CUSTOM,
+    FRACTION,
+    INTEGERS,
+    NAMES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    Group,
+    Key,
+    Needs,
+    needs,
+    needs_some,
+)
+
+GENERAL = {
+    "name": Key("base", "names the default work directory, runs/NAME", fixed=False),
+    "task": Key(
+        "denoise", "what is trained; classify: on noisy images, to guide a denoiser", choices=("denoise", "classify")
+    ),
+    "seed": Key(0, "seed of all randomness: initialisation, data order, times, noise, dropout", SEED),
+    "network": Key(
+        "configured",
+        "configured: as config.model says; custom: given to train() by a program",
+        choices=("configured", CUSTOM),
+    ),
+}
+DATA = {
+    "source": Key(
+        "folder",
+        "digits: built in; folder: of images; tfds: a prepared data set; custom: given to train() by a program",
+        choices=("digits", "folder", "tfds", CUSTOM),
+    ),
+    "path": Key("", 'folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)', fixed=False),
+    "name": Key("", 'tfds: name of the data set, such as "cifar10" or "lsun/church"'),
+    "split": Key("train", 'digits: train, test or all; tfds: any split, such as "train" or "train[:90%]"'),
+    "label": Key("label", 'tfds: feature that contains the class, such as "attributes/Smiling" of celeb_a'),
+    "image_size": Key(32, "side of the square input images of the network, in pixels", COUNT),
+    "channels": Key(3, "3 for colour, 1 for grey", COUNT),
+    "crop": Key((), "(left, top, right, bottom) cut out before resizing; () for the largest centred square", BOX),
+    "random_flip": Key(True, "mirror training images left to right at random"),
+    "skip_unreadable": Key(
+        False, "skip files that cannot be read and print their names, instead of stopping", fixed=False
+    ),
+    "on_device": Key(
+        False, "read the whole data set at the start and keep it on every device; for small data sets", fixed=False
+    ),
+    "num_workers": Key(
+        0, "processes that decode images; 0 decodes in a thread of the training process", NOT_NEGATIVE, fixed=False
+    ),
+}
+LABELS = {
+    "num_classes": Key(
+        0, "number of classes of a conditional model or a classifier; 0 for an unconditional model", NOT_NEGATIVE
+    ),
+    "names": Key(
+        (), "names of the classes, in the order of their numbers; () takes those of the data and keeps them", NAMES
+    ),
+    "dropout": Key(0.0, "share of training images that get the null label; 0.1 for classifier-free guidance", FRACTION),
+}
+DIFFUSION = {
+    "schedule": Key("linear", "the noise schedule", choices=("linear", "quadratic", "sigmoid", "cosine")),
+    "num_timesteps": Key(1000, "T, the number of noise levels", COUNT),
+    "beta_start": Key(1e-4, "beta_1"),
+    "beta_end": Key(0.02, "beta_T"),
+    "target": Key("eps", "what the network predicts", choices=("eps", "x_0", "v")),
+    "learned_variance": Key(False, "the network also predicts the variance, between beta_tilde and beta"),
+}
+MODEL = {
+    "channels": Key(128, "base width, in channels", COUNT),
+    "channel_mult": Key(
+        (1, 2, 2, 2), "width of each level over the base; each level but the last halves the image", COUNTS
+    ),
+    "num_res_blocks": Key(2, "residual blocks per level", COUNT),
+    "attention_resolutions": Key((16,), "image heights, in pixels, at which there is self-attention", INTEGERS),
+    "num_heads": Key(1, "attention heads, if head_channels is 0", COUNT),
+    "head_channels": Key(0, "channels per attention head; 0 uses num_heads", NOT_NEGATIVE),
+    "dropout": Key(0.1, "dropout rate in the residual blocks", FRACTION, fixed=False),
+    "scale_shift_norm": Key(False, "ADM: the time embedding scales and shifts the norm"),
+    "resample_in_block": Key(False, "ADM: residual blocks resample the image"),
+    "padding": Key(
+        "same", "padding of stride-2 convolutions: same (Ho), symmetric (ADM)", choices=("same", "symmetric")
+    ),
+    "time_embedding": Key(
+        "sin_cos", "order of its two halves: sin_cos (Ho), cos_sin (ADM)", choices=("sin_cos", "cos_sin")
+    ),
+    "time_scale": Key(1.0, "factor of the time index; 1000/T for the weights of improved diffusion", POSITIVE),
+    "norm_groups": Key(32, "groups of each GroupNorm", COUNT),
+    "norm_epsilon": Key(1e-6, "epsilon of each GroupNorm: 1e-6 (Ho), 1e-5 (ADM)", NOT_NEGATIVE),
+    "dtype": Key(
+        "float32", "type of the computation; parameters, norms, softmax stay float32", choices=("float32", "bfloat16")
+    ),
+    "remat": Key(False, "recompute activations in the backward pass: less memory, about a third more time"),
+}
+LOSS = {
+    "kind": Key(
+        "simple",
+        "hybrid: with the bound, for a learned variance; vlb: the bound; custom: given to train() by a program",
+        choices=("simple", "hybrid", "vlb", CUSTOM),
+    ),
+    "weight": Key(
+        "eps",
+        "weight of the squared error; eps: L_simple; min_snr: with gamma 5; p2: with gamma 1",
+        choices=("eps", "x_0", "v", "min_snr", "p2"),
+    ),
+    "vlb_weight": Key(0.001, "weight of the bound in the hybrid loss", NOT_NEGATIVE),
+    "times": Key(
+        "uniform",
+        "how training times are drawn; importance: by the loss, for vlb",
+        choices=("uniform", "antithetic", "importance"),
+        fixed=True,
+    ),
+}
+POSTERIOR = {
+    "weights": Key(
+        "none",
+        "weights of a classifier that are random; last: its output layer",
+        choices=("none", "last", "all"),
+        fixed=True,
+    ),
+    "prior_std": Key(1.0, "standard deviation of their Gaussian prior", POSITIVE),
+    "init_std": Key(0.05, "standard deviation of the posterior at the start", POSITIVE),
+    "num_samples": Key(8, "samples of the weights over which a prediction is averaged", COUNT),
+    "samples_per_step": Key(
+        1, "samples per train step, one per part of the batch; more: less noise, more memory", COUNT
+    ),
+}
+OPTIM = {
+    "learning_rate": Key(2e-4, "learning rate of Adam, constant after the warm-up", NOT_NEGATIVE),
+    "warmup_steps": Key(5000, "steps of linear warm-up from 0", NOT_NEGATIVE),
+    "grad_clip": Key(1.0, "global norm to which gradients are clipped; 0 for no clipping", NOT_NEGATIVE),
+    "beta_1": Key(0.9, "decay of Adam's first moment", FRACTION),
+    "beta_2": Key(0.999, "decay of Adam's second moment", FRACTION),
+    "epsilon": Key(1e-8, "Adam's epsilon", NOT_NEGATIVE),
+    "ema_decay": Key(
+        0.9999, "decay of the average of the parameters: min(decay, (1 + n) / (10 + n)) at step n", FRACTION
+    ),
+}
+TRAIN = {
+    "batch_size": Key(128, "images per step, over all devices and hosts", COUNT),
+    "num_steps": Key(800_000, "number of optimiser steps", COUNT),
+    "accumulation": Key(1, "parts of a batch that are computed one after the other, to save memory", COUNT),
+}
+MESH = {
+    "fsdp": Key(
+        1, "devices over which parameters, averages and optimiser state are sharded; 1 for a copy on each", COUNT
+    ),
+}
+SAMPLE = {
+    "sampler": Key(
+        "ancestral",
+        "the step of the reverse process",
+        choices=("ancestral", "ddim", "heun", "dpm_solver_pp_2m", "euler_maruyama", "langevin"),
+    ),
+    "variance": Key(
+        "large",
+        "variance of the ancestral step and of the bound: large (beta), small (beta_tilde), learned",
+        choices=("large", "small", "learned"),
+    ),
+    "eta": Key(0.0, "share of noise in DDIM: 0 (deterministic) to 1 (ancestral)", SHARE),
+    "corrector_steps": Key(0, "Langevin steps after each step of any sampler", NOT_NEGATIVE),
+    "corrector_snr": Key(0.16, "signal-to-noise ratio of these Langevin steps", NOT_NEGATIVE),
+    "num_steps": Key(0, "steps of the reverse process; 0 for all T", NOT_NEGATIVE),
+    "grid": Key(
+        "trailing",
+        "spacing of the timesteps",
+        choices=("trailing", "uniform", "quadratic", "log_snr", "karras"),
+    ),
+    "labels": Key("", 'classes in turn, by name or number: "cat,dog", "7", "all", "none" (null label); "" for all'),
+    "guidance_scale": Key(
+        1.0, "classifier-free, 1 + w of the notes: 0 unconditional, 1 conditional, above 1 guided", NOT_NEGATIVE
+    ),
+    "classifier_scale": Key(1.0, "factor of the gradient of the classifier, if one guides the sampling", NOT_NEGATIVE),
+    "clip_x_0": Key(True, "clip each estimate of the clean image to [-1, 1]"),
+}
+CHECKPOINT = {
+    "every": Key(10_000, "steps between regular checkpoints", COUNT),
+    "every_minutes": Key(
+        10.0, "minutes after the last save at which the run is saved too; 0 for steps alone", NOT_NEGATIVE
+    ),
+    "keep": Key(3, "number of the latest regular checkpoints that are kept; the newest two of all are kept too", COUNT),
+    "keep_every": Key(100_000, "steps between checkpoints that are never deleted; 0 for none", NOT_NEGATIVE),
+}
+LOG = {
+    "every": Key(100, "steps between lines of the log", COUNT),
+    "preview_every": Key(
+        10_000, "steps between previews (grids of samples, raw and averaged parameters); 0 for none", NOT_NEGATIVE
+    ),
+    "preview_images": Key(64, "images per preview", COUNT),
+    "preview_steps": Key(100, "steps of the chain that draws a preview", COUNT),
+}
+
+GROUPS: dict[str, Group] = {
+    "": Group("The run", GENERAL, fixed=True),
+    "data": Group("The images and how they are read", DATA, fixed=True),
+    "labels": Group("The classes of the images", LABELS, fixed=True),
+    "diffusion": Group("The forward process and the target of the network", DIFFUSION, fixed=True),
+    "model": Group("The network: the fields of `ddpm_jax.models.Architecture`", MODEL, fixed=True),
+    "loss": Group("The training loss", LOSS),
+    "posterior": Group("The posterior over the weights of a classifier", POSTERIOR),
+    "optim": Group("Adam, its learning rate, and the average of the parameters", OPTIM),
+    "train": Group("The length of the training and its batches", TRAIN),
+    "mesh": Group("How the state is sharded over the devices", MESH),
+    "sample": Group("The reverse process", SAMPLE),
+    "checkpoint": Group("When the run is saved, and which checkpoints are kept", CHECKPOINT),
+    "log": Group("When the run is logged, and which previews are drawn", LOG),
+}
+
+_DENOISES = needs("task", "denoise")
+_FILES, _TFDS = needs("data.source", "folder", "tfds"), needs("data.source", "tfds")
+_BETAS, _RANDOM = (
+    needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
+    needs("posterior.weights", "last", "all"),
+)
+# The keys that have an effect only where another key has certain values: a new run that sets one in vain is refused.
+# sample.variance also chooses the variance of the bound, so it does not need the ancestral sampler.
+NEEDS: dict[str, tuple[Needs, ...]] = {
+    "data.path": (_FILES,),
+    "data.name": (_TFDS,),
+    "data.split": (needs("data.source", "digits", "tfds"),),
+    "data.label": (_TFDS,),
+    "data.crop": (_FILES,),
+    "data.skip_unreadable": (_FILES,),
+    "data.num_workers": (needs("data.on_device", False),),
+    "labels.dropout": (_DENOISES, needs_some("labels.num_classes")),
+    "diffusion.beta_start": (_BETAS,),
+    "diffusion.beta_end": (_BETAS,),
+    "diffusion.target": (_DENOISES,),
+    "diffusion.learned_variance": (_DENOISES,),
+    "model.num_heads": (needs("model.head_channels", 0),),
+    "loss.kind": (_DENOISES,),
+    "loss.weight": (_DENOISES, needs("loss.kind", "simple", "hybrid")),
+    "loss.vlb_weight": (_DENOISES, needs("loss.kind", "hybrid")),
+    **{f"posterior.{key}": (_RANDOM,) for key in POSTERIOR if key != "weights"},
+    **{f"sample.{key}": (_DENOISES,) for key in SAMPLE},
+    "sample.eta": (_DENOISES, needs("sample.sampler", "ddim")),
+    "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
+}
+
+
+def _by_path() -> dict[str, Key]:
+    """Every key by its path, with what its group and the table of needs say."""
+    found = {}
+    for name, group in GROUPS.items():
+        for last, key in group.keys.items():
+            path = f"{name}.{last}" if name else last
+            fixed = group.fixed if key.fixed is None else key.fixed
+            found[path] = dataclasses.replace(key, fixed=fixed, needs=NEEDS.get(path, ()))
+    return found
+
+
+KEYS: dict[str, Key] = _by_path()
+"""Every key by its path, such as "optim.learning_rate"."""
