@@ -123,7 +123,8 @@ def _checked(batch: Mapping[str, Any], share: int, step: int) -> Example:
             f"the given batch of step {step} has {len(batch['label'])} examples in place of {share}: set "
             "config.train.batch_size to the size of the batches over all processes, and drop an incomplete last batch"
         )
-    return {"image": batch["image"], "label": batch["label"].astype(np.int32)}
+    # A copy, because a program may fill the same memory with its next batch while this one is still being read.
+    return {"image": np.array(batch["image"]), "label": batch["label"].astype(np.int32)}
 
 
 def _of_classes(num_classes: int, batch: Example) -> Example:
