@@ -206,6 +206,15 @@ def test_objects_of_another_form_are_refused_in_one_line(objects, message, tmp_p
         dj.train(tiny_config(labels__num_classes=10), tmp_path, **{"network": Mlp(), **objects})
 
 
+def test_the_network_of_an_unconditional_run_gets_no_labels(tmp_path):
+    """The chain has none either: training with those of the data, and all 10 of them, is training with label 0."""
+    losses = []
+    for name, label in (("labels", np.arange(8)), ("none", np.zeros(8, int))):
+        dj.train(tiny_config(train__num_steps=3), tmp_path / name, source=one_batch(label=label), network=Mlp())
+        losses.append([line["loss"] for line in read_log(tmp_path / name)])
+    assert losses[0] == losses[1]
+
+
 def test_an_iterable_starts_again_when_it_ends(tmp_path):
     config = tiny_config(train__num_steps=5)
     assert dj.train(config, tmp_path, source=one_batch(), network=Mlp()).step == 5

@@ -135,7 +135,8 @@ def _denoiser_objective(config: ConfigDict, model: nn.Module, loss: losses.Loss)
 
     def terms(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         apply = partial(model.apply, train=True, rngs={"dropout": key})
-        label = hide_labels(examples.label, examples.label_keys, rate=rate, null=null) if rate else examples.label
+        label = examples.label if null else jnp.zeros_like(examples.label)  # as the chain of an unconditional model
+        label = hide_labels(label, examples.label_keys, rate=rate, null=null) if rate else label
         denoise = from_network(apply, {"params": params}, label=label)
         return _checked_terms(loss(denoise, examples.x_0, examples.noise_keys, examples.transition), examples)
 
