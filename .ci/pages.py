@@ -79,7 +79,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turns a link to a file of the repository that is no page of the site into one to the repository."""
+    """Replaces the links to files that are not pages of the site by links to the repository."""
 
     def target(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), link["path"]))

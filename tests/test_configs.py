@@ -221,7 +221,7 @@ def test_no_group_has_a_key_that_the_table_of_needs_misspells():
 
 
 @pytest.mark.parametrize("name", ["base", *NAMES])
-def test_no_experiment_sets_a_key_in_vain(name):
+def test_no_experiment_sets_a_key_without_effect(name):
     check_ranges(experiment(name))
     assert ignored(experiment(name)) == []
 

@@ -221,7 +221,7 @@ def test_a_run_that_names_no_images_asks_for_them(tmp_path):
     save(tmp_path, tiny_config(data__source="folder", data__path=""))
     outcome = run_program("evaluate.py", f"--workdir={tmp_path}")
     assert outcome.status == 1
-    said = "has no images of its own: give a folder with --data_path=FOLDER"
+    said = "does not name its images: give their folder with --data_path=FOLDER"
     assert outcome.err == f"error: the run in {tmp_path} {said}\n"
 
 

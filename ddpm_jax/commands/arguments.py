@@ -27,7 +27,7 @@ def checked(argv: Sequence[str]) -> list[str]:
     An argument of `get_config` may follow the file or the name, after a colon.
 
     Raises:
-      UserError: there is no such file, experiment or key, or a value is not a number where one is needed.
+      UserError: there is no such file, experiment or key, or the value of a number is not a number.
     """
     has_config = _CONFIG in flags.FLAGS
     argv = _with_config_file(argv) if has_config else list(argv)

@@ -62,7 +62,9 @@ def main() -> None:
             raise UserError("--data_path does not apply to this run: the digits are built in; leave the flag out")
         run.config.data.path = DATA_PATH.value
     if run.config.data.source == "folder" and not run.config.data.path:
-        raise UserError(f"the run in {WORKDIR.value} has no images of its own: give a folder with --data_path=FOLDER")
+        raise UserError(
+            f"the run in {WORKDIR.value} does not name its images: give their folder with --data_path=FOLDER"
+        )
     source = run.source(SPLIT.value)
     results = evaluate(
         run,

@@ -226,7 +226,7 @@ _BETAS, _RANDOM = (
     needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
     needs("posterior.weights", "last", "all"),
 )
-# The keys that have an effect only where another key has certain values: a new run that sets one in vain is refused.
+# The keys that have an effect only where another key has certain values: a new run with a key that has none is refused.
 # sample.variance also chooses the variance of the bound, so it does not need the ancestral sampler.
 NEEDS: dict[str, tuple[Needs, ...]] = {
     "data.path": (_FILES,),
