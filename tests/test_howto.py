@@ -1,5 +1,6 @@
 """The programs of docs/howto.md: a stranger's data, network, loss and sampler train, resume bit for bit, and draw."""
 
+import contextlib
 import itertools
 import re
 import sys
@@ -14,6 +15,8 @@ from support.tiny import ROOT, same, save, tiny_config
 
 import ddpm_jax as dj
 from ddpm_jax.errors import UserError
+from ddpm_jax.jobs import train
+from ddpm_jax.training import inputs
 from ddpm_jax.training.log import read_log
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -187,7 +190,14 @@ def one_batch(**changes):
         ({"network": Bare()}, r"^the network cannot be called as network\(x_t, index, label, train=...\): "),
         ({"loss": lambda denoise, x_0, keys, transition: {"mine": x_0}}, r'^a loss must return \{"loss": \[B\], ...\}'),
         ({"loss": lambda denoise, x_0, keys, transition: {"loss": x_0.mean()}}, r'^a loss must return \{"loss": \[B\]'),
-        ({"source": one_batch(label=np.zeros(4, int), image=np.zeros((4, 8, 8, 1), np.uint8))}, "has 4 examples in pl"),
+        (
+            {"source": one_batch(label=np.zeros(4, int), image=np.zeros((4, 8, 8, 1), np.uint8))},
+            r"has images \[4, 8, 8, 1\] in place of \[8, 8, 8, 1\]",
+        ),
+        (
+            {"source": one_batch(image=np.zeros((8, 16, 16, 1), np.uint8))},
+            r"\[8, 16, 16, 1\] in place of \[8, 8, 8, 1\]",
+        ),
         ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),
         ({"source": [{"image": np.zeros((8, 8, 8, 1), np.uint8)}]}, "'label' is missing"),
         ({"source": one_batch(label=np.full(8, 10))}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
@@ -204,6 +214,27 @@ def one_batch(**changes):
 def test_objects_of_another_form_are_refused_in_one_line(objects, message, tmp_path):
     with pytest.raises(UserError, match=message):
         dj.train(tiny_config(labels__num_classes=10), tmp_path, **{"network": Mlp(), **objects})
+
+
+def test_a_loader_may_reuse_its_memory():
+    """On the CPU an array on the device may share the memory of the array of NumPy from which it is made."""
+    memory = np.zeros((8, 8, 8, 1), np.uint8)
+    given = inputs._as_arrays({"image": memory, "label": memory[:, 0, 0, 0]})
+    assert not any(np.shares_memory(array, memory) for array in given.values())
+
+
+def test_hooks_see_the_step_at_which_a_run_is_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    seen = []
+    dj.train(tiny_config(), tmp_path, network=Mlp(), hooks=[lambda step, state, metrics: seen.append(step)])
+    assert seen == [1, 2]
+
+
+def test_what_is_not_a_sampler_is_one_line_and_spoils_nothing(tmp_path):
+    run = dj.Run(save(tmp_path, tiny_config()))
+    for wrong in ("heun", dj.samplers.heun):
+        with pytest.raises(UserError, match=r"^sampler= must be a Sampler, such as samplers.heun\(\), and not "):
+            run.sample(1, sampler=wrong)
 
 
 def test_the_network_of_an_unconditional_run_gets_no_labels(tmp_path):

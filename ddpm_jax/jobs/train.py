@@ -181,7 +181,8 @@ def _inputs(
     """The batches of a run, in the way that its configuration and the kind of its source ask for."""
     order = Order(config.train.batch_size, config.seed, start_step)
     if not isinstance(source, Source):
-        return given_batches(source, mesh, order, num_classes=config.labels.num_classes)
+        shape = (config.data.image_size, config.data.image_size, config.data.channels)
+        return given_batches(source, mesh, order, shape=shape, num_classes=config.labels.num_classes)
     if config.data.on_device:
         return gathered_batches(source, mesh, order)
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)

@@ -223,6 +223,8 @@ class Run:
           UserError: the run is a classifier, or its configuration makes no such chain.
         """
         self._must_draw()
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise UserError(f"sampler= must be a Sampler, such as samplers.heun(), and not {sampler!r}")
         program = factory.chain_program(self.config, num_steps or self.config.sample.num_steps, sampler)
         if program not in self._compiled:
             self._compiled[program] = chain_of(

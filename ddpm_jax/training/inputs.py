@@ -76,7 +76,7 @@ def gathered_batches(source: Source, mesh: Mesh, order: Order) -> Iterator[Itera
 
 @contextlib.contextmanager
 def given_batches(
-    given: Batches | BatchesFrom, mesh: Mesh, order: Order, *, num_classes: int = 0
+    given: Batches | BatchesFrom, mesh: Mesh, order: Order, *, shape: tuple[int, ...], num_classes: int = 0
 ) -> Iterator[Iterator[Batch]]:
     """Takes the batches of a user's own iterable, and cuts each along the mesh.
 
@@ -88,6 +88,7 @@ def given_batches(
       given: the batches.
       mesh: the devices.
       order: the `Order`, of which the seed is not used.
+      shape: shape of an image, `(H, W, C)`.
       num_classes: the number of classes of the model; 0 for an unconditional one, which ignores the labels.
 
     Raises:
@@ -99,7 +100,9 @@ def given_batches(
         while True:
             begin, round_ = step, iter(given(step) if callable(given) else given)
             for step, batch in enumerate(round_, begin + 1):
-                yield global_batch(mesh, _of_classes(num_classes, _checked(batch, share, step)))
+                arrays = _of_classes(num_classes, _as_arrays(batch))
+                _check_form(arrays["image"].shape, (share, *shape), step)
+                yield global_batch(mesh, arrays)
             if step == begin or callable(given) or round_ is given:
                 raise UserError(
                     f"the given batches ended after step {step}: give more, or an iterable that can be iterated again, "
@@ -109,25 +112,27 @@ def given_batches(
     yield stream()
 
 
-def _checked(batch: Mapping[str, Any], share: int, step: int) -> Example:
-    """A given batch as arrays of NumPy, in the form that the train step takes.
+def _as_arrays(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A copy of a given batch as arrays of NumPy, or the batch itself if it has no images or labels.
 
-    Raises:
-      UserError: it has another form, or not `share` examples.
+    A copy, because a program may fill the same memory with its next batch while this one is still being read.
     """
-    is_arrays = isinstance(batch, Mapping) and {"image", "label"} <= batch.keys()
-    batch = {name: np.asarray(batch[name]) for name in ("image", "label")} if is_arrays else batch
-    check_batch(batch)
-    if len(batch["label"]) != share:
+    if not isinstance(batch, Mapping) or not {"image", "label"} <= batch.keys():
+        return batch
+    return {name: np.asarray(batch[name]).copy() for name in ("image", "label")}
+
+
+def _check_form(given: tuple[int, ...], wanted: tuple[int, ...], step: int) -> None:
+    """Raises a `UserError` if the images of a given batch have another number or another size."""
+    if given != wanted:
         raise UserError(
-            f"the given batch of step {step} has {len(batch['label'])} examples in place of {share}: set "
-            "config.train.batch_size to the size of the batches over all processes, and drop an incomplete last batch"
+            f"the given batch of step {step} has images {list(given)} in place of {list(wanted)}: set "
+            "config.train.batch_size (over all processes), data.image_size and data.channels to what the batches hold, "
+            "and drop an incomplete last batch"
         )
-    # A copy, because a program may fill the same memory with its next batch while this one is still being read.
-    return {"image": np.array(batch["image"]), "label": batch["label"].astype(np.int32)}
 
 
-def _of_classes(num_classes: int, batch: Example) -> Example:
+def _of_classes(num_classes: int, batch: Mapping[str, Any]) -> Example:
     """The batch, after a check of its labels: indexing a table on the device would take the last class for any other.
 
     Raises:
@@ -138,7 +143,7 @@ def _of_classes(num_classes: int, batch: Example) -> Example:
     if num_classes and not 0 <= lowest <= highest < num_classes:
         wrong = lowest if lowest < 0 else highest
         raise UserError(f"the data has a label {wrong}, and there are {num_classes} classes: 0 to {num_classes - 1}")
-    return batch
+    return {"image": batch["image"], "label": batch["label"].astype(np.int32)}
 
 
 def _share(order: Order) -> dict[str, int]:

@@ -68,12 +68,12 @@ def train_loop(
             log.flush()
         if save:
             saves.save()
+        for hook in hooks:
+            hook(step, state, metrics)
         if stop:
             saves.wait()
             log.say(f"interrupted: step {step} is saved; the same command resumes from there")
             break
-        for hook in hooks:
-            hook(step, state, metrics)
     saves.wait()
     return state
 
