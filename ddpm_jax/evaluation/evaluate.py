@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.evaluation import plots, tables
+from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.runtime.images import write_whole
@@ -32,16 +32,16 @@ class Metric(NamedTuple):
     """
 
     measure: Callable[..., dict[str, Any]]
-    lines: Callable[[tables.Result], list[str]] = tables.of_numbers
-    plot: Callable[[tables.Result], plots.Picture] | None = None
+    lines: Callable[[printing.Result], list[str]] = printing.of_numbers
+    plot: Callable[[printing.Result], plots.Picture] | None = None
     task: str = "denoise"
 
 
 METRICS: dict[str, Metric] = {
-    "bpd": Metric(bound, tables.of_bound, plots.bound),
-    "nll": Metric(exact_likelihood, tables.of_likelihood),
-    "spectrum": Metric(power_spectra, tables.of_spectrum, plots.spectrum),
-    "accuracy": Metric(accuracy, tables.of_accuracy, plots.accuracy, task="classify"),
+    "bpd": Metric(bound, printing.of_bound, plots.bound),
+    "nll": Metric(exact_likelihood, printing.of_likelihood),
+    "spectrum": Metric(power_spectra, printing.of_spectrum, plots.spectrum),
+    "accuracy": Metric(accuracy, printing.of_accuracy, plots.accuracy, task="classify"),
 }
 
 
@@ -129,5 +129,5 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The results of `evaluate` as lines to print; of a metric of a program, its numbers."""
     printed = []
     for name, result in results.items():
-        printed += METRICS[name].lines(result) if name in METRICS else [name, *tables.of_numbers(result)]
+        printed += METRICS[name].lines(result) if name in METRICS else [name, *printing.of_numbers(result)]
     return printed

@@ -20,16 +20,6 @@ from ddpm_jax.factory.chains import (
     sampling_transitions,
     variance,
 )
-from ddpm_jax.factory.learning import (
-    LOSSES,
-    TIMES,
-    WEIGHTS,
-    learning_rate,
-    objective,
-    optimizer,
-    state_init,
-    train_spec,
-)
 from ddpm_jax.factory.models import (
     RANDOM_WEIGHTS,
     TARGETS,
@@ -40,6 +30,16 @@ from ddpm_jax.factory.models import (
     initial_params,
     labels,
     network,
+)
+from ddpm_jax.factory.objectives import (
+    LOSSES,
+    TIMES,
+    WEIGHTS,
+    learning_rate,
+    objective,
+    optimizer,
+    state_init,
+    train_spec,
 )
 from ddpm_jax.factory.sources import SOURCES, source
 

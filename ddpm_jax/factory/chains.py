@@ -22,7 +22,7 @@ from ddpm_jax.diffusion.samplers import (
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory.names import named
+from ddpm_jax.factory.lookup import named
 
 Settings: TypeAlias = Mapping[str, float | jax.Array]
 """The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""

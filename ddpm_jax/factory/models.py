@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_de
 from ddpm_jax.diffusion.schedules import NoiseLevel
 from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.factory.chains import Guidance, Settings, guidance, sampler_settings
-from ddpm_jax.factory.names import check_given, named, plain
+from ddpm_jax.factory.lookup import check_given, named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 TASKS = KEYS["task"].choices

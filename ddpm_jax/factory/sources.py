@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory.names import check_given, named
+from ddpm_jax.factory.lookup import check_given, named
 
 
 def source(config: ConfigDict, given: Source | None = None) -> Source:

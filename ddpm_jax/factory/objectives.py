@@ -16,8 +16,8 @@ from ddpm_jax.diffusion.guidance import hide_labels
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
+from ddpm_jax.factory.lookup import check_given, named
 from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights
-from ddpm_jax.factory.names import check_given, named
 from ddpm_jax.training.state import StateInit, initial_state
 from ddpm_jax.training.step import Examples, Objective, TrainSpec
 
