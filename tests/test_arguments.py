@@ -94,6 +94,7 @@ def test_a_value_may_be_an_argument_of_its_own_and_begin_with_a_dash(trained):
         (["--data.path=x"], "--data.path=x is a key of the configuration: write it as --config.data.path=VALUE"),
         (["--nodata.random_flip"], "--nodata.random_flip is a key of the configuration: write it as --config.data.r"),
         (["--confg.x=2"], "there is no flag --confg.x; did you mean --config?"),
+        (["--sedd=2"], "there is no flag --sedd; did you mean --config.seed?"),
         (["--workdri=x"], "there is no flag --workdri; did you mean --workdir?"),
         (["--dry_run=maybe"], "--dry_run=maybe: it must be True or False"),
         (["--num_processes=two"], "--num_processes=two: it must be a whole number"),

@@ -256,7 +256,7 @@ def test_the_bound_is_that_of_the_images_own_classes(places):
     run = Run(places["conditional"])
 
     class Shifted:
-        num_classes = 10
+        num_classes, class_names = 10, ()
 
         def __init__(self, by):
             self.source, self.by = Digits("test"), by

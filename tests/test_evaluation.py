@@ -147,6 +147,8 @@ def test_other_parameters_and_a_shorter_chain_give_other_numbers(measured, workd
 class Few:
     """A source of five images, each of one grey."""
 
+    num_classes, class_names = 0, ()
+
     def __len__(self):
         return 5
 
@@ -160,7 +162,7 @@ def test_images_fewer_than_asked_are_counted_once_each():
     x_0, _, image_keys, count = batch
     assert (len(images), images.num_images, count, x_0.shape) == (1, 5, 5, (8, 8, 8, 1))
     np.testing.assert_allclose(x_0[:5, 0, 0, 0], np.arange(5) * 10 / 127.5 - 1, rtol=1e-6)
-    assert len(np.unique(jax.random.key_data(image_keys), axis=0)) == 8
+    assert len(np.unique(jax.random.key_data(image_keys[:5]), axis=0)) == 5
 
 
 def test_every_image_comes_once_with_its_own_key_in_any_batches():

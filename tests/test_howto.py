@@ -143,77 +143,9 @@ def test_other_arrays_are_refused(arguments, message):
         dj.ArrayImages(np.zeros((2, 8, 8), np.uint8), [0, 1], class_names=("cat",))
 
 
-class Wide(nn.Module):
-    """Returns one channel more than it gets."""
-
-    @nn.compact
-    def __call__(self, x_t, index, label, train=False):
-        return nn.Conv(x_t.shape[-1] + 1, (1, 1))(x_t)
-
-
-class Normed(nn.Module):
-    """Has running statistics."""
-
-    @nn.compact
-    def __call__(self, x_t, index, label, train=False):
-        return nn.BatchNorm(use_running_average=True)(x_t)
-
-
-class Bare(nn.Module):
-    """Takes the image alone."""
-
-    @nn.compact
-    def __call__(self, x_t):
-        return x_t
-
-
-class Mislabelled(dj.Digits):
-    """The digits, of which the last one has a label that is none."""
-
-    def __init__(self):
-        super().__init__("train")
-
-    def __getitem__(self, index):
-        return {**super().__getitem__(index), "label": np.int32(10)}
-
-
 def one_batch(**changes):
     """Two examples, and no more."""
     return [{"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, int), **changes}]
-
-
-@pytest.mark.parametrize(
-    ("objects", "message"),
-    [
-        ({"network": Wide()}, r"^the network returns the shape \[2, 8, 8, 2\] for two images, not \[2, 8, 8, 1\]$"),
-        ({"network": Normed()}, r"^the network has the variables .*batch_stats.*: only params can be trained$"),
-        ({"network": Bare()}, r"^the network cannot be called as network\(x_t, index, label, train=...\): "),
-        ({"loss": lambda denoise, x_0, keys, transition: {"mine": x_0}}, r'^a loss must return \{"loss": \[B\], ...\}'),
-        ({"loss": lambda denoise, x_0, keys, transition: {"loss": x_0.mean()}}, r'^a loss must return \{"loss": \[B\]'),
-        (
-            {"source": one_batch(label=np.zeros(4, int), image=np.zeros((4, 8, 8, 1), np.uint8))},
-            r"has images \[4, 8, 8, 1\] in place of \[8, 8, 8, 1\]",
-        ),
-        (
-            {"source": one_batch(image=np.zeros((8, 16, 16, 1), np.uint8))},
-            r"\[8, 16, 16, 1\] in place of \[8, 8, 8, 1\]",
-        ),
-        ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),
-        ({"source": [{"image": np.zeros((8, 8, 8, 1), np.uint8)}]}, "'label' is missing"),
-        ({"source": one_batch(label=np.full(8, 10))}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
-        ({"source": Mislabelled()}, r"^the data has a label 10, and there are 10 classes: 0 to 9$"),
-        ({"source": iter(one_batch())}, r"^the given batches ended after step 1: give more, or an iterable that can"),
-        ({"source": lambda step: one_batch()}, r"^the given batches ended after step 1: "),
-        ({"source": []}, r"^the given batches ended after step 0: "),
-        (
-            {"source": dj.ArrayImages(np.zeros((2, 8, 9), np.uint8))},
-            r"^the images of the source must be square, ",
-        ),
-    ],
-)
-def test_objects_of_another_form_are_refused_in_one_line(objects, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        dj.train(tiny_config(labels__num_classes=10), tmp_path, **{"network": Mlp(), **objects})
 
 
 def test_a_loader_may_reuse_its_memory():
@@ -228,13 +160,6 @@ def test_hooks_see_the_step_at_which_a_run_is_interrupted(tmp_path, monkeypatch)
     seen = []
     dj.train(tiny_config(), tmp_path, network=Mlp(), hooks=[lambda step, state, metrics: seen.append(step)])
     assert seen == [1, 2]
-
-
-def test_what_is_not_a_sampler_is_one_line_and_spoils_nothing(tmp_path):
-    run = dj.Run(save(tmp_path, tiny_config()))
-    for wrong in ("heun", dj.samplers.heun):
-        with pytest.raises(UserError, match=r"^sampler= must be a Sampler, such as samplers.heun\(\), and not "):
-            run.sample(1, sampler=wrong)
 
 
 def test_the_network_of_an_unconditional_run_gets_no_labels(tmp_path):

@@ -81,8 +81,8 @@ class Repeated:
 @pytest.mark.parametrize(
     ("example", "message"),
     [
-        ({"image": np.zeros((8, 8, 1), np.float32), "label": np.int32(0)}, "must be uint8 in 0..255, not float32"),
-        ({"image": np.zeros((8, 8, 1), np.uint8)}, "'label' is missing"),
+        ({"image": np.zeros((8, 8, 1), np.float32), "label": np.int32(0)}, r"its image is float32 \[8, 8, 1\]"),
+        ({"image": np.zeros((8, 8, 1), np.uint8)}, "and is a dict of image"),
     ],
 )
 @pytest.mark.parametrize("on_device", [False, True])
@@ -90,5 +90,8 @@ def test_examples_of_another_form_are_refused_however_they_are_fed(example, mess
     config = tiny_config(data__on_device=on_device, train__batch_size=16)
     step = partial(train_step, factory.train_spec(config, factory.network(config), num_images=16))
     take = gathering(step) if on_device else step
-    with pytest.raises(UserError, match=message), inputs_of(config, Repeated(example)) as stream:
+    with (
+        pytest.raises(UserError, match=message),
+        inputs_of(config, factory.fitted(config, Repeated(example))) as stream,
+    ):
         jax.eval_shape(take, random_state(config), next(stream))

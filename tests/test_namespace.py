@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -200,23 +201,39 @@ def test_a_program_runs_as_a_module(monkeypatch, tmp_path):
     assert done.stderr.splitlines()[-1] == f"error: there is no run in none; train one with: {train}"
 
 
-def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs):
+def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs, tmp_path):
     run = dj.Run(workdirs / "told")
     with pytest.raises(UserError, match=r"^there is no sampling setting 'samplr'; did you mean 'sampler'\?$"):
         run.configure(samplr="ddim")
     with pytest.raises(UserError, match=r"^eta='much' must be of type float$"):
         run.configure(eta="much")
     for settings, said in [
-        ({"sampler": "dimm"}, r"^config.sample.sampler='dimm' is not one of: ancestral, ddim, "),
-        ({"eta": 0.5, "grid": "log"}, r"^config.sample.grid='log' is not one of: "),
+        ({"sampler": "dimm"}, r"^sampler='dimm' is not one of: ancestral, ddim, .*; did you mean 'ddim'\?$"),
+        ({"eta": 0.5, "grid": "log"}, r"^grid='log' is not one of: "),
         ({"eta": 0.5, "labels": "x"}, r"^--labels=x: the classes of this model have no known names"),
-        ({"eta": 2.0}, "^eta=2 must be at least 0 and at most 1$"),
+        ({"eta": 2.0}, r"^eta=2\.0 must be at least 0 and at most 1$"),
+        ({"eta": 0.5, "variance": "bogus"}, r"^variance='bogus' is not one of: large, small, learned$"),
+        ({"eta": 0.5, "variance": "learned"}, "^this model has no learned variance"),
+        ({"eta": 0.5, "num_steps": -3}, "^num_steps=-3 must be 0 or a positive number$"),
+        ({"eta": 0.5, "num_steps": 10**6}, "^cannot make a chain of 1000000 steps: "),
+        ({"eta": 0.5, "corrector_steps": -1}, "^corrector_steps=-1 must be 0 or a positive number$"),
+        ({"eta": 0.5, "labels": [0.9]}, r"^labels must be names or whole numbers, not 0\.9$"),
+        ({"eta": 0.5, "labels": [True]}, r"^labels must be names or whole numbers, not True$"),
+        ({"eta": 0.5, "labels": ["1,2"]}, r"^labels must be names or whole numbers, not '1,2'$"),
+        ({"eta": 0.5, "labels": []}, "^labels must be names or whole numbers, at least one; "),
+        ({"eta": 0.5, "labels": ["cat", "dog"]}, "^--labels=cat,dog: the classes of this model have no known names"),
     ]:
         with pytest.raises(UserError, match=said):
             run.configure(**settings)
         assert run.config.sample.eta == 0  # nothing is changed
     assert run.configure(labels=7).config.sample.labels == "#7"
-    assert run.configure(labels=range(3), guidance_scale=2).config.sample.labels == "#0,#1,#2"
+    for three in (range(3), np.arange(3), jnp.arange(3), ["0", 1, "#2"]):
+        asked = run.configure(labels=three, guidance_scale=2)
+        assert asked.labels() == (0, 1, 2)
+    with pytest.raises(UserError, match=r"^guidance_scale=3 needs a model trained both with and without the class, "):
+        dj.Run(save(tmp_path, tiny_config())).configure(guidance_scale=3)
+    with pytest.raises(UserError, match=r"^params='emma' is not one of: ema, raw; did you mean 'ema'\?$"):
+        dj.Run(workdirs / "told", params="emma")
 
 
 def test_what_is_given_in_place_of_an_object_is_one_line(workdirs, tmp_path):

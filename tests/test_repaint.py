@@ -73,6 +73,18 @@ def test_every_move_is_taken_so_many_times_and_the_last_once(num_resamples):
     assert taken == [60] * num_resamples + [1] * num_resamples + [0]
 
 
+def test_the_info_is_of_the_images_that_were_given():
+    """The estimate of the first repetition, which starts from the given x, and the evaluations of all of them."""
+    transition = jax.tree.map(lambda leaf: leaf[0], SCHEDULE.transitions([200, 60, 0]))
+    for predictor in (ancestral(Variance.SMALL), dpm_solver_pp_2m()):
+        infos = []
+        for num_resamples in (1, 4):
+            sampler = repaint(predictor, VALUE, KNOWN, num_resamples=num_resamples)
+            infos.append(sampler.step(PAIR.denoiser, keys(3), sampler.init(normal(3, 2)), transition)[1])
+        np.testing.assert_allclose(infos[1].x_0, infos[0].x_0, rtol=1e-12)
+        assert infos[1].evaluations == 4 * infos[0].evaluations
+
+
 def test_a_move_is_taken_again_from_where_the_forward_process_leads():
     """For a sampler that stays: `x_t = sqrt(1 - beta) x_s + sqrt(beta) z`, z from the first key of the pair 1."""
     stays = Sampler(SamplerState, lambda denoise, keys, state, transition: (state, StepInfo(state.x)))

@@ -162,7 +162,7 @@ def test_a_grid_an_array_and_a_folder_hold_the_same_images(run, images, tmp_path
 
 
 def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_path, monkeypatch, capsys):
-    """Killed between two images, one file removed, one empty, one cut, more asked for: only these are drawn again."""
+    """Killed between two images, files removed, empty, cut, of another size, more asked for: only these are drawn."""
     saved = []
 
     def save_some(path, image):
@@ -178,14 +178,15 @@ def test_a_folder_half_done_is_continued_with_what_is_missing(run, images, tmp_p
     saved[1].unlink()
     saved[2].write_bytes(b"")
     saved[3].write_bytes(saved[3].read_bytes()[:-20])
+    Image.new("L", (9, 8)).save(saved[4])
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
     assert len(before) == 4
-    del before["000002.png"], before["000003.png"]
+    del before["000002.png"], before["000003.png"], before["000004.png"]
     saved.clear()
     monkeypatch.setattr(sampling, "save_png", lambda path, image: (saved.append(path.name), save_png(path, image)))
     sample_run(run, tmp_path / "folder", num_images=10, seed=0, batch_size=8)
-    assert saved == [f"{i:06d}.png" for i in (1, 2, 3, 5, 6, 7, 8, 9)]
-    assert capsys.readouterr().err.count("is damaged and is drawn again") == 2
+    assert saved == [f"{i:06d}.png" for i in (1, 2, 3, 4, 5, 6, 7, 8, 9)]
+    assert capsys.readouterr().err.count("is damaged and is drawn again") == 3
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "folder").glob("*.png")}
     assert before.items() <= after.items()
     np.testing.assert_array_equal(pngs(tmp_path / "folder"), images)

@@ -50,6 +50,9 @@ def explained(error: flags.Error) -> str:
     """One line for an error of absl about a flag."""
     if isinstance(error, flags.UnrecognizedFlagError):
         near = nearest(error.flagname.partition(".")[0], flags.FLAGS)
+        if not near and _CONFIG in flags.FLAGS:
+            last = {path.rpartition(".")[2]: f"{_CONFIG}.{path}" for path in KEYS}
+            near = [last[name] for name in nearest(error.flagname, last)]
         return f"there is no flag --{error.flagname}; " + (f"did you mean --{near[0]}?" if near else "see --help")
     text = " ".join(str(error).split())
     missing = text.removeprefix("flag --").partition("=None: ")[0]

@@ -195,6 +195,11 @@ CHECKPOINT = {
     "keep": Key(3, "number of the latest regular checkpoints that are kept; the newest two of all are kept too", COUNT),
     "keep_every": Key(100_000, "steps between checkpoints that are never deleted; 0 for none", NOT_NEGATIVE),
 }
+GIVEN = {
+    "source": Key("", "the images of a run with data.source=custom"),
+    "network": Key("", "the network of a run with network=custom"),
+    "loss": Key("", "the loss of a run with loss.kind=custom"),
+}
 LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
     "preview_every": Key(
@@ -217,6 +222,7 @@ GROUPS: dict[str, Group] = {
     "mesh": Group("How the state is sharded over the devices", MESH),
     "sample": Group("The reverse process", SAMPLE),
     "checkpoint": Group("When the run is saved, and which checkpoints are kept", CHECKPOINT),
+    "given": Group("What a program gave to train(), as text; train() writes it", GIVEN),
     "log": Group("When the run is logged, and which previews are drawn", LOG),
 }
 

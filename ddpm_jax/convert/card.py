@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import to_json
+from ddpm_jax.config import CUSTOM, to_json
 from ddpm_jax.errors import listed, one_line
-from ddpm_jax.factory.lookup import CUSTOM
 from ddpm_jax.runs.run import Run
 
 _OPEN = """\

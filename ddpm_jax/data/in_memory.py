@@ -22,6 +22,8 @@ class ArrayImages:
     """
 
     def __init__(self, images: ArrayLike, labels: ArrayLike | None = None, *, class_names: Sequence[str] = ()) -> None:
+        if isinstance(class_names, str):
+            raise UserError(f"class_names must be a sequence of names, such as ({class_names!r},)")
         images = np.asarray(images)
         images = images[..., None] if images.ndim == 3 else images
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images):

@@ -5,13 +5,16 @@ Read next: `measurements.py`.
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ddpm_jax.data.classes import matched
+import numpy as np
+
+from ddpm_jax import factory
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
@@ -76,21 +79,25 @@ def evaluate(
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}
-    chosen = dict(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
+    chosen = _of_program(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
     for metric in chosen.values():
         if metric.task != run.config.task:
             suited = ", ".join(name for name, known in METRICS.items() if known.task == run.config.task)
             raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}")
-    source = run.source() if source is None else matched(source, run.config.labels.names)
+    source = run.source() if source is None else factory.fitted(run.config, source)
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name, metric in chosen.items():
-        result = metric.measure(run, images, num_steps=num_steps)
-        _check_finite(name, result)
-        result = {"step": run.step, "params": run.params_name, "num_images": images.num_images, **result}
+        measured = _as_json(name, metric.measure(run, images, num_steps=num_steps))
+        _check_finite(name, measured)
+        about = {"step": run.step, "params": run.params_name, "num_images": images.num_images}
+        if taken := measured.keys() & about.keys():
+            raise UserError(f"the result of the metric {name} may not have the key {sorted(taken)[0]!r}: rename it")
+        result = {**about, **measured}
         text = json.dumps(result, indent=1, allow_nan=False)
+        plot = metric.plot(result) if metric.plot else None
         write_whole(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
-        if metric.plot:
-            write_whole(folder / f"{name}.png", metric.plot(result).savefig)
+        if plot:
+            write_whole(folder / f"{name}.png", plot.savefig)
         results[name] = result
     return results
 
@@ -104,6 +111,46 @@ def _metric(name: str) -> Metric:
     if name not in METRICS:
         raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
     return METRICS[name]
+
+
+def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """The metrics that a program gives, with their names.
+
+    Raises:
+      UserError: one of them is no `Metric`, or its name is that of another one or cannot be the name of a file.
+    """
+    for name, metric in metrics.items():
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"a metric's name must be of letters, digits, _, - and ., and not {shortened(repr(name))}")
+        if not isinstance(metric, Metric):
+            raise UserError(
+                f"the metric {name} must be a Metric, as in Metric(function), not {shortened(repr(metric))}"
+            )
+        if METRICS.get(name, metric) is not metric:
+            raise UserError(f"there is a metric {name} already: give this one another name")
+    return dict(metrics)
+
+
+def _as_json(name: str, result: Any) -> dict[str, Any]:
+    """A metric's result with the numbers and arrays of NumPy and JAX as those of Python.
+
+    Raises:
+      UserError: it is not a dictionary of names, or has values that JSON does not have.
+    """
+    if not isinstance(result, Mapping) or not all(isinstance(key, str) for key in result):
+        raise UserError(f"the metric {name} must return {{name: value}}, and returned {shortened(repr(result))}")
+    try:
+        return json.loads(json.dumps(result, default=_plain))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the result of the metric {name} has a value that JSON does not have: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A number or an array of NumPy or JAX as numbers of Python; raises a TypeError for any other object."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufV" or array.dtype.names:
+        raise TypeError(f"{type(value).__name__} is neither a number nor an array")
+    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # V: bfloat16
 
 
 def _check_finite(name: str, result: Mapping[str, Any]) -> None:
@@ -125,9 +172,16 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def table(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The results of `evaluate` as lines to print; of a metric of a program, its numbers."""
-    printed = []
+def table(results: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric] | None = None) -> list[str]:
+    """The results of `evaluate` as lines to print.
+
+    Args:
+      results: `{metric: result}`.
+      metrics: the metrics of a program that were given to `evaluate`; without its metric, a result's numbers are shown.
+    """
+    known, printed = {**(metrics or {}), **METRICS}, []
     for name, result in results.items():
-        printed += METRICS[name].lines(result) if name in METRICS else [name, *printing.of_numbers(result)]
+        if name not in METRICS:
+            printed.append(name)
+        printed += (known[name].lines if name in known else printing.of_numbers)(result)
     return printed

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.arrays import image_keys, stream
-from ddpm_jax.runtime.devices import split
+from ddpm_jax.runtime.devices import padded, split
 from ddpm_jax.runtime.images import from_uint8
 
 
@@ -51,10 +51,9 @@ class Images:
     def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array, int]]:
         """Yields (x_0 `[B, H, W, C]` in [-1, 1], labels `[B]`, keys `[B]`, number of images that are not padding)."""
         for begin in range(0, self.num_images, self._batch_size):
-            indices = np.arange(begin, begin + self._batch_size)
-            chosen = self._indices[np.minimum(indices, self.num_images - 1)]
-            examples = [self._source[i] for i in chosen.tolist()]
+            count = min(self._batch_size, self.num_images - begin)
+            indices = padded(np.arange(begin, begin + count), self._batch_size)
+            examples = [self._source[i] for i in self._indices[indices].tolist()]
             images, labels = (np.stack([example[name] for example in examples]) for name in ("image", "label"))
             x_0 = from_uint8(images)
-            count = min(self._batch_size, self.num_images - begin)
             yield *jax.device_put((x_0, labels), split(self._mesh)), self._keys(indices), count

@@ -20,6 +20,7 @@ from ddpm_jax.factory.chains import (
     sampling_transitions,
     variance,
 )
+from ddpm_jax.factory.given import check_hooks, check_input, check_sampler, described
 from ddpm_jax.factory.models import (
     RANDOM_WEIGHTS,
     TARGETS,
@@ -41,7 +42,7 @@ from ddpm_jax.factory.objectives import (
     state_init,
     train_spec,
 )
-from ddpm_jax.factory.sources import SOURCES, source
+from ddpm_jax.factory.sources import SOURCES, fitted, source
 
 __all__ = [
     "GRIDS",
@@ -58,10 +59,15 @@ __all__ = [
     "ChainProgram",
     "Guidance",
     "chain_program",
+    "check_hooks",
+    "check_input",
+    "check_sampler",
     "check_sampling",
     "classifier",
     "classifier_samples",
     "denoiser",
+    "described",
+    "fitted",
     "guidance",
     "initial_params",
     "labels",

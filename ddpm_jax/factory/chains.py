@@ -1,7 +1,7 @@
 """The reverse process from a configuration: noise schedule, variance, sampler, and the transitions of its chain."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.samplers import (
     langevin_corrector,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.factory.lookup import named
 
 Settings: TypeAlias = Mapping[str, float | jax.Array]
@@ -102,6 +102,22 @@ def guidance(config: ConfigDict) -> Guidance:
     return Guidance(part.guidance_scale != 0, part.guidance_scale != 1, part.classifier_scale != 0)
 
 
+def checked_guidance(config: ConfigDict) -> Guidance:
+    """The `guidance`, after a check that the model was trained for it.
+
+    Raises:
+      UserError: the model was not trained without the class, which the guidance evaluates.
+    """
+    scale, evaluated = config.sample.guidance_scale, guidance(config)
+    if evaluated.unconditional and not config.labels.dropout:
+        model = "was trained only with the class" if config.labels.num_classes else "is unconditional"
+        raise UserError(
+            f"guidance_scale={scale:g} needs a model trained both with and without the class, but this model "
+            f"{model}: train one with config.labels.dropout=0.1, or guide it with a classifier"
+        )
+    return evaluated
+
+
 def noise_schedule(config: ConfigDict) -> NoiseSchedule:
     """The `NoiseSchedule` of `config.diffusion`.
 
@@ -158,16 +174,24 @@ def sampler_settings(config: ConfigDict) -> dict[str, float]:
       UserError: one of them is out of its range.
     """
     settings = {name: config.sample[name] for name in _NUMBERS}
-    for name, value in settings.items():
-        if wrong := problem(f"sample.{name}", value):
-            raise UserError(f"{name}={value:g} {wrong}")
+    _check_values(settings)
     return settings
 
 
+def _check_values(settings: Mapping[str, Any]) -> None:
+    """Raises a `UserError` if a setting of `config.sample` is out of its range or is none of its choices."""
+    for name, value in settings.items():
+        if wrong := problem(f"sample.{name}", value):
+            raise UserError(f"{name}={shortened(repr(value))} {wrong}")
+
+
 def check_sampling(config: ConfigDict) -> None:
-    """Raises a `UserError` if `config.sample` names no known sampler or grid, or a setting does not fit."""
+    """Raises a `UserError` if a setting of `config.sample`, but for the labels, is out of its range or does not fit."""
+    _check_values(config.sample)
     sampler(config)
-    named(GRIDS, config.sample.grid, "sample.grid")
+    variance(config)
+    checked_guidance(config)
+    sampling_transitions(config, config.sample.num_steps)
 
 
 def sampling_transitions(config: ConfigDict, num_steps: int) -> Transition:

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar, overload
 
-from ddpm_jax.config import CUSTOM, not_one_of
+from ddpm_jax.config import not_one_of
 from ddpm_jax.errors import UserError
 
 _Entry = TypeVar("_Entry")
@@ -26,24 +26,6 @@ def named(table: dict[str, Any] | tuple[str, ...], name: str, key: str) -> Any:
     if name not in table:
         raise UserError(f"config.{key}={name!r} {not_one_of(name, table)}")
     return table[name] if isinstance(table, dict) else name
-
-
-def check_given(given: object, name: str, *, key: str, argument: str) -> None:
-    """Checks that an object is given exactly where the configuration names it `CUSTOM`.
-
-    Args:
-      given: the object, or None.
-      name: the value in the configuration.
-      key: its key.
-      argument: the argument of `train` and of `Run` that takes such an object.
-
-    Raises:
-      UserError: the object is missing, or the configuration names another one.
-    """
-    if name == CUSTOM and given is None:
-        raise UserError(f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}=")
-    if name != CUSTOM and given is not None:
-        raise UserError(f"{argument}= is given, and config.{key} is {name!r}, which names another one: leave it out")
 
 
 def plain(value: Any) -> Any:

@@ -15,11 +15,11 @@ from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import AnyArray, stream
 from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
-from ddpm_jax.diffusion.prediction import Denoiser, Target, as_classifier, as_denoiser
-from ddpm_jax.diffusion.schedules import NoiseLevel
-from ddpm_jax.errors import UserError, first_line, shortened
-from ddpm_jax.factory.chains import Guidance, Settings, guidance, sampler_settings
-from ddpm_jax.factory.lookup import check_given, named, plain
+from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Target, as_classifier, as_denoiser
+from ddpm_jax.errors import UserError, shortened
+from ddpm_jax.factory.chains import Settings, checked_guidance, sampler_settings
+from ddpm_jax.factory.given import check_given, checked_network
+from ddpm_jax.factory.lookup import named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 TASKS = KEYS["task"].choices
@@ -30,9 +30,6 @@ RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
     "last": lambda name: name.startswith("pool/out/"),
     "all": lambda name: True,
 }
-
-LogProbs: TypeAlias = Callable[[jax.Array, NoiseLevel], jax.Array]
-"""A classifier of noisy images, `(x_t, level) -> log p(k | x_t)` `[B, K]`, or `[S, B, K]` at S samples of weights."""
 
 Params: TypeAlias = dict[str, Any] | bayes.MeanField
 """The parameters of a run, by the names of modules and layers, or the posterior over them."""
@@ -56,7 +53,8 @@ def network(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
       given: the network where `config.network` is "custom", and None elsewhere. It is called as
         `network(x_t, index, label, train=...)`, with images `[B, H, W, C]`, the 0-based time index `t - 1` `[B]` and
         integer labels `[B]`, and returns `[B, H, W, C]`, or `[B, H, W, 2 C]` with a learned variance; a classifier is
-        called without the label and returns logits `[B, K]`.
+        called without the label and returns logits `[B, K]`. With `config.labels.dropout` a label may also be
+        `num_classes`, the null label, so a table of classes needs `num_classes + 1` rows.
 
     Raises:
       UserError: sizes of the configuration do not fit each other, or the given network cannot be called so.
@@ -95,38 +93,6 @@ def configured_network(config: ConfigDict) -> UNet | Classifier:
         return Classifier(architecture, config.labels.num_classes)
     heads = 2 if config.diffusion.learned_variance else 1
     return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
-
-
-def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
-    """The given network, after a trial call with abstract images.
-
-    Raises:
-      UserError: it is not called as `network` says, has other variables than parameters, or returns another shape.
-    """
-    size, channels, denoises = config.data.image_size, config.data.channels, config.task == "denoise"
-    x_t = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
-    index, label = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    inputs = (x_t, index, label) if denoises else (x_t, index)
-    key = jax.eval_shape(jax.random.key, 0)
-
-    def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, Any]:
-        variables = given.init(key, *inputs)
-        return variables, given.apply(variables, *inputs, train=True, rngs={"dropout": key})
-
-    try:
-        variables, out = jax.eval_shape(call, key, *inputs)
-    except Exception as error:  # code of the user
-        arguments = "x_t, index, label" if denoises else "x_t, index"
-        raise UserError(
-            f"the network cannot be called as network({arguments}, train=...): {first_line(error)}"
-        ) from error
-    if set(variables) != {"params"}:
-        raise UserError(f"the network has the variables {', '.join(variables)}: only params can be trained")
-    heads = 2 if config.diffusion.learned_variance else 1
-    expected = (2, size, size, heads * channels) if denoises else (2, config.labels.num_classes)
-    if jnp.shape(out) != expected:
-        raise UserError(f"the network returns the shape {list(jnp.shape(out))} for two images, not {list(expected)}")
-    return given
 
 
 def _num_rows(labels: ConfigDict) -> int:
@@ -169,7 +135,7 @@ def denoiser_of(config: ConfigDict) -> Callable[..., Denoiser]:
 
 
 def denoiser(
-    config: ConfigDict, model: nn.Module, *, classifier: Callable[[chex.ArrayTree], LogProbs] | None = None
+    config: ConfigDict, model: nn.Module, *, classifier: Callable[[chex.ArrayTree], LogProb] | None = None
 ) -> ParametricDenoiser:
     """A function `(params, label=None, settings=None)` to a `Denoiser`, guided and clipped as configured.
 
@@ -185,7 +151,7 @@ def denoiser(
     Raises:
       UserError: the configuration asks for guidance that the model was not trained for.
     """
-    from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, _guidance(config)
+    from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, checked_guidance(config)
     clips = config.sample.clip_x_0
 
     def with_params(
@@ -216,26 +182,14 @@ def denoiser(
     return with_params
 
 
-def _guidance(config: ConfigDict) -> Guidance:
-    """The guidance of the configuration, after a check that the model was trained for it."""
-    scale, evaluated = config.sample.guidance_scale, guidance(config)
-    if evaluated.unconditional and not config.labels.dropout:
-        model = "was trained only with the class" if config.labels.num_classes else "is unconditional"
-        raise UserError(
-            f"guidance_scale={scale:g} needs a model trained both with and without the class, but this model "
-            f"{model}: train one with config.labels.dropout=0.1, or guide it with a classifier"
-        )
-    return evaluated
-
-
-def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProbs]:
+def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProb]:
     """A function from parameters to `(x_t, level) -> log p(k | x_t, w)` `[S, B, K]` at S samples of the weights.
 
     S is 1 where no weight is random. The samples are always the same, so that one classifier guides the whole chain.
     """
     key, num_samples = stream(jax.random.key(config.seed), "posterior"), config.posterior.num_samples
 
-    def with_params(params: chex.ArrayTree) -> LogProbs:
+    def with_params(params: chex.ArrayTree) -> LogProb:
         weights = [params]
         if config.posterior.weights != "none":
             assert isinstance(params, bayes.MeanField), "the weights are random"
@@ -246,11 +200,11 @@ def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.A
     return with_params
 
 
-def classifier(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProbs]:
+def classifier(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProb]:
     """A function from parameters to `(x_t, level) -> log p(k | x_t)` `[B, K]`, averaged over the weights' samples."""
     samples = classifier_samples(config, model)
 
-    def with_params(params: chex.ArrayTree) -> LogProbs:
+    def with_params(params: chex.ArrayTree) -> LogProb:
         log_probs = samples(params)
         return lambda x_t, level: bayes.predictive_log_prob(log_probs(x_t, level))
 

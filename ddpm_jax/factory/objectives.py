@@ -16,10 +16,11 @@ from ddpm_jax.diffusion.guidance import hide_labels
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
-from ddpm_jax.factory.lookup import check_given, named
+from ddpm_jax.factory.given import check_callable, check_given
+from ddpm_jax.factory.lookup import named
 from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights
 from ddpm_jax.training.state import StateInit, initial_state
-from ddpm_jax.training.step import Examples, Objective, TrainSpec
+from ddpm_jax.training.step import NOT_TERMS, Examples, Objective, TrainSpec
 
 # From log-SNR `[B]` to the weight of the noise error `[B]`.
 WEIGHTS: dict[str, losses.Weight] = {
@@ -60,6 +61,8 @@ def objective(
     """
     random = random_weights(config)
     check_given(loss, config.loss.kind, key="loss.kind", argument="loss")
+    if loss is not None:
+        check_callable(loss, "loss=", "denoise", "x_0", "keys", "transition")
     if config.task == "denoise":
         return _denoiser_objective(config, model, loss or _configured_loss(config))
     if loss is not None:
@@ -147,11 +150,15 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
     """The terms of a loss, after a check of their names and shapes while the step is traced.
 
     Raises:
-      UserError: they are not `{"loss": [B], ...}`.
+      UserError: they are not `{"loss": [B], ...}`, or one of them is named as another number of the log.
     """
-    shapes = {name: jnp.shape(term) for name, term in terms.items()} if isinstance(terms, dict) else terms
-    if not isinstance(terms, dict) or "loss" not in terms or set(shapes.values()) != {examples.label.shape}:
+    right = isinstance(terms, dict) and "loss" in terms and all(isinstance(name, str) for name in terms)
+    if not right or {jnp.shape(term) for term in terms.values()} != {examples.label.shape}:
+        shapes = {name: jnp.shape(term) for name, term in terms.items()} if isinstance(terms, dict) else terms
         raise UserError(f'a loss must return {{"loss": [B], ...}}, one number per image in every term, not {shapes}')
+    taken = terms.keys() & {*NOT_TERMS, *(f"{name}_t{quarter}" for name in terms for quarter in range(1, 5))}
+    if taken:
+        raise UserError(f"the log has another number of the name {sorted(taken)[0]!r}: give this term another name")
     return terms
 
 

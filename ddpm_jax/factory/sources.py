@@ -5,10 +5,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddpm_jax.data.checked import CheckedSource
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory.lookup import check_given, named
+from ddpm_jax.factory.given import check_given
+from ddpm_jax.factory.lookup import named
 
 
 def source(config: ConfigDict, given: Source | None = None) -> Source:
@@ -19,12 +21,22 @@ def source(config: ConfigDict, given: Source | None = None) -> Source:
       given: the source where `config.data.source` is "custom", and None elsewhere.
 
     Raises:
-      UserError: there are no images, or they have other classes than the configuration.
+      UserError: no such source can be made, or as `fitted`.
     """
     data = config.data
     check_given(given, data.source, key="data.source", argument="source")
     shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
-    images = named(SOURCES, data.source, "data.source")(data, shape) if given is None else given
+    return fitted(config, named(SOURCES, data.source, "data.source")(data, shape) if given is None else given)
+
+
+def fitted(config: ConfigDict, images: Source) -> Source:
+    """A source whose examples are checked when they are read, with classes numbered as for `source`.
+
+    Raises:
+      UserError: it is not a source, or has no images, or other classes than the configuration; or as `CheckedSource`.
+    """
+    data = config.data
+    images = CheckedSource(images, (data.image_size, data.image_size, data.channels))
     if config.labels.num_classes and config.labels.names and images.class_names:
         return matched(images, config.labels.names)
     if config.labels.num_classes not in (0, images.num_classes):

@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, ignored, to_json
+from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.jobs.previews import Previews
+from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
@@ -108,9 +109,12 @@ def start(
 ) -> Outcome:
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     if not isinstance(config, ConfigDict):
-        raise UserError(f"the configuration must be a ConfigDict, as experiment('digits') returns; got {config!r}")
-    config = _naming(config, given)
+        raise UserError(
+            f"the configuration must be a ConfigDict, as experiment('digits') returns; got {shortened(repr(config))}"
+        )
+    factory.check_hooks(hooks)
     check_ranges(config)
+    config = _naming(config, given)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     stored = stored_config(workdir)
@@ -127,7 +131,7 @@ def start(
     init = factory.state_init(config, model, spec)
     gathers = config.data.on_device and isinstance(source, Source)
     step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
-    with _checkpoints(config, workdir) as checkpoints:
+    with removed_if_unused(workdir), _checkpoints(config, workdir) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
         log = _log(config, workdir, start_step, watch)
@@ -143,23 +147,22 @@ def start(
 
 
 def _naming(config: ConfigDict, given: Given) -> ConfigDict:
-    """A copy of the configuration that names the given objects `CUSTOM`, with the size of the images of the source.
+    """A copy of the configuration that names and describes the given objects, with the size of the source's images.
 
     Raises:
-      UserError: the images of the source are not square.
+      UserError: the source is none, or its images are not square.
     """
     config = copy.deepcopy(config)
+    config.given.update({name: factory.described(value) for name, value in given._asdict().items()})
     if given.network is not None:
         config.network = CUSTOM
     if given.loss is not None:
         config.loss.kind = CUSTOM
     if given.source is not None:
+        factory.check_input(given.source)
         config.data.source = CUSTOM
     if isinstance(given.source, Source):
-        shape = np.shape(given.source[0]["image"])
-        if len(shape) != 3 or shape[0] != shape[1]:
-            raise UserError(f"the images of the source must be square, [H, H, C], and have the shape {list(shape)}")
-        config.data.image_size, config.data.channels = shape[0], shape[2]
+        config.data.image_size, _, config.data.channels = square_shape(given.source)
     return config
 
 
@@ -298,8 +301,9 @@ def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int | N
         images = f", on images {', '.join(map(str, indices[:8]))}{more} of the data" if len(indices) else ""
         last = checkpoints.last_saved()
         kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
+        table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "
         raise UserError(
-            f"{error}{images}; {kept}; "
+            f"{error}{images}; {kept}; {table if config.network == CUSTOM and config.labels.dropout else ''}"
             "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use --config.model.dtype=float32, "
             "and start again with the same command"
         ) from error

@@ -26,7 +26,7 @@ from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.factory.chains import Settings
 from ddpm_jax.factory.models import ParametricDenoiser
-from ddpm_jax.runtime.devices import replicated, split, to_host
+from ddpm_jax.runtime.devices import padded, replicated, split, to_host
 from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.runtime.progress import progress_bar
 
@@ -192,8 +192,8 @@ class Chain:
         progress: Callable[[int], object] | None,
     ) -> Iterator[tuple[SamplerState, StepInfo | None]]:
         """Yields the first state and None, then the state and the info after each piece of at most so many steps."""
-        padded = np.pad(indices, (0, -len(indices) % self.compiled.mesh.size), mode="edge")
-        placed, label = jax.device_put((padded, self.label(padded)), split(self.compiled.mesh))
+        indices = padded(indices, self.compiled.mesh.size)
+        placed, label = jax.device_put((indices, self.label(indices)), split(self.compiled.mesh))
         keys, state = self.compiled.start(key, placed, self.settings)
         yield state, None
         for indexed in pieces(self.compiled.indexed, at_most=at_most):
@@ -261,8 +261,7 @@ def draw(
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     with progress_bar(len(batches) * chain.num_steps, "sampling", unit="step") as bar:
         for batch in batches:
-            padded = np.pad(batch, (0, batch_size - len(batch)), mode="edge")
-            images = to_uint8(chain(params, key, indices=padded, progress=bar.update)[: len(batch)])
+            images = to_uint8(chain(params, key, indices=padded(batch, batch_size), progress=bar.update)[: len(batch)])
             kept.append(images) if sink is None else sink(batch, images)
     return np.concatenate(kept) if sink is None else None
 

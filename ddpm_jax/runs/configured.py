@@ -4,18 +4,20 @@ Read next: `chain.py`, `factory/chains.py`.
 """
 
 import copy
+from numbers import Integral
 from typing import Any, Protocol
 
 import flax.linen as nn
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
 from ddpm_jax.config import flatten, to_json
 from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runs.chain import Chain, CompiledChain
 
@@ -67,10 +69,45 @@ def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[
     return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
 
 
+def labels_in_words(labels: ArrayLike) -> str:
+    """Labels given as an index, or as a sequence of names or indices, in the form of `config.sample.labels`.
+
+    Raises:
+      UserError: there are none, or one of them is neither a name nor a whole number.
+    """
+    entries = np.ravel(np.asarray(labels, object)).tolist()
+    wrong = [entry for entry in entries if isinstance(entry, bool) or not isinstance(entry, str | Integral)]
+    wrong += [entry for entry in entries if isinstance(entry, str) and "," in entry]
+    if wrong or not entries:
+        got = f"not {shortened(repr(wrong[0]))}" if wrong else 'at least one; "" takes every class'
+        raise UserError(f"labels must be names or whole numbers, {got}")
+    return ",".join(entry if isinstance(entry, str) else f"#{int(entry)}" for entry in entries)
+
+
 def names_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[str, ...]:
     """The names of the classes that can be chosen, as for `labels_of`; () where they are not known."""
     labels, own = (classifier.config if classifier else config).labels, config.labels
     return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
+
+
+def checked_inpainting(image: ArrayLike, known: ArrayLike, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The image and the mask of `Run.inpaint` as arrays.
+
+    Raises:
+      UserError: they have other shapes or other values than an image of this shape `(H, W, C)` and its mask.
+    """
+    image, known = np.asarray(image), np.asarray(known, np.float32)
+    if image.shape != shape or not np.issubdtype(image.dtype, np.floating) or not np.abs(image).max() <= 1:
+        raise UserError(
+            f"the image must be {list(shape)} of floats in [-1, 1], and is {image.dtype} {list(image.shape)}; "
+            "from_uint8 scales bytes"
+        )
+    if known.shape not in ((*shape[:2], 1), shape) or not (known >= 0).all() or not (known <= 1).all():
+        raise UserError(
+            f"known must be {[*shape[:2], 1]}, 1 where the image is kept and 0 where it is drawn, and has the "
+            f"shape {list(known.shape)}"
+        )
+    return image, known
 
 
 def chain_of(

@@ -14,18 +14,29 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm_jax import errors, factory
-from ddpm_jax.config import changes, from_json, in_words, to_json
+from ddpm_jax.config import changes, from_json, in_words, not_one_of, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
-from ddpm_jax.errors import UserError, check_counts, did_you_mean, listed, nearest
+from ddpm_jax.errors import UserError, check_counts, did_you_mean, listed, nearest, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw
-from ddpm_jax.runs.configured import chain_of, denoiser_of, kinship, labels_of, names_of
+from ddpm_jax.runs.configured import (
+    chain_of,
+    checked_inpainting,
+    denoiser_of,
+    kinship,
+    labels_in_words,
+    labels_of,
+    names_of,
+)
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training import integrity, restoring
+
+_PARAMS = {"ema": "ema_params", "raw": "params"}  # the name of either in a checkpoint
+_MOST_CHAINS = 16  # compiled programs that a run keeps
 
 
 class Run:
@@ -58,6 +69,8 @@ class Run:
         params: Literal["ema", "raw"] = "ema",
         network: nn.Module | None = None,
     ) -> None:
+        if params not in _PARAMS:
+            raise UserError(f"params={shortened(repr(params))} {not_one_of(str(params), _PARAMS)}")
         workdir = run_folder(workdir)
         if not workdir.is_dir():
             beside = [str(path.parent) for path in workdir.parent.glob("*/checkpoints")]
@@ -66,9 +79,10 @@ class Run:
             train = f"{errors.program('train')} {as_flag('workdir', workdir)}"
             raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
         self.workdir, self.params_name, self.mesh = workdir, params, device_mesh()
-        name = {"ema": "ema_params", "raw": "params"}[params]
-        self.step, stored, self.params = restoring.restore_params(workdir, partial(self._shapes, network), name=name)
+        shapes = partial(self._shapes, network)
+        self.step, stored, self.params = restoring.restore_params(workdir, shapes, name=_PARAMS[params])
         self.config = from_json(stored)
+        _note_another(network, self.config.given.network)
         data = self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = factory.network(self.config, network)
@@ -90,7 +104,7 @@ class Run:
         """Changes keys of `config.sample`, except where the value is None; returns the run.
 
         Labels are a list of names or numbers separated by commas, see `classes.indices`, or an index, or a sequence of
-        indices.
+        names or indices.
 
         Raises:
           UserError: there is no such key, its value has another type, or it does not suit this run; nothing is changed.
@@ -101,7 +115,7 @@ class Run:
                 hint = did_you_mean(key, config.sample, otherwise=f"choose from {', '.join(config.sample)}")
                 raise UserError(f"there is no sampling setting {key!r}; {hint}")
             if key == "labels" and value is not None and not isinstance(value, str):
-                value = ",".join(f"#{int(label)}" for label in np.ravel(value))
+                value = labels_in_words(value)
             if value is not None:
                 try:
                     config.sample[key] = value
@@ -138,8 +152,11 @@ class Run:
         Args:
           image: `[H, W, C]` in [-1, 1] (`editing.read_picture` reads one).
           known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask` reads one).
+
+        Raises:
+          UserError: they have other shapes or other values.
         """
-        self.inpainting = (np.asarray(image), np.asarray(known))
+        self.inpainting = checked_inpainting(image, known, self.shape)
         self._compiled.clear()
         return self
 
@@ -180,6 +197,8 @@ class Run:
         """
         settings, own = to_json(self.config), self._own_params()
         groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
+        if settings["given"]["network"]:
+            groups["network"] = settings["given"]["network"]
         return integrity.fingerprint(own, groups)
 
     def denoiser(self) -> ParametricDenoiser:
@@ -217,16 +236,19 @@ class Run:
 
         Args:
           num_steps: number of steps; 0 takes as many as the run's configuration says.
-          sampler: a `Sampler` in place of the configured one; None for the latter.
+          sampler: a `Sampler` in place of the configured one; None for the latter. What its functions read besides
+            their arguments is compiled in: for other values make another `Sampler`.
 
         Raises:
           UserError: the run is a classifier, or its configuration makes no such chain.
         """
         self._must_draw()
-        if sampler is not None and not isinstance(sampler, Sampler):
-            raise UserError(f"sampler= must be a Sampler, such as samplers.heun(), and not {sampler!r}")
+        if sampler is not None:
+            factory.check_sampler(sampler, self.shape)
         program = factory.chain_program(self.config, num_steps or self.config.sample.num_steps, sampler)
         if program not in self._compiled:
+            while len(self._compiled) >= _MOST_CHAINS:  # the oldest: a sampler made anew for every call is another one
+                self._compiled.pop(next(iter(self._compiled)))
             self._compiled[program] = chain_of(
                 self.config,
                 self.model,
@@ -299,3 +321,10 @@ class Run:
             raise UserError(
                 f"{self.workdir} is the run of a classifier, which cannot draw images; give it as --classifier_workdir"
             )
+
+
+def _note_another(network: nn.Module | None, trained: str) -> None:
+    """Prints a note if a network is given that is described in other words than the one that was trained."""
+    given = factory.described(network)
+    if given and trained and given != trained:
+        print(f"note: the run was trained with the network {shortened(trained)}, not {shortened(given)}", flush=True)

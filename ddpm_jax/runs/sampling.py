@@ -63,7 +63,7 @@ def sample_run(
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_steps, "labels": [*run.labels()]}
         settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
-        missing = indices[agreed(_open_folder(out, settings, indices) if is_first() else indices < 0)]
+        missing = indices[agreed(_open_folder(out, settings, indices, run.shape) if is_first() else indices < 0)]
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
     if out.suffix not in (".png", ".npz"):
@@ -105,7 +105,9 @@ def sample_trajectory(
     return out
 
 
-def _open_folder(folder: Path, settings: dict[str, Any], indices: np.ndarray) -> np.ndarray:
+def _open_folder(
+    folder: Path, settings: dict[str, Any], indices: np.ndarray, shape: tuple[int, int, int]
+) -> np.ndarray:
     """Makes or continues a folder of samples; returns which of the indices have no whole image yet, `[N]` bool."""
     record = folder / "sampling.json"
     if record.exists():
@@ -116,15 +118,17 @@ def _open_folder(folder: Path, settings: dict[str, Any], indices: np.ndarray) ->
         raise UserError(f"{folder} holds other files; choose an empty or new folder")
     else:
         write_whole(record, lambda path: path.write_text(json.dumps(settings)))
-    return np.array([not _is_whole(folder / f"{i:06d}.png") for i in indices], bool)
+    return np.array([not _is_whole(folder / f"{i:06d}.png", shape) for i in indices], bool)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an image of the folder exists and is a complete PNG file, by the checksums of its parts."""
+def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
+    """Whether an image of the folder exists and is a complete PNG file of this shape, by the checksums of its parts."""
     if not path.exists():
         return False
     try:
         with Image.open(path, formats=["PNG"]) as image:
+            if (image.height, image.width, len(image.getbands())) != shape:
+                raise ValueError("another shape")
             image.verify()
     except Exception:  # Pillow raises many kinds for damaged files
         print(f"note: {path} is damaged and is drawn again", file=sys.stderr, flush=True)

@@ -94,6 +94,11 @@ def global_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
 
 
+def padded(indices: np.ndarray, multiple: int) -> np.ndarray:
+    """Indices `[N]`, N at least 1, whose last one is repeated until their number is a multiple of another."""
+    return np.pad(indices, (0, -len(indices) % multiple), mode="edge")
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes logs, pictures and numbers."""
     return jax.process_index() == 0

@@ -6,6 +6,7 @@ the other. Each function is a context manager over an endless iterator, whose fi
 """
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.runtime.devices import global_batch, replicated
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training.step import Batch, check_batch
@@ -48,16 +49,18 @@ def read_batches(source: Source, mesh: Mesh, order: Order, *, num_workers: int =
     """Reads the batches of a source as they are needed, and cuts each along the mesh.
 
     Args:
-      source: the data set.
+      source: the data set, a `CheckedSource` unless its examples are known to have the right form.
       mesh: the devices.
       order: the `Order`.
       num_workers: number of processes that read, 0 for a thread.
 
     Raises:
-      UserError: as `pipeline.batches`, a process that reads has died, or a label is not that of a class.
+      UserError: as `pipeline.batches`, the source cannot be sent to a process, or a process that reads has died.
     """
+    if num_workers:
+        _check_sendable(source)
     with contextlib.closing(batches(source, num_workers=num_workers, **_share(order))) as stream:
-        yield (global_batch(mesh, _of_classes(source.num_classes, batch)) for batch in _whole_workers(stream))
+        yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
 
 
 @contextlib.contextmanager
@@ -98,7 +101,7 @@ def given_batches(
     def stream() -> Iterator[Batch]:
         step, share = order.start_step, order.batch_size // jax.process_count()
         while True:
-            begin, round_ = step, iter(given(step) if callable(given) else given)
+            begin, round_ = step, iter(_begun(given, step))
             for step, batch in enumerate(round_, begin + 1):
                 arrays = _of_classes(num_classes, _as_arrays(batch))
                 _check_form(arrays["image"].shape, (share, *shape), step)
@@ -110,6 +113,15 @@ def given_batches(
                 )
 
     yield stream()
+
+
+def _begun(given: Batches | BatchesFrom, step: int) -> Batches:
+    """The batches after a number of steps; raises a `UserError` if they are not an iterable."""
+    begun = given(step) if callable(given) else given
+    if not isinstance(begun, Iterable):
+        what = "the function of batches returned" if callable(given) else "the batches are"
+        raise UserError(f"{what} {shortened(repr(begun))}, which cannot be iterated: yield one batch after another")
+    return begun
 
 
 def _as_arrays(batch: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,6 +142,25 @@ def _check_form(given: tuple[int, ...], wanted: tuple[int, ...], step: int) -> N
             "config.train.batch_size (over all processes), data.image_size and data.channels to what the batches hold, "
             "and drop an incomplete last batch"
         )
+
+
+def _check_sendable(source: Source) -> None:
+    """Raises a `UserError` if a source cannot be pickled, as it must be for processes that read it."""
+    try:
+        pickle.Pickler(_Nowhere()).dump(source)
+    except Exception as error:  # pickling calls code of the source's class
+        raise UserError(
+            f"the source cannot be sent to the processes that read images ({first_line(error)}): define its class at "
+            "the top of a module, or set config.data.num_workers to 0"
+        ) from error
+
+
+class _Nowhere:
+    """A file that forgets what is written to it."""
+
+    def write(self, data: bytes) -> int:
+        """Returns the number of bytes, as a file does."""
+        return len(data)
 
 
 def _of_classes(num_classes: int, batch: Mapping[str, Any]) -> Example:
@@ -168,15 +199,13 @@ def on_devices(source: Source, mesh: Mesh) -> Batch:
     """Puts all examples of a source on every device: `{"image": uint8 [N, H, W, C], "label": int32 [N]}`.
 
     Args:
-      source: the data set, of N images.
+      source: the data set, of N images, as for `read_batches`.
       mesh: the devices, each of which holds the whole data set.
 
     Raises:
-      UserError: the images take more than 4 GiB, are not uint8 images with labels, or one of them cannot be read.
+      UserError: the images take more than 4 GiB, or one of them cannot be read.
     """
-    first = source[0]
-    check_batch(jax.tree.map(lambda x: np.asarray(x)[None], first))
-    form = first["image"]
+    form = source[0]["image"]
     if form.nbytes * len(source) > _MOST_BYTES:
         raise UserError(
             f"{len(source):,} images take {form.nbytes * len(source) / 2**30:.0f} GiB on each device; read them "
@@ -188,7 +217,6 @@ def on_devices(source: Source, mesh: Mesh) -> Batch:
             example = source[i]
             images[i], labels[i] = example["image"], example["label"]
             bar.update()
-    _of_classes(source.num_classes, {"image": images, "label": labels})
     whole = replicated(mesh)
     place = lambda x: jax.make_array_from_callback(x.shape, whole, lambda index: x[index])
     return {"image": place(images), "label": place(labels)}

@@ -69,7 +69,7 @@ def train_loop(
         if save:
             saves.save()
         for hook in hooks:
-            hook(step, state, metrics)
+            hook(step, state, dict(metrics))
         if stop:
             saves.wait()
             log.say(f"interrupted: step {step} is saved; the same command resumes from there")

@@ -174,8 +174,9 @@ def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
     misfits = integrity.misfits(target, record.digests) if record.digests is not None else []
     if misfits:
         raise UserError(
-            f"checkpoint {path} was made by another version of this program or of its libraries: {len(misfits)} of our "
-            f"arrays have another name or shape there, for example {misfits[0]}; open it with that version"
+            f"checkpoint {path} does not fit: {len(misfits)} of our arrays have another name or shape there, for "
+            f"example {misfits[0]}; it was made by another version of this program or of its libraries, or with "
+            "another network of yours: open it with that one"
         )
 
 

@@ -28,6 +28,17 @@ Batch: TypeAlias = dict[str, Array]
 Metrics: TypeAlias = dict[str, Array | dict[str, Array]]
 """The metrics of one step, as `summarise` names them: numbers `[]`, and sums and counts `[4]` by quarter of t."""
 
+NOT_TERMS = (
+    "step",
+    "grad_norm",
+    "learning_rate",
+    "steps_per_s",
+    "images_per_s",
+    "quarter_sums",
+    "quarter_count",
+)
+"""Names of other numbers in the metrics and in the log, which no term of an objective may have."""
+
 TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 """A train step whose `TrainSpec` is fixed: `(state, batch) -> (new state, metrics)`."""
 

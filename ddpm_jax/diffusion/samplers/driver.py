@@ -92,6 +92,8 @@ def advance(
         (state, before), (index, transition) = carry, at
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         state, info = sampler.step(denoise, step_keys, state, transition)
+        if not isinstance(info, StepInfo):
+            raise TypeError(f"a sampler's step must return (SamplerState, StepInfo), and returned {type(info)} last")
         x_0 = jnp.where(before.evaluations == 0, info.x_0, before.x_0)
         return (state, StepInfo(x_0, before.evaluations + info.evaluations)), keep(state, info) if keep else None
 

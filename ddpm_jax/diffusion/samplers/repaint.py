@@ -43,7 +43,7 @@ def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: 
             up, _ = _two(keys, 2 * i - 1)
             x = q_step(state.x, noise_like(up, state.x), transition)
             state, latest = held(i, predictor.init(x))
-            return state, StepInfo(latest.x_0, info.evaluations + latest.evaluations)
+            return state, info._replace(evaluations=info.evaluations + latest.evaluations)
 
         # The last step ends in the image itself, so that a repetition could not improve the agreement of the two parts.
         turns = jnp.where(transition.next.t > 0, num_resamples, 1)

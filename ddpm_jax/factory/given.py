@@ -1,0 +1,201 @@
+"""Objects that a program gives in place of what a configuration names: checks of their form, and their descriptions.
+
+The checks are abstract, so they take no time and need no device. An error inside a function of the program is the
+program's and passes unchanged.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Sized
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import CUSTOM
+from ddpm_jax.data.source import Source
+from ddpm_jax.diffusion.prediction import Prediction
+from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
+from ddpm_jax.diffusion.schedules import NoiseLevel, linear
+from ddpm_jax.errors import UserError, first_line, shortened
+
+_LONGEST = 2000  # characters of a description
+
+
+def check_given(given: object, name: str, *, key: str, argument: str) -> None:
+    """Checks that an object is given exactly where the configuration names it `CUSTOM`.
+
+    Args:
+      given: the object, or None.
+      name: the value in the configuration.
+      key: its key.
+      argument: the argument of `train` and of `Run` that takes such an object.
+
+    Raises:
+      UserError: the object is missing, or the configuration names another one.
+    """
+    if name == CUSTOM and given is None:
+        raise UserError(
+            f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}=, so it is "
+            "trained and opened in Python"
+        )
+    if name != CUSTOM and given is not None:
+        raise UserError(f"{argument}= is given, and config.{key} is {name!r}, which names another one: leave it out")
+
+
+def described(given: object) -> str:
+    """An object as one line that is the same in every process: a network with its fields, a source with its length.
+
+    It is kept with a run, so that another object is noticed when the run is resumed or opened. None gives "".
+    """
+    if given is None:
+        return ""
+    kind = getattr(given, "__qualname__", type(given).__qualname__)
+    if isinstance(given, nn.Module):
+        fields = re.sub(r"#[^\n]*", "", repr(given))  # linen writes comments between them
+        kind = re.sub(r" at 0x[0-9a-f]+", "", " ".join(fields.split()))
+    elif isinstance(given, Source):
+        kind = f"{kind} of {len(given):,} images"
+    return shortened(kind, _LONGEST)
+
+
+def check_callable(given: object, argument: str, *arguments: str) -> None:
+    """Checks that an object is a function of so many arguments.
+
+    Args:
+      given: the object.
+      argument: the name under which it is given, for the message.
+      arguments: the names of its arguments.
+
+    Raises:
+      UserError: it cannot be called with them.
+    """
+    form = f"{argument} must be a function ({', '.join(arguments)})"
+    if not callable(given):
+        raise UserError(f"{form}, and not {shortened(repr(given))}")
+    try:
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):  # of a compiled function, which has none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise UserError(f"{form}, and takes {signature}: {first_line(error)}") from error
+
+
+def check_input(given: object) -> None:
+    """Raises a `UserError` if an object is neither a `Source`, nor an iterable of batches, nor a function to one."""
+    if isinstance(given, Source):
+        return
+    if isinstance(given, Iterable):
+        return
+    if isinstance(given, Sized) or hasattr(given, "__getitem__"):
+        raise UserError(
+            f"source= of type {type(given).__name__} has no num_classes or no class_names, which a Source needs beside "
+            "__len__ and __getitem__; batches need __iter__"
+        )
+    if not callable(given):
+        raise UserError(
+            f"source= must be a Source such as ArrayImages, an iterable of batches or a function (step) to one, and "
+            f"not {shortened(repr(given))}"
+        )
+    check_callable(given, "source=", "step")
+
+
+def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
+    """The given network, after trial calls with abstract images, in training and in sampling.
+
+    Raises:
+      UserError: it is not called as `network` says, has no or other variables than parameters, or returns another
+        shape or type.
+    """
+    size, channels, denoises = config.data.image_size, config.data.channels, config.task == "denoise"
+    if not denoises and not config.labels.num_classes:
+        raise UserError("a classifier needs classes: set their number with config.labels.num_classes")
+    if not isinstance(given, nn.Module):
+        made = " made from it, as in Mlp()" if isinstance(given, type) else ""
+        raise UserError(f"network= must be a linen module{made}, and not {shortened(repr(given))}")
+    x_t = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+    index, label = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
+    inputs = (x_t, index, label) if denoises else (x_t, index)
+
+    def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, ...]:
+        variables = given.init(key, *inputs)
+        trained = given.apply(variables, *inputs, train=True, rngs={"dropout": key})
+        return variables, trained, given.apply(variables, *inputs)
+
+    try:
+        variables, *outs = jax.eval_shape(call, jax.eval_shape(jax.random.key, 0), *inputs)
+    except Exception as error:  # code of the user
+        arguments = "x_t, index, label" if denoises else "x_t, index"
+        raise UserError(
+            f"the network cannot be called as network({arguments}), and with train=True and a dropout key: "
+            f"{first_line(error)}"
+        ) from error
+    if set(variables) != {"params"}:
+        held = f"the variables {', '.join(variables)}" if variables else "no parameters"
+        raise UserError(f"the network has {held}: only params can be trained")
+    heads = 2 if config.diffusion.learned_variance else 1
+    expected = (2, size, size, heads * channels) if denoises else (2, config.labels.num_classes)
+    for out in outs:
+        if getattr(out, "shape", None) != expected or not jnp.issubdtype(out.dtype, jnp.floating):
+            got = f"{out.dtype} {list(out.shape)}" if hasattr(out, "shape") else type(out).__name__
+            raise UserError(f"the network returns {got} for two images, not floating-point numbers {list(expected)}")
+    return given
+
+
+def check_sampler(given: object, shape: tuple[int, ...]) -> None:
+    """Checks a sampler of a program by an abstract step for two images.
+
+    Args:
+      given: the sampler.
+      shape: the shape of an image, `(H, W, C)`.
+
+    Raises:
+      UserError: it is not a `Sampler` of hashable functions, its state has a leaf that is not `[B, ...]`, or its step
+        returns no `(SamplerState, StepInfo)` of the same shapes.
+    """
+    if not isinstance(given, Sampler):
+        raise UserError(f"sampler= must be a Sampler, such as samplers.heun(), and not {shortened(repr(given))}")
+    try:
+        hash(given)
+    except TypeError as error:
+        raise UserError(f"the sampler cannot be hashed ({first_line(error)}): make it of plain functions") from error
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    state = jax.eval_shape(given.init, x)
+    _check_state(state, "init", x)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf[0], jnp.float32), linear(10).transitions())
+    out = jax.eval_shape(lambda keys, state: given.step(_nothing, keys, state, transition), keys, state)
+    if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], StepInfo)):
+        raise UserError("the sampler's step must return (SamplerState, StepInfo), the info with its estimate of x_0")
+    _check_state(out[0], "step", x)
+    form = lambda state: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), state)
+    if form(out[0]) != form(state):
+        raise UserError(f"the sampler's step returns the state {form(out[0])} from {form(state)}: they must be equal")
+
+
+def _check_state(state: Any, function: str, x: jax.ShapeDtypeStruct) -> None:
+    """Raises a `UserError` if what a sampler's `init` or `step` returns is no state for two images."""
+    if not isinstance(state, SamplerState) or (state.x.shape, state.x.dtype) != (x.shape, x.dtype):
+        got = f"x of {state.x.dtype} {list(state.x.shape)}" if isinstance(state, SamplerState) else type(state).__name__
+        raise UserError(
+            f"the sampler's {function} must return a SamplerState with x float32 {list(x.shape)}, not {got}"
+        )
+    if any(leaf.shape[:1] != (2,) for leaf in jax.tree.leaves(state)):
+        raise UserError("every array in a sampler's memory must be [B, ...], with the axis of the images first")
+
+
+def _nothing(x_t: jax.Array, level: NoiseLevel) -> Prediction:
+    """A `Denoiser` for abstract calls, with everything that a prediction may have."""
+    return Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t), jnp.zeros_like(x_t))
+
+
+def check_hooks(hooks: Iterable[Callable[..., object]]) -> None:
+    """Raises a `UserError` if the hooks are not a sequence of functions `(step, state, metrics)`."""
+    if callable(hooks) or not isinstance(hooks, Iterable):
+        raise UserError("hooks= must be a list of functions (step, state, metrics): write hooks=[hook]")
+    for hook in hooks:
+        check_callable(hook, "a hook", "step", "state", "metrics")

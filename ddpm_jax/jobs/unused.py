@@ -1,0 +1,32 @@
+"""What an error before the first step leaves of a new run: nothing."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpm_jax.runtime.devices import is_first
+
+
+@contextlib.contextmanager
+def removed_if_unused(workdir: Path) -> Iterator[None]:
+    """Removes the folders that the body makes of a run, if it raises before there is a checkpoint or a line of the log.
+
+    Only empty folders are removed, and TensorBoard's file of a run without steps.
+
+    Args:
+      workdir: the run's directory, which may exist.
+    """
+    checkpoints, board = workdir / "checkpoints", workdir / "tensorboard"
+    made = [folder for folder in (board, checkpoints, workdir, *workdir.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        unused = not (workdir / "log.jsonl").exists() and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
+        if is_first() and unused:
+            with contextlib.suppress(OSError):
+                for events in board.glob("events*") if board in made else ():
+                    events.unlink()
+                for folder in made:
+                    if folder.exists():
+                        folder.rmdir()
+        raise
