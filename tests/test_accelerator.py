@@ -91,6 +91,7 @@ def test_a_row_is_on_the_disk_as_soon_as_it_is_known(module, tmp_path, capsys):
     assert json.loads((tmp_path / "rates.json").read_text())["state"] == "done"
 
 
+@pytest.mark.slow
 def test_a_part_that_is_done_is_a_table_and_compares_with_itself(tmp_path):
     (tmp_path / "sampling.json").write_text(json.dumps({"part": "sampling", "state": "done", "rows": [], "notes": []}))
     arguments = [f"--out={tmp_path}", "--parts=rates", "--minutes=0.5"]

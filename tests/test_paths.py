@@ -171,6 +171,7 @@ def test_preparing_data_refuses_an_address(capsys):
     assert capsys.readouterr().err.startswith(f"error: cannot use {BUCKET}: buckets")
 
 
+@pytest.mark.slow
 def test_the_programs_write_below_the_home_directory(home):
     """As `--out=~/x.png`, which bash leaves as it is."""
     save(home / "run", tiny_config(**SHORT))

@@ -339,7 +339,10 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
         ({}, None),
     ],
 )
-def test_settings_that_are_seldom_meant_are_noted(changes, noted, tmp_path, capsys):
+def test_settings_that_are_seldom_meant_are_noted(changes, noted, tmp_path, capsys, monkeypatch):
+    """Before the first step, which need not be taken for it."""
+    monkeypatch.setattr(train, "train_loop", lambda step_fn, state, batches, **options: state)
+    monkeypatch.setattr(train, "_restored_or_new", lambda *args, **options: random_state(tiny_config()))
     sound = {"optim__warmup_steps": 0, "diffusion__num_timesteps": 1000, "train__num_steps": 1}
     train.train(tiny_config(**{**sound, **changes}), tmp_path)
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
