@@ -111,6 +111,17 @@ def test_pillow_warns_of_nothing_while_we_decode_and_otherwise_as_before():
     assert warned("PIL.Image", "mine") == ["PIL.Image", "mine"]
 
 
+def test_a_filter_that_is_set_later_changes_nothing_while_we_decode():
+    with warnings.catch_warnings():
+        with quiet_pillow():
+            pass
+        warnings.simplefilter("error")
+        with quiet_pillow():
+            assert warned("PIL.Image") == []
+        with pytest.raises(UserWarning):
+            warned("PIL.Image")
+
+
 def test_pillow_logs_nothing_while_we_decode_and_otherwise_as_before(caplog):
     log = logging.getLogger("PIL.TiffImagePlugin")
     with quiet_pillow():

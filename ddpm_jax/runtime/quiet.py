@@ -128,10 +128,11 @@ def quiet_pillow() -> Iterator[None]:
     """Suppresses the warnings of Pillow and libtiff while this thread decodes an image.
 
     `warnings.catch_warnings` would change the filters of all threads, and images are decoded in several: a thread that
-    leaves it may undo what another one has set. So there is one filter, which applies only to threads in this context.
+    leaves it may undo what another one has set. So there is one filter, which applies only to threads in this context;
+    it is put before filters that were set since.
     """
     _quieten_libtiff()
-    if not any(entry[2] is _WhileDecoding for entry in warnings.filters):
+    if not warnings.filters or warnings.filters[0][2] is not _WhileDecoding:
         warnings.filterwarnings("ignore", category=_WhileDecoding, module=r"PIL\.")
     logging.getLogger("PIL.TiffImagePlugin").addFilter(_is_not_decoding)
     _thread.depth = getattr(_thread, "depth", 0) + 1
