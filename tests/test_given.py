@@ -122,6 +122,9 @@ REFUSED = [
     ({"source": lambda step: 3}, "^the function of batches returned 3, which cannot be iterated"),
     ({"source": lambda: one_batch()}, r"^source= must be a function \(step\), and takes \(\): "),
     ({"source": 3}, r"^source= must be a Source such as ArrayImages, an iterable of .* and not 3$"),
+    ({"source": "images/"}, r"^source='images/' is a path: leave source= out, and set config.data.source"),
+    ({"source": IMAGES}, r"^source= is an array or a tuple of arrays: give ArrayImages\(images, labels\)$"),
+    ({"source": (IMAGES, np.zeros(16, int))}, r"^source= is an array or a tuple of arrays: "),
     ({"source": NoNames()}, "^source= of type NoNames has no num_classes or no class_names"),
     ({"source": dj.ArrayImages(np.zeros((2, 8, 9), np.uint8))}, "^the images of the source must be square, "),
     ({"source": Odd(of(label=10), classes=10)}, "^image 9 of the data has the label 10, .*: 0 to 9"),
@@ -137,12 +140,14 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("objects", "message"), REFUSED)
-@pytest.mark.parametrize("on_device", [False, True])
+FED = [(*row, False) for row in REFUSED] + [
+    (*row, True) for row in REFUSED if isinstance(row[0].get("source"), dj.ArrayImages)
+]
+
+
+@pytest.mark.parametrize(("objects", "message", "on_device"), FED)
 def test_objects_of_another_form_are_refused_in_one_line_and_leave_nothing(objects, message, on_device, tmp_path):
     """After at most three steps, in which every image of a source is read; what was trained before is saved."""
-    if on_device and not isinstance(objects.get("source"), dj.ArrayImages):
-        pytest.skip("not a source")
     config = tiny_config(labels__num_classes=10, data__on_device=on_device, train__num_steps=3)
     with pytest.raises(UserError, match=message):
         dj.train(config, tmp_path / "runs" / "one", **{"network": Mlp(), **objects})

@@ -5,6 +5,7 @@ program's and passes unchanged.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
@@ -87,9 +88,14 @@ def check_callable(given: object, argument: str, *arguments: str) -> None:
 
 def check_input(given: object) -> None:
     """Raises a `UserError` if an object is neither a `Source`, nor an iterable of batches, nor a function to one."""
-    if isinstance(given, Source):
-        return
-    if isinstance(given, Iterable):
+    if isinstance(given, str | os.PathLike):
+        raise UserError(
+            f"source={shortened(repr(given))} is a path: leave source= out, and set config.data.source to 'folder' and "
+            "config.data.path to the path"
+        )
+    if hasattr(given, "shape") or (isinstance(given, tuple) and any(hasattr(part, "shape") for part in given)):
+        raise UserError("source= is an array or a tuple of arrays: give ArrayImages(images, labels)")
+    if isinstance(given, Source | Iterable):
         return
     if isinstance(given, Sized) or hasattr(given, "__getitem__"):
         raise UserError(
