@@ -1,6 +1,7 @@
 """The evaluation of a run: files, table, sums, and numbers that depend on neither batch size nor devices."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -143,6 +144,11 @@ def test_other_parameters_and_a_shorter_chain_give_other_numbers(measured, workd
     raw = evaluate(run, ["bpd"], source=measured.source, num_images=NUM_IMAGES, num_steps=3)["bpd"]
     assert (raw["params"], raw["times"]) == ("raw", [12.0, 6.0, 1.0])
     assert raw["bits_per_dim"] != measured.results["bpd"]["bits_per_dim"]
+
+
+def test_the_help_names_every_metric():
+    shown = run_program("evaluate.py", "--help").out
+    assert all(re.search(rf"\b{name}\b", shown) for name in ALL_METRICS)
 
 
 class Few:

@@ -108,7 +108,7 @@ def _data(run: Run) -> str:
         "folder": "a folder of images",
         "tfds": f"{data.name}, split {data.split}",
         CUSTOM: "images that a program gave",
-    }[data.source]
+    }.get(data.source, f"images of the source {data.source}")
     trained = f"{named}, {'with' if data.random_flip else 'without'} random flips."
     if not source.exists():
         return trained

@@ -128,8 +128,14 @@ def _head_width(arch: ConfigDict, attends: Sequence[bool]) -> int | None:
 
 
 def scheduler_config(config: ConfigDict) -> dict[str, Any]:
-    """The settings of the `DDPMScheduler` that samples as the run does."""
+    """The settings of the `DDPMScheduler` that samples as the run does.
+
+    Raises:
+      UserError: diffusers has no such noise schedule.
+    """
     diffusion, sample = config.diffusion, config.sample
+    if diffusion.schedule not in SCHEDULE:
+        raise UserError(f"diffusers has no noise schedule config.diffusion.schedule={diffusion.schedule}")
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": diffusion.num_timesteps,

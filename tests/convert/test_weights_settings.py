@@ -5,7 +5,11 @@ import json
 import pytest
 from support.weights import write
 
+from ddpm_jax import factory
+from ddpm_jax.config import experiment
+from ddpm_jax.convert import outgoing
 from ddpm_jax.convert.incoming import understood
+from ddpm_jax.convert.schedulers import SCHEDULE
 from ddpm_jax.errors import UserError
 
 
@@ -100,3 +104,14 @@ def test_settings_that_are_far_too_large_are_not_opened(foreign, tmp_path, monke
     monkeypatch.setattr("ddpm_jax.convert.folders._MOST_JSON", 100)
     with pytest.raises(UserError, match=r"config\.json is too large for settings \(\d+ bytes\), so it was not opened"):
         understood(write(tmp_path, foreign), {})
+
+
+def test_every_schedule_has_a_name_in_diffusers_or_is_refused(monkeypatch):
+    config = experiment("digits")
+    for name in factory.SCHEDULES:
+        config.diffusion.schedule = name
+        assert outgoing.scheduler_config(config)["beta_schedule"] == SCHEDULE[name]
+    monkeypatch.delitem(SCHEDULE, "linear")
+    config.diffusion.schedule = "linear"
+    with pytest.raises(UserError, match=r"^diffusers has no noise schedule config.diffusion.schedule=linear$"):
+        outgoing.scheduler_config(config)
