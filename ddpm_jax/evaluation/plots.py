@@ -12,17 +12,20 @@ from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule
 from ddpm_jax.errors import one_line
 from ddpm_jax.runtime.images import to_uint8
+from ddpm_jax.runtime.quiet import with_matplotlib_folder
+
+with with_matplotlib_folder():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _INK = "#222222"

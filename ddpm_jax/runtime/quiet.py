@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -121,6 +122,19 @@ def unless_loaded(package: str) -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules[package]
+
+
+@contextlib.contextmanager
+def with_matplotlib_folder() -> Iterator[None]:
+    """Lets matplotlib be imported in the body by a user without a home directory: its files go to a temporary one.
+
+    Older versions end with an error there. The choice holds for this process and those that it starts.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"matplotlib_{os.getuid()}"))
+    yield
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ def one(kind: str, shape: list[int], end: int, *, name: str = "a") -> dict:
 @pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 4), ("F8_E5M2", 4), ("F6_E2M3", 3)])
 def test_numbers_of_an_unknown_kind_are_one_line(kind, size, tmp_path):
     path = safetensors_file(tmp_path / "weights.safetensors", one(kind, [4], size), bytes(size))
-    with pytest.raises(UserError, match=r"has numbers of an unknown type \(.*\); save it as float32"):
+    unheard_of = "InvalidHeaderDeserialization"  # what an older safetensors says, which is one line too
+    message = rf"has numbers of an unknown type \(.*\); save it as float32|{unheard_of}"
+    with pytest.raises(UserError, match=message):
         read_weights(path)
 
 
