@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import CUSTOM
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.convert.diffusers import BLOCKS, DEFAULTS, PADDING, SCALE_SHIFT, TIME, up_block
 from ddpm_jax.convert.families import DIFFUSERS
@@ -37,7 +38,7 @@ def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
       UserError: diffusers cannot express the network, `out` exists already, or it cannot be written.
     """
     model = run.model
-    if not isinstance(model, UNet | Classifier):
+    if run.config.network == CUSTOM or not isinstance(model, UNet | Classifier):
         raise UserError(f"diffusers has no form for the network of {run.workdir}, which a program has defined")
     settings = {
         "model_index.json": {

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm_jax.data.source import Example
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, listed
 
 
 class ArrayImages:
@@ -37,6 +37,8 @@ class ArrayImages:
         highest = int(classes.max())
         if class_names and highest >= len(class_names):
             raise UserError(f"there are {len(class_names)} class names, and a label is {highest}")
+        if len(set(map(str, class_names))) < len(class_names):
+            raise UserError(f"every class needs a name of its own, and the names are {listed(class_names)}")
         self.class_names = tuple(map(str, class_names))
         self.num_classes = 0 if labels is None else len(class_names) or highest + 1
         self._images, self._labels = images, classes.astype(np.int32)

@@ -111,7 +111,7 @@ def eps_from_score(score: AnyArray, level: NoiseLevel) -> Array:
 def as_denoiser(
     apply: Callable[..., Any],
     variables: chex.ArrayTree,
-    target: Target,
+    target: Target | str,
     *,
     label: AnyArray | None = None,
     learned_variance: bool = False,
@@ -124,18 +124,22 @@ def as_denoiser(
     Args:
       apply: the network, which returns an array, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
       variables: its parameters, passed through.
-      target: `Target` that the network was trained on.
+      target: `Target` that the network was trained on, or its value, such as "eps".
       label: `[B]` integer classes, or None.
       learned_variance: whether the output has twice the image's channels, of which the second half is the variance in
         [-1, 1].
+
+    Raises:
+      ValueError: there is no such target.
     """
+    regressed = Target(target)
 
     def denoise(x_t: Array, level: NoiseLevel) -> Prediction:
         output = apply(variables, x_t, _index(x_t, level), label)
         if not learned_variance:
-            return target.prediction(output, x_t, level)
+            return regressed.prediction(output, x_t, level)
         output, raw_var = jnp.split(output, 2, axis=-1)
-        return target.prediction(output, x_t, level)._replace(var_frac=(raw_var + 1) / 2)
+        return regressed.prediction(output, x_t, level)._replace(var_frac=(raw_var + 1) / 2)
 
     return denoise
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Sized
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -169,12 +170,14 @@ def check_sampler(given: object, shape: tuple[int, ...]) -> None:
         hash(given)
     except TypeError as error:
         raise UserError(f"the sampler cannot be hashed ({first_line(error)}): make it of plain functions") from error
+    check_callable(given.init, "a sampler's init", "x_T")
+    check_callable(given.step, "a sampler's step", "denoise", "keys", "state", "transition")
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     state = jax.eval_shape(given.init, x)
     _check_state(state, "init", x)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
-    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf[0], jnp.float32), linear(10).transitions())
-    out = jax.eval_shape(lambda keys, state: given.step(_nothing, keys, state, transition), keys, state)
+    transition = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.float32), linear(10).transitions())
+    out = jax.eval_shape(partial(given.step, _nothing), keys, state, transition)
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], StepInfo)):
         raise UserError("the sampler's step must return (SamplerState, StepInfo), the info with its estimate of x_0")
     _check_state(out[0], "step", x)

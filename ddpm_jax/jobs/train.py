@@ -266,6 +266,13 @@ def _note_doubts(config: ConfigDict) -> None:
             "reaches its peak",
             flush=True,
         )
+    if config.network == CUSTOM and config.labels.dropout:
+        null = config.labels.num_classes
+        print(
+            f"note: with labels.dropout the network also gets the label {null}, the null label, so its table of "
+            f"classes needs {null + 1} rows",
+            flush=True,
+        )
     if left > 0.01:
         print(
             f"note: {left:.0%} of an image's power remains at t = T, but sampling starts from pure noise: raise "

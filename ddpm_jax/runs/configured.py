@@ -90,18 +90,28 @@ def names_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[s
     return tuple(labels.names or (own.names if own.num_classes == labels.num_classes else ()))
 
 
+def checked_image(image: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """An image in [-1, 1] of this shape `(H, W, C)` as an array.
+
+    Raises:
+      UserError: it has another shape, another type or other values.
+    """
+    image = np.asarray(image)
+    if image.shape != shape or not np.issubdtype(image.dtype, np.floating) or not np.abs(image).max() <= 1:
+        raise UserError(
+            f"the image must be {list(shape)} of floats in [-1, 1], and is {image.dtype} {list(image.shape)}; "
+            "from_uint8 scales bytes"
+        )
+    return image
+
+
 def checked_inpainting(image: ArrayLike, known: ArrayLike, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The image and the mask of `Run.inpaint` as arrays.
 
     Raises:
       UserError: they have other shapes or other values than an image of this shape `(H, W, C)` and its mask.
     """
-    image, known = np.asarray(image), np.asarray(known, np.float32)
-    if image.shape != shape or not np.issubdtype(image.dtype, np.floating) or not np.abs(image).max() <= 1:
-        raise UserError(
-            f"the image must be {list(shape)} of floats in [-1, 1], and is {image.dtype} {list(image.shape)}; "
-            "from_uint8 scales bytes"
-        )
+    image, known = checked_image(image, shape), np.asarray(known, np.float32)
     if known.shape not in ((*shape[:2], 1), shape) or not (known >= 0).all() or not (known <= 1).all():
         raise UserError(
             f"known must be {[*shape[:2], 1]}, 1 where the image is kept and 0 where it is drawn, and has the "

@@ -25,6 +25,7 @@ from ddpm_jax.diffusion.arrays import Array
 from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
+from ddpm_jax.runs.configured import checked_image
 from ddpm_jax.runtime.images import check_writable, from_uint8, save_gif, save_png, tile_images, to_uint8
 from ddpm_jax.runtime.paths import local_path
 
@@ -160,9 +161,13 @@ def interpolation(run: "Run", a: ArrayLike, b: ArrayLike, *, num_images: int = 9
 
     Returns:
       `[num_images, H, W, C]` uint8.
+
+    Raises:
+      UserError: a picture has another shape or other values, or as `flow`.
     """
+    ends = [checked_image(end, run.shape) for end in (a, b)]
     encode, decode = flow(run, num_steps=num_steps)
-    noises = encode(np.stack([a, b]))
+    noises = encode(np.stack(ends))
     return to_uint8(decode(spherical(noises[0], noises[1], np.linspace(0, 1, num_images, dtype=np.float32))))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm_jax import errors, factory
-from ddpm_jax.config import changes, from_json, in_words, not_one_of, to_json
+from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
@@ -132,8 +132,11 @@ class Run:
         """Lets the `Run` of a classifier guide the chains of this run; returns this run.
 
         Raises:
-          UserError: that run is not a classifier, or its images, its noise schedule or its classes are others.
+          UserError: that is not a run, or not one of a classifier; or its images, its noise schedule or its classes are
+            others, or it has no class that `config.sample.labels` names.
         """
+        if not isinstance(classifier, Run):
+            raise UserError(f"guide needs an opened run of a classifier: Run({str(classifier)!r})")
         if classifier.config.task != "classify":
             raise UserError(f"{classifier.workdir} is not the run of a classifier: train one with config.task=classify")
         clashes = changes(*kinship(self.config, classifier.config))
@@ -141,6 +144,7 @@ class Run:
             raise UserError(
                 f"{classifier.workdir} classifies other images than {self.workdir} draws: {in_words(clashes)}"
             )
+        labels_of(self.config, classifier=classifier)
         own, self.classifier = self._own_params(), classifier
         self.params = {"denoiser": own, "classifier": classifier.params}
         self._compiled.clear()
@@ -197,8 +201,8 @@ class Run:
         """
         settings, own = to_json(self.config), self._own_params()
         groups = {group: settings[group] for group in ("task", "diffusion", "model", "posterior")}
-        if settings["given"]["network"]:
-            groups["network"] = settings["given"]["network"]
+        if self.config.network == CUSTOM:
+            groups["network"] = factory.described(self.model)
         return integrity.fingerprint(own, groups)
 
     def denoiser(self) -> ParametricDenoiser:
@@ -220,11 +224,20 @@ class Run:
           t: the time, a number in [1, T].
 
         Raises:
-          UserError: the run is not a classifier.
+          UserError: the run is not a classifier, the images have another shape or type, or t is out of range.
         """
         if self.config.task != "classify":
             raise UserError(f"{self.workdir} is the run of a denoiser, which does not predict classes")
-        count, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
+        images = np.asarray(images)
+        if images.shape[1:] != self.shape or not np.issubdtype(images.dtype, np.floating):
+            raise UserError(
+                f"the images must be {['N', *self.shape]} of floats, and are {images.dtype} {list(images.shape)}; "
+                "from_uint8 scales bytes"
+            )
+        try:
+            count, level = self.config.posterior.num_samples, factory.noise_schedule(self.config).level(t)
+        except ValueError as error:
+            raise UserError(f"t={t}: {error}") from error
         if count not in self._log_probs:
             samples = factory.classifier_samples(copy.deepcopy(self.config), self.model)
             self._log_probs[count] = jax.jit(lambda params, x, level: samples(params)(x, level))

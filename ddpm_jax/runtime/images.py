@@ -25,8 +25,10 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
       uint8 of the same shape.
 
     Raises:
-      UserError: a value is not a finite number, which would silently become some pixel.
+      UserError: the images are uint8 already, or a value is not finite, which would silently become some pixel.
     """
+    if np.asarray(x).dtype == np.uint8:
+        raise UserError("the images are uint8 already: to_uint8 is for images in [-1, 1]")
     x = np.asarray(x, np.float32)
     if not np.isfinite(x).all():
         raise UserError(
@@ -37,7 +39,13 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
 
 
 def from_uint8(images: ArrayLike) -> np.ndarray:
-    """Converts images of 8 bits to float32 in [-1, 1], `x = u / 127.5 - 1`."""
+    """Converts images of 8 bits to float32 in [-1, 1], `x = u / 127.5 - 1`.
+
+    Raises:
+      UserError: they are not integers.
+    """
+    if not np.issubdtype(np.asarray(images).dtype, np.integer):
+        raise UserError(f"from_uint8 is for images of whole numbers from 0 to 255, not {np.asarray(images).dtype}")
     return np.asarray(images, np.float32) / 127.5 - 1
 
 
@@ -61,8 +69,14 @@ def tile_images(images: np.ndarray, *, columns: int | None = None, gap: int = 1)
 
 
 def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
-    """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows."""
+    """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows.
+
+    Raises:
+      UserError: they have another shape.
+    """
     images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+        raise UserError(f"a picture shows images [N, H, W, 1 or 3], and their shape is {list(images.shape)}")
     return _pil(tile_images(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
 
 
