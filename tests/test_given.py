@@ -248,15 +248,6 @@ def remembering(memory):
     return dj.Sampler(lambda x: dj.SamplerState(x, memory), lambda d, k, state, t: (state, dj.StepInfo(state.x)))
 
 
-class Unhashable:
-    """A function that cannot be the key of a table."""
-
-    __hash__ = None
-
-    def __call__(self, denoise, keys, state, transition):
-        return step(denoise, keys, state, transition)
-
-
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
@@ -268,13 +259,73 @@ class Unhashable:
         (dj.Sampler(lambda x: dj.SamplerState(x, jnp.ones(2)), step), "^the sampler's step returns the state "),
         (remembering(jnp.zeros(())), r"^every array in a sampler's memory must be \[B, ...\]"),
         (dj.Sampler(dj.SamplerState, lambda denoise, keys, state: 0), "^a sampler.s step must be a function"),
-        (dj.Sampler(dj.SamplerState, Unhashable()), "^the sampler cannot be hashed"),
+        (dj.Sampler(dj.SamplerState, lambda d, k, s, t: (s, dj.StepInfo(d(s.x, t.now)))), r"^StepInfo.x_0 of"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_sampler_is_one_line(sampler, message, tmp_path):
     run = dj.Run(save(tmp_path, tiny_config()))
     with pytest.raises(UserError, match=message):
         run.sample(1, sampler=sampler)
+
+
+def test_another_sampler_of_the_same_functions_is_compiled_again(tmp_path):
+    """They may read other values now."""
+    run, scale = dj.Run(save(tmp_path, tiny_config())), [1.0]
+    scaled = lambda *arguments: (dj.SamplerState(step(*arguments)[0].x * scale[0]), step(*arguments)[1])
+    first = run.sample(1, num_steps=2, sampler=dj.Sampler(dj.SamplerState, scaled))
+    scale[0] = 0.0
+    assert np.all(run.sample(1, num_steps=2, sampler=dj.Sampler(dj.SamplerState, scaled)) == 128)
+    assert not np.all(first == 128)
+    for seed in (-1, 2**32, 0.5):
+        with pytest.raises(UserError, match=r"^seed=\S+ must be a whole number of at least 0 and less than"):
+            run.sample(1, seed=seed)
+    for num_steps in (2.5, -1):
+        with pytest.raises(UserError, match=r"^num_steps=\S+ must be a whole number of 0 or above$"):
+            run.sample(1, num_steps=num_steps)
+    assert run.configure(eta=np.float32(0.5), num_steps=np.int64(3), clip_x_0=np.bool_(False)).config.sample.eta == 0.5
+
+
+def test_classes_may_be_called_all_and_none(tmp_path):
+    config = tiny_config(labels__num_classes=3, labels__dropout=0.2, labels__names=("none", "all", "a,b"))
+    run = dj.Run(save(tmp_path, config))
+    assert run.configure(labels=["none", "a,b", "all"]).labels() == (0, 2, 1)
+    assert run.configure(labels="none").labels() == (3,)
+
+
+def test_hooks_may_come_from_a_generator(tmp_path):
+    seen = []
+    hooks = (hook for hook in [lambda step, state, metrics: seen.append(step)])
+    dj.train(tiny_config(train__num_steps=2), tmp_path, network=Mlp(), hooks=hooks)
+    assert seen == [1, 2]
+
+
+class Plain(nn.Module):
+    """A classifier of a program."""
+
+    @nn.compact
+    def __call__(self, x_t, index, train=False):
+        return nn.Dense(3)(x_t.reshape(len(x_t), -1))
+
+
+def test_a_posterior_over_no_weight_is_refused(tmp_path):
+    config = tiny_config(task="classify", labels__num_classes=3, posterior__weights="last")
+    source = dj.ArrayImages(IMAGES, np.zeros(16, int), num_classes=3)
+    with pytest.raises(UserError, match=r"^config.posterior.weights=last chooses no weight of this network: use all"):
+        dj.train(config, tmp_path / "run", network=Plain(), source=source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_numpy_are_names_and_names_that_do_not_fit_are_noted(tmp_path, capsys):
+    source = dj.ArrayImages(IMAGES, np.arange(16) % 2, class_names=np.array(["cat", "dog"]))
+    assert source.class_names == ("cat", "dog")
+    source.class_names = np.array(["cat", "dog", "ant"])
+    dj.train(tiny_config(labels__num_classes=2, train__num_steps=1), tmp_path, network=Mlp(), source=source)
+    assert (
+        "note: the class names of the data are not used: there are 3 of them, and each of the 2"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match=r"^num_classes=1 does not fit the labels or the class names$"):
+        dj.ArrayImages(IMAGES, np.arange(16) % 2, num_classes=1)
 
 
 def test_a_run_keeps_few_chains(tmp_path):
@@ -333,6 +384,11 @@ def test_a_metric_of_another_form_is_one_line_and_writes_nothing(metrics, messag
     with pytest.raises(UserError, match=message):
         dj.evaluate(run, metrics, source=dj.ArrayImages(IMAGES), num_images=2)
     assert not list(tmp_path.glob("evaluation/*"))
+    for counts in ({"num_images": 0}, {"batch_size": 2.5}):
+        with pytest.raises(UserError, match="must be a whole number of at least 1"):
+            dj.evaluate(run, ["bpd"], source=dj.ArrayImages(IMAGES), **counts)
+    with pytest.raises(UserError, match=r"^no metric is named; choose from bpd, "):
+        dj.evaluate(run, [])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Example, Source
 from ddpm_jax.errors import UserError, listed, shortened
 
@@ -23,7 +24,8 @@ class CheckedSource:
       shape: the shape of every image, `(H, W, C)`.
 
     Attributes:
-      num_classes, class_names: those of the source.
+      num_classes: that of the source.
+      class_names: those of the source, or () with a note if there is not one for each class.
 
     Raises:
       UserError: it is not a source, or has no images; or, when an example is read, that example has another form, its
@@ -32,7 +34,13 @@ class CheckedSource:
 
     def __init__(self, source: Source, shape: tuple[int, ...]) -> None:
         check_source(source)
-        self.num_classes, self.class_names = source.num_classes, source.class_names
+        self.num_classes, self.class_names = source.num_classes, usable_names(source, source.num_classes)
+        if not self.class_names and source.class_names is not None and len(source.class_names):
+            print(
+                f"note: the class names of the data are not used: there are {len(source.class_names)} of them, and "
+                f"each of the {self.num_classes} classes needs a text of its own",
+                flush=True,
+            )
         self._source, self._shape = source, tuple(shape)
 
     def __len__(self) -> int:

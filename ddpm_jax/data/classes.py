@@ -36,7 +36,8 @@ def file_part(asked: str) -> str:
 
 def usable_names(source: Source, num_classes: int) -> tuple[str, ...]:
     """The names of a source's classes as a run keeps them; () unless there is exactly one string for each class."""
-    names = tuple(getattr(source, "class_names", ()))
+    given = getattr(source, "class_names", None)
+    names = () if given is None else tuple(given)
     fit = len(names) == num_classes == len(set(names)) and all(isinstance(name, str) for name in names)
     return names if fit else ()
 

@@ -16,12 +16,20 @@ class ArrayImages:
       images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images.
       labels: integers `[N]`, 0 or above, or None for images without classes.
       class_names: the names of the classes, or () if they have none.
+      num_classes: the number of classes, if it is neither that of the names nor the highest label and one.
 
     Raises:
       UserError: the arrays have another type or shape, or a label has no name.
     """
 
-    def __init__(self, images: ArrayLike, labels: ArrayLike | None = None, *, class_names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        images: ArrayLike,
+        labels: ArrayLike | None = None,
+        *,
+        class_names: Sequence[str] | np.ndarray = (),
+        num_classes: int | None = None,
+    ) -> None:
         if isinstance(class_names, str):
             raise UserError(f"class_names must be a sequence of names, such as ({class_names!r},)")
         images = np.asarray(images)
@@ -35,12 +43,15 @@ class ArrayImages:
         if classes.shape != images.shape[:1] or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
             raise UserError(f"labels must be {len(images)} integers of 0 or above, not {classes.dtype} {classes.shape}")
         highest = int(classes.max())
-        if class_names and highest >= len(class_names):
-            raise UserError(f"there are {len(class_names)} class names, and a label is {highest}")
-        if len(set(map(str, class_names))) < len(class_names):
-            raise UserError(f"every class needs a name of its own, and the names are {listed(class_names)}")
         self.class_names = tuple(map(str, class_names))
-        self.num_classes = 0 if labels is None else len(class_names) or highest + 1
+        if self.class_names and highest >= len(self.class_names):
+            raise UserError(f"there are {len(self.class_names)} class names, and a label is {highest}")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise UserError(f"every class needs a name of its own, and the names are {listed(self.class_names)}")
+        known = num_classes or len(self.class_names) or highest + 1
+        if known <= highest or (self.class_names and known != len(self.class_names)):
+            raise UserError(f"num_classes={num_classes} does not fit the labels or the class names")
+        self.num_classes = 0 if labels is None else known
         self._images, self._labels = images, classes.astype(np.int32)
 
     def __len__(self) -> int:

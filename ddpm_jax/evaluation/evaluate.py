@@ -14,7 +14,7 @@ import numpy as np
 
 from ddpm_jax import factory
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError, shortened
+from ddpm_jax.errors import UserError, check_counts, shortened
 from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
@@ -76,6 +76,9 @@ def evaluate(
     """
     if not hasattr(run, "params_name"):
         raise UserError(f"evaluate needs an opened run: Run({str(run)!r})")
+    check_counts(num_images=num_images, batch_size=batch_size)
+    if not metrics:
+        raise UserError(f"no metric is named; choose from {', '.join(METRICS)}")
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}

@@ -20,7 +20,7 @@ from ddpm_jax.factory.chains import (
     sampling_transitions,
     variance,
 )
-from ddpm_jax.factory.given import check_hooks, check_input, check_sampler, described
+from ddpm_jax.factory.given import check_input, check_sampler, checked_hooks, described
 from ddpm_jax.factory.models import (
     RANDOM_WEIGHTS,
     TARGETS,
@@ -59,10 +59,10 @@ __all__ = [
     "ChainProgram",
     "Guidance",
     "chain_program",
-    "check_hooks",
     "check_input",
     "check_sampler",
     "check_sampling",
+    "checked_hooks",
     "classifier",
     "classifier_samples",
     "denoiser",

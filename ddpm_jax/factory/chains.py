@@ -70,18 +70,37 @@ class Guidance(NamedTuple):
     classifier: bool
 
 
+class GivenSampler:
+    """A sampler of a program in a key, equal to the same object only: another may read other values.
+
+    Attributes:
+      sampler: the `Sampler`.
+    """
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other key has the same object."""
+        return isinstance(other, GivenSampler) and self.sampler is other.sampler
+
+    def __hash__(self) -> int:
+        """Of the object's identity."""
+        return id(self.sampler)
+
+
 class ChainProgram(NamedTuple):
     """What `config.sample` fixes in a compiled chain; equal programs differ in numbers and labels only.
 
     Attributes:
       num_steps: number of steps; 0 for all T.
-      sampler: the name of the sampler, or a `Sampler` of a program.
+      sampler: the name of the sampler, or that of a program.
       variance, grid, corrector_steps, clip_x_0: as in `config.sample`.
       guidance: the `Guidance`.
     """
 
     num_steps: int
-    sampler: str | Sampler
+    sampler: str | GivenSampler
     variance: str
     grid: str
     corrector_steps: int
@@ -92,7 +111,7 @@ class ChainProgram(NamedTuple):
 def chain_program(config: ConfigDict, num_steps: int, sampler: Sampler | None = None) -> ChainProgram:
     """The program of a chain of `num_steps`, with the sampler of `config.sample` unless one is given."""
     part = config.sample
-    names = part.sampler if sampler is None else sampler, part.variance, part.grid
+    names = part.sampler if sampler is None else GivenSampler(sampler), part.variance, part.grid
     return ChainProgram(num_steps, *names, part.corrector_steps, part.clip_x_0, guidance(config))
 
 

@@ -40,8 +40,8 @@ def check_given(given: object, name: str, *, key: str, argument: str) -> None:
     """
     if name == CUSTOM and given is None:
         raise UserError(
-            f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}=, so it is "
-            "trained and opened in Python"
+            f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}= to "
+            f"{'train or evaluate' if argument == 'source' else 'train or Run'} in Python"
         )
     if name != CUSTOM and given is not None:
         raise UserError(f"{argument}= is given, and config.{key} is {name!r}, which names another one: leave it out")
@@ -89,6 +89,8 @@ def check_callable(given: object, argument: str, *arguments: str) -> None:
 
 def check_input(given: object) -> None:
     """Raises a `UserError` if an object is neither a `Source`, nor an iterable of batches, nor a function to one."""
+    if isinstance(given, type):
+        raise UserError(f"source= is the class {given.__name__}: give an object of it, as in {given.__name__}(...)")
     if isinstance(given, str | os.PathLike):
         raise UserError(
             f"source={shortened(repr(given))} is a path: leave source= out, and set config.data.source to 'folder' and "
@@ -161,15 +163,11 @@ def check_sampler(given: object, shape: tuple[int, ...]) -> None:
       shape: the shape of an image, `(H, W, C)`.
 
     Raises:
-      UserError: it is not a `Sampler` of hashable functions, its state has a leaf that is not `[B, ...]`, or its step
+      UserError: it is not a `Sampler`, its state has a leaf that is not `[B, ...]`, or its step
         returns no `(SamplerState, StepInfo)` of the same shapes.
     """
     if not isinstance(given, Sampler):
         raise UserError(f"sampler= must be a Sampler, such as samplers.heun(), and not {shortened(repr(given))}")
-    try:
-        hash(given)
-    except TypeError as error:
-        raise UserError(f"the sampler cannot be hashed ({first_line(error)}): make it of plain functions") from error
     check_callable(given.init, "a sampler's init", "x_T")
     check_callable(given.step, "a sampler's step", "denoise", "keys", "state", "transition")
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
@@ -180,6 +178,10 @@ def check_sampler(given: object, shape: tuple[int, ...]) -> None:
     out = jax.eval_shape(partial(given.step, _nothing), keys, state, transition)
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], StepInfo)):
         raise UserError("the sampler's step must return (SamplerState, StepInfo), the info with its estimate of x_0")
+    if getattr(out[1].x_0, "shape", None) != x.shape:
+        raise UserError(
+            f"StepInfo.x_0 of the sampler's step must be an array {list(x.shape)}, such as denoise(...).x_0"
+        )
     _check_state(out[0], "step", x)
     form = lambda state: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), state)
     if form(out[0]) != form(state):
@@ -202,9 +204,11 @@ def _nothing(x_t: jax.Array, level: NoiseLevel) -> Prediction:
     return Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t), jnp.zeros_like(x_t))
 
 
-def check_hooks(hooks: Iterable[Callable[..., object]]) -> None:
-    """Raises a `UserError` if the hooks are not a sequence of functions `(step, state, metrics)`."""
+def checked_hooks(hooks: Iterable[Callable[..., object]]) -> list[Callable[..., object]]:
+    """The hooks as a list; raises a `UserError` if they are not functions `(step, state, metrics)`."""
     if callable(hooks) or not isinstance(hooks, Iterable):
         raise UserError("hooks= must be a list of functions (step, state, metrics): write hooks=[hook]")
+    hooks = list(hooks)  # a generator can be iterated only once
     for hook in hooks:
         check_callable(hook, "a hook", "step", "state", "metrics")
+    return hooks

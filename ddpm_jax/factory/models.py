@@ -111,7 +111,14 @@ def initial_params(config: ConfigDict, model: nn.Module) -> Callable[[jax.Array]
 
     def init(key: jax.Array) -> chex.ArrayTree | bayes.MeanField:
         params = model.init(key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), *label)["params"]
-        return bayes.initial_posterior(params, std=config.posterior.init_std, where=random) if random else params
+        if random is None:
+            return params
+        posterior = bayes.initial_posterior(params, std=config.posterior.init_std, where=random)
+        if not jax.tree.leaves(posterior.log_std):
+            raise UserError(
+                f"config.posterior.weights={config.posterior.weights} chooses no weight of this network: use all"
+            )
+        return posterior
 
     return init
 

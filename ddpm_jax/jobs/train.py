@@ -112,7 +112,7 @@ def start(
         raise UserError(
             f"the configuration must be a ConfigDict, as experiment('digits') returns; got {shortened(repr(config))}"
         )
-    factory.check_hooks(hooks)
+    hooks = factory.checked_hooks(hooks)
     check_ranges(config)
     config = _naming(config, given)
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
@@ -153,13 +153,14 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
       UserError: the source is none, or its images are not square.
     """
     config = copy.deepcopy(config)
+    if given.source is not None:
+        factory.check_input(given.source)
     config.given.update({name: factory.described(value) for name, value in given._asdict().items()})
     if given.network is not None:
         config.network = CUSTOM
     if given.loss is not None:
         config.loss.kind = CUSTOM
     if given.source is not None:
-        factory.check_input(given.source)
         config.data.source = CUSTOM
     if isinstance(given.source, Source):
         config.data.image_size, _, config.data.channels = square_shape(given.source)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple, overload
 
 import chex
@@ -24,6 +25,7 @@ from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo, advance
 from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import Transition
+from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import Settings
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runtime.devices import padded, replicated, split, to_host
@@ -257,13 +259,24 @@ def draw(
     Returns:
       `[N, H, W, C]` uint8, or None with a sink.
     """
-    indices, kept, key = np.asarray(indices), [], jax.random.key(seed)
+    indices, kept, key = np.asarray(indices), [], root_key(seed)
     batches = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     with progress_bar(len(batches) * chain.num_steps, "sampling", unit="step") as bar:
         for batch in batches:
             images = to_uint8(chain(params, key, indices=padded(batch, batch_size), progress=bar.update)[: len(batch)])
             kept.append(images) if sink is None else sink(batch, images)
     return np.concatenate(kept) if sink is None else None
+
+
+def root_key(seed: int) -> jax.Array:
+    """The key `[]` of a seed from 0 to 2**32 - 1.
+
+    Raises:
+      UserError: it is another number, which would repeat the key of one of these.
+    """
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed!r} must be a whole number of at least 0 and less than 2**32")
+    return jax.random.key(seed)
 
 
 def pieces(indexed: IndexedTransitions, *, at_most: int = _MAX_PIECE) -> Iterator[IndexedTransitions]:

@@ -4,6 +4,7 @@ Read next: `chain.py`, `factory/chains.py`.
 """
 
 import copy
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
 from ddpm_jax.config import flatten, to_json
+from ddpm_jax.data.classes import position
 from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
 from ddpm_jax.errors import UserError, shortened
@@ -69,7 +71,7 @@ def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[
     return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
 
 
-def labels_in_words(labels: ArrayLike) -> str:
+def labels_in_words(labels: ArrayLike, names: Sequence[str] = ()) -> str:
     """Labels given as an index, or as a sequence of names or indices, in the form of `config.sample.labels`.
 
     Raises:
@@ -77,11 +79,12 @@ def labels_in_words(labels: ArrayLike) -> str:
     """
     entries = np.ravel(np.asarray(labels, object)).tolist()
     wrong = [entry for entry in entries if isinstance(entry, bool) or not isinstance(entry, str | Integral)]
-    wrong += [entry for entry in entries if isinstance(entry, str) and "," in entry]
+    wrong += [entry for entry in entries if isinstance(entry, str) and "," in entry and entry not in names]
     if wrong or not entries:
         got = f"not {shortened(repr(wrong[0]))}" if wrong else 'at least one; "" takes every class'
         raise UserError(f"labels must be names or whole numbers, {got}")
-    return ",".join(entry if isinstance(entry, str) else f"#{int(entry)}" for entry in entries)
+    indices = [position(entry, names) if isinstance(entry, str) else int(entry) for entry in entries]
+    return ",".join(str(entry) if i is None else f"#{i}" for entry, i in zip(entries, indices, strict=True))
 
 
 def names_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[str, ...]:

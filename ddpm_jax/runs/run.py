@@ -6,6 +6,7 @@ Read next: `chain.py`, `diffusion/samplers/driver.py`.
 import copy
 import os
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import flax.linen as nn
@@ -20,7 +21,7 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
 from ddpm_jax.errors import UserError, check_counts, did_you_mean, listed, nearest, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
-from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw
+from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw, root_key
 from ddpm_jax.runs.configured import (
     chain_of,
     checked_inpainting,
@@ -115,7 +116,9 @@ class Run:
                 hint = did_you_mean(key, config.sample, otherwise=f"choose from {', '.join(config.sample)}")
                 raise UserError(f"there is no sampling setting {key!r}; {hint}")
             if key == "labels" and value is not None and not isinstance(value, str):
-                value = labels_in_words(value)
+                value = labels_in_words(value, self.class_names)
+            elif value is not None and not isinstance(value, str) and np.ndim(value) == 0 and hasattr(value, "item"):
+                value = value.item()  # a number of NumPy or JAX
             if value is not None:
                 try:
                     config.sample[key] = value
@@ -258,6 +261,8 @@ class Run:
         self._must_draw()
         if sampler is not None:
             factory.check_sampler(sampler, self.shape)
+        if not isinstance(num_steps, Integral) or num_steps < 0:
+            raise UserError(f"num_steps={num_steps!r} must be a whole number of 0 or above")
         program = factory.chain_program(self.config, num_steps or self.config.sample.num_steps, sampler)
         if program not in self._compiled:
             while len(self._compiled) >= _MOST_CHAINS:  # the oldest: a sampler made anew for every call is another one
@@ -319,7 +324,7 @@ class Run:
         chain = self.chain(num_steps, sampler=sampler)
         with progress_bar(chain.num_steps, "trajectory", unit="step") as bar:
             options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
-            return chain.frames(self.params, jax.random.key(seed), **options)
+            return chain.frames(self.params, root_key(seed), **options)
 
     def _own_params(self) -> Params:
         """The parameters of the run's own network, without those of a classifier that guides it."""
