@@ -126,11 +126,11 @@ def did_you_mean(word: str, known: Iterable[str], *, otherwise: str = "", most: 
     return f"did you mean {' or '.join(repr(shortened(name, 40)) for name in close)}?" if close else otherwise
 
 
-def check_counts(**counts: int) -> None:
-    """Raises a `UserError` that names the first of the arguments that is not a whole number of at least 1."""
+def check_counts(*, least: int = 1, **counts: int) -> None:
+    """Raises a `UserError` that names the first of the arguments that is not a whole number of at least `least`."""
     for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise UserError(f"{name}={count!r} must be a whole number of at least 1")
+        if not isinstance(count, Integral) or count < least:
+            raise UserError(f"{name}={count!r} must be a whole number of at least {least}")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def checked(argv: Sequence[str]) -> list[str]:
     An argument of `get_config` may follow the file or the name, after a colon.
 
     Raises:
-      UserError: there is no such file, experiment or key, or the value of a number is not a number.
+      UserError: the file, the experiment or the key does not exist, or a value cannot be read as a number.
     """
     has_config = _CONFIG in flags.FLAGS
     argv = _with_config_file(argv) if has_config else list(argv)

@@ -21,8 +21,8 @@ python train.py --config=configs/celeba.py --config.optim.learning_rate=1e-4
 ```
 
 or in an experiment of [`../configs/`](../configs), which starts from the defaults, `experiment("base")`. A key that is
-marked **fixed** must have the same value when a run is resumed. A new run is refused if a key
-that is set has no effect because of another key.
+marked **fixed** must have the same value when a run is resumed. Training does not start a new run if a key that you
+set has no effect because of another key.
 """
 
 

@@ -232,7 +232,8 @@ _BETAS, _RANDOM = (
     needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
     needs("posterior.weights", "last", "all"),
 )
-# The keys that have an effect only where another key has certain values: a new run with a key that has none is refused.
+# The keys that have an effect only if another key has certain values. Training does not start a new run if such a key
+# is set and has no effect.
 # sample.variance also chooses the variance of the bound, so it does not need the ancestral sampler.
 NEEDS: dict[str, tuple[Needs, ...]] = {
     "data.path": (_FILES,),

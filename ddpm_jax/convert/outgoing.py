@@ -132,11 +132,13 @@ def scheduler_config(config: ConfigDict) -> dict[str, Any]:
     """The settings of the `DDPMScheduler` that samples as the run does.
 
     Raises:
-      UserError: diffusers has no such noise schedule.
+      UserError: diffusers does not support the noise schedule.
     """
     diffusion, sample = config.diffusion, config.sample
     if diffusion.schedule not in SCHEDULE:
-        raise UserError(f"diffusers has no noise schedule config.diffusion.schedule={diffusion.schedule}")
+        raise UserError(
+            f"diffusers does not support config.diffusion.schedule={diffusion.schedule}: this run cannot be exported"
+        )
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": diffusion.num_timesteps,

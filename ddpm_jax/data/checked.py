@@ -28,8 +28,9 @@ class CheckedSource:
       class_names: those of the source, or () with a note if there is not one for each class.
 
     Raises:
-      UserError: it is not a source, or has no images; or, when an example is read, that example has another form, its
-        image another shape, or its label is not in 0..num_classes - 1, if there are classes.
+      UserError: the object is not a source, or it is empty. Reading an example raises one if the example does not have
+        the form of `Example`, if its image does not have the given shape, or if there are classes and its label is not
+        in 0..num_classes - 1.
     """
 
     def __init__(self, source: Source, shape: tuple[int, ...]) -> None:
@@ -38,7 +39,7 @@ class CheckedSource:
         if not self.class_names and source.class_names is not None and len(source.class_names):
             print(
                 f"note: the class names of the data are not used: there are {len(source.class_names)} of them, and "
-                f"each of the {self.num_classes} classes needs a text of its own",
+                f"each of the {self.num_classes} classes needs its own name",
                 flush=True,
             )
         self._source, self._shape = source, tuple(shape)
@@ -82,7 +83,7 @@ def checked_example(example: Any, index: int) -> Example:
       index: its index, for the message.
 
     Raises:
-      UserError: it has not the form of an `Example`.
+      UserError: it does not have the form of `Example`.
     """
     if not isinstance(example, Mapping) or not {"image", "label"} <= example.keys():
         held = f" of {listed(example)}" if isinstance(example, Mapping) else ""
@@ -100,7 +101,7 @@ def square_shape(source: Source) -> tuple[int, int, int]:
     """The shape `(H, H, C)` of the first image of a source.
 
     Raises:
-      UserError: it is not a source, has no images, or its first image has another form or is not square.
+      UserError: the object is not a source, it is empty, or its first example is not a square image with a label.
     """
     check_source(source)
     height, width, channels = checked_example(source[0], 0)["image"].shape

@@ -16,10 +16,11 @@ class ArrayImages:
       images: uint8 `[N, H, W, C]`, or `[N, H, W]` for grey images.
       labels: integers `[N]`, 0 or above, or None for images without classes.
       class_names: the names of the classes, or () if they have none.
-      num_classes: the number of classes, if it is neither that of the names nor the highest label and one.
+      num_classes: the number of classes; by default the number of names, or without names the highest label plus 1.
 
     Raises:
-      UserError: the arrays have another type or shape, or a label has no name.
+      UserError: the arrays do not have these types and shapes, two classes have the same name, or the number of classes
+        or of names is too small for the labels.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ArrayImages:
         if self.class_names and highest >= len(self.class_names):
             raise UserError(f"there are {len(self.class_names)} class names, and a label is {highest}")
         if len(set(self.class_names)) < len(self.class_names):
-            raise UserError(f"every class needs a name of its own, and the names are {listed(self.class_names)}")
+            raise UserError(f"every class needs its own name, and the names are {listed(self.class_names)}")
         known = num_classes or len(self.class_names) or highest + 1
         if known <= highest or (self.class_names and known != len(self.class_names)):
             raise UserError(f"num_classes={num_classes} does not fit the labels or the class names")

@@ -42,7 +42,8 @@ class Denoiser(Protocol):
 
 
 LogProb: TypeAlias = Callable[[Array, NoiseLevel], Array]
-"""A function `(x_t, level) -> log p(k | x_t)`: `[B]` for one class k per image, or `[B, K]` for all classes."""
+"""A function `(x_t, level) -> log p(k | x_t)`: `[B]` for one class k per image, `[B, K]` for all classes, `[S, B, K]`
+at S samples of the weights."""
 
 
 class Target(enum.Enum):
@@ -130,7 +131,7 @@ def as_denoiser(
         [-1, 1].
 
     Raises:
-      ValueError: there is no such target.
+      ValueError: `target` is not a `Target` or the value of one.
     """
     regressed = Target(target)
 

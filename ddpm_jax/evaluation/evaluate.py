@@ -120,7 +120,7 @@ def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """The metrics that a program gives, with their names.
 
     Raises:
-      UserError: one of them is no `Metric`, or its name is that of another one or cannot be the name of a file.
+      UserError: one of them is not a `Metric`, its name belongs to a metric of `METRICS`, or it cannot name a file.
     """
     for name, metric in metrics.items():
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
@@ -138,14 +138,16 @@ def _as_json(name: str, result: Any) -> dict[str, Any]:
     """A metric's result with the numbers and arrays of NumPy and JAX as those of Python.
 
     Raises:
-      UserError: it is not a dictionary of names, or has values that JSON does not have.
+      UserError: it is not a dictionary with text as keys, or a value cannot be written as JSON.
     """
     if not isinstance(result, Mapping) or not all(isinstance(key, str) for key in result):
         raise UserError(f"the metric {name} must return {{name: value}}, and returned {shortened(repr(result))}")
     try:
         return json.loads(json.dumps(result, default=_plain))
     except (TypeError, ValueError) as error:
-        raise UserError(f"the result of the metric {name} has a value that JSON does not have: {error}") from error
+        raise UserError(
+            f"the result of the metric {name} has a value that cannot be written as JSON: {error}"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -71,7 +71,7 @@ class Guidance(NamedTuple):
 
 
 class GivenSampler:
-    """A sampler of a program in a key, equal to the same object only: another may read other values.
+    """A program's sampler as part of a key. It equals only the same object, since another one may read other values.
 
     Attributes:
       sampler: the `Sampler`.
@@ -85,7 +85,7 @@ class GivenSampler:
         return isinstance(other, GivenSampler) and self.sampler is other.sampler
 
     def __hash__(self) -> int:
-        """Of the object's identity."""
+        """The identity of the object."""
         return id(self.sampler)
 
 

@@ -117,8 +117,8 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
     """The given network, after trial calls with abstract images, in training and in sampling.
 
     Raises:
-      UserError: it is not called as `network` says, has no or other variables than parameters, or returns another
-        shape or type.
+      UserError: it cannot be called as `network` says, its variables are not parameters alone, or its result does not
+        have the expected shape and type.
     """
     size, channels, denoises = config.data.image_size, config.data.channels, config.task == "denoise"
     if not denoises and not config.labels.num_classes:
@@ -163,8 +163,8 @@ def check_sampler(given: object, shape: tuple[int, ...]) -> None:
       shape: the shape of an image, `(H, W, C)`.
 
     Raises:
-      UserError: it is not a `Sampler`, its state has a leaf that is not `[B, ...]`, or its step
-        returns no `(SamplerState, StepInfo)` of the same shapes.
+      UserError: it is not a `Sampler`, an array of its state is not `[B, ...]`, or its step does not return a
+        `(SamplerState, StepInfo)` of the same shapes.
     """
     if not isinstance(given, Sampler):
         raise UserError(f"sampler= must be a Sampler, such as samplers.heun(), and not {shortened(repr(given))}")
@@ -189,7 +189,7 @@ def check_sampler(given: object, shape: tuple[int, ...]) -> None:
 
 
 def _check_state(state: Any, function: str, x: jax.ShapeDtypeStruct) -> None:
-    """Raises a `UserError` if what a sampler's `init` or `step` returns is no state for two images."""
+    """Raises a `UserError` if the result of a sampler's `init` or `step` is not a state for two images."""
     if not isinstance(state, SamplerState) or (state.x.shape, state.x.dtype) != (x.shape, x.dtype):
         got = f"x of {state.x.dtype} {list(state.x.shape)}" if isinstance(state, SamplerState) else type(state).__name__
         raise UserError(

@@ -116,7 +116,7 @@ def initial_params(config: ConfigDict, model: nn.Module) -> Callable[[jax.Array]
         posterior = bayes.initial_posterior(params, std=config.posterior.init_std, where=random)
         if not jax.tree.leaves(posterior.log_std):
             raise UserError(
-                f"config.posterior.weights={config.posterior.weights} chooses no weight of this network: use all"
+                f"config.posterior.weights={config.posterior.weights} selects no weights of this network: use all"
             )
         return posterior
 

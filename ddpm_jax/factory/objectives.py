@@ -150,7 +150,7 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
     """The terms of a loss, after a check of their names and shapes while the step is traced.
 
     Raises:
-      UserError: they are not `{"loss": [B], ...}`, or one of them is named as another number of the log.
+      UserError: they are not `{"loss": [B], ...}`, or the log already uses the name of one of them.
     """
     right = isinstance(terms, dict) and "loss" in terms and all(isinstance(name, str) for name in terms)
     if not right or {jnp.shape(term) for term in terms.values()} != {examples.label.shape}:
@@ -158,7 +158,7 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
         raise UserError(f'a loss must return {{"loss": [B], ...}}, one number per image in every term, not {shapes}')
     taken = terms.keys() & {*NOT_TERMS, *(f"{name}_t{quarter}" for name in terms for quarter in range(1, 5))}
     if taken:
-        raise UserError(f"the log has another number of the name {sorted(taken)[0]!r}: give this term another name")
+        raise UserError(f"the log already uses the name {sorted(taken)[0]!r}: give this term of the loss another name")
     return terms
 
 

@@ -21,7 +21,7 @@ def source(config: ConfigDict, given: Source | None = None) -> Source:
       given: the source where `config.data.source` is "custom", and None elsewhere.
 
     Raises:
-      UserError: no such source can be made, or as `fitted`.
+      UserError: the configuration does not describe a source, or as `fitted`.
     """
     data = config.data
     check_given(given, data.source, key="data.source", argument="source")
@@ -33,7 +33,7 @@ def fitted(config: ConfigDict, images: Source) -> Source:
     """A source whose examples are checked when they are read, with classes numbered as for `source`.
 
     Raises:
-      UserError: it is not a source, or has no images, or other classes than the configuration; or as `CheckedSource`.
+      UserError: its classes differ from those of the configuration, or as `CheckedSource`.
     """
     data = config.data
     images = CheckedSource(images, (data.image_size, data.image_size, data.channels))

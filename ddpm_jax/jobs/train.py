@@ -150,7 +150,7 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
     """A copy of the configuration that names and describes the given objects, with the size of the source's images.
 
     Raises:
-      UserError: the source is none, or its images are not square.
+      UserError: the object is not a source, or its images are not square.
     """
     config = copy.deepcopy(config)
     if given.source is not None:

@@ -1,4 +1,4 @@
-"""What an error before the first step leaves of a new run: nothing."""
+"""Removes the empty folders of a new run that ended with an error before its first step."""
 
 import contextlib
 from collections.abc import Iterator

@@ -21,6 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from numpy.typing import ArrayLike
 
+from ddpm_jax.config.keys import SEED
 from ddpm_jax.diffusion.arrays import image_keys, noise_like, stream
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo, advance
 from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
@@ -269,13 +270,13 @@ def draw(
 
 
 def root_key(seed: int) -> jax.Array:
-    """The key `[]` of a seed from 0 to 2**32 - 1.
+    """The key `[]` of a seed.
 
     Raises:
-      UserError: it is another number, which would repeat the key of one of these.
+      UserError: the seed does not obey the rule of `config.seed`; another number would repeat the key of one that does.
     """
-    if not isinstance(seed, Integral) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed!r} must be a whole number of at least 0 and less than 2**32")
+    if not isinstance(seed, Integral) or not SEED.fits(seed):
+        raise UserError(f"seed={seed!r} must be a whole number, {SEED.words.removeprefix('be ')}")
     return jax.random.key(seed)
 
 

@@ -75,7 +75,7 @@ def labels_in_words(labels: ArrayLike, names: Sequence[str] = ()) -> str:
     """Labels given as an index, or as a sequence of names or indices, in the form of `config.sample.labels`.
 
     Raises:
-      UserError: there are none, or one of them is neither a name nor a whole number.
+      UserError: the sequence is empty, or an entry is neither a name nor a whole number.
     """
     entries = np.ravel(np.asarray(labels, object)).tolist()
     wrong = [entry for entry in entries if isinstance(entry, bool) or not isinstance(entry, str | Integral)]
@@ -97,7 +97,7 @@ def checked_image(image: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """An image in [-1, 1] of this shape `(H, W, C)` as an array.
 
     Raises:
-      UserError: it has another shape, another type or other values.
+      UserError: it does not have this shape, or its values are not floats in [-1, 1].
     """
     image = np.asarray(image)
     if image.shape != shape or not np.issubdtype(image.dtype, np.floating) or not np.abs(image).max() <= 1:
@@ -112,7 +112,7 @@ def checked_inpainting(image: ArrayLike, known: ArrayLike, shape: tuple[int, ...
     """The image and the mask of `Run.inpaint` as arrays.
 
     Raises:
-      UserError: they have other shapes or other values than an image of this shape `(H, W, C)` and its mask.
+      UserError: they are not an image of this shape `(H, W, C)` in [-1, 1] and a mask in [0, 1] for it.
     """
     image, known = checked_image(image, shape), np.asarray(known, np.float32)
     if known.shape not in ((*shape[:2], 1), shape) or not (known >= 0).all() or not (known <= 1).all():

@@ -6,7 +6,6 @@ Read next: `chain.py`, `diffusion/samplers/driver.py`.
 import copy
 import os
 from functools import partial
-from numbers import Integral
 from typing import Any, Literal, Self
 
 import flax.linen as nn
@@ -135,8 +134,8 @@ class Run:
         """Lets the `Run` of a classifier guide the chains of this run; returns this run.
 
         Raises:
-          UserError: that is not a run, or not one of a classifier; or its images, its noise schedule or its classes are
-            others, or it has no class that `config.sample.labels` names.
+          UserError: the argument is not the run of a classifier; its images, noise schedule or classes differ from
+            those of this run; or it does not have the classes that `config.sample.labels` names.
         """
         if not isinstance(classifier, Run):
             raise UserError(f"guide needs an opened run of a classifier: Run({str(classifier)!r})")
@@ -161,7 +160,7 @@ class Run:
           known: 1 where it is kept and 0 where it is drawn, `[H, W, 1]` (`editing.read_mask` reads one).
 
         Raises:
-          UserError: they have other shapes or other values.
+          UserError: their shapes or values are not as described.
         """
         self.inpainting = checked_inpainting(image, known, self.shape)
         self._compiled.clear()
@@ -261,8 +260,7 @@ class Run:
         self._must_draw()
         if sampler is not None:
             factory.check_sampler(sampler, self.shape)
-        if not isinstance(num_steps, Integral) or num_steps < 0:
-            raise UserError(f"num_steps={num_steps!r} must be a whole number of 0 or above")
+        check_counts(least=0, num_steps=num_steps)
         program = factory.chain_program(self.config, num_steps or self.config.sample.num_steps, sampler)
         if program not in self._compiled:
             while len(self._compiled) >= _MOST_CHAINS:  # the oldest: a sampler made anew for every call is another one

@@ -72,7 +72,7 @@ def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
     """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows.
 
     Raises:
-      UserError: they have another shape.
+      UserError: the images are not `[N, H, W, 1]` or `[N, H, W, 3]`.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
