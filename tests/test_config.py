@@ -327,3 +327,19 @@ def test_a_new_run_with_a_key_without_effect_is_refused_and_a_resumed_one_gets_a
     capsys.readouterr()
     train.train(config, tmp_path / "old")
     assert "note: config.loss.vlb_weight=0.5 has no effect with config.loss.kind='simple'" in capsys.readouterr().out
+
+
+def test_keys_without_effect_for_the_same_reason_share_a_line():
+    config = tiny_config(network="custom", model__head_channels=4, model__num_heads=2)
+    (line,) = ignored(config)
+    assert line.startswith("config.model.channels=8, config.model.channel_mult=(1,), ")
+    assert " have no effect with config.network='custom': they need network=configured; change one of them" in line
+    assert ", model.channel_mult at (1, 2, 2, 2), " in line
+
+
+def test_a_key_without_effect_does_not_hinder_resuming():
+    stored = tiny_config(network="custom", given__network="Mlp")
+    other = tiny_config(network="custom", given__network="Mlp", model__channels=16)
+    assert check_resumable(to_json(stored), other, workdir="run") == {"model.channels": (8, 16)}
+    with pytest.raises(UserError, match=r"^run holds another run: model.channels is 8 there and 16 here"):
+        check_resumable(to_json(tiny_config()), tiny_config(model__channels=16), workdir="run")

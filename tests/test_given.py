@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import numpy as np
 import pytest
-from support.tiny import tiny_config
+from support.tiny import given_config
 from test_howto import Mlp, huber, one_batch
 
 import ddpm_jax as dj
@@ -146,7 +146,7 @@ FED = [(*row, False) for row in REFUSED] + [
 @pytest.mark.parametrize(("objects", "message", "on_device"), FED)
 def test_objects_of_another_form_are_refused_in_one_line_and_leave_nothing(objects, message, on_device, tmp_path):
     """After at most three steps, in which every image of a source is read; what was trained before is saved."""
-    config = tiny_config(labels__num_classes=10, data__on_device=on_device, train__num_steps=3)
+    config = given_config(labels__num_classes=10, data__on_device=on_device, train__num_steps=3)
     with pytest.raises(UserError, match=message):
         dj.train(config, tmp_path / "runs" / "one", **{"network": Mlp(), **objects})
     left = [path.name for path in tmp_path.rglob("checkpoints/*")]
@@ -164,13 +164,13 @@ class Local(dj.ArrayImages):
 def test_what_cannot_be_sent_to_other_processes_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^the source cannot be sent to .* \(of this class"):
         dj.train(
-            tiny_config(data__num_workers=1, data__on_device=False),
+            given_config(data__num_workers=1),
             tmp_path / "run",
             source=Local(IMAGES),
             network=Mlp(),
         )
     with pytest.raises(UserError, match=r"^the data set contains no images$"):
-        dj.train(tiny_config(), tmp_path / "run", source=Empty(), network=Mlp())
+        dj.train(given_config(), tmp_path / "run", source=Empty(), network=Mlp())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -185,7 +185,7 @@ class Empty(dj.ArrayImages):
 
 
 def test_a_table_without_the_null_label_is_named(tmp_path, capsys):
-    config = tiny_config(labels__num_classes=10, labels__dropout=0.9, train__num_steps=2)
+    config = given_config(labels__num_classes=10, labels__dropout=0.9, train__num_steps=2)
     with pytest.raises(UserError, match=r"give its table of classes a row for the null label 10, or lower --config"):
         dj.train(config, tmp_path, network=Tableless())
     assert "also gets the label 10, the null label, so its table of classes needs 11 rows\n" in capsys.readouterr().out
@@ -193,12 +193,12 @@ def test_a_table_without_the_null_label_is_named(tmp_path, capsys):
 
 def test_a_classifier_of_a_program_needs_classes(tmp_path):
     with pytest.raises(UserError, match=r"^a classifier needs classes: "):
-        dj.train(tiny_config(task="classify"), tmp_path, network=Mlp())
+        dj.train(given_config(task="classify"), tmp_path, network=Mlp())
 
 
 def test_another_object_is_noted_when_a_run_is_resumed_or_opened(tmp_path, capsys):
     """Of the same shapes; the same object is not noted, though its functions are others in every process."""
-    config, source = tiny_config(train__num_steps=1), dj.ArrayImages(IMAGES)
+    config, source = given_config(train__num_steps=1), dj.ArrayImages(IMAGES)
     dj.train(config, tmp_path, network=Mlp(), source=source, loss=huber)
     config.train.num_steps = 2
     capsys.readouterr()
@@ -240,7 +240,7 @@ def test_objects_are_described_the_same_in_every_process():
 def test_hooks_may_come_from_a_generator(tmp_path):
     seen = []
     hooks = (hook for hook in [lambda step, state, metrics: seen.append(step)])
-    dj.train(tiny_config(train__num_steps=2), tmp_path, network=Mlp(), hooks=hooks)
+    dj.train(given_config(train__num_steps=2), tmp_path, network=Mlp(), hooks=hooks)
     assert seen == [1, 2]
 
 
@@ -253,7 +253,7 @@ class Plain(nn.Module):
 
 
 def test_a_posterior_over_no_weight_is_refused(tmp_path):
-    config = tiny_config(task="classify", labels__num_classes=3, posterior__weights="last")
+    config = given_config(task="classify", labels__num_classes=3, posterior__weights="last")
     source = dj.ArrayImages(IMAGES, np.zeros(16, int), num_classes=3)
     with pytest.raises(UserError, match=r"^config.posterior.weights=last selects no weights of this network: use all"):
         dj.train(config, tmp_path / "run", network=Plain(), source=source)
@@ -264,7 +264,7 @@ def test_names_of_numpy_are_names_and_names_that_do_not_fit_are_noted(tmp_path, 
     source = dj.ArrayImages(IMAGES, np.arange(16) % 2, class_names=np.array(["cat", "dog"]))
     assert source.class_names == ("cat", "dog")
     source.class_names = np.array(["cat", "dog", "ant"])
-    dj.train(tiny_config(labels__num_classes=2, train__num_steps=1), tmp_path, network=Mlp(), source=source)
+    dj.train(given_config(labels__num_classes=2, train__num_steps=1), tmp_path, network=Mlp(), source=source)
     assert (
         "note: the class names of the data are not used: there are 3 of them, and each of the 2"
         in capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_names_of_numpy_are_names_and_names_that_do_not_fit_are_noted(tmp_path, 
 
 def test_a_hook_may_change_its_metrics(tmp_path):
     kept = dj.train(
-        tiny_config(train__num_steps=2), tmp_path, network=Mlp(), hooks=[lambda s, state, metrics: metrics.clear()]
+        given_config(train__num_steps=2), tmp_path, network=Mlp(), hooks=[lambda s, state, metrics: metrics.clear()]
     )
     assert kept.step == 2
     assert [line["step"] for line in dj.read_log(tmp_path)] == [1, 2]
@@ -286,3 +286,16 @@ def test_the_names_of_a_single_class_are_not_letters():
         dj.ArrayImages(IMAGES, np.zeros(16, int), class_names=("cat", "cat"))
     with pytest.raises(UserError, match=r"^class_names must be a sequence of names, such as \('cat',\)$"):
         dj.ArrayImages(IMAGES, np.zeros(16, int), class_names="cat")
+
+
+def test_how_images_are_read_has_no_effect_on_given_batches(tmp_path, capsys):
+    one = one_batch() * 9
+    for key, value in (("data.on_device", True), ("data.num_workers", 2)):
+        config = given_config(train__num_steps=1, **{key.replace(".", "__"): value})
+        with pytest.raises(UserError, match=rf"^config.{key}={value} has no effect with batches that a program gives"):
+            dj.train(config, tmp_path / "run", source=one, network=Mlp())
+    assert list(tmp_path.iterdir()) == []
+    dj.train(given_config(train__num_steps=1), tmp_path / "run", source=one, network=Mlp())
+    config = given_config(train__num_steps=2, data__num_workers=2)
+    dj.train(config, tmp_path / "run", source=one, network=Mlp())
+    assert "note: config.data.num_workers=2 has no effect" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tiny import save, tiny_config
+from support.tiny import given_config, save, tiny_config
 from test_given import IMAGES
 from test_howto import one_batch
 
@@ -176,7 +176,7 @@ def test_images_of_bytes_are_not_taken_for_images_in_minus_one_to_one(tmp_path):
 
 def test_a_network_of_a_program_is_not_exported_by_the_settings_of_another(tmp_path):
     network = dj.UNet(dj.Architecture(channels=8, channel_mult=(1,), norm_groups=4, norm_epsilon=0.1), out_channels=1)
-    dj.train(tiny_config(train__num_steps=1), tmp_path / "run", network=network)
+    dj.train(given_config(train__num_steps=1), tmp_path / "run", network=network)
     with pytest.raises(
         UserError, match=r"^diffusers has no form for the network of \S+/run, which a program has defined$"
     ):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny import ROOT, same, save, tiny_config
+from support.tiny import ROOT, given_config, same, save, tiny_config
 
 import ddpm_jax as dj
 from ddpm_jax.errors import UserError
@@ -59,7 +59,9 @@ def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
     """With a tiny configuration in place of each experiment, and images of 8x8."""
     monkeypatch.chdir(tmp_path)
     sizes = {"data__image_size": 8, "train__batch_size": 128, "train__num_steps": 2, "checkpoint__every": 2}
-    tiny = lambda experiment: tiny_config(**sizes, **({"data__source": "folder"} if experiment == "base" else {}))
+    sizes |= {"data__on_device": False}
+    make = given_config if "network=Mlp()" in PROGRAMS[name] else tiny_config
+    tiny = lambda experiment: make(**sizes, **({"data__source": "folder"} if experiment == "base" else {}))
     monkeypatch.setattr(dj, "experiment", tiny)
     np.save("images.npy", np.random.default_rng(0).integers(256, size=(40, 8, 8, 1), dtype=np.uint8))
     save(tmp_path / "runs" / "digits", tiny_config())
@@ -77,7 +79,7 @@ def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
     "objects", [{"network": Mlp()}, {"network": Mlp(), "loss": huber, "source": batches}], ids="-".join
 )
 def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
-    config = lambda steps: tiny_config(labels__num_classes=10, labels__dropout=0.1, train__num_steps=steps)
+    config = lambda steps: given_config(labels__num_classes=10, labels__dropout=0.1, train__num_steps=steps)
     whole = dj.train(config(6), tmp_path / "whole", **objects)
     dj.train(config(3), tmp_path / "parts", **objects)
     assert same(dj.train(config(6), tmp_path / "parts", **objects), whole)
@@ -91,7 +93,7 @@ def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
 @pytest.mark.parametrize("name", ["network", "loss", "source"])
 def test_a_run_of_own_objects_names_what_is_missing(name, tmp_path):
     given = {"network": Mlp(), "loss": huber, "source": batches}
-    config = tiny_config(train__num_steps=2)
+    config = given_config(train__num_steps=2)
     dj.train(config, tmp_path, **{"network": Mlp(), name: given[name]})
     config.train.num_steps = 3
     if name == "loss":  # which may change
@@ -119,7 +121,7 @@ def test_arrays_are_a_source_with_their_classes(tmp_path):
     assert (len(source), source.num_classes, source[3]["image"].shape) == (20, 2, (8, 8, 1))
     np.testing.assert_array_equal(source[3]["image"][..., 0], images[3])
     assert source[3]["label"] == 1
-    dj.train(tiny_config(labels__num_classes=2, train__num_steps=2), tmp_path, source=source, network=Mlp())
+    dj.train(given_config(labels__num_classes=2, train__num_steps=2), tmp_path, source=source, network=Mlp())
     run = dj.Run(tmp_path, network=Mlp())
     assert run.class_names == ("cat", "dog")
     assert "bpd" in dj.evaluate(run, ["bpd"], source=source, num_images=4)
@@ -158,7 +160,7 @@ def test_a_loader_may_reuse_its_memory():
 def test_hooks_see_the_step_at_which_a_run_is_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
     seen = []
-    dj.train(tiny_config(), tmp_path, network=Mlp(), hooks=[lambda step, state, metrics: seen.append(step)])
+    dj.train(given_config(), tmp_path, network=Mlp(), hooks=[lambda step, state, metrics: seen.append(step)])
     assert seen == [1, 2]
 
 
@@ -166,13 +168,13 @@ def test_the_network_of_an_unconditional_run_gets_no_labels(tmp_path):
     """The chain has none either: training with those of the data, and all 10 of them, is training with label 0."""
     losses = []
     for name, label in (("labels", np.arange(8)), ("none", np.zeros(8, int))):
-        dj.train(tiny_config(train__num_steps=3), tmp_path / name, source=one_batch(label=label), network=Mlp())
+        dj.train(given_config(train__num_steps=3), tmp_path / name, source=one_batch(label=label), network=Mlp())
         losses.append([line["loss"] for line in read_log(tmp_path / name)])
     assert losses[0] == losses[1]
 
 
 def test_an_iterable_starts_again_when_it_ends(tmp_path):
-    config = tiny_config(train__num_steps=5)
+    config = given_config(train__num_steps=5)
     assert dj.train(config, tmp_path, source=one_batch(), network=Mlp()).step == 5
 
 
@@ -181,7 +183,7 @@ def test_a_dataloader_of_torch_is_a_source(tmp_path):
     images = torch.randint(256, (24, 8, 8, 1), dtype=torch.uint8)
     examples = [{"image": image, "label": i % 3} for i, image in enumerate(images)]
     loader = torch.utils.data.DataLoader(examples, batch_size=8, shuffle=True)
-    assert dj.train(tiny_config(train__num_steps=5), tmp_path, source=loader, network=Mlp()).step == 5
+    assert dj.train(given_config(train__num_steps=5), tmp_path, source=loader, network=Mlp()).step == 5
 
 
 def test_hooks_see_every_step_and_an_error_in_one_loses_nothing(tmp_path):
@@ -193,8 +195,8 @@ def test_hooks_see_every_step_and_an_error_in_one_loses_nothing(tmp_path):
             raise ValueError("of a hook")
 
     with pytest.raises(ValueError, match="of a hook"):
-        dj.train(tiny_config(checkpoint__every=100), tmp_path, hooks=[hook], network=Mlp())
+        dj.train(given_config(checkpoint__every=100), tmp_path, hooks=[hook], network=Mlp())
     assert [step for step, *_ in seen] == [step for _, step, _ in seen] == [1, 2, 3, 4, 5]
     np.testing.assert_allclose([loss for *_, loss in seen], [line["loss"] for line in read_log(tmp_path)], rtol=1e-6)
-    assert dj.train(tiny_config(), tmp_path, network=Mlp()).step == 8
+    assert dj.train(given_config(), tmp_path, network=Mlp()).step == 8
     assert [line["step"] for line in read_log(tmp_path)] == list(range(1, 9))

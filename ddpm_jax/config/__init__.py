@@ -3,7 +3,7 @@
 `schema.py` has every key; the modules beside it take everything else from there.
 """
 
-from ddpm_jax.config.checks import check_ranges, ignored, not_one_of, problem, unknown_key
+from ddpm_jax.config.checks import check_ranges, ignored, keys_set, no_effect, not_one_of, problem, unknown_key
 from ddpm_jax.config.keys import CUSTOM, Group, Key, Needs, Rule
 from ddpm_jax.config.loading import (
     EXPERIMENTS,
@@ -38,6 +38,8 @@ __all__ = [
     "from_json",
     "ignored",
     "in_words",
+    "keys_set",
+    "no_effect",
     "not_one_of",
     "problem",
     "to_json",

@@ -1,11 +1,11 @@
 """Checks of a configuration against the schema: its keys, their values, and keys that have no effect."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.config.keys import CUSTOM
+from ddpm_jax.config.keys import CUSTOM, Needs
 from ddpm_jax.config.loading import experiment, experiment_names, flatten
 from ddpm_jax.config.schema import KEYS
 from ddpm_jax.errors import UserError, did_you_mean, listed, shortened
@@ -61,23 +61,36 @@ def check_ranges(config: ConfigDict) -> None:
             expanded(flat[path])
 
 
-def ignored(config: ConfigDict) -> list[str]:
-    """A line for every key that is set and has no effect, because another key has a value with which it is ignored.
+def unmet_needs(path: str, flat: Mapping[str, Any]) -> list[Needs]:
+    """The conditions on other keys that a flat configuration does not meet, so that the key `path` has no effect."""
+    return [need for need in KEYS[path].needs if not need.holds(flat[need.key])]
 
-    A key is set if its value is neither the default nor that of the experiment of the configuration's name.
-    """
+
+def keys_set(config: ConfigDict) -> list[str]:
+    """The keys whose value is neither the default nor that of the experiment of the configuration's name."""
     flat = flatten(config)
-    usual = flatten(experiment(config.name)) if config.name in experiment_names() else flat
-    lines = []
-    for path, key in KEYS.items():
-        value = flat[path]
-        if value in (key.default, CUSTOM) or (usual is not flat and value == usual[path]):
-            continue
-        unmet = [need for need in key.needs if not need.holds(flat[need.key])]
-        if unmet:
-            need = unmet[0]
-            lines.append(
-                f"config.{path}={shortened(repr(value))} has no effect with config.{need.key}={flat[need.key]!r}: it "
-                f"needs {need.key}{need.words}; change one of them, or leave {path} at {key.default!r}"
-            )
-    return lines
+    usual = flatten(experiment(config.name)) if config.name in experiment_names() else {}
+    unset = lambda path: flat[path] in (KEYS[path].default, CUSTOM) or (path in usual and flat[path] == usual[path])
+    return [path for path in KEYS if not unset(path)]
+
+
+def ignored(config: ConfigDict) -> list[str]:
+    """A line for the keys that are set and have no effect, because another key has a value with which they are ignored.
+
+    Keys that need the same value of the same key share a line.
+    """
+    flat, without_effect = flatten(config), dict[tuple[str, str], list[str]]()
+    for path in keys_set(config):
+        for need in unmet_needs(path, flat)[:1]:
+            cause = f"config.{need.key}={flat[need.key]!r}", f"{need.key}{need.words}"
+            without_effect.setdefault(cause, []).append(path)
+    return [no_effect(config, paths, *cause) for cause, paths in without_effect.items()]
+
+
+def no_effect(config: ConfigDict, paths: Sequence[str], cause: str, need: str) -> str:
+    """The line of `ignored` for these keys: `cause` says why they have no effect, `need` what would give them one."""
+    flat = flatten(config)
+    keys = listed([f"config.{path}={shortened(repr(flat[path]))}" for path in paths], 6)
+    defaults = listed([f"{path} at {KEYS[path].default!r}" for path in paths], 6)
+    has, needs = ("has", "it needs") if len(paths) == 1 else ("have", "they need")
+    return f"{keys} {has} no effect with {cause}: {needs} {need}; change one of them, or leave {defaults}"

@@ -226,7 +226,7 @@ GROUPS: dict[str, Group] = {
     "log": Group("When the run is logged, and which previews are drawn", LOG),
 }
 
-_DENOISES = needs("task", "denoise")
+_DENOISES, _OURS = needs("task", "denoise"), needs("network", "configured")
 _FILES, _TFDS = needs("data.source", "folder", "tfds"), needs("data.source", "tfds")
 _BETAS, _RANDOM = (
     needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
@@ -248,7 +248,8 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "diffusion.beta_end": (_BETAS,),
     "diffusion.target": (_DENOISES,),
     "diffusion.learned_variance": (_DENOISES,),
-    "model.num_heads": (needs("model.head_channels", 0),),
+    **{f"model.{key}": (_OURS,) for key in MODEL},
+    "model.num_heads": (_OURS, needs("model.head_channels", 0)),
     "loss.kind": (_DENOISES,),
     "loss.weight": (_DENOISES, needs("loss.kind", "simple", "hybrid")),
     "loss.vlb_weight": (_DENOISES, needs("loss.kind", "hybrid")),

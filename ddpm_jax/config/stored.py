@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from ml_collections import ConfigDict
 
+from ddpm_jax.config.checks import unmet_needs
 from ddpm_jax.config.loading import base_config, flatten
 from ddpm_jax.config.schema import GROUPS, KEYS
 from ddpm_jax.errors import UserError, listed, shortened
@@ -72,15 +73,16 @@ def in_words(changed: Changes) -> str:
 def check_resumable(stored: dict[str, Any], config: ConfigDict, *, workdir: str | os.PathLike[str]) -> Changes:
     """The harmless differences between the stored configuration of a run and a new one.
 
-    A key that is newer than the run counts as stored with its default. Names of classes are compared only if both
-    configurations have them.
+    A key that is newer than the run counts as stored with its default. A key that has no effect may differ. Names of
+    classes are compared only if both configurations have them.
 
     Raises:
       UserError: the work directory contains another model or other data; the message names the keys.
     """
     stored = completed(stored)
     differing = changes(stored, to_json(config))
-    fixed = {path for path, key in KEYS.items() if key.fixed}
+    flat = flatten(config)
+    fixed = {path for path, key in KEYS.items() if key.fixed and not unmet_needs(path, flat)}
     if not (stored["labels"]["names"] and config.labels.names):
         differing.pop("labels.names", None)
     if stored["data"]["source"] == "folder" and not stored["data"]["path"]:  # converted weights: any images will do

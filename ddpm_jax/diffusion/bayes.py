@@ -28,7 +28,7 @@ PartialTree: TypeAlias = Any
 """A tree of arrays in which None replaces some leaves; for JAX a None is no leaf but an empty subtree."""
 
 LogLikelihood: TypeAlias = Callable[[Tree], Array]
-"""A function from weights to `log P(D | w)` of the whole data set, `[]` nats."""
+"""A function from weights to `log P(D | w)` of the whole data set, `[]` nats, or of each example of a batch, `[B]`."""
 
 
 class MeanField(NamedTuple):
@@ -64,7 +64,7 @@ class ELBO(NamedTuple):
     """The two terms of the bound `log P(D) >= data_fit - kl`.
 
     Attributes:
-      data_fit: `E_q[log P(D | w)]`, `[]` nats.
+      data_fit: `E_q[log P(D | w)]`, `[]` nats; or `E_q[log P(y_i | x_i, w)]` of each example of a batch, `[B]` nats.
       kl: `KL` of the posterior from the prior.
     """
 
@@ -75,6 +75,14 @@ class ELBO(NamedTuple):
     def total(self) -> Array:
         """The bound, `[]` nats."""
         return self.data_fit - self.kl.total
+
+    def per_example(self, num_examples: int) -> Array:
+        """Estimates of `ELBO / N` from a batch, `[B]` nats: `E_q[log P(y_i | x_i, w)] - KL / N`, whose mean is one.
+
+        Args:
+          num_examples: N, the number of examples of the data set.
+        """
+        return self.data_fit - self.kl.total / num_examples
 
 
 class Uncertainty(NamedTuple):
@@ -162,7 +170,7 @@ def elbo_nats(log_likelihood: LogLikelihood, posterior: MeanField, eps: PartialT
     exact.
 
     Args:
-      log_likelihood: `LogLikelihood`; for a batch, N times the mean over its examples.
+      log_likelihood: `LogLikelihood`; for the `total` of a batch, N times the mean over its examples.
       posterior: `MeanField`.
       eps: a tree like its `log_std`: `standard_noise(posterior, key)` in training, or a point of an integration rule.
       prior_std: standard deviation of the prior.

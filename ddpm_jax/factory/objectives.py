@@ -100,17 +100,24 @@ def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Obj
             "batch, which are batch_size / accumulation"
         )
 
-    def fit_part(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
-        return fit(bayes.sample_weights(posterior, stream(key, "weights")), examples, key)
+    def part_terms(posterior: bayes.MeanField, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
+        others = {}
+
+        def log_likelihood(weights: chex.ArrayTree) -> jax.Array:  # of each image, [b]
+            others.update(fit(weights, examples, key))
+            return -others["loss"]
+
+        eps = bayes.standard_noise(posterior, stream(key, "weights"))
+        elbo = bayes.elbo_nats(log_likelihood, posterior, eps, prior_std=config.posterior.prior_std)
+        loss = -elbo.per_example(num_images)
+        kl = jnp.broadcast_to(elbo.kl.total / num_images, loss.shape)
+        return {**others, "loss": loss, "data_fit": -elbo.data_fit, "kl": kl}
 
     def terms(posterior: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
         assert isinstance(posterior, bayes.MeanField), "the weights are random"
         parts = jax.tree.map(lambda leaf: leaf.reshape(num_samples, -1, *leaf.shape[1:]), examples)
-        terms = jax.vmap(fit_part, (None, 0, 0))(posterior, parts, jax.random.split(key, num_samples))
-        terms = jax.tree.map(jnp.ravel, terms)
-        kl = bayes.kl_nats(posterior, prior_std=config.posterior.prior_std)
-        kl = jnp.broadcast_to(kl.total / num_images, terms["loss"].shape)
-        return {**terms, "loss": terms["loss"] + kl, "data_fit": terms["loss"], "kl": kl}
+        terms = jax.vmap(part_terms, (None, 0, 0))(posterior, parts, jax.random.split(key, num_samples))
+        return jax.tree.map(jnp.ravel, terms)
 
     return terms
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, ignored, to_json
+from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, ignored, keys_set, no_effect, to_json
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
@@ -121,7 +121,7 @@ def start(
     _check_given_again(stored, given, workdir)
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
-    _check_effects(config, resumed=stored is not None)
+    _check_effects(config, given, resumed=stored is not None)
     config, source = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
@@ -245,9 +245,13 @@ def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdi
         print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from now on", flush=True)
 
 
-def _check_effects(config: ConfigDict, *, resumed: bool) -> None:
+def _check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
     """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
-    for line in ignored(config):
+    lines = ignored(config)
+    if given.source is not None and not isinstance(given.source, Source):
+        reading = [path for path in keys_set(config) if path in ("data.on_device", "data.num_workers")]
+        lines += [no_effect(config, reading, "batches that a program gives", "a source of images")] * bool(reading)
+    for line in lines:
         if not resumed:
             raise UserError(line)
         print(f"note: {line}", flush=True)

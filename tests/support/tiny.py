@@ -53,6 +53,13 @@ def tiny_config(**overrides: Any) -> ConfigDict:
     return config
 
 
+def given_config(**overrides: Any) -> ConfigDict:
+    """The tiny configuration for a network and batches that a test gives: it sets no key that has no effect then."""
+    base = flatten(experiment("base"))
+    unset = {key.replace(".", "__"): value for key, value in base.items() if key.startswith("model.")}
+    return tiny_config(**{**unset, "data__on_device": False, **overrides})
+
+
 def arguments(config: ConfigDict) -> list[str]:
     """The configuration as command-line arguments over the default experiment."""
     base = flatten(experiment("digits"))
