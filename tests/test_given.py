@@ -186,7 +186,7 @@ class Empty(dj.ArrayImages):
 
 def test_a_table_without_the_null_label_is_named(tmp_path, capsys):
     config = given_config(labels__num_classes=10, labels__dropout=0.9, train__num_steps=2)
-    with pytest.raises(UserError, match=r"give its table of classes a row for the null label 10, or lower --config"):
+    with pytest.raises(UserError, match=r"give its table of classes a row for the null label 10, or lower config"):
         dj.train(config, tmp_path, network=Tableless())
     assert "also gets the label 10, the null label, so its table of classes needs 11 rows\n" in capsys.readouterr().out
 

@@ -169,7 +169,7 @@ def test_images_of_bytes_are_not_taken_for_images_in_minus_one_to_one(tmp_path):
         classifier.log_probs(np.zeros((2, 8, 8, 1)), t=21)
     with pytest.raises(UserError, match=r"^guide needs an opened run of a classifier: Run\('runs/c'\)$"):
         run.guide("runs/c")
-    with pytest.raises(UserError, match=r"^--labels=#30: the classes are numbered from 0 to 9$"):
+    with pytest.raises(UserError, match=r"^labels=#30: the classes are numbered from 0 to 9$"):
         run.configure(labels=30).guide(classifier)
     assert run.classifier is None
 

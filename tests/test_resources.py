@@ -54,7 +54,7 @@ def test_the_table_says_it(plans):
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
     small = plans[1]._replace(state=15 * GIB, temporaries=2 * GIB, memory=16 * GIB)
     with pytest.raises(
-        UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(--config.mesh.fsdp"
+        UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(config.mesh.fsdp"
     ):
         resources.table(tiny_config(), small)
     assert "of 32" in "\n".join(resources.table(tiny_config(), small._replace(memory=32 * GIB)))

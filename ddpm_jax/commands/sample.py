@@ -164,7 +164,10 @@ def configured_run() -> "Run":
     from ddpm_jax.runs.run import Run
 
     assert PARAMS.value in ("ema", "raw")
-    run = Run(WORKDIR.value, params=PARAMS.value).configure(
+    run = Run(WORKDIR.value, params=PARAMS.value)
+    if CLASSIFIER_WORKDIR.value:
+        run.guide(Run(CLASSIFIER_WORKDIR.value))
+    run.configure(
         sampler=SAMPLER.value,
         variance=VARIANCE.value,
         eta=ETA.value,
@@ -175,8 +178,6 @@ def configured_run() -> "Run":
         classifier_scale=CLASSIFIER_SCALE.value,
     )
     check_sampler(run.config.sample.sampler)
-    if CLASSIFIER_WORKDIR.value:
-        run.guide(Run(CLASSIFIER_WORKDIR.value))
     if INPAINT.value:
         assert MASK.value, "check_flags wants both"
         run.inpaint(read_picture(INPAINT.value, run.shape), read_mask(MASK.value, run.shape))

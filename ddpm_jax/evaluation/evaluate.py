@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ddpm_jax import factory
+from ddpm_jax.config import not_one_of
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError, check_counts, shortened
 from ddpm_jax.evaluation import plots, printing
@@ -79,14 +80,13 @@ def evaluate(
     check_counts(num_images=num_images, batch_size=batch_size)
     if not metrics:
         raise UserError(f"no metric is named; choose from {', '.join(METRICS)}")
-    if isinstance(metrics, str):
-        raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
     folder, results = Path(run.workdir) / "evaluation", {}
-    chosen = _of_program(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
-    for metric in chosen.values():
+    chosen = _chosen(metrics)
+    for name, metric in chosen.items():
         if metric.task != run.config.task:
             suited = ", ".join(name for name, known in METRICS.items() if known.task == run.config.task)
-            raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}")
+            own = "" if name in METRICS else f", or write Metric(..., task={run.config.task!r}) if {name} suits it"
+            raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}{own}")
     source = run.source() if source is None else factory.fitted(run.config, source)
     images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
     for name, metric in chosen.items():
@@ -105,6 +105,17 @@ def evaluate(
     return results
 
 
+def _chosen(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+    """The metrics of a list of names, or those of a program, with their names.
+
+    Raises:
+      UserError: a name is unknown, or as `_of_program`.
+    """
+    if isinstance(metrics, str):
+        raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
+    return _of_program(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
+
+
 def _metric(name: str) -> Metric:
     """The metric of a name.
 
@@ -112,7 +123,7 @@ def _metric(name: str) -> Metric:
       UserError: there is none of this name.
     """
     if name not in METRICS:
-        raise UserError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
+        raise UserError(f"there is no metric {shortened(repr(name))}; choose from {', '.join(METRICS)}")
     return METRICS[name]
 
 
@@ -129,6 +140,11 @@ def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
             raise UserError(
                 f"the metric {name} must be a Metric, as in Metric(function), not {shortened(repr(metric))}"
             )
+        if metric.task not in factory.TASKS:
+            raise UserError(
+                f"the metric {name} has task={metric.task!r}, which {not_one_of(metric.task, factory.TASKS)}"
+            )
+        factory.check_callable(metric.measure, f"the metric {name}", "run", "images", keywords=["num_steps"])
         if METRICS.get(name, metric) is not metric:
             raise UserError(f"there is a metric {name} already: give this one another name")
     return dict(metrics)
@@ -164,7 +180,7 @@ def _check_finite(name: str, result: Mapping[str, Any]) -> None:
     if broken:
         raise UserError(
             f"{name} was not written, because it is not finite ({', '.join(broken)}): the network does not give finite "
-            "numbers for these images; try other parameters (--params) or more steps (--num_steps)"
+            "numbers for these images; try other parameters (params) or more steps (num_steps)"
         )
 
 
@@ -177,14 +193,17 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def table(results: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric] | None = None) -> list[str]:
+def table(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | Mapping[str, Metric] = ()) -> list[str]:
     """The results of `evaluate` as lines to print.
 
     Args:
       results: `{metric: result}`.
-      metrics: the metrics of a program that were given to `evaluate`; without its metric, a result's numbers are shown.
+      metrics: as they were given to `evaluate`; without its metric, the numbers of a program's result are shown.
+
+    Raises:
+      UserError: a metric is unknown, or is not a `Metric`.
     """
-    known, printed = {**(metrics or {}), **METRICS}, []
+    known, printed = {**_chosen(metrics), **METRICS}, []
     for name, result in results.items():
         if name not in METRICS:
             printed.append(name)

@@ -230,18 +230,17 @@ def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -
       UserError: there is no such class, or the model is unconditional.
     """
     asked = config.sample.labels.strip()
+    if asked and not num_classes:
+        raise UserError(
+            f"labels={shortened(asked)}: this model is unconditional; train a conditional one, or let a classifier "
+            "guide it first"
+        )
     if asked in ("", "all"):
-        if asked and not num_classes:
-            raise UserError("--labels=all: this model is unconditional; train a conditional one or give a classifier")
         return tuple(range(num_classes))
     if asked == "none":
         if not config.labels.dropout:
             raise UserError(
-                "--labels=none: this model was not trained without the class, which needs config.labels.dropout"
+                "labels=none: this model was not trained without the class, which needs config.labels.dropout"
             )
         return (config.labels.num_classes,)
-    if not num_classes:
-        raise UserError(
-            f"--labels={shortened(asked)}: this model is unconditional; train a conditional one or give a classifier"
-        )
     return indices(asked, num_classes=num_classes, names=names)
