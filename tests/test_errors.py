@@ -1,5 +1,6 @@
 """Every mistake is one line on stderr, a status that is not zero, no traceback, and nothing half written."""
 
+import ast
 import errno
 import os
 import re
@@ -120,6 +121,24 @@ def test_the_first_line_of_an_exception_is_short_and_without_the_specification()
     reading = "FAILED_PRECONDITION: Error reading: disk gone [tensorstore_spec='" + "x" * 1000
     assert first_line(ValueError(reading)) == "FAILED_PRECONDITION: Error reading: disk gone"
     assert one_line(7) == "7"
+
+
+def test_messages_name_what_a_program_and_a_command_line_share():
+    """Only the programs themselves speak of flags; a complete command may be part of any message."""
+    programs = {*(ROOT / "ddpm_jax" / "commands").glob("*.py"), *(ROOT / "ddpm_jax").rglob("__main__.py")}
+    commands = re.compile(r"(python|ddpm_jax|evaluate\.py|data\.prepare|export_diffusers|program\(|module\()")
+    found = []
+    for path in set((ROOT / "ddpm_jax").rglob("*.py")) - programs:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "UserError",
+                "DivergedError",
+                "_note_once",
+            ):
+                text = ast.unparse(node)
+                if re.search(r"(^|[^\w-])--\w", text) and not commands.search(text):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert not found, "\n".join(found)
 
 
 def run(*command):

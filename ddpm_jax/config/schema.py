@@ -204,7 +204,7 @@ LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
     "preview_every": Key(
         10_000,
-        "steps between previews (grids of samples, raw and averaged parameters), if images have 1 or 3 channels; 0 for none",
+        "steps between previews (grids of samples of 1 or 3 channels, raw and averaged parameters); 0 for none",
         NOT_NEGATIVE,
     ),
     "preview_images": Key(64, "images per preview", COUNT),
