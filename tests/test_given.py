@@ -137,8 +137,8 @@ REFUSED = [
     ({"source": [(IMAGES[:8], np.zeros(8, int))]}, r"'image' and 'label' is missing \(tuple\)"),
     ({"source": lambda step: 3}, "^the function of batches returned 3, which cannot be iterated"),
     ({"source": lambda: one_batch()}, r"^source= must be a function \(step\), and takes \(\): "),
-    ({"source": Callable()}, r"^source= of type Callable can be called, so it is not iterated: .* \(step\), and takes \(\)"),
-    ({"loss": unfinished}, r"^the loss has a term 'more' that is not finite \(its mean is nan\) at step 1, on images 1"),
+    ({"source": Callable()}, r"^source= of type Callable can be called, so it is not iterated: it must .* takes \(\)"),
+    ({"loss": unfinished}, r"^the loss has a term 'more' that is not finite \(its mean is nan\) at step 1, on "),
     ({"source": 3}, r"^source= must be a Source such as ArrayImages, an iterable of .* and not 3$"),
     ({"source": "images/"}, r"^source='images/' is a path: leave source= out, and set config.data.source"),
     ({"source": IMAGES}, r"^source= is an array or a tuple of arrays: give ArrayImages\(images, labels\)$"),
@@ -337,8 +337,6 @@ def test_a_frozen_configuration_is_a_configuration(tmp_path):
     run = dj.Run(tmp_path, network=Mlp())
     run.config = FrozenConfigDict(run.config)
     assert run.configure(eta=0.5, sampler="ddim").config.sample.eta == 0.5
-    with pytest.raises(UserError, match=r"^there is no sampling setting 'sample'; "):
-        run.configure(**FrozenConfigDict(run.config))
 
 
 def test_every_object_that_is_missing_is_named_in_one_line(tmp_path):

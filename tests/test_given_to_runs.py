@@ -183,10 +183,10 @@ def test_settings_without_effect_are_refused_where_they_are_set(tmp_path):
     classifier = dj.Run(save(tmp_path / "classifier", tiny_config(task="classify", labels__num_classes=10)))
     before = run.config
     refused = [
-        ({"classifier_scale": 2}, r"^classifier_scale=2 has no effect without a classifier: call run.guide\(Run\(DIR\)\)"),
-        ({"sampler": dj.samplers.heun()}, r"^sampler=.* must be of type str; give a Sampler to run.sample\(sampler=...\)$"),
+        ({"classifier_scale": 2}, r"^classifier_scale=2 has no effect without a classifier: call run.guide\(Run"),
+        ({"sampler": dj.samplers.heun()}, r"^sampler=.* must be of type str; give a Sampler to run.sample\(sampler"),
         *(
-            ({"labels": labels}, rf"^labels={words}: this model is unconditional; .*, or let a classifier guide it first$")
+            ({"labels": labels}, rf"^labels={words}: this model is unconditional; .*, or let a classifier guide")
             for labels, words in ((30, "#30"), ("all", "all"), ("none", "none"), ([1, 2], "#1,#2"))
         ),
     ]  # fmt: skip
