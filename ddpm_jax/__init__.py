@@ -4,7 +4,7 @@ The packages in their order, each of which imports only from those before it: `e
 mathematics (read `schedules.py`, `gaussian.py`, `prediction.py`, `guidance.py`, `losses.py`, `samplers/`); `models/`,
 the networks; `metrics/`; `runtime/`, devices and files; `config/`; `data/`; `training/`, the training of a run
 (`step.py` is the train step); `factory/`, which makes objects from a configuration; `runs/`, which opens a trained run;
-`evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, which converts the weights of other projects.
+`convert/`, which converts the weights of other projects; `evaluation/`; `jobs/`; `commands/`, the programs.
 
 This package provides everything that a notebook needs:
 
