@@ -75,6 +75,10 @@ BAD = {
     "positions without a batch": ({"pos_embed": np.zeros((50, 128), np.float32)}, "has no weights of DINOv2"),
     "positions of no square": ({"pos_embed": np.zeros((1, 51, 128), np.float32)}, "has no weights of DINOv2"),
     "positions of nothing": ({"pos_embed": np.zeros((1, 1, 128), np.float32)}, "has no weights of DINOv2"),
+    "no blocks": (
+        {name: None for name in dinov2.shapes() if name.startswith("blocks.")},
+        "has no weights of DINOv2",
+    ),
     "half a head": ({"pos_embed": np.zeros((1, 50, 96), np.float32)}, "has no weights of DINOv2"),
     "no width": ({"pos_embed": np.zeros((1, 50, 0), np.float32)}, "has no weights of DINOv2"),
 }
@@ -94,8 +98,9 @@ def test_files_of_other_networks_are_refused(tmp_path):
         read_dinov2(tmp_path / "missing.pth")
 
 
-def test_a_file_without_a_state_dict_is_refused(tmp_path):
+@pytest.mark.parametrize("content", [[], {"pos_embed": 1.0}, {"model": {}}], ids=["list", "numbers", "nested"])
+def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
     torch = pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    torch.save(content, tmp_path / "it.pth")
     with pytest.raises(UserError, match=r"no weights of DINOv2 \(it has no state dict\)"):
-        read_dinov2(tmp_path / "list.pth")
+        read_dinov2(tmp_path / "it.pth")
