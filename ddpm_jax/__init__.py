@@ -45,7 +45,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and editors
-    from ddpm_jax import config, data, factory
+    from ddpm_jax import config, data, factory, metrics
     from ddpm_jax.config import experiment
     from ddpm_jax.convert.incoming import import_weights
     from ddpm_jax.convert.outgoing import export_diffusers
@@ -110,6 +110,7 @@ _MODULES = {  # loaded later too
     "editing": "runs.editing",
     "factory": "factory",
     "images": "runtime.images",
+    "metrics": "metrics",
     "plots": "evaluation.plots",
 }
 _HOME = {name: module for module, names in _LATER.items() for name in names}
@@ -160,6 +161,7 @@ __all__ = [
     "likelihood",
     "load",
     "losses",
+    "metrics",
     "noise_like",
     "p_sample",
     "picture",
