@@ -99,12 +99,12 @@ def _nearest_of_candidates(
     exact, point_shifted, point_norm = points
     square, error = _bounds(shifted, norm, point_shifted, point_norm)
     num = min(k + _SPARE, len(exact))
-    top = jax.lax.top_k(error - square, num)  # those that may be nearest by the lower bound
-    least, candidate = jax.lax.optimization_barrier(top)  # without it XLA's CPU backend sorts all M
-    distance = _distances(row[:, None], exact[candidate])
-    negative, order = jax.lax.optimization_barrier(jax.lax.top_k(-distance, k))
+    nearness, candidate = jax.lax.top_k(error - square, num)  # those that may be nearest by the lower bound
+    negative, order = jax.lax.top_k(-_distances(row[:, None], exact[candidate]), k)
+    # Reductions, because XLA's CPU backend sorts all M if the last column is sliced from the result of top_k.
+    farthest, bound = jnp.max(-negative, axis=1), jnp.max(-nearness, axis=1)
     index = jnp.take_along_axis(candidate, order, axis=1)
-    return -negative, index, (negative[:, -1] ** 2 < -least[:, -1]) | (num == len(exact))
+    return -negative, index, (farthest**2 < bound) | (num == len(exact))
 
 
 def _nearest_of_all(row: jax.Array, points: jax.Array, *, k: int) -> tuple[jax.Array, jax.Array]:
