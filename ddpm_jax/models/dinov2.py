@@ -1,9 +1,9 @@
 """The vision transformer of DINOv2, a feature network: its normalised class token describes an image.
 
 A patch of [Oquab et al. 2023](https://arxiv.org/abs/2304.07193) has 14x14 pixels, and the positions of the published
-weights are for images of 518x518 pixels. The Frechet distance between such features is FD-DINOv2 ([Stein et al. 2023](https://arxiv.org/abs/2306.04675)), which
-feeds images of 224x224 pixels to ViT-L/14. ViT-B/14 is `DINOv2()`, ViT-L/14 is `DINOv2(width=1024, depth=24,
-heads=16)`. There are no register tokens.
+weights are for images of 518x518 pixels. The Frechet distance between such features is FD-DINOv2
+([Stein et al. 2023](https://arxiv.org/abs/2306.04675)), which feeds images of 224x224 pixels to ViT-L/14. ViT-B/14 is
+`DINOv2()`, ViT-L/14 is `DINOv2(width=1024, depth=24, heads=16)`. There are no register tokens.
 """
 
 import flax.linen as nn
