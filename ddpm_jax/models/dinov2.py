@@ -1,9 +1,9 @@
 """The vision transformer of DINOv2, a feature network: its normalised class token describes an image.
 
-[Oquab et al. 2023](https://arxiv.org/abs/2304.07193) trained it at 14x14 pixels per patch on images of 518x518 pixels.
-The Frechet distance between such features is FD-DINOv2 ([Stein et al. 2023](https://arxiv.org/abs/2306.04675)), which
-feeds images of 224x224 pixels to ViT-L/14. ViT-B/14 is `DINOv2()`, ViT-L/14 is `DINOv2(width=1024, depth=24,
-heads=16)`. There are no register tokens.
+A patch of [Oquab et al. 2023](https://arxiv.org/abs/2304.07193) has 14x14 pixels, and the positions of the published
+weights are for images of 518x518 pixels. The Frechet distance between such features is FD-DINOv2
+([Stein et al. 2023](https://arxiv.org/abs/2306.04675)), which feeds images of 224x224 pixels to ViT-L/14. ViT-B/14 is
+`DINOv2()`, ViT-L/14 is `DINOv2(width=1024, depth=24, heads=16)`. There are no register tokens.
 """
 
 import flax.linen as nn
@@ -38,8 +38,12 @@ def position_weights(size: int, grid: int) -> np.ndarray:
        u_i = \frac{grid}{size + 0.1}\left(i + \tfrac12\right) - \tfrac12, \qquad
        c(k) = \min(\max(k, 0), grid - 1) $$
 
-    with the cubic kernel W of [Keys 1981](https://doi.org/10.1109/TASSP.1981.1163711), eq. 4, for a = -3/4, and without
-    antialiasing: every row has four weights, whose sum is 1. The 0.1 is the original's, which calls
+    with the cubic kernel of [Keys 1981](https://doi.org/10.1109/TASSP.1981.1163711) for a = -3/4,
+
+    $$ W(s) = (a + 2) |s|^3 - (a + 3) |s|^2 + 1 \text{ for } |s| \le 1, \qquad
+       W(s) = a (|s|^3 - 5 |s|^2 + 8 |s| - 4) \text{ for } 1 < |s| < 2 $$
+
+    and without antialiasing: every row has four weights, whose sum is 1. The 0.1 is the original's, which calls
     `interpolate(scale_factor=(size + 0.1) / grid, mode="bicubic")`.
     """
     centres = (np.arange(size) + 0.5) * grid / (size + _OFFSET) - 0.5
