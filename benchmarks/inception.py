@@ -28,7 +28,7 @@ from ddpm_jax.metrics.resize import inception_input
 from ddpm_jax.models.inception import Inception, InceptionFeatures
 
 NUM_IMAGES = flags.DEFINE_integer("num_images", 512, "The number of images whose time is measured.", lower_bound=1)
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "The number of images per call.", lower_bound=1)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "The number of images per call.", lower_bound=1)
 
 Features = Callable[[np.ndarray], np.ndarray]
 """A function from images `[B, 32, 32, 3]`, uint8, to features `[B, 2048]`."""

@@ -1,7 +1,8 @@
 """Resizing of images as the networks of the metrics expect it, each method to rounding as in its original.
 
-Distances between distributions of features depend on how images are resized (Parmar et al. 2022), so every published
-protocol has a name. All methods are linear and separable, a product with one matrix per axis.
+Distances between distributions of features depend on how images are resized
+([Parmar et al. 2022](https://arxiv.org/abs/2104.11222)), so every published protocol has a name. All methods are linear
+and separable: a product with one matrix per axis.
 """
 
 import functools
@@ -38,10 +39,10 @@ def triangle(distance: np.ndarray) -> np.ndarray:
 
 
 def cubic(distance: np.ndarray) -> np.ndarray:
-    r"""The filter of cubic convolution of distances `[...]`, with a = -1/2 (Keys 1981).
+    r"""The filter of cubic convolution of distances `[...]`, with a = -1/2; 0 from a distance of 2 on (Keys 1981).
 
-    $$ k(d) = \begin{cases} (a + 2) |d|^3 - (a + 3) |d|^2 + 1 & |d| < 1 \\ a (|d|^3 - 5 |d|^2 + 8 |d| - 4) & |d| < 2
-    \end{cases} $$
+    $$ k(d) = (a + 2) |d|^3 - (a + 3) |d|^2 + 1 \quad (|d| \le 1), \qquad
+       k(d) = a (|d|^3 - 5 |d|^2 + 8 |d| - 4) \quad (1 < |d| < 2) $$
     """
     a, d = -0.5, np.abs(distance)
     near, far = ((a + 2) * d - (a + 3)) * d**2 + 1, a * (((d - 5) * d + 8) * d - 4)

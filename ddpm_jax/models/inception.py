@@ -88,7 +88,7 @@ def halved(x: jax.Array, channels: int, name: str) -> jax.Array:
 def halved_max(x: jax.Array) -> jax.Array:
     """The maximum of 3x3 pixels with stride 2, x `[B, H, W, C]` to `[B, (H - 1) // 2, (W - 1) // 2, C]`.
 
-    Slices take a fraction of the time of `nn.max_pool` on a CPU.
+    It consists of slices, because XLA's CPU backend is slower with a reduction over windows, as in `nn.max_pool`.
     """
     for axis in (1, 2):
         end = x.shape[axis] - 2
