@@ -161,12 +161,25 @@ def _root_trace(a: np.ndarray, b: np.ndarray) -> float:
 
     Eigenvalues that rounding alone may have made are left out: their roots would be 1e8 times as large as they are.
     """
+    factor = _factor(a)
+    eigenvalues = np.linalg.eigvalsh(factor.T @ b @ factor)
+    return float(np.sum(np.sqrt(eigenvalues[_above_rounding(eigenvalues)])))
 
-    def above_rounding(eigenvalues: np.ndarray) -> np.ndarray:
-        return eigenvalues > 10 * np.finfo(np.float64).eps * eigenvalues.max(initial=0)
 
-    eigenvalues, vectors = np.linalg.eigh(a)
-    kept = above_rounding(eigenvalues)
-    factor = vectors[:, kept] * np.sqrt(eigenvalues[kept])
-    squares = np.linalg.eigvalsh(factor.T @ b @ factor)
-    return float(np.sum(np.sqrt(squares[above_rounding(squares)])))
+def _factor(cov: np.ndarray) -> np.ndarray:
+    """F `[D, R]` with `F F^T` the covariance: Cholesky's factor, or from eigenvectors if the matrix is singular."""
+    try:
+        factor = np.linalg.cholesky(cov)
+        pivots = np.diag(factor) ** 2
+        if pivots.min() > 10 * len(cov) * np.finfo(np.float64).eps * pivots.max():
+            return factor
+    except np.linalg.LinAlgError:
+        pass  # not positive definite
+    eigenvalues, vectors = np.linalg.eigh(cov)
+    kept = _above_rounding(eigenvalues)
+    return vectors[:, kept] * np.sqrt(eigenvalues[kept])
+
+
+def _above_rounding(eigenvalues: np.ndarray) -> np.ndarray:
+    """Which eigenvalues `[D]` are larger than what rounding alone makes of 0."""
+    return eigenvalues > 10 * np.finfo(np.float64).eps * eigenvalues.max(initial=0)
