@@ -339,7 +339,7 @@ def test_leaving_after_an_error_hides_it_with_no_other(copy, monkeypatch, capsys
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^cannot write to .*file/run: .*; choose another --workdir$"):
+    with pytest.raises(UserError, match=r"^cannot write to .*file/run: .*; choose another workdir$"):
         Checkpoints(tmp_path / "file" / "run")
 
 

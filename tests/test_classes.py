@@ -84,7 +84,7 @@ def test_a_number_that_is_a_name_and_would_be_another_class_is_noted_once(asked,
     _note_once.cache_clear()
     for _ in range(2):
         indices(asked, num_classes=len(names) or 3, names=names)
-    assert capsys.readouterr().out == (f"note: --labels={told}\n" if told else "")
+    assert capsys.readouterr().out == (f"note: labels={told}\n" if told else "")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_number_that_is_a_name_and_would_be_another_class_is_noted_once(asked,
 def test_a_class_that_does_not_exist_is_one_line_with_the_names(asked, names, message):
     with pytest.raises(UserError) as caught:
         indices(asked, num_classes=len(names) or 3, names=names)
-    assert str(caught.value).startswith(f"--labels={asked}: {message}")
+    assert str(caught.value).startswith(f"labels={asked}: {message}")
 
 
 def test_lines_stay_short_whatever_the_names():
@@ -270,7 +270,7 @@ def test_a_wrong_name_is_one_line_of_the_program(conditional):
     outcome = program("sample.py", f"--workdir={conditional}", "--labels=dgo")
     assert (outcome.status, outcome.err) == (
         1,
-        "error: --labels=dgo: no class is called 'dgo'; did you mean 'dog'? the classes are cat, dog\n",
+        "error: labels=dgo: no class is called 'dgo'; did you mean 'dog'? the classes are cat, dog\n",
     )
 
 

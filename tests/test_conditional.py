@@ -122,14 +122,14 @@ def test_a_folder_of_one_guidance_is_not_continued_with_another(places, tmp_path
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        ("conditional", ["--labels=10"], "--labels=10: the classes are numbered from 0 to 9"),
-        ("conditional", ["--labels=-1"], "--labels=-1: the classes are numbered from 0 to 9"),
+        ("conditional", ["--labels=10"], "labels=10: the classes are numbered from 0 to 9"),
+        ("conditional", ["--labels=-1"], "labels=-1: the classes are numbered from 0 to 9"),
         (
             "conditional",
             ["--labels=1,x"],
-            "--labels=1,x: the classes of this model have no known names; write whole numbers",
+            "labels=1,x: the classes of this model have no known names; write whole numbers",
         ),
-        ("told", ["--labels=none"], "--labels=none: this model was not trained without the class"),
+        ("told", ["--labels=none"], "labels=none: this model was not trained without the class"),
         (
             "told",
             ["--guidance_scale=2"],
@@ -140,15 +140,15 @@ def test_a_folder_of_one_guidance_is_not_continued_with_another(places, tmp_path
             ["--guidance_scale=2"],
             "guidance_scale=2 needs a model trained both with and without the class, but this",
         ),
-        ("plain", ["--labels=7"], "--labels=7: this model is unconditional"),
-        ("plain", ["--labels=all"], "--labels=all: this model is unconditional"),
+        ("plain", ["--labels=7"], "labels=7: this model is unconditional"),
+        ("plain", ["--labels=all"], "labels=all: this model is unconditional"),
         ("plain", ["--classifier_workdir={conditional}"], "{conditional} is not the run of a classifier"),
         ("plain", ["--classifier_workdir={longer}"], "diffusion.num_timesteps is 8 there and 9 here"),
         ("plain", ["--classifier_scale=3"], "--classifier_scale needs --classifier_workdir=DIR"),
         (
             "conditional",
             ["--labels=none", "--classifier_workdir={classifier}"],
-            "--labels=none cannot be combined with a classifier",
+            "labels=none cannot be combined with a classifier",
         ),
         ("conditional", ["--guidance_scale=nan"], "guidance_scale=nan must be 0 or a positive number"),
         ("conditional", ["--guidance_scale=inf"], "guidance_scale=inf must be 0 or a positive number"),

@@ -60,7 +60,7 @@ def test_what_makes_another_run_is_refused_by_name(key, value):
     with pytest.raises(UserError) as caught:
         check_resumable(stored, tiny_config(**{key.replace(".", "__"): value}), workdir="runs/mine")
     old = flatten(stored)[key]
-    expected = f"runs/mine holds another run: {key} is {old!r} there and {value!r} here; choose another --workdir or "
+    expected = f"runs/mine holds another run: {key} is {old!r} there and {value!r} here; choose another workdir or "
     assert str(caught.value).startswith(expected)
 
 

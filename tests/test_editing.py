@@ -98,7 +98,7 @@ def test_an_interpolation_is_of_one_class(pictures, tmp_path, quick_compilation)
     ends = [pictures["a"], pictures["b"]]
     told = save(tmp_path / "told", tiny_config(labels__num_classes=10), steps=(3,))
     free = save(tmp_path / "free", tiny_config(labels__num_classes=10, labels__dropout=0.5), steps=(3,))
-    with pytest.raises(UserError, match=r"an interpolation needs exactly one class: choose it, as in --labels=7$"):
+    with pytest.raises(UserError, match=r"an interpolation needs exactly one class: choose it, as in labels=7$"):
         interpolate(Run(told), ends, tmp_path / "x.png", num_steps=2)
     assert interpolate(Run(told).configure(labels="7", sampler="ddim"), ends, tmp_path / "x.png", num_steps=2).exists()
     assert interpolate(Run(free).configure(sampler="ddim"), ends, tmp_path / "y.png", num_steps=2).exists()
@@ -118,11 +118,11 @@ def picture(folder, size, name="other.png"):
         (["--inpaint={a}", "--mask={black}"], "the mask {black} is completely black"),
         (["--inpaint=absent.png", "--mask={mask}"], "cannot read the image absent.png: No such file"),
         (["--interpolate={a},{b}", "--inpaint={a}", "--mask={mask}"], "--inpaint and --interpolate cannot be combined"),
-        (["--interpolate={a}"], "--interpolate needs two images"),
-        (["--interpolate={a},{b}", "--num_images=1"], "--num_images of at least 2"),
+        (["--interpolate={a}"], "an interpolation needs two pictures"),
+        (["--interpolate={a},{b}", "--num_images=1"], "num_images of at least 2"),
         (
             ["--interpolate={a},{b}", "--out=x.npz"],
-            "--out=x.npz must end in .png (a row of images) or .gif (an animation)",
+            "x.npz must end in .png (a row of images) or .gif (an animation)",
         ),
         (["--interpolate={a},{b}", "--num_steps=99"], "cannot solve the ODE in 99 steps"),
     ],

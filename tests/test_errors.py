@@ -1,5 +1,6 @@
 """Every mistake is one line on stderr, a status that is not zero, no traceback, and nothing half written."""
 
+import ast
 import errno
 import os
 import re
@@ -122,6 +123,24 @@ def test_the_first_line_of_an_exception_is_short_and_without_the_specification()
     assert one_line(7) == "7"
 
 
+def test_messages_name_what_a_program_and_a_command_line_share():
+    """Only the programs themselves speak of flags; a complete command may be part of any message."""
+    programs = {*(ROOT / "ddpm_jax" / "commands").glob("*.py"), *(ROOT / "ddpm_jax").rglob("__main__.py")}
+    commands = re.compile(r"(python|ddpm_jax|evaluate\.py|data\.prepare|export_diffusers|program\(|module\()")
+    found = []
+    for path in set((ROOT / "ddpm_jax").rglob("*.py")) - programs:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "UserError",
+                "DivergedError",
+                "_note_once",
+            ):
+                text = ast.unparse(node)
+                if re.search(r"(^|[^\w-])--\w", text) and not commands.search(text):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text}")
+    assert not found, "\n".join(found)
+
+
 def run(*command):
     """A program as a person runs it."""
     return subprocess.run([sys.executable, *command], cwd=ROOT, env=os.environ, capture_output=True, text=True)
@@ -145,8 +164,8 @@ def run(*command):
         (["train.py", "--config={tmp}/emty.py"], "did you mean {tmp}/empty.py?"),
         (["train.py", "--config=cifr10"], "there is no experiment 'cifr10'; did you mean 'cifar10'?"),
         (["train.py", "--config", "{tmp}/own.py"], "there is no experiment 'bass'; did you mean 'base'?"),
-        (["train.py", "--config.train.batch_size=63"], "use --config.train.batch_size=64"),
-        (["train.py", "--config=configs/own_images.py"], "--config.data.path=FOLDER"),
+        (["train.py", "--config.train.batch_size=63"], "use config.train.batch_size=64"),
+        (["train.py", "--config=configs/own_images.py"], "folder of images with config.data.path=FOLDER"),
         (["train.py", "--config.seed=99999999999999999999"], "config.seed=99999999999999999999 must be at least 0"),
         (["train.py", "--config={tmp}/broken.py"], "cannot read the configuration file: SyntaxError: "),
         (["train.py", "--config={tmp}/empty.py"], "defines no function get_config()"),

@@ -317,7 +317,7 @@ def test_the_source_is_the_named_one():
     refused(
         factory.source, "config.data.source='webdataset' is not one of: digits, folder, tfds", data__source="webdataset"
     )
-    refused(factory.source, "give the folder of images with --config.data.path=FOLDER")
+    refused(factory.source, "give the folder of images with config.data.path=FOLDER")
     small = {"data__source": "digits", "data__image_size": 8}
     refused(factory.source, "the digits are 8x8 and grey", data__channels=3, **small)
     refused(factory.source, "the digits are 8x8 and grey", data__channels=1, data__crop=(0, 0, 4, 4), **small)

@@ -1,10 +1,14 @@
 """Objects that a program gives: those of another form are refused in one line and leave nothing; all are noted."""
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import FrozenConfigDict
 from support.tiny import given_config
 from test_howto import Mlp, huber, one_batch
 
@@ -83,6 +87,20 @@ def terms(**more):
     return lambda denoise, x_0, keys, transition: {"loss": x_0.mean((1, 2, 3)), **dict.fromkeys(more, x_0[:, 0, 0, 0])}
 
 
+def unfinished(denoise, x_0, keys, transition):
+    return {"loss": x_0.mean((1, 2, 3)), "more": jnp.full(len(x_0), jnp.nan)}
+
+
+class Callable:
+    """Batches that can be iterated and called, which takes no step."""
+
+    def __iter__(self):
+        return iter(one_batch())
+
+    def __call__(self):
+        return one_batch()
+
+
 class NoNames:
     """A data set of torch, which has neither classes nor names."""
 
@@ -119,6 +137,8 @@ REFUSED = [
     ({"source": [(IMAGES[:8], np.zeros(8, int))]}, r"'image' and 'label' is missing \(tuple\)"),
     ({"source": lambda step: 3}, "^the function of batches returned 3, which cannot be iterated"),
     ({"source": lambda: one_batch()}, r"^source= must be a function \(step\), and takes \(\): "),
+    ({"source": Callable()}, r"^source= of type Callable can be called, so it is not iterated: it must .* takes \(\)"),
+    ({"loss": unfinished}, r"^the loss has a term 'more' that is not finite \(its mean is nan\) at step 1, on "),
     ({"source": 3}, r"^source= must be a Source such as ArrayImages, an iterable of .* and not 3$"),
     ({"source": "images/"}, r"^source='images/' is a path: leave source= out, and set config.data.source"),
     ({"source": IMAGES}, r"^source= is an array or a tuple of arrays: give ArrayImages\(images, labels\)$"),
@@ -186,7 +206,7 @@ class Empty(dj.ArrayImages):
 
 def test_a_table_without_the_null_label_is_named(tmp_path, capsys):
     config = given_config(labels__num_classes=10, labels__dropout=0.9, train__num_steps=2)
-    with pytest.raises(UserError, match=r"give its table of classes a row for the null label 10, or lower --config"):
+    with pytest.raises(UserError, match=r"give its table of classes a row for the null label 10, or lower config"):
         dj.train(config, tmp_path, network=Tableless())
     assert "also gets the label 10, the null label, so its table of classes needs 11 rows\n" in capsys.readouterr().out
 
@@ -233,8 +253,111 @@ def test_objects_are_described_the_same_in_every_process():
         "",
         "huber",
         "list",
-        "partial",
+        "partial(huber)",
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Huber:
+    """A loss with a setting."""
+
+    scale: float = 0.5
+    norm: object = huber
+
+    def __call__(self, denoise, x_0, keys, transition):
+        return huber(denoise, x_0, keys, transition)
+
+
+class Named:
+    """A loss whose settings are attributes."""
+
+    def __init__(self, **settings):
+        self.__dict__.update(settings)
+
+    def __call__(self, denoise, x_0, keys, transition):
+        return huber(denoise, x_0, keys, transition)
+
+    of_program = __call__
+
+
+class Slotted:
+    """A loss without attributes."""
+
+    __slots__ = ()
+    __call__ = Huber.__call__
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (partial(huber, 0.5, cut=print, name="a  b"), "partial(huber, 0.5, cut=<built-in function print>, name='a b')"),
+        (partial(Huber(2), 1), "partial(Huber(scale=2, norm=<function huber>), 1)"),
+        (Huber(), "Huber(scale=0.5, norm=<function huber>)"),
+        (Named(scale=np.arange(2), own=object()), "Named(scale=array([0, 1]), own=<object object>)"),
+        (Named(scale=3).of_program, "Named(scale=3).__call__"),
+        (Slotted(), "Slotted()"),
+        (jax.jit(huber), "huber"),
+        (Huber, "Huber"),
+    ],
+)
+def test_a_function_is_described_with_its_settings(given, words):
+    assert described(given) == words
+
+
+def test_another_setting_of_a_loss_is_noted_when_a_run_is_resumed(tmp_path, capsys):
+    for steps, scale in ((1, 0.5), (2, 0.5), (3, 0.25)):
+        dj.train(given_config(train__num_steps=steps), tmp_path, network=Mlp(), loss=Huber(scale))
+        assert ("given.loss was 'Huber(scale=0.5, " in capsys.readouterr().out) == (steps == 3)
+
+
+def test_images_that_no_picture_shows_are_trained_on_without_previews(tmp_path, capsys):
+    config = given_config(train__num_steps=2, log__preview_every=1)
+    dj.train(config, tmp_path, network=Mlp(), source=dj.ArrayImages(np.zeros((16, 8, 8, 5), np.uint8)))
+    note = "note: no previews: a picture has 1 or 3 channels, and the images have 5\n"
+    assert capsys.readouterr().err.count(note) == 1
+    assert not (tmp_path / "previews").exists()
+    run = dj.Run(tmp_path, network=Mlp())
+    for write, out in (
+        (partial(dj.sample_run, num_images=2), "grid.png"),
+        (partial(dj.sample_run, num_images=2), "folder/"),
+        (partial(dj.sample_trajectory, num_images=2), "chain.gif"),
+    ):
+        with pytest.raises(
+            UserError, match=r"^a picture has 1 channel \(grey\) or 3 \(colour\), and the images have 5: "
+        ):
+            write(run, f"{tmp_path}/{out}", seed=0)
+        assert not (tmp_path / out).exists()
+    dj.sample_run(run, tmp_path / "images.npz", num_images=2, seed=0, num_steps=2)
+    assert np.load(tmp_path / "images.npz")["arr_0"].shape == (2, 8, 8, 5)
+
+
+def test_a_frozen_configuration_is_a_configuration(tmp_path):
+    config = FrozenConfigDict(given_config(train__num_steps=1))
+    assert dj.train(config, tmp_path, network=Mlp()).step == 1
+    run = dj.Run(tmp_path, network=Mlp())
+    run.config = FrozenConfigDict(run.config)
+    assert run.configure(eta=0.5, sampler="ddim").config.sample.eta == 0.5
+
+
+def test_every_object_that_is_missing_is_named_in_one_line(tmp_path):
+    config = given_config(train__num_steps=1)
+    config.network, config.data.source, config.loss.kind = "custom", "custom", "custom"
+    missing = r"from a program: start it with train\(config, '.*', {}\)$"
+    given = {"source": dj.ArrayImages(IMAGES), "network": Mlp(), "loss": huber}
+    for names, objects in (
+        (["source", "network", "loss"], "a source and a network and a loss"),
+        (["source", "loss"], "a source and a loss"),
+        (["network"], "a network"),
+    ):
+        arguments = ", ".join(rf"{name}=\.\.\." for name in names)
+        with pytest.raises(UserError, match=rf"run needs {objects} {missing.format(arguments)}"):
+            dj.train(config, tmp_path / "run", **{name: given[name] for name in given.keys() - set(names)})
+    assert list(tmp_path.iterdir()) == []
+    dj.train(given_config(train__num_steps=1), tmp_path / "run", **given)
+    with pytest.raises(
+        UserError, match=r"was trained with a source and a network from a program: resume it with train"
+    ):
+        dj.train(given_config(train__num_steps=2), tmp_path / "run")
 
 
 def test_hooks_may_come_from_a_generator(tmp_path):

@@ -8,6 +8,7 @@ from test_given import IMAGES
 from test_howto import one_batch
 
 import ddpm_jax as dj
+from ddpm_jax import factory
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import Metric
 
@@ -116,6 +117,15 @@ def test_a_metric_of_a_program_is_measured_written_and_printed(tmp_path):
             r"^the metric mine must return \{name: value\}, and returned 3",
         ),
         ({"mine": Metric(lambda run, images, num_steps: {"step": 3})}, "the metric mine may not have the key 'step'"),
+        (
+            {"mine": Metric(lambda run, images: {})},
+            r"^the metric mine must be a function \(run, images, \*, num_steps\), and takes \(run, images\): ",
+        ),
+        (
+            {"mine": number()._replace(task="clasify")},
+            r"^the metric mine has task='clasify', which is not one of: denoise, classify; did you mean 'classify'",
+        ),
+        ([number()], "^there is no metric Metric"),
     ],
 )
 def test_a_metric_of_another_form_is_one_line_and_writes_nothing(metrics, message, tmp_path):
@@ -128,6 +138,73 @@ def test_a_metric_of_another_form_is_one_line_and_writes_nothing(metrics, messag
             dj.evaluate(run, ["bpd"], source=dj.ArrayImages(IMAGES), **counts)
     with pytest.raises(UserError, match=r"^no metric is named; choose from bpd, "):
         dj.evaluate(run, [])
+
+
+def test_a_metric_for_the_other_task_says_how_to_change_it(tmp_path):
+    run = dj.Run(save(tmp_path, tiny_config(task="classify", labels__num_classes=10)))
+    source = dj.ArrayImages(IMAGES, np.arange(16) % 10)
+    message = (
+        r"config.task=classify: choose the metrics from accuracy, or write Metric\(..., task='classify'\) if mine "
+    )
+    with pytest.raises(UserError, match=message):
+        dj.evaluate(run, {"mine": number()}, source=source)
+    with pytest.raises(UserError, match=r"config.task=classify: choose the metrics from accuracy$"):
+        dj.evaluate(run, ["bpd"], source=source)
+    assert "mine" in dj.evaluate(run, {"mine": number()._replace(task="classify")}, source=source, num_images=2)
+
+
+def test_a_table_takes_what_evaluate_takes():
+    result = {"spectrum": {"settling_time": [1.0]}}
+    assert dj.table(result, ["spectrum"]) == dj.table(result) == dj.table(result, {"mine": number()})
+    with pytest.raises(UserError, match=r"^there is no metric 'spectra'; choose from bpd, "):
+        dj.table(result, ["spectra"])
+
+
+def test_images_that_are_checked_are_not_checked_again(tmp_path, capsys):
+    config = tiny_config(labels__num_classes=2, labels__names=("cat", "dog"))
+    source = dj.ArrayImages(IMAGES, np.arange(16) % 2, class_names=("dog", "cat"))
+    fitted = factory.fitted(config, source)
+    assert fitted is not source
+    assert factory.fitted(config, fitted) is fitted
+    assert [int(fitted[i]["label"]) for i in range(2)] == [1, 0]
+    plain = factory.fitted(tiny_config(), source)
+    assert factory.fitted(tiny_config(), plain) is plain
+    with pytest.raises(UserError, match=r"^image 0 of the data has the shape \[8, 8, 1\] in place of \[9, 9, 1\]$"):
+        factory.fitted(tiny_config(data__image_size=9), plain)[0]
+    source.class_names = ("cat",)
+    run = dj.Run(save(tmp_path, tiny_config()))
+    capsys.readouterr()
+    dj.evaluate(run, {"mine": number()}, source=factory.fitted(run.config, source), num_images=2)
+    assert capsys.readouterr().out.count("note: the class names of the data are not used") == 1
+
+
+def test_settings_without_effect_are_refused_where_they_are_set(tmp_path):
+    run = dj.Run(save(tmp_path / "run", tiny_config()))
+    classifier = dj.Run(save(tmp_path / "classifier", tiny_config(task="classify", labels__num_classes=10)))
+    before = run.config
+    refused = [
+        ({"classifier_scale": 2}, r"^classifier_scale=2 has no effect without a classifier: call run.guide\(Run"),
+        ({"sampler": dj.samplers.heun()}, r"^sampler=.* must be of type str; give a Sampler to run.sample\(sampler"),
+        *(
+            ({"labels": labels}, rf"^labels={words}: this model is unconditional; .*, or let a classifier guide")
+            for labels, words in ((30, "#30"), ("all", "all"), ("none", "none"), ([1, 2], "#1,#2"))
+        ),
+    ]  # fmt: skip
+    for settings, message in refused:
+        with pytest.raises(UserError, match=message):
+            run.configure(eta=0.5, **settings)
+    assert run.config is before
+    assert run.configure(labels="", classifier_scale=None).labels() == ()
+    assert run.guide(classifier).configure(labels=7, classifier_scale=2).labels() == (7,)
+    assert run.config.sample.classifier_scale == 2
+    with pytest.raises(UserError, match=r"^labels=#30: the classes are numbered from 0 to 9$"):
+        run.configure(labels=30)
+
+
+def test_a_path_is_not_an_opened_run(tmp_path):
+    with pytest.raises(UserError, match=r"^export_diffusers needs an opened run: Run\('runs/a'\)$"):
+        dj.export_diffusers("runs/a", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -169,8 +246,6 @@ def test_images_of_bytes_are_not_taken_for_images_in_minus_one_to_one(tmp_path):
         classifier.log_probs(np.zeros((2, 8, 8, 1)), t=21)
     with pytest.raises(UserError, match=r"^guide needs an opened run of a classifier: Run\('runs/c'\)$"):
         run.guide("runs/c")
-    with pytest.raises(UserError, match=r"^--labels=#30: the classes are numbered from 0 to 9$"):
-        run.configure(labels=30).guide(classifier)
     assert run.classifier is None
 
 

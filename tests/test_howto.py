@@ -136,6 +136,8 @@ def test_arrays_are_a_source_with_their_classes(tmp_path):
         ((np.zeros((2, 8, 8), np.uint8), [0]), "^labels must be 2 integers of 0 or above"),
         ((np.zeros((2, 8, 8), np.uint8), [0.5, 1]), "^labels must be 2 integers"),
         ((np.zeros((2, 8, 8), np.uint8), [0, -1]), "^labels must be 2 integers"),
+        (([[1], [1, 2]],), "^images must have one shape, so that they form an array: "),
+        ((np.zeros((2, 8, 8), np.uint8), [[0], [0, 1]]), "^labels must have one shape, so that they form an array: "),
     ],
 )
 def test_other_arrays_are_refused(arguments, message):

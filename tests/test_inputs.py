@@ -59,7 +59,7 @@ def test_a_run_may_change_between_the_two(tmp_path):
 
 def test_a_data_set_too_large_for_the_devices_is_refused_before_it_is_read(monkeypatch):
     monkeypatch.setattr(inputs, "_MOST_BYTES", 1000)
-    with pytest.raises(UserError, match=r"1,297 images take .* --config.data.on_device=False"):
+    with pytest.raises(UserError, match=r"1,297 images take .*, with config.data.on_device=False"):
         first_batches(1, on_device=True)
 
 

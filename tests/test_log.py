@@ -146,6 +146,26 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_pat
     assert [line["step"] for line in read_log(tmp_path)] == [1]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_another_term_that_is_not_finite_stops_with_its_name(tmp_path, value):
+    """Its mean, or its sum in a quarter of t; the log stays plain JSON."""
+    unknown = {"quarter_sums": {"loss": np.ones(4), "more": np.array([1, 1, value, 1])}}
+    for bad in (metrics(1, more=np.float32(value)), {**metrics(1, more=np.float32(2)), **unknown}):
+        with run_log(tmp_path) as log:
+            log.add(1, metrics(1, more=np.float32(2)))
+            log.flush()
+            log.add(2, bad)
+            mean = f"{bad['more']:g}"
+            with pytest.raises(
+                DivergedError,
+                match=rf"^the loss has a term 'more' that is not finite \(its mean is {mean}\) at step 2$",
+            ):
+                log.flush()
+    text = (tmp_path / "log.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     message = (
         rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; fix the cause; then .* last good checkpoint$"

@@ -210,7 +210,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs, tmp_path):
     for settings, said in [
         ({"sampler": "dimm"}, r"^sampler='dimm' is not one of: ancestral, ddim, .*; did you mean 'ddim'\?$"),
         ({"eta": 0.5, "grid": "log"}, r"^grid='log' is not one of: "),
-        ({"eta": 0.5, "labels": "x"}, r"^--labels=x: the classes of this model have no known names"),
+        ({"eta": 0.5, "labels": "x"}, r"^labels=x: the classes of this model have no known names"),
         ({"eta": 2.0}, r"^eta=2\.0 must be at least 0 and at most 1$"),
         ({"eta": 0.5, "variance": "bogus"}, r"^variance='bogus' is not one of: large, small, learned$"),
         ({"eta": 0.5, "variance": "learned"}, "^this model has no learned variance"),
@@ -221,7 +221,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs, tmp_path):
         ({"eta": 0.5, "labels": [True]}, r"^labels must be names or whole numbers, not True$"),
         ({"eta": 0.5, "labels": ["1,2"]}, r"^labels must be names or whole numbers, not '1,2'$"),
         ({"eta": 0.5, "labels": []}, "^labels must be names or whole numbers, at least one; "),
-        ({"eta": 0.5, "labels": ["cat", "dog"]}, "^--labels=cat,dog: the classes of this model have no known names"),
+        ({"eta": 0.5, "labels": ["cat", "dog"]}, "^labels=cat,dog: the classes of this model have no known names"),
     ]:
         with pytest.raises(UserError, match=said):
             run.configure(**settings)

@@ -51,10 +51,19 @@ def test_the_table_says_it(plans):
     assert "data set" not in "\n".join(resources.table(streamed, plans[1]))
 
 
+def test_the_images_of_a_program_are_assumed_in_words(plans):
+    config = tiny_config(data__source="custom", data__on_device=False)
+    line = "images           8x8, 1 channel: set data.image_size and data.channels to those of your source"
+    assert line in resources.table(config, plans[1])
+    assert not [said for said in resources.table(tiny_config(), plans[1]) if said.startswith("images")]
+    with pytest.raises(UserError, match=r"^config.loss.kind is 'custom': .* given as loss= to train in Python$"):
+        resources.plan(tiny_config(loss__kind="custom"))
+
+
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
     small = plans[1]._replace(state=15 * GIB, temporaries=2 * GIB, memory=16 * GIB)
     with pytest.raises(
-        UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(--config.mesh.fsdp"
+        UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(config.mesh.fsdp"
     ):
         resources.table(tiny_config(), small)
     assert "of 32" in "\n".join(resources.table(tiny_config(), small._replace(memory=32 * GIB)))

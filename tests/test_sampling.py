@@ -266,7 +266,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
     for out in ("file/grid.png", "file/all.npz", "file/folder", "file"):
         with pytest.raises(UserError, match=rf"^cannot write {tmp_path}/file/[^;]*; choose another place"):
             sample_run(run, tmp_path / out, num_images=1, seed=0)
-    with pytest.raises(UserError, match=r"^--out=picture.jpg must end in .png \(a grid\), .npz \(an array\) or / "):
+    with pytest.raises(UserError, match=r"^picture.jpg must end in .png \(a grid\), .npz \(an array\) or / "):
         sample_run(run, "picture.jpg", num_images=1, seed=0)
     monkeypatch.setattr(Run, "chain", None)
     with pytest.raises(UserError, match=r"^cannot write .*chain.gif: "):
@@ -274,7 +274,7 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_drawn(run,
     (tmp_path / "folder.gif").mkdir()
     with pytest.raises(UserError, match=r"^cannot write .*folder.gif: Is a directory; "):
         sample_trajectory(run, tmp_path / "folder.gif", num_images=1, seed=0)
-    with pytest.raises(UserError, match=r"^--trajectory=chain.mp4 must end in .gif$"):
+    with pytest.raises(UserError, match=r"^chain.mp4 must end in .gif$"):
         sample_trajectory(run, "chain.mp4", num_images=1, seed=0)
 
 

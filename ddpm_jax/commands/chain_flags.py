@@ -77,7 +77,10 @@ def opened_run(workdir: str) -> "Run":
     if CLASSIFIER_SCALE.value is not None and not CLASSIFIER_WORKDIR.value:
         raise UserError("--classifier_scale needs --classifier_workdir=DIR, the directory of the classifier's run")
     assert PARAMS.value in ("ema", "raw")
-    run = Run(workdir, params=PARAMS.value).configure(
+    run = Run(workdir, params=PARAMS.value)
+    if CLASSIFIER_WORKDIR.value:
+        run.guide(Run(CLASSIFIER_WORKDIR.value))
+    run.configure(
         sampler=SAMPLER.value,
         variance=VARIANCE.value,
         eta=ETA.value,
@@ -88,7 +91,7 @@ def opened_run(workdir: str) -> "Run":
         classifier_scale=CLASSIFIER_SCALE.value,
     )
     _check_sampler(run.config.sample.sampler)
-    return run.guide(Run(CLASSIFIER_WORKDIR.value)) if CLASSIFIER_WORKDIR.value else run
+    return run
 
 
 def _check_sampler(sampler: str) -> None:

@@ -8,6 +8,7 @@ from ddpm_jax.config.keys import CUSTOM, Group, Key, Needs, Rule
 from ddpm_jax.config.loading import (
     EXPERIMENTS,
     base_config,
+    editable,
     experiment,
     experiment_file,
     experiment_names,
@@ -31,6 +32,7 @@ __all__ = [
     "check_ranges",
     "check_resumable",
     "completed",
+    "editable",
     "experiment",
     "experiment_file",
     "experiment_names",

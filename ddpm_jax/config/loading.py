@@ -28,6 +28,11 @@ def base_config() -> ConfigDict:
     return config.lock()
 
 
+def editable(config: ConfigDict) -> ConfigDict:
+    """A locked copy of a configuration, whose values can be changed also where those of the original are frozen."""
+    return ConfigDict(config.to_dict()).lock()
+
+
 def experiment_names() -> list[str]:
     """The names of all experiments, sorted."""
     return sorted(path.stem for path in EXPERIMENTS.glob("[!_]*.py"))

@@ -203,7 +203,9 @@ GIVEN = {
 LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
     "preview_every": Key(
-        10_000, "steps between previews (grids of samples, raw and averaged parameters); 0 for none", NOT_NEGATIVE
+        10_000,
+        "steps between previews (grids of samples of 1 or 3 channels, raw and averaged parameters); 0 for none",
+        NOT_NEGATIVE,
     ),
     "preview_images": Key(64, "images per preview", COUNT),
     "preview_steps": Key(100, "steps of the chain that draws a preview", COUNT),

@@ -89,7 +89,5 @@ def check_resumable(stored: dict[str, Any], config: ConfigDict, *, workdir: str 
         fixed -= {f"data.{key}" for key in GROUPS["data"].keys if key not in ("image_size", "channels")}
     clashes = {path: values for path, values in differing.items() if path in fixed}
     if clashes:
-        raise UserError(
-            f"{workdir} holds another run: {in_words(clashes)}; choose another --workdir or the same values"
-        )
+        raise UserError(f"{workdir} holds another run: {in_words(clashes)}; choose another workdir or the same values")
     return differing

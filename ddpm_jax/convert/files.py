@@ -110,10 +110,10 @@ def check_new(path: str | os.PathLike[str]) -> Path:
     place = Path(os.path.realpath(path))
     with writing(path):
         if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
-            raise UserError(f"--out={path} exists already; choose a new name")
+            raise UserError(f"{path} exists already; choose a new name")
         if place.exists() and (place.is_mount() or place.samefile(os.curdir)):
             what = "a mount point" if place.is_mount() else "the current folder"
-            raise UserError(f"--out={path} is {what}, which cannot be replaced: give a folder inside it")
+            raise UserError(f"{path} is {what}, which cannot be replaced: give a folder inside it")
     return place
 
 

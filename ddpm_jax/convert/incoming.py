@@ -41,8 +41,8 @@ def understood(path: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[
     with reading(path):
         if holds_checkpoints(path / "checkpoints"):
             raise UserError(
-                f"{path} is a run already, which sample.py can draw from: add --to=diffusers to convert it into a "
-                "diffusers folder"
+                f"{path} is a run already, which sample.py can draw from: export_diffusers, or --to=diffusers, "
+                "converts it into a diffusers folder"
             )
         if path.is_dir():
             return diffusers.understood(path, given)

@@ -74,13 +74,13 @@ class Hints:
           UserError: it is neither given nor known.
         """
         if "image_size" not in self._given and tuple(channel_mult) not in _IMAGE_SIZES:
-            raise UserError(f"these {self._kind} weights do not show the size of the images: give --image_size=PIXELS")
+            raise UserError(f"these {self._kind} weights do not show the size of the images: give image_size=PIXELS")
         return self.take("image_size", _IMAGE_SIZES.get(tuple(channel_mult)))
 
     def check_all_taken(self) -> None:
         """Raises a UserError for the first flag that was given and does not apply to these weights."""
         for name, value in self._given.items():
-            raise UserError(f"--{name}={value} does not apply to {self._kind} weights, which determine it themselves")
+            raise UserError(f"{name}={value} does not apply to {self._kind} weights, which determine it themselves")
 
 
 def images(size: int, *, channels_in: int, channels_out: int) -> dict[str, Any]:

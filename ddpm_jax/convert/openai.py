@@ -90,7 +90,7 @@ def _heads(hints: Hints, *, in_block: bool, scale_shift: bool) -> dict[str, int]
     if hints.given("num_heads", "head_channels"):
         heads = [hints.take(name, 0) if hints.given(name) else None for name in ("num_heads", "head_channels")]
         if None not in heads:
-            raise UserError("--num_heads and --head_channels exclude each other: give only one of them")
+            raise UserError("num_heads and head_channels exclude each other: give only one of them")
     elif in_block:
         heads = None, hints.take("head_channels", 64)
     else:
@@ -105,7 +105,7 @@ def _classifier(shapes: Shapes, hints: Hints, channels: int, levels: int) -> dic
     """
     side = math.isqrt(shapes["out.2.positional_embedding"][1] - 1) << (levels - 1)
     if hints.given("image_size") and (given := hints.take("image_size", 0)) != side:
-        raise UserError(f"--image_size={given} does not fit the classifier's tensors, which are for {side}")
+        raise UserError(f"image_size={given} does not fit the classifier's tensors, which are for {side}")
     return {
         "task": "classify",
         "data.image_size": side,

@@ -20,7 +20,7 @@ from ddpm_jax.convert.folders import WEIGHTS
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
 from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.unet import UNet
 from ddpm_jax.runs.run import Run
@@ -35,8 +35,11 @@ def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
       out: the folder, which must be new.
 
     Raises:
-      UserError: diffusers cannot express the network, `out` exists already, or it cannot be written.
+      UserError: `run` is not an opened run, diffusers cannot express the network, or `out` exists already or cannot be
+        written.
     """
+    if not isinstance(run, Run):
+        raise UserError(f"export_diffusers needs an opened run: Run({shortened(str(run))!r})")
     model = run.model
     if run.config.network == CUSTOM or not isinstance(model, UNet | Classifier):
         raise UserError(f"diffusers has no form for the network of {run.workdir}, which a program has defined")

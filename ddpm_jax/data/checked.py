@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_jax.data.classes import usable_names
+from ddpm_jax.data.classes import Relabelled, usable_names
 from ddpm_jax.data.source import Example, Source
 from ddpm_jax.errors import UserError, listed, shortened
 
@@ -26,6 +26,7 @@ class CheckedSource:
     Attributes:
       num_classes: that of the source.
       class_names: those of the source, or () with a note if there is not one for each class.
+      shape: as the argument.
 
     Raises:
       UserError: the object is not a source, or it is empty. Reading an example raises one if the example does not have
@@ -42,7 +43,7 @@ class CheckedSource:
                 f"each of the {self.num_classes} classes needs its own name",
                 flush=True,
             )
-        self._source, self._shape = source, tuple(shape)
+        self._source, self.shape = source, tuple(shape)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -52,14 +53,27 @@ class CheckedSource:
         """Image `index` in 0..len - 1."""
         example = checked_example(self._source[index], index)
         shape, label = example["image"].shape, int(example["label"])
-        if shape != self._shape:
-            raise UserError(f"image {index} of the data has the shape {list(shape)} in place of {list(self._shape)}")
+        if shape != self.shape:
+            raise UserError(f"image {index} of the data has the shape {list(shape)} in place of {list(self.shape)}")
         if self.num_classes and not 0 <= label < self.num_classes:
             raise UserError(
                 f"image {index} of the data has the label {label}, and there are {self.num_classes} classes: 0 to "
                 f"{self.num_classes - 1}"
             )
         return example
+
+
+def checked(source: Source, shape: tuple[int, ...]) -> Source:
+    """The source itself if its examples are checked for this shape already, or else its `CheckedSource`.
+
+    Args:
+      source, shape: as for `CheckedSource`.
+
+    Raises:
+      UserError: as `CheckedSource`.
+    """
+    inner = source.source if isinstance(source, Relabelled) else source
+    return source if isinstance(inner, CheckedSource) and inner.shape == shape else CheckedSource(source, shape)
 
 
 def check_source(source: object) -> None:

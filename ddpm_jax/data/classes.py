@@ -66,7 +66,7 @@ def indices(asked: str, *, num_classes: int, names: Sequence[str] = ()) -> tuple
         if number != found[entry] and 0 <= number < len(names)
     ]
     if readings:
-        _note_once(f"note: --labels={shortened(asked)}: these are names, not indices: {listed(readings, 3)}")
+        _note_once(f"note: labels={shortened(asked)}: these are names, not indices: {listed(readings, 3)}")
     return tuple(found[entry] for entry in entries)
 
 
@@ -80,7 +80,7 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
     """The index of the class that one entry means."""
     if entry in ("all", "none"):
         raise UserError(
-            f"--labels={shortened(asked)}: {entry} cannot be combined with other classes; choose a class of that "
+            f"labels={shortened(asked)}: {entry} cannot be combined with other classes; choose a class of that "
             "name by its number"
         )
     index = _INDEX.fullmatch(entry)
@@ -93,15 +93,15 @@ def _index(entry: str, asked: str, num_classes: int, names: Sequence[str]) -> in
         if 0 <= number < num_classes:
             return number
         known = f": {listed(names)}" if names else ""
-        raise UserError(f"--labels={shortened(asked)}: the classes are numbered from 0 to {num_classes - 1}{known}")
+        raise UserError(f"labels={shortened(asked)}: the classes are numbered from 0 to {num_classes - 1}{known}")
     if not names:
         raise UserError(
-            f"--labels={shortened(asked)}: the classes of this model have no known names; write whole numbers "
+            f"labels={shortened(asked)}: the classes of this model have no known names; write whole numbers "
             "separated by commas, or all, or none"
         )
     hint = did_you_mean(entry, names)
     raise UserError(
-        f"--labels={shortened(asked)}: no class is called {shortened(entry, 40)!r}; {hint and f'{hint} '}the classes "
+        f"labels={shortened(asked)}: no class is called {shortened(entry, 40)!r}; {hint and f'{hint} '}the classes "
         f"are {listed(names)}"
     )
 

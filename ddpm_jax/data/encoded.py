@@ -127,7 +127,7 @@ class EncodedImages(ABC):
         if not self._skip_unreadable:
             raise UserError(
                 f"cannot use {self._name(index)}: {error}; remove it, or have unreadable images replaced by the next "
-                "one with --config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
+                "one with config.data.skip_unreadable=True (evaluate.py --skip_unreadable)"
             ) from error
         self._unreadable.add(index)
         logging.warning("skipping %s", one_line(f"{self._name(index)}: {error}"))

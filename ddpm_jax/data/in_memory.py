@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm_jax.data.source import Example
-from ddpm_jax.errors import UserError, listed
+from ddpm_jax.errors import UserError, first_line, listed
 
 
 class ArrayImages:
@@ -33,14 +33,14 @@ class ArrayImages:
     ) -> None:
         if isinstance(class_names, str):
             raise UserError(f"class_names must be a sequence of names, such as ({class_names!r},)")
-        images = np.asarray(images)
+        images = _array("images", images)
         images = images[..., None] if images.ndim == 3 else images
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
             raise UserError(
                 f"images must be uint8 [N, H, W, C], got {images.dtype} {list(images.shape)}: to_uint8 "
                 "converts images in [-1, 1]"
             )
-        classes = np.zeros(len(images), np.int32) if labels is None else np.asarray(labels)
+        classes = np.zeros(len(images), np.int32) if labels is None else _array("labels", labels)
         if classes.shape != images.shape[:1] or not np.issubdtype(classes.dtype, np.integer) or classes.min() < 0:
             raise UserError(f"labels must be {len(images)} integers of 0 or above, not {classes.dtype} {classes.shape}")
         highest = int(classes.max())
@@ -62,3 +62,11 @@ class ArrayImages:
     def __getitem__(self, index: int) -> Example:
         """Image `index` in 0..len - 1."""
         return {"image": self._images[index], "label": self._labels[index]}
+
+
+def _array(name: str, values: ArrayLike) -> np.ndarray:
+    """The values as an array; raises a `UserError` if they are lists of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name} must have one shape, so that they form an array: {first_line(error)}") from error

@@ -142,7 +142,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
     except UserError as error:
         raise UserError(
             "there is no home directory in which prepared data sets could be: give their folder with "
-            "--config.data.path=DIR (python -m ddpm_jax.data.prepare: --data_dir=DIR) or in TFDS_DATA_DIR"
+            "config.data.path=DIR (python -m ddpm_jax.data.prepare: --data_dir=DIR) or in TFDS_DATA_DIR"
         ) from error
 
 

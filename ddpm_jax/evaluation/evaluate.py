@@ -4,16 +4,14 @@ Read next: `measurements.py`.
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ddpm_jax import factory
+from ddpm_jax.config import not_one_of
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError, check_counts, did_you_mean, shortened
 from ddpm_jax.evaluation import plots, printing
@@ -22,7 +20,7 @@ from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
 from ddpm_jax.evaluation.quality import QUALITY, QualityMetric
 from ddpm_jax.evaluation.references import reference_of, samples_of
-from ddpm_jax.evaluation.results import record
+from ddpm_jax.evaluation.results import as_json, check_finite, record
 from ddpm_jax.runtime.images import write_whole
 
 if TYPE_CHECKING:
@@ -106,7 +104,7 @@ def evaluate(
         images = Images(source, num_images=num_images or 500, batch_size=batch_size, mesh=run.mesh)
         about = {"step": run.step, "params": run.params_name, "num_images": images.num_images}
         for name, metric in of_run.items():
-            measured = _as_json(name, metric.measure(run, images, num_steps=num_steps))
+            measured = as_json(name, metric.measure(run, images, num_steps=num_steps))
             if taken := measured.keys() & about.keys():
                 raise UserError(f"the result of the metric {name} may not have the key {sorted(taken)[0]!r}: rename it")
             results[name] = _written(folder, name, {**about, **measured}, metric.plot)
@@ -115,7 +113,7 @@ def evaluate(
         samples = samples_of(run, num_images=num_images or NUM_SAMPLES, seed=seed, num_steps=num_steps)
         against = reference_of(reference, run)
         for name, result in compare(samples, against, of_samples, cache=folder / "features", **options).items():
-            results[name] = _written(folder, name, _as_json(name, result), QUALITY[name].plot)
+            results[name] = _written(folder, name, as_json(name, result), QUALITY[name].plot)
     return {name: results[name] for name in chosen}
 
 
@@ -129,15 +127,26 @@ def _chosen(
     """
     if not metrics:
         raise UserError(f"no metric is named; choose from {', '.join((*METRICS, *QUALITY))}")
+    chosen, known = _named(metrics), {**METRICS, **QUALITY}
+    for name, metric in chosen.items():
+        if metric.task != task:
+            suited = ", ".join(other for other, row in known.items() if row.task == task)
+            own = "" if name in known else f", or write Metric(..., task={task!r}) if {name} suits it"
+            raise UserError(f"{workdir} has config.task={task}: choose the metrics from {suited}{own}")
+    return chosen
+
+
+def _named(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric | QualityMetric]:
+    """The metrics of a list of names, or those of a program, with their names.
+
+    Raises:
+      UserError: a name is unknown, or as `_of_program`.
+    """
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
-    chosen: dict[str, Metric | QualityMetric] = {}
-    chosen.update(_of_program(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics})
-    for metric in chosen.values():
-        if metric.task != task:
-            suited = ", ".join(name for name, known in {**METRICS, **QUALITY}.items() if known.task == task)
-            raise UserError(f"{workdir} has config.task={task}: choose the metrics from {suited}")
-    return chosen
+    if isinstance(metrics, Mapping):
+        return {**_of_program(metrics)}
+    return {name: _metric(name) for name in metrics}
 
 
 def _written(
@@ -148,7 +157,7 @@ def _written(
     Raises:
       UserError: it is not finite, and nothing was written; or a file cannot be written.
     """
-    _check_finite(name, result)
+    check_finite(name, result)
     text, plot = json.dumps(result, indent=1, allow_nan=False), draw(result) if draw else None
     write_whole(folder / f"{name}.json", lambda path: path.write_text(text))
     if plot:
@@ -165,8 +174,8 @@ def _metric(name: str) -> Metric | QualityMetric:
     """
     known = {**METRICS, **QUALITY}
     if name not in known:
-        hint = did_you_mean(name, known, otherwise=f"choose from {', '.join(known)}")
-        raise UserError(f"there is no metric {name!r}; {hint}")
+        hint = did_you_mean(str(name), known, otherwise=f"choose from {', '.join(known)}")
+        raise UserError(f"there is no metric {shortened(repr(name))}; {hint}")
     return known[name]
 
 
@@ -183,62 +192,27 @@ def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
             raise UserError(
                 f"the metric {name} must be a Metric, as in Metric(function), not {shortened(repr(metric))}"
             )
+        if metric.task not in factory.TASKS:
+            raise UserError(
+                f"the metric {name} has task={metric.task!r}, which {not_one_of(metric.task, factory.TASKS)}"
+            )
+        factory.check_callable(metric.measure, f"the metric {name}", "run", "images", keywords=["num_steps"])
         if METRICS.get(name, metric) is not metric or name in QUALITY:
             raise UserError(f"there is a metric {name} already: give this one another name")
     return dict(metrics)
 
 
-def _as_json(name: str, result: Any) -> dict[str, Any]:
-    """A metric's result with the numbers and arrays of NumPy and JAX as those of Python.
-
-    Raises:
-      UserError: it is not a dictionary with text as keys, or a value cannot be written as JSON.
-    """
-    if not isinstance(result, Mapping) or not all(isinstance(key, str) for key in result):
-        raise UserError(f"the metric {name} must return {{name: value}}, and returned {shortened(repr(result))}")
-    try:
-        return json.loads(json.dumps(result, default=_plain))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the result of the metric {name} has a value that cannot be written as JSON: {error}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """A number or an array of NumPy or JAX as numbers of Python; raises a TypeError for any other object."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufV" or array.dtype.names:
-        raise TypeError(f"{type(value).__name__} is neither a number nor an array")
-    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # V: bfloat16
-
-
-def _check_finite(name: str, result: Mapping[str, Any]) -> None:
-    """Raises a UserError that names the entries of a metric's result that are not finite."""
-    broken = [key for key, value in result.items() if not _is_finite(value)]
-    if broken:
-        raise UserError(
-            f"{name} was not written, because it is not finite ({', '.join(broken)}): the network does not give finite "
-            "numbers for these images; try other parameters (--params) or more steps (--num_steps)"
-        )
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether all numbers in a value of JSON are finite."""
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def table(results: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Metric] | None = None) -> list[str]:
+def table(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | Mapping[str, Metric] = ()) -> list[str]:
     """The results of `evaluate` as lines to print.
 
     Args:
       results: `{metric: result}`.
-      metrics: the metrics of a program that were given to `evaluate`; without its metric, a result's numbers are shown.
+      metrics: as they were given to `evaluate`; without its metric, the numbers of a program's result are shown.
+
+    Raises:
+      UserError: a metric is unknown, or is not a `Metric`.
     """
-    known, printed = {**(metrics or {}), **METRICS, **QUALITY}, []
+    known, printed = {**_named(metrics), **METRICS, **QUALITY}, []
     for name, result in results.items():
         if name not in METRICS and name not in QUALITY:
             printed.append(name)

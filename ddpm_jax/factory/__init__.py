@@ -20,7 +20,7 @@ from ddpm_jax.factory.chains import (
     sampling_transitions,
     variance,
 )
-from ddpm_jax.factory.given import check_input, check_sampler, checked_hooks, described
+from ddpm_jax.factory.given import check_callable, check_input, check_sampler, checked_hooks, described
 from ddpm_jax.factory.models import (
     RANDOM_WEIGHTS,
     TARGETS,
@@ -59,6 +59,7 @@ __all__ = [
     "ChainProgram",
     "Guidance",
     "chain_program",
+    "check_callable",
     "check_input",
     "check_sampler",
     "check_sampling",

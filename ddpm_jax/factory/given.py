@@ -4,11 +4,13 @@ The checks are abstract, so they take no time and need no device. An error insid
 program's and passes unchanged.
 """
 
+import dataclasses
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +26,8 @@ from ddpm_jax.diffusion.schedules import NoiseLevel, linear
 from ddpm_jax.errors import UserError, first_line, shortened
 
 _LONGEST = 2000  # characters of a description
+# The functions that take an object, by the name of the argument.
+_TAKEN_BY = {"source": "train or evaluate", "network": "train or Run", "loss": "train"}
 
 
 def check_given(given: object, name: str, *, key: str, argument: str) -> None:
@@ -41,40 +45,68 @@ def check_given(given: object, name: str, *, key: str, argument: str) -> None:
     if name == CUSTOM and given is None:
         raise UserError(
             f"config.{key} is {CUSTOM!r}: this run needs an object from your program, given as {argument}= to "
-            f"{'train or evaluate' if argument == 'source' else 'train or Run'} in Python"
+            f"{_TAKEN_BY[argument]} in Python"
         )
     if name != CUSTOM and given is not None:
         raise UserError(f"{argument}= is given, and config.{key} is {name!r}, which names another one: leave it out")
 
 
 def described(given: object) -> str:
-    """An object as one line that is the same in every process: a network with its fields, a source with its length.
+    """An object as one line that is the same in every process.
 
-    It is kept with a run, so that another object is noticed when the run is resumed or opened. None gives "".
+    A network and an object that is called have their fields, a partial function has its arguments, and a source has its
+    length. The line is kept with a run, so that another object is noticed when the run is resumed or opened. None gives
+    "".
     """
-    if given is None:
-        return ""
+    return "" if given is None else shortened(_in_words(given), _LONGEST)
+
+
+def _in_words(given: object) -> str:
+    """The description of an object, of any length."""
     kind = getattr(given, "__qualname__", type(given).__qualname__)
     if isinstance(given, nn.Module):
-        fields = re.sub(r"#[^\n]*", "", repr(given))  # linen writes comments between them
-        kind = re.sub(r" at 0x[0-9a-f]+", "", " ".join(fields.split()))
-    elif isinstance(given, Source):
-        kind = f"{kind} of {len(given):,} images"
-    return shortened(kind, _LONGEST)
+        return _constant(re.sub(r"#[^\n]*", "", repr(given)))  # linen writes comments between the fields
+    if isinstance(given, Source):
+        return f"{kind} of {len(given):,} images"
+    if isinstance(given, partial):
+        return f"partial({', '.join([_in_words(given.func), *map(_value, given.args), *_named(given.keywords)])})"
+    if isinstance(given, MethodType):
+        return f"{_in_words(given.__self__)}.{given.__name__}"
+    if callable(given) and not hasattr(given, "__qualname__"):
+        names = [field.name for field in dataclasses.fields(given)] if dataclasses.is_dataclass(given) else None
+        fields = getattr(given, "__dict__", {}) if names is None else {name: getattr(given, name) for name in names}
+        return f"{kind}({', '.join(_named(fields))})"
+    return kind
 
 
-def check_callable(given: object, argument: str, *arguments: str) -> None:
-    """Checks that an object is a function of so many arguments.
+def _named(values: Mapping[str, object]) -> list[str]:
+    """Named values as they are written in a call."""
+    return [f"{name}={_value(value)}" for name, value in values.items()]
+
+
+def _value(value: object) -> str:
+    """An argument or a field of an object as text."""
+    return _constant(repr(value))
+
+
+def _constant(text: str) -> str:
+    """A text in one line, without the addresses of objects, which are others in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(text.split()))
+
+
+def check_callable(given: object, argument: str, *arguments: str, keywords: Sequence[str] = ()) -> None:
+    """Checks that an object is a function of such arguments.
 
     Args:
       given: the object.
       argument: the name under which it is given, for the message.
       arguments: the names of its arguments.
+      keywords: the names of the arguments that are given by their names.
 
     Raises:
       UserError: it cannot be called with them.
     """
-    form = f"{argument} must be a function ({', '.join(arguments)})"
+    form = f"{argument} must be a function ({', '.join([*arguments, *['*'] * bool(keywords), *keywords])})"
     if not callable(given):
         raise UserError(f"{form}, and not {shortened(repr(given))}")
     try:
@@ -82,7 +114,7 @@ def check_callable(given: object, argument: str, *arguments: str) -> None:
     except (TypeError, ValueError):  # of a compiled function, which has none
         return
     try:
-        signature.bind(*arguments)
+        signature.bind(*arguments, **dict.fromkeys(keywords))
     except TypeError as error:
         raise UserError(f"{form}, and takes {signature}: {first_line(error)}") from error
 
@@ -98,7 +130,12 @@ def check_input(given: object) -> None:
         )
     if hasattr(given, "shape") or (isinstance(given, tuple) and any(hasattr(part, "shape") for part in given)):
         raise UserError("source= is an array or a tuple of arrays: give ArrayImages(images, labels)")
-    if isinstance(given, Source | Iterable):
+    if isinstance(given, Source):
+        return
+    if isinstance(given, Iterable):
+        if callable(given):  # it is called, so that it may begin at any step
+            kind = type(given).__name__
+            check_callable(given, f"source= of type {kind} can be called, so it is not iterated: it", "step")
         return
     if isinstance(given, Sized) or hasattr(given, "__getitem__"):
         raise UserError(

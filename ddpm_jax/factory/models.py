@@ -51,10 +51,10 @@ def network(config: ConfigDict, given: nn.Module | None = None) -> nn.Module:
     Args:
       config: configuration.
       given: the network where `config.network` is "custom", and None elsewhere. It is called as
-        `network(x_t, index, label, train=...)`, with images `[B, H, W, C]`, the 0-based time index `t - 1` `[B]` and
-        integer labels `[B]`, and returns `[B, H, W, C]`, or `[B, H, W, 2 C]` with a learned variance; a classifier is
-        called without the label and returns logits `[B, K]`. With `config.labels.dropout` a label may also be
-        `num_classes`, the null label, so a table of classes needs `num_classes + 1` rows.
+        `network(x_t, index, label, train=...)`, with images `[B, H, W, C]`, the 0-based time index `t - 1`, float32
+        `[B]`, and integer labels `[B]`, and returns `[B, H, W, C]`, or `[B, H, W, 2 C]` with a learned variance; a
+        classifier is called without the label and returns logits `[B, K]`. With `config.labels.dropout` a label may
+        also be `num_classes`, the null label, so a table of classes needs `num_classes + 1` rows.
 
     Raises:
       UserError: sizes of the configuration do not fit each other, or the given network cannot be called so.
@@ -230,18 +230,17 @@ def labels(config: ConfigDict, num_classes: int, *, names: Sequence[str] = ()) -
       UserError: there is no such class, or the model is unconditional.
     """
     asked = config.sample.labels.strip()
+    if asked and not num_classes:
+        raise UserError(
+            f"labels={shortened(asked)}: this model is unconditional; train a conditional one, or let a classifier "
+            "guide it first"
+        )
     if asked in ("", "all"):
-        if asked and not num_classes:
-            raise UserError("--labels=all: this model is unconditional; train a conditional one or give a classifier")
         return tuple(range(num_classes))
     if asked == "none":
         if not config.labels.dropout:
             raise UserError(
-                "--labels=none: this model was not trained without the class, which needs config.labels.dropout"
+                "labels=none: this model was not trained without the class, which needs config.labels.dropout"
             )
         return (config.labels.num_classes,)
-    if not num_classes:
-        raise UserError(
-            f"--labels={shortened(asked)}: this model is unconditional; train a conditional one or give a classifier"
-        )
     return indices(asked, num_classes=num_classes, names=names)

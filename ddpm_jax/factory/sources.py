@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.data.checked import CheckedSource
+from ddpm_jax.data.checked import checked
 from ddpm_jax.data.classes import matched
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
@@ -32,11 +32,13 @@ def source(config: ConfigDict, given: Source | None = None) -> Source:
 def fitted(config: ConfigDict, images: Source) -> Source:
     """A source whose examples are checked when they are read, with classes numbered as for `source`.
 
+    A source that this function has returned for the same images and classes is returned itself.
+
     Raises:
       UserError: its classes differ from those of the configuration, or as `CheckedSource`.
     """
     data = config.data
-    images = CheckedSource(images, (data.image_size, data.image_size, data.channels))
+    images = checked(images, (data.image_size, data.image_size, data.channels))
     if config.labels.num_classes and config.labels.names and images.class_names:
         return matched(images, config.labels.names)
     if config.labels.num_classes not in (0, images.num_classes):
@@ -61,7 +63,7 @@ def _folder(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     from ddpm_jax.data.folder import ImageFolder
 
     if not data.path:
-        raise UserError("give the folder of images with --config.data.path=FOLDER")
+        raise UserError("give the folder of images with config.data.path=FOLDER")
     images = ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
     print(images.note, flush=True)
     return images
@@ -72,7 +74,7 @@ def _tfds(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
     from ddpm_jax.data.tfds import TfdsImages
 
     if not data.name:
-        raise UserError("choose the data set with --config.data.name=NAME, such as cifar10")
+        raise UserError("choose the data set with config.data.name=NAME, such as cifar10")
     form = {**shape, "skip_unreadable": data.skip_unreadable}
     return TfdsImages(data.name, data.split, data_dir=data.path or None, label_key=data.label, **form)
 

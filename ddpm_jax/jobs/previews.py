@@ -8,12 +8,26 @@ from ml_collections import ConfigDict
 
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import replicated
-from ddpm_jax.runtime.images import tile_images, to_uint8
+from ddpm_jax.runtime.images import PICTURED, tile_images, to_uint8
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Metrics
 
 _SEED = 0
+
+
+def previews(config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> "list[Previews]":
+    """The hook that draws the previews of a run, or none, with a note if pictures cannot show its images.
+
+    Args:
+      config, model, log, mesh: as for `Previews`.
+    """
+    if config.task != "denoise" or not config.log.preview_every:
+        return []
+    if config.data.channels not in PICTURED:
+        log.say(f"note: no previews: a picture has 1 or 3 channels, and the images have {config.data.channels}")
+        return []
+    return [Previews(config, model, log, mesh)]
 
 
 class Previews:

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import check_ranges, ignored
+from ddpm_jax.config import CUSTOM, check_ranges, ignored
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
@@ -25,8 +25,7 @@ from ddpm_jax.training.state import Tree
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
 _REMEDY = (
-    "reduce the state (--config.mesh.fsdp), the batch (--config.train.accumulation) or the activations "
-    "(--config.model.remat)"
+    "reduce the state (config.mesh.fsdp), the batch (config.train.accumulation) or the activations (config.model.remat)"
 )
 
 
@@ -123,11 +122,21 @@ def table(config: ConfigDict, plan: Plan) -> list[str]:
         f"total            {needed / gib:9.3f} GiB"
         + (f" of {plan.memory / gib:.0f}" if plan.memory else "; the memory of the device is unknown"),
         *(["data set         stored on each device in addition"] if config.data.on_device else []),
+        *_assumed(config),
         f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP per step and device (by XLA)",
     ]
     if plan.memory and needed > plan.memory:
         raise UserError(f"the step needs {needed / gib:.1f} of {plan.memory / gib:.0f} GiB per device; {_REMEDY}")
     return lines
+
+
+def _assumed(config: ConfigDict) -> list[str]:
+    """The line that says which images the plan assumes, where those of a program may be others."""
+    data = config.data
+    if data.source != CUSTOM:
+        return []
+    form = f"{data.image_size}x{data.image_size}, {data.channels} channel{'s' * (data.channels != 1)}"
+    return [f"images           {form}: set data.image_size and data.channels to those of your source"]
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
@@ -141,17 +150,17 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     quieten_libtpu()
     if not re.fullmatch(_TOPOLOGY, name):
-        raise UserError(f"--topology={name} is not a TPU slice: write it as v5e:4x4 or v4:2x2x4")
+        raise UserError(f"topology={name} is not a TPU slice: write it as v5e:4x4 or v4:2x2x4")
     try:
         import libtpu  # noqa: F401
     except ImportError:
-        raise UserError("--topology compiles for a TPU, which needs its compiler: pip install libtpu") from None
+        raise UserError("a topology needs the compiler for TPUs: pip install libtpu") from None
     try:
         # A chip of v4 has two cores: this setting joins them into one device, as on a real slice.
         joined = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
         return topologies.get_topology_desc(name, platform="tpu", **joined).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise UserError(f"--topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
+        raise UserError(f"topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
 
 def _placed(shapes: Tree, shardings: Tree) -> Tree:

@@ -19,14 +19,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, ignored, keys_set, no_effect, to_json
+from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, editable, ignored, keys_set, no_effect, to_json
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
-from ddpm_jax.jobs.previews import Previews
+from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
@@ -118,7 +118,7 @@ def start(
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     stored = stored_config(workdir)
-    _check_given_again(stored, given, workdir)
+    _check_given(config, stored, given, workdir)
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
     _check_effects(config, given, resumed=stored is not None)
@@ -135,8 +135,7 @@ def start(
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
         log = _log(config, workdir, start_step, watch)
-        draws = config.task == "denoise" and config.log.preview_every
-        hooks = [*([Previews(config, model, log, mesh)] if draws else []), *hooks]
+        hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, num_images)
@@ -152,7 +151,7 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
     Raises:
       UserError: the object is not a source, or its images are not square.
     """
-    config = copy.deepcopy(config)
+    config = editable(config)
     if given.source is not None:
         factory.check_input(given.source)
     config.given.update({name: factory.described(value) for name, value in given._asdict().items()})
@@ -167,16 +166,22 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
     return config
 
 
-def _check_given_again(stored: dict[str, Any] | None, given: Given, workdir: Path) -> None:
-    """Raises a `UserError` if a run that was trained with a given source or network is resumed without it."""
-    if stored is None:
+def _check_given(config: ConfigDict, stored: dict[str, Any] | None, given: Given, workdir: Path) -> None:
+    """Raises a `UserError` that names every object which the configuration or the stored run asks for and is missing.
+
+    A stored run does not ask for its loss, which may change.
+    """
+    asked = {"source": config.data.source, "network": config.network, "loss": config.loss.kind}
+    kept = {"source": stored["data"]["source"], "network": stored.get("network")} if stored else {}
+    missing = [name for name in asked if CUSTOM in (asked[name], kept.get(name)) and getattr(given, name) is None]
+    if not missing:
         return
-    for name, value in (("source", stored["data"]["source"]), ("network", stored.get("network"))):
-        if value == CUSTOM and getattr(given, name) is None:
-            raise UserError(
-                f"{workdir} was trained with a {name} from a program: resume it with "
-                f"train(config, {str(workdir)!r}, {name}=...)"
-            )
+    objects, arguments = " and ".join(f"a {name}" for name in missing), ", ".join(f"{name}=..." for name in missing)
+    trained = CUSTOM in kept.values()
+    raise UserError(
+        f"{workdir} {'was trained with' if trained else 'needs'} {objects} from a program: "
+        f"{'resume' if trained else 'start'} it with train(config, {str(workdir)!r}, {arguments})"
+    )
 
 
 def _inputs(
@@ -316,6 +321,7 @@ def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int | N
         table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "
         raise UserError(
             f"{error}{images}; {kept}; {table if config.network == CUSTOM and config.labels.dropout else ''}"
-            "lower --config.optim.learning_rate, set --config.optim.grad_clip=1 or use --config.model.dtype=float32, "
+            f"{'correct the loss of your program, ' if config.loss.kind == CUSTOM else ''}"
+            "lower config.optim.learning_rate, set config.optim.grad_clip=1 or use config.model.dtype=float32, "
             "and start again with the same command"
         ) from error

@@ -4,7 +4,7 @@ Read next: `chain.py`, `factory/chains.py`.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
-from ddpm_jax.config import flatten, to_json
+from ddpm_jax.config import editable, flatten, to_json
 from ddpm_jax.data.classes import position
 from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
-from ddpm_jax.errors import UserError, shortened
+from ddpm_jax.errors import UserError, did_you_mean, shortened
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runs.chain import Chain, CompiledChain
 
@@ -66,9 +66,48 @@ def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[
       UserError: there is no such class, or the null label is chosen for a run that a classifier guides.
     """
     if classifier and config.sample.labels == "none":
-        raise UserError("--labels=none cannot be combined with a classifier; choose a class for it")
+        raise UserError("labels=none cannot be combined with a classifier; choose a class for it")
     num_classes = (classifier.config if classifier else config).labels.num_classes
     return factory.labels(config, num_classes, names=names_of(config, classifier=classifier))
+
+
+def with_settings(config: ConfigDict, settings: Mapping[str, Any], *, classifier: Opened | None) -> ConfigDict:
+    """A copy of a configuration with other values of keys of `config.sample`, as for `Run.configure`.
+
+    Args:
+      config: configuration.
+      settings: the values by key; a key whose value is None stays as it is.
+      classifier: the `Run` of the classifier that guides the run, or None.
+
+    Raises:
+      UserError: there is no such key, its value has another type, or it does not suit the run.
+    """
+    config = editable(config)
+    for key, value in settings.items():
+        if key not in config.sample:
+            hint = did_you_mean(key, config.sample, otherwise=f"choose from {', '.join(config.sample)}")
+            raise UserError(f"there is no sampling setting {key!r}; {hint}")
+        if value is None:
+            continue
+        if key == "classifier_scale" and not classifier:
+            raise UserError(
+                f"classifier_scale={shortened(repr(value))} has no effect without a classifier: call "
+                "run.guide(Run(DIR)) with the run of one first"
+            )
+        if key == "labels" and not isinstance(value, str):
+            value = labels_in_words(value, names_of(config, classifier=classifier))
+        elif not isinstance(value, str) and np.ndim(value) == 0 and hasattr(value, "item"):
+            value = value.item()  # a number of NumPy or JAX
+        try:
+            config.sample[key] = value
+        except TypeError as error:
+            own = "; give a Sampler to run.sample(sampler=...)" if key == "sampler" else ""
+            kind = type(config.sample[key]).__name__
+            raise UserError(f"{key}={shortened(repr(value))} must be of type {kind}{own}") from error
+    if config.task == "denoise":
+        factory.check_sampling(config)
+    labels_of(config, classifier=classifier)
+    return config
 
 
 def labels_in_words(labels: ArrayLike, names: Sequence[str] = ()) -> str:

@@ -128,7 +128,7 @@ def flow(run: "Run", *, num_steps: int = 0) -> Flow:
         config.sample.labels = "none"
     labels = set(factory.labels(config, run.num_classes, names=run.class_names)) or {0}
     if len(labels) > 1:
-        raise UserError("an interpolation needs exactly one class: choose it, as in --labels=7")
+        raise UserError("an interpolation needs exactly one class: choose it, as in labels=7")
     encoder, decoder = (solver() for solver in _FLOWS.get(config.sample.sampler, (heun, heun)))
     schedule, label = factory.noise_schedule(config), jnp.array([*labels], jnp.int32)
     try:
@@ -194,9 +194,9 @@ def interpolate(
     """
     out = local_path(out)
     if out.suffix not in (".png", ".gif"):
-        raise UserError(f"--out={out} must end in .png (a row of images) or .gif (an animation)")
+        raise UserError(f"{out} must end in .png (a row of images) or .gif (an animation)")
     if len(paths) != 2 or num_images < 2:
-        raise UserError("--interpolate needs two images, A.png,B.png, and --num_images of at least 2")
+        raise UserError("an interpolation needs two pictures, and num_images of at least 2")
     ends = [read_picture(path, run.shape) for path in paths]
     check_writable(out)
     images = interpolation(run, *ends, num_images=num_images, num_steps=num_steps)

@@ -18,7 +18,7 @@ from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
-from ddpm_jax.errors import UserError, check_counts, did_you_mean, listed, nearest, shortened
+from ddpm_jax.errors import UserError, check_counts, listed, nearest, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw, root_key
 from ddpm_jax.runs.configured import (
@@ -26,9 +26,9 @@ from ddpm_jax.runs.configured import (
     checked_inpainting,
     denoiser_of,
     kinship,
-    labels_in_words,
     labels_of,
     names_of,
+    with_settings,
 )
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
@@ -104,30 +104,12 @@ class Run:
         """Changes keys of `config.sample`, except where the value is None; returns the run.
 
         Labels are a list of names or numbers separated by commas, see `classes.indices`, or an index, or a sequence of
-        names or indices.
+        names or indices. A classifier that brings the classes, or whose scale is set, guides the run first (`guide`).
 
         Raises:
           UserError: there is no such key, its value has another type, or it does not suit this run; nothing is changed.
         """
-        config = copy.deepcopy(self.config)
-        for key, value in settings.items():
-            if key not in config.sample:
-                hint = did_you_mean(key, config.sample, otherwise=f"choose from {', '.join(config.sample)}")
-                raise UserError(f"there is no sampling setting {key!r}; {hint}")
-            if key == "labels" and value is not None and not isinstance(value, str):
-                value = labels_in_words(value, self.class_names)
-            elif value is not None and not isinstance(value, str) and np.ndim(value) == 0 and hasattr(value, "item"):
-                value = value.item()  # a number of NumPy or JAX
-            if value is not None:
-                try:
-                    config.sample[key] = value
-                except TypeError as error:
-                    raise UserError(f"{key}={value!r} must be of type {type(config.sample[key]).__name__}") from error
-        if config.task == "denoise":
-            factory.check_sampling(config)
-        if self.num_classes:  # otherwise a classifier may still bring the classes
-            labels_of(config, classifier=self.classifier)
-        self.config = config
+        self.config = with_settings(self.config, settings, classifier=self.classifier)
         return self
 
     def guide(self, classifier: "Run") -> Self:
@@ -335,7 +317,7 @@ class Run:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(
-                f"{self.workdir} is the run of a classifier, which cannot draw images; give it as --classifier_workdir"
+                f"{self.workdir} is the run of a classifier, which draws no images, but can guide a denoiser"
             )
 
 

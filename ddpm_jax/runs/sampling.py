@@ -20,7 +20,15 @@ from ddpm_jax.config import changes, in_words, to_json
 from ddpm_jax.errors import UserError, check_counts, first_line
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime.devices import agreed, is_first
-from ddpm_jax.runtime.images import check_writable, save_gif, save_png, tile_images, to_uint8, write_whole
+from ddpm_jax.runtime.images import (
+    check_pictured,
+    check_writable,
+    save_gif,
+    save_png,
+    tile_images,
+    to_uint8,
+    write_whole,
+)
 from ddpm_jax.runtime.paths import expanded, local_path
 
 if TYPE_CHECKING:
@@ -56,6 +64,8 @@ def sample_run(
     check_counts(num_images=num_images, batch_size=batch_size)
     out = expanded(out)
     is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
+    if out.suffix != ".npz":
+        check_pictured(run.shape[-1], otherwise="write them as an array, FILE.npz")
     chain = run.chain(num_steps)
     if is_folder or not out.suffix:
         indices, options = np.arange(num_images), {"seed": seed, "batch_size": min(batch_size, num_images)}
@@ -67,7 +77,7 @@ def sample_run(
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out
     if out.suffix not in (".png", ".npz"):
-        raise UserError(f"--out={out} must end in .png (a grid), .npz (an array) or / (a folder)")
+        raise UserError(f"{out} must end in .png (a grid), .npz (an array) or / (a folder)")
     check_writable(out)
     images = run.sample(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
@@ -98,7 +108,8 @@ def sample_trajectory(
     """
     out = local_path(out)
     if out.suffix != ".gif":
-        raise UserError(f"--trajectory={out} must end in .gif")
+        raise UserError(f"{out} must end in .gif")
+    check_pictured(run.shape[-1], otherwise="Run.trajectory gives the chain as arrays")
     check_writable(out)
     frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
     save_gif(out, np.stack([tile_images(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))

@@ -145,5 +145,5 @@ def check_divides(mesh: Mesh, *, batch_size: int, accumulation: int = 1) -> None
         nearest = max(1, round(batch_size / unit)) * unit
         raise UserError(
             f"a batch of {batch_size} images cannot be divided evenly over {devices}{times}; use "
-            f"--config.train.batch_size={nearest}"
+            f"config.train.batch_size={nearest}"
         )

@@ -14,6 +14,9 @@ from ddpm_jax.errors import UserError, writing
 from ddpm_jax.runtime.devices import is_first
 from ddpm_jax.runtime.paths import local_path
 
+PICTURED = (1, 3)
+"""The numbers of channels that a picture can show: grey and colour."""
+
 
 def to_uint8(x: ArrayLike) -> np.ndarray:
     """Converts images in [-1, 1] to 8 bits, `u = round((x + 1) * 127.5)`; `from_uint8` is its inverse.
@@ -33,7 +36,7 @@ def to_uint8(x: ArrayLike) -> np.ndarray:
     if not np.isfinite(x).all():
         raise UserError(
             "the images contain numbers that are not finite: the network or the chain diverged; use other weights "
-            "(--params, an earlier checkpoint), more steps (--num_steps) or a smaller guidance scale"
+            "(params, an earlier checkpoint), more steps (num_steps) or a smaller guidance scale"
         )
     return np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)
 
@@ -68,6 +71,17 @@ def tile_images(images: np.ndarray, *, columns: int | None = None, gap: int = 1)
     return canvas
 
 
+def check_pictured(channels: int, *, otherwise: str) -> None:
+    """Raises a `UserError` if no picture file can show images of so many channels.
+
+    Args:
+      channels: C.
+      otherwise: what to do with such images, as the end of the message.
+    """
+    if channels not in PICTURED:
+        raise UserError(f"a picture has 1 channel (grey) or 3 (colour), and the images have {channels}: {otherwise}")
+
+
 def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
     """The grid of images `[N, H, W, C]`, uint8 or in [-1, 1], as a `PIL.Image`, which a notebook shows.
 
@@ -75,7 +89,7 @@ def picture(images: ArrayLike, *, columns: int | None = None) -> Image.Image:
       UserError: the images are not `[N, H, W, 1]` or `[N, H, W, 3]`.
     """
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+    if images.ndim != 4 or images.shape[-1] not in PICTURED or not images.size:
         raise UserError(f"a picture shows images [N, H, W, 1 or 3], and their shape is {list(images.shape)}")
     return _pil(tile_images(images if images.dtype == np.uint8 else to_uint8(images), columns=columns))
 

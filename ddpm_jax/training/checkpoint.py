@@ -59,9 +59,7 @@ class Checkpoints:
             _lock(self.folder, self._held)  # first, or Orbax would delete the save of another process as a leftover
             self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
         except OSError as error:
-            raise UserError(
-                f"cannot write to {workdir}: {error.strerror or error}; choose another --workdir"
-            ) from error
+            raise UserError(f"cannot write to {workdir}: {error.strerror or error}; choose another workdir") from error
 
     def __enter__(self) -> Self:
         """Returns self."""
@@ -230,7 +228,7 @@ def _lock(folder: Path, held: contextlib.ExitStack) -> None:
     except BlockingIOError as error:
         held.close()
         raise UserError(
-            f"another process is training in {folder.parent}; wait until it ends, or choose another --workdir"
+            f"another process is training in {folder.parent}; wait until it ends, or choose another workdir"
         ) from error
     except OSError:  # a file system without locks
         pass

@@ -84,7 +84,8 @@ def given_batches(
     """Takes the batches of a user's own iterable, and cuts each along the mesh.
 
     An iterable starts at its beginning whenever a run is started or resumed, and again when it ends. A function of the
-    number of steps taken decides itself, so with it a resumed run can see the batches of an uninterrupted one. Of
+    number of steps taken decides itself, so with it a resumed run can see the batches of an uninterrupted one. An
+    object that can be called is such a function, also if it can be iterated. Of
     several processes each gives its own part, `B / processes` examples.
 
     Args:
@@ -191,7 +192,7 @@ def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:
             raise
         raise UserError(
             f"a process that reads images ended unexpectedly ({first_line(error).partition('. ')[0]}), usually because "
-            "memory ran out: use fewer such processes with --config.data.num_workers (0 for none), and start again"
+            "memory ran out: use fewer such processes with config.data.num_workers (0 for none), and start again"
         ) from error
 
 
@@ -209,7 +210,7 @@ def on_devices(source: Source, mesh: Mesh) -> Batch:
     if form.nbytes * len(source) > _MOST_BYTES:
         raise UserError(
             f"{len(source):,} images take {form.nbytes * len(source) / 2**30:.0f} GiB on each device; read them "
-            "when they are needed, with --config.data.on_device=False"
+            "when they are needed, with config.data.on_device=False"
         )
     images, labels = np.empty((len(source), *form.shape), form.dtype), np.empty(len(source), np.int32)
     with progress_bar(len(source), "reading", unit="image", delay=2) as bar:

@@ -131,15 +131,14 @@ class RunLog:
         """Writes the means of the metrics since the last flush.
 
         Raises:
-          DivergedError: a loss or gradient was not finite.
+          DivergedError: a term of the loss or the gradient was not finite.
           UserError: the log cannot be written; if there are several processes, it is raised on all of them.
         """
         if not self._pending:
             return
         steps, metrics = zip(*jax.device_get(self._pending), strict=True)
         for step, values in zip(steps, metrics, strict=True):
-            if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-                what = f"loss became {values['loss']:g} (gradient norm {values['grad_norm']:g})"
+            if what := _not_finite(values):
                 raise DivergedError(what, step)
         line = self._means(steps, metrics)
         self._pending = []
@@ -230,6 +229,16 @@ class RunLog:
                 f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
                 flush=True,
             )
+
+
+def _not_finite(values: Mapping[str, Any]) -> str:
+    """Which number of a step's metrics (on the host) is not finite, in words; "" if all are."""
+    loss, norm, sums = values["loss"], values["grad_norm"], values["quarter_sums"]
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        return f"loss became {loss:g} (gradient norm {norm:g})"
+    terms = sorted(values.keys() - {"quarter_sums", "quarter_count"})
+    broken = [name for name in terms if not np.isfinite([values[name], *sums.get(name, [])]).all()]
+    return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})" if broken else ""
 
 
 def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:

@@ -178,7 +178,7 @@ def test_what_a_new_folder_cannot_replace_is_refused_at_the_start(tmp_path, monk
         with pytest.raises(UserError, match=r"empty is a mount point, .*: give a folder inside it$"):
             check_new(tmp_path / "empty")
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"^--out=\. is the current folder, "):
+    with pytest.raises(UserError, match=r"^\. is the current folder, "):
         check_new(".")
 
 

@@ -108,7 +108,7 @@ def test_flags_that_mean_nothing_for_the_family_are_refused():
     weights = {"conv_in.weight": shape(32, 3, 3, 3), "conv_out.weight": shape(3, 32, 3, 3)}
     weights |= {"down.0.block.0.conv1.weight": shape(32, 32, 3, 3)}
     assert ho.understood(weights, {"image_size": 8}).settings["model.channels"] == 32
-    with pytest.raises(UserError, match=r"--num_heads=2 does not apply to Ho et al\.'s weights"):
+    with pytest.raises(UserError, match=r"^num_heads=2 does not apply to Ho et al\.'s weights"):
         ho.understood(weights, {"image_size": 8, "num_heads": 2})
 
 

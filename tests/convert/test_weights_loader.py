@@ -154,7 +154,7 @@ def without(weights, *names):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({}, "do not show the size of the images: give --image_size=PIXELS"),
+        ({}, "do not show the size of the images: give image_size=PIXELS"),
         ({"image_size": 8, "num_heads": 2, "head_channels": 8}, "exclude each other"),
         ({"image_size": 8, "num_heads": 5}, "cannot be divided evenly into attention heads"),
         ({"image_size": 7}, "cannot be halved"),
@@ -170,7 +170,7 @@ def test_wrong_flags_are_one_line(given, reason):
 
 
 def test_a_classifier_tells_the_size_of_its_images():
-    with pytest.raises(UserError, match=r"--image_size=16 does not fit the classifier's tensors, which are for 8"):
+    with pytest.raises(UserError, match=r"^image_size=16 does not fit the classifier's tensors, which are for 8"):
         opened(GOLDEN / "classifier.safetensors", image_size=16)
 
 

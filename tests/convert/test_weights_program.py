@@ -124,7 +124,7 @@ MISTAKES = {
     "taken": (["{golden}/improved_uncond.safetensors", "--out={tmp}/empty", "--image_size=8"], None),
     "full": (["{golden}/classifier.safetensors", "--out={tmp}", "--head_channels=32"], "exists already"),
     "foreign": (["{tmp}/foreign", "--out={tmp}/run"], "time_embedding_type='fourier' is not supported"),
-    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "--num_heads=2 does not apply to diffusers"),
+    "needless": (["{tmp}/diffusers", "--out={tmp}/run", "--num_heads=2"], "num_heads=2 does not apply to diffusers"),
     "hint": (
         ["{tmp}/empty", "--to=diffusers", "--out={tmp}/run", "--num_heads=2"],
         "--num_heads cannot be combined with --to=diffusers",

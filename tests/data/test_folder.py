@@ -136,7 +136,7 @@ DAMAGED = {
 def test_unreadable_image_stops_with_its_path_and_the_way_out(tmp_path, name):
     fill(tmp_path, {name: DAMAGED[name]})
     source = ImageFolder(tmp_path, size=4, crop=(0, 0, 4, 4))
-    with pytest.raises(UserError, match=rf"{tmp_path}/{name}: .*--config.data.skip_unreadable=True") as caught:
+    with pytest.raises(UserError, match=rf"{tmp_path}/{name}: .* config.data.skip_unreadable=True") as caught:
         source[0]
     assert "\n" not in str(caught.value)
 
