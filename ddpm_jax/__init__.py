@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.data import ArrayImages, Digits, ImageFolder, Source, batches, load
     from ddpm_jax.evaluation import plots
+    from ddpm_jax.evaluation.comparison import measure
     from ddpm_jax.evaluation.evaluate import evaluate, table
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
@@ -79,6 +80,7 @@ _LATER: dict[str, tuple[str, ...]] = {
         "batches",
         "load",
     ),
+    "evaluation.comparison": ("measure",),
     "evaluation.evaluate": (
         "evaluate",
         "table",
@@ -161,6 +163,7 @@ __all__ = [
     "likelihood",
     "load",
     "losses",
+    "measure",
     "metrics",
     "noise_like",
     "p_sample",

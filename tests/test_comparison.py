@@ -345,3 +345,29 @@ def test_the_table_names_values_counts_and_features(run):
     assert lines[1].strip().startswith("21 images against 30 of ")
     assert lines[1].endswith("features: pixels")
     assert json.dumps(lines)
+
+
+def test_arrays_sources_and_paths_are_measured_by_one_function(tmp_path):
+    other = np.roll(REAL, 1, axis=2)
+    np.save(tmp_path / "other.npy", other)
+    values = [
+        dj.measure(images, REAL, ["fd"], features="pixels")["fd"]["value"]
+        for images in (other, dj.ArrayImages(other), tmp_path / "other.npy")
+    ]
+    expected = frechet_distance(moments(pixels(REAL)), moments(pixels(other)))
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+    with pytest.raises(UserError, match=r"^the metrics must be a list of names: choose from fid, "):
+        dj.measure(other, REAL, "fd")
+    with pytest.raises(UserError, match=r"^the metric 'kidd' is not one of: .*; did you mean 'kid'\?$"):
+        dj.measure(other, REAL, ["kidd"], features="pixels")
+    with pytest.raises(UserError, match=r"^images must be uint8 \[N, H, W, C\], got float64"):
+        dj.measure(other / 255, REAL, ["fd"], features="pixels")
+
+
+def test_a_run_of_a_program_s_images_needs_a_reference(tmp_path):
+    config = tiny_config(data__source="custom", given__source="ArrayImages of 30 images")
+    run = dj.Run(save(tmp_path, config))
+    with pytest.raises(UserError, match="was trained on images that a program gave, so there is nothing to compare"):
+        evaluate(run, ["fd"], features="pixels", num_images=4)
+    with pytest.raises(UserError, match=r"^num_images=0 must be a whole number of at least 1$"):
+        measured(run, num_images=0)

@@ -153,16 +153,14 @@ def measure_run(run: "Run") -> None:
 
 def measure_images(path: str) -> None:
     """Measures images of any project."""
-    from ddpm_jax.evaluation.comparison import compare
+    from ddpm_jax.evaluation.comparison import measure
     from ddpm_jax.evaluation.evaluate import table
-    from ddpm_jax.evaluation.references import of_path, reference_of
-    from ddpm_jax.runtime.devices import device_mesh
 
-    results = compare(
-        of_path(path, num_images=NUM_IMAGES.value),
-        reference_of(REFERENCE.value),
+    results = measure(
+        path,
+        REFERENCE.value,
         METRICS.value or ["fid"],
-        mesh=device_mesh(),
+        num_images=NUM_IMAGES.value,
         features=FEATURES.value,
         weights=FEATURE_WEIGHTS.value,
         batch_size=BATCH_SIZE.value,

@@ -10,12 +10,44 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from ddpm_jax.errors import UserError
+from ddpm_jax.config import not_one_of
+from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.evaluation.extraction import Extraction
 from ddpm_jax.evaluation.feature_sets import FeatureSet, check_comparable, write_reference
 from ddpm_jax.evaluation.features import extractor
 from ddpm_jax.evaluation.quality import QUALITY
-from ddpm_jax.evaluation.references import ImageSet
+from ddpm_jax.evaluation.references import Images, ImageSet, images_of, reference_of
+from ddpm_jax.runtime.devices import device_mesh
+
+
+def measure(
+    images: Images,
+    reference: Images,
+    metrics: Sequence[str],
+    *,
+    num_images: int | None = None,
+    features: str = "",
+    weights: str | os.PathLike[str] | None = None,
+    batch_size: int = 100,
+) -> dict[str, dict[str, Any]]:
+    """Measures images of any project against others.
+
+    Args:
+      images: uint8 `[N, H, W, C]`, a source, a folder, or a .npz or .npy file.
+      reference: the same, a reference or statistics file (.npz), or the name of an experiment.
+      metrics: names in `QUALITY`.
+      num_images: number of the images, evenly spaced; None for all.
+      features, weights, batch_size: as for `compare`.
+
+    Returns:
+      As `compare`.
+
+    Raises:
+      UserError: as `compare`, or the images cannot be read.
+    """
+    measured = images_of(images, num_images=num_images)
+    options = {"features": features, "weights": weights, "batch_size": batch_size}
+    return compare(measured, reference_of(reference), metrics, mesh=device_mesh(), **options)
 
 
 def compare(
@@ -45,8 +77,9 @@ def compare(
       `{metric: result}`, where a result has everything that is needed to repeat it.
 
     Raises:
-      UserError: a metric does not exist or needs other features; the images cannot be compared with the reference.
+      UserError: a metric does not exist or needs other features; or the images cannot be compared with the reference.
     """
+    check_metrics(metrics)
     chosen = {name: features or QUALITY[name].features for name in metrics}
     made = {name: extractor(name, weights=weights) for name in dict.fromkeys(chosen.values())}
     outputs: dict[str, set[str]] = {name: set() for name in made}
@@ -69,6 +102,15 @@ def compare(
         how = {"features": dict(one.protocol), "images": dict(one.about), "reference": dict(other.about)}
         results[name] = {"metric": name, **QUALITY[name].measure(one, other), **how}
     return results
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises a UserError if this is not a list of names of metrics of images."""
+    if isinstance(metrics, str) or not metrics:
+        raise UserError(f"the metrics must be a list of names: choose from {', '.join(QUALITY)}")
+    for name in metrics:
+        if name not in QUALITY:
+            raise UserError(f"the metric {shortened(repr(name))} {not_one_of(str(name), QUALITY)}")
 
 
 def make_reference(

@@ -94,7 +94,7 @@ def evaluate(
     """
     if not hasattr(run, "params_name"):
         raise UserError(f"evaluate needs an opened run: Run({str(run)!r})")
-    check_counts(num_images=num_images or 1, batch_size=batch_size)
+    check_counts(batch_size=batch_size, **({} if num_images is None else {"num_images": num_images}))
     chosen = _chosen(metrics, task=run.config.task, workdir=run.workdir)
     of_run = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     of_samples = [name for name in chosen if name not in of_run]

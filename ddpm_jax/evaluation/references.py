@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import experiment, experiment_names
+from ddpm_jax.config import CUSTOM, experiment, experiment_names
 from ddpm_jax.data.folder import ImageFolder
+from ddpm_jax.data.in_memory import ArrayImages
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.stored import stored_images
 from ddpm_jax.errors import UserError, did_you_mean
@@ -20,6 +22,9 @@ from ddpm_jax.runtime.paths import expanded
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
+
+Images: TypeAlias = str | os.PathLike[str] | Source | np.ndarray
+"""Images of any origin: a path, a source, or an array uint8 `[N, H, W, C]`."""
 
 MOST = 50_000  # images of a reference
 
@@ -94,20 +99,34 @@ def _with_statistics(features: FeatureSet, known: FeatureSet) -> FeatureSet:
     return features._replace(known_moments=known.known_moments) if same and known.protocol else features
 
 
-def reference_of(given: str | os.PathLike[str] | Source, run: "Run | None" = None) -> ImageSet:
-    """A reference: a source, an existing path, the training data of an experiment, or "" for that of the run.
+def images_of(given: Images, *, num_images: int | None = None) -> ImageSet:
+    """The images of a program, or those of a path as `of_path`.
+
+    Raises:
+      UserError: they are not uint8 `[N, H, W, C]`, or there is nothing at the path.
+    """
+    if isinstance(given, np.ndarray):
+        return of_source(ArrayImages(given), num_images=num_images, kind="array", name="an array")
+    if isinstance(given, Source):
+        return of_source(given, num_images=num_images, kind="source", name=factory.described(given))
+    return of_path(expanded(given), num_images=num_images)
+
+
+def reference_of(given: Images, run: "Run | None" = None) -> ImageSet:
+    """A reference: images as `images_of`, the training data of an experiment, or "" for that of the run.
 
     At most 50,000 images are taken, evenly spaced. Those of a folder are cropped and resized as the run's data.
 
     Raises:
       UserError: there is no such reference.
     """
-    if isinstance(given, Source):
-        return of_source(given, num_images=MOST, kind="source", name=factory.described(given))
+    if isinstance(given, Source | np.ndarray):
+        return images_of(given, num_images=MOST)
     name = os.fspath(given)
     if not name:
-        if run is None:
-            raise UserError("there is nothing to compare with: give a reference")
+        if run is None or run.config.data.source == CUSTOM:
+            of = "" if run is None else f"{run.workdir} was trained on images that a program gave, so "
+            raise UserError(f"{of}there is nothing to compare with: give a reference, such as a folder or a Source")
         return of_data(run.config, num_images=MOST)
     if Path(expanded(name)).exists():
         return of_path(expanded(name), crop_to=run and run.config.data, num_images=MOST)
