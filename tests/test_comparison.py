@@ -100,6 +100,15 @@ def test_an_interrupted_measurement_draws_only_what_is_missing(run, monkeypatch)
     assert len(drawn) in (4, 5)  # the damaged file was of samples or of the reference
 
 
+def test_features_do_not_depend_on_the_parts_of_a_batch():
+    """A batch of 100 images is computed in parts of one size, of which the last one is padded."""
+    images = RNG.integers(256, size=(300, 8, 8, 1), dtype=np.uint8)
+    for batch_size in (7, 100, 200, 300):
+        extraction = Extraction({"pixels": (of_pixels(), ["pool"])}, mesh=device_mesh(), batch_size=batch_size)
+        found = of_source(dj.ArrayImages(images))(extraction)["pixels"].features("pool")
+        np.testing.assert_allclose(found, pixels(images), atol=1e-6)
+
+
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"num_steps": 2}, {"configured": {"sampler": "ddim"}}])
 def test_other_samples_are_drawn_anew(run, changed):
     first = measured(run)["fd"]["value"]
@@ -162,6 +171,9 @@ def test_statistics_of_another_project_are_read(run, tmp_path):
     assert measured(run, reference=path)["fd"]["value"] == pytest.approx(measured(run)["fd"]["value"], rel=1e-4)
     with pytest.raises(UserError, match=r"^theirs.npz has statistics and not the features of its images, which"):
         measured(run, ["kid"], reference=path)
+    few = npz(tmp_path / "few.npz", **statistics(pixels(REAL)[:, :9]))
+    with pytest.raises(UserError, match=r"^few.npz has 9 features per image and these images have 64$"):
+        measured(run, reference=few)
     with pytest.raises(UserError, match=r"^there is no metric 'fdi'; did you mean 'fd'\?$"):
         measured(run, ["fdi"], reference=path)
 

@@ -7,6 +7,7 @@ depend on: of a run's samples their network, settings, seed and indices; of imag
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, np.ndarray]
 
+_AT_ONCE = {True: 16, False: 128}  # images per device at a time, on a CPU and elsewhere
+
 
 class Compiled:
-    """An extractor compiled for the devices, for batches of one size.
+    """An extractor compiled for the devices, for parts of a batch of one size.
+
+    Large networks are fastest, and need the least memory, with few images at a time on a CPU.
 
     Args:
       extractor: `Extractor`.
       outputs: the names of the outputs that are needed.
       mesh: the devices.
-      batch_size: images at a time, a multiple of the number of devices.
+      batch_size: the largest number of images in a batch.
 
     Attributes:
       extractor, outputs: as the arguments; the outputs are sorted.
@@ -48,7 +53,8 @@ class Compiled:
     def __init__(self, extractor: Extractor, outputs: Iterable[str], *, mesh: Mesh, batch_size: int) -> None:
         self.extractor, self.outputs = extractor, tuple(sorted(outputs))
         self.how = json.dumps([dict(extractor.protocol), self.outputs])
-        self._batch_size, cut = batch_size, split(mesh)
+        num_parts = math.ceil(batch_size / (mesh.size * _AT_ONCE[mesh.devices.flat[0].platform == "cpu"]))
+        self._size, cut = math.ceil(batch_size / num_parts / mesh.size) * mesh.size, split(mesh)
         self._place = lambda images: jax.device_put(images, cut)
         self._params = jax.device_put(extractor.params, replicated(mesh))
 
@@ -59,14 +65,16 @@ class Compiled:
         self._apply = jax.jit(chosen, in_shardings=(replicated(mesh), cut), out_shardings=cut)
 
     def __call__(self, images: np.ndarray) -> Arrays:
-        """The features `{output: [B, D]}` of at most `batch_size` images `[B, H, W, C]` uint8.
+        """The features `{output: [B, D]}` of images `[B, H, W, C]` uint8.
 
         Raises:
           UserError: a feature is not finite.
         """
-        indices = padded(np.arange(len(images)), self._batch_size)
-        placed = self._apply(self._params, self._place(images[indices]))
-        features = {name: to_host(placed[name])[: len(images)] for name in self.outputs}
+        indices, parts = padded(np.arange(len(images)), self._size), []
+        for begin in range(0, len(indices), self._size):
+            placed = self._apply(self._params, self._place(images[indices[begin : begin + self._size]]))
+            parts.append({name: to_host(placed[name]) for name in self.outputs})
+        features = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in self.outputs}
         for name, values in features.items():
             if not np.isfinite(values).all():
                 raise UserError(f"the features ({name}) are not finite: the weights of the feature network are damaged")
@@ -91,7 +99,7 @@ class Extraction:
         cache: Path | None = None,
         batch_size: int = 100,
     ) -> None:
-        self.batch_size, self._cache = -(-batch_size // mesh.size) * mesh.size, cache
+        self.batch_size, self._cache = math.ceil(batch_size / mesh.size) * mesh.size, cache
         self.compiled = {
             name: Compiled(extractor, outputs, mesh=mesh, batch_size=self.batch_size)
             for name, (extractor, outputs) in extractors.items()

@@ -54,6 +54,12 @@ class FeatureSet(NamedTuple):
             )
         return self.arrays[output]
 
+    def num_features(self, output: str) -> int | None:
+        """D, the number of features per image of an output; None if it is not known."""
+        if output in self.arrays:
+            return self.arrays[output].shape[1]
+        return len(self.known_moments[output].mean) if output in self.known_moments else None
+
     def moments(self, output: str) -> Moments:
         """The mean and covariance of an output's features."""
         return self.known_moments[output] if output in self.known_moments else moments(self.features(output))
@@ -75,6 +81,10 @@ def check_comparable(one: FeatureSet, other: FeatureSet) -> None:
     here, there = ({**known.protocol, **_size(known)} for known in (one, other))
     if differing := {key: pair for key, pair in changes(there, here).items() if key in here.keys() & there.keys()}:
         raise UserError(f"the features of {name} were made in another way: {in_words(differing)}")
+    for output in OUTPUTS:
+        dims = [known.num_features(output) for known in (one, other)]
+        if None not in dims and dims[0] != dims[1]:
+            raise UserError(f"{name} has {dims[1]:,} features per image and these images have {dims[0]:,}")
 
 
 def _size(features: FeatureSet) -> dict[str, int]:
