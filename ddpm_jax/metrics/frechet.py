@@ -169,12 +169,9 @@ def _root_trace(a: np.ndarray, b: np.ndarray) -> float:
 def _factor(cov: np.ndarray) -> np.ndarray:
     """F `[D, R]` with `F F^T` the covariance: Cholesky's factor, or from eigenvectors if the matrix is singular."""
     try:
-        factor = np.linalg.cholesky(cov)
-        pivots = np.diag(factor) ** 2
-        if pivots.min() > 10 * len(cov) * np.finfo(np.float64).eps * pivots.max():
-            return factor
-    except np.linalg.LinAlgError:
-        pass  # not positive definite
+        return np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:  # not positive definite
+        pass
     eigenvalues, vectors = np.linalg.eigh(cov)
     kept = _above_rounding(eigenvalues)
     return vectors[:, kept] * np.sqrt(eigenvalues[kept])
