@@ -165,12 +165,17 @@ def statistics(features):
     return {"mu": features.mean(0), "sigma": np.cov(features, rowvar=False)}
 
 
-def test_statistics_of_another_project_are_read(run, tmp_path):
+def test_statistics_of_another_project_are_read(run, tmp_path, monkeypatch):
     """They do not say how their features were made, so a person has to."""
     path = npz(tmp_path / "theirs.npz", **statistics(pixels(REAL)))
     assert measured(run, reference=path)["fd"]["value"] == pytest.approx(measured(run)["fd"]["value"], rel=1e-4)
     with pytest.raises(UserError, match=r"^theirs.npz has statistics and not the features of its images, which"):
         measured(run, ["kid"], reference=path)
+    monkeypatch.setattr("ddpm_jax.evaluation.comparison.extractor", lambda name, weights: of_pixels())
+    with pytest.raises(
+        UserError, match=r"^theirs.npz does not say how its features were made: say it, as in features="
+    ):
+        measured(run, reference=path, features="")
     few = npz(tmp_path / "few.npz", **statistics(pixels(REAL)[:, :9]))
     with pytest.raises(UserError, match=r"^few.npz has 9 features per image and these images have 64$"):
         measured(run, reference=few)
@@ -262,7 +267,7 @@ def test_published_weights_are_asked_for_once(run, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TORCH_HOME", raising=False)
     name = published.INCEPTION.files[0]
-    with pytest.raises(UserError, match=rf"are needed once: download {name} .* --feature_weights"):
+    with pytest.raises(UserError, match=rf"are needed once: download {name} .*--feature_weights=FILE"):
         measured(run, ["fid"], features="")
     assert not list((tmp_path / "cache").rglob("*.pth"))
     hub = tmp_path / "cache" / "torch" / "hub" / "checkpoints"

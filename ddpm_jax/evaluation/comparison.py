@@ -92,8 +92,7 @@ def compare(
     for known in real.values():
         if not known.protocol and not features:
             raise UserError(
-                f"{known.about['name']} does not say how its features were made: say it with --features, such as "
-                "--features=pytorch_fid"
+                f"{known.about['name']} does not say how its features were made: say it, as in features=pytorch_fid"
             )
     measured, results = images(extraction), {}
     for name, its_features in chosen.items():

@@ -50,7 +50,7 @@ class FeatureSet(NamedTuple):
         if output not in self.arrays:
             raise UserError(
                 f"{self.about.get('name', 'the reference')} has statistics and not the features of its images, which "
-                "this metric needs: give a folder of images, or a reference made with --make_reference"
+                "this metric needs: give a folder of images, or a file made with evaluate.py --make_reference"
             )
         return self.arrays[output]
 
