@@ -107,7 +107,7 @@ def known_file(published: Published, given: str | os.PathLike[str] | None) -> Pa
     if found is None:
         raise UserError(
             f"the weights of this feature network are needed once: download {published.files[0]} ({published.source}) "
-            "and give it once (evaluate.py --feature_weights=FILE), or choose features=pixels or the run of a classifier"
+            "and give it once (evaluate.py --feature_weights=FILE), or choose features=pixels or a classifier's run"
         )
     return found
 
