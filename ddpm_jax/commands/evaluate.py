@@ -128,7 +128,8 @@ def measure_run(run: "Run") -> None:
     from ddpm_jax.evaluation.evaluate import METRICS as TABLE
     from ddpm_jax.evaluation.evaluate import evaluate, table
 
-    metrics = METRICS.value or ["accuracy" if run.config.task == "classify" else "bpd"]
+    default = ["accuracy" if run.config.task == "classify" else "bpd"]
+    metrics = default if METRICS.value is None else METRICS.value
     needs_data = any(name in TABLE for name in metrics) or not REFERENCE.value
     if needs_data and run.config.data.source == "folder" and not run.config.data.path:
         raise UserError(
@@ -146,7 +147,9 @@ def measure_run(run: "Run") -> None:
         features=FEATURES.value,
         weights=FEATURE_WEIGHTS.value,
     )
-    print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters")
+    counts = {results[name]["num_images"] for name in metrics if name in TABLE}
+    images = "".join(f", {count:,} images" for count in counts)
+    print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters{images}")
     print("\n".join(table(results)))
     print(f"written to {WORKDIR.value}/evaluation")
 
@@ -159,7 +162,7 @@ def measure_images(path: str) -> None:
     results = measure(
         path,
         REFERENCE.value,
-        METRICS.value or ["fid"],
+        ["fid"] if METRICS.value is None else METRICS.value,
         num_images=NUM_IMAGES.value,
         features=FEATURES.value,
         weights=FEATURE_WEIGHTS.value,
