@@ -4,7 +4,7 @@ The packages in their order, each of which imports only from those before it: `e
 mathematics (read `schedules.py`, `gaussian.py`, `prediction.py`, `guidance.py`, `losses.py`, `samplers/`); `models/`,
 the networks; `metrics/`; `runtime/`, devices and files; `config/`; `data/`; `training/`, the training of a run
 (`step.py` is the train step); `factory/`, which makes objects from a configuration; `runs/`, which opens a trained run;
-`evaluation/`; `jobs/`; `commands/`, the programs; `convert/`, which converts the weights of other projects.
+`convert/`, which converts the weights of other projects; `evaluation/`; `jobs/`; `commands/`, the programs.
 
 This package provides everything that a notebook needs:
 
@@ -45,12 +45,13 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and editors
-    from ddpm_jax import config, data, factory
+    from ddpm_jax import config, data, factory, metrics
     from ddpm_jax.config import experiment
     from ddpm_jax.convert.incoming import import_weights
     from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.data import ArrayImages, Digits, ImageFolder, Source, batches, load
     from ddpm_jax.evaluation import plots
+    from ddpm_jax.evaluation.comparison import measure
     from ddpm_jax.evaluation.evaluate import evaluate, table
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
@@ -79,6 +80,7 @@ _LATER: dict[str, tuple[str, ...]] = {
         "batches",
         "load",
     ),
+    "evaluation.comparison": ("measure",),
     "evaluation.evaluate": (
         "evaluate",
         "table",
@@ -110,6 +112,7 @@ _MODULES = {  # loaded later too
     "editing": "runs.editing",
     "factory": "factory",
     "images": "runtime.images",
+    "metrics": "metrics",
     "plots": "evaluation.plots",
 }
 _HOME = {name: module for module, names in _LATER.items() for name in names}
@@ -160,6 +163,8 @@ __all__ = [
     "likelihood",
     "load",
     "losses",
+    "measure",
+    "metrics",
     "noise_like",
     "p_sample",
     "picture",

@@ -12,7 +12,8 @@ from support.analytic import GAUSSIAN, keys, normal, pick
 from support.networks import shapes
 
 from ddpm_jax import factory
-from ddpm_jax.config import experiment, from_json, to_json
+from ddpm_jax.config import GROUPS, experiment, from_json, to_json
+from ddpm_jax.convert.schedulers import TARGET, VARIANCE
 from ddpm_jax.diffusion import losses, samplers, schedules, timesteps
 from ddpm_jax.diffusion.prediction import Target
 from ddpm_jax.errors import UserError
@@ -322,3 +323,14 @@ def test_the_source_is_the_named_one():
     refused(factory.source, "the digits are 8x8 and grey", data__channels=3, **small)
     refused(factory.source, "the digits are 8x8 and grey", data__channels=1, data__crop=(0, 0, 4, 4), **small)
     refused(factory.source, "config.data.split='valid' is not one of", data__channels=1, data__split="valid", **small)
+
+
+def test_every_key_of_the_chain_is_compiled_in_or_an_input_of_the_program():
+    """A key that is neither would change nothing once a chain is compiled."""
+    inputs = {*factory.sampler_settings(experiment("digits")), "labels"}
+    assert GROUPS["sample"].keys.keys() - {*factory.ChainProgram._fields} == inputs
+
+
+def test_diffusers_has_a_name_for_every_target_and_variance():
+    assert TARGET.keys() == factory.TARGETS.keys()
+    assert VARIANCE.keys() == factory.VARIANCES.keys()

@@ -24,7 +24,9 @@ MATHEMATICS = [file for file in FILES if file.startswith("diffusion/")]
 
 
 def package_of(file):
-    """The first name below ddpm_jax: `diffusion/samplers/ddim.py` is part of `diffusion`."""
+    """The first name below ddpm_jax: `diffusion/samplers/ddim.py` is part of `diffusion`; a program, of `commands`."""
+    if Path(file).name == "__main__.py":
+        return "commands"
     return Path(file).parts[0].removesuffix(".py")
 
 
@@ -49,7 +51,7 @@ def imports(path):
 def imported_modules(file):
     """Those of ours that a file imports, without the packages that lie on the way to them."""
     for name in imports(FILES[file]):
-        if name.split(".")[0] == "ddpm_jax":
+        if name.split(".")[0] == "ddpm_jax" and name != "ddpm_jax.__version__":
             below = name.removeprefix("ddpm_jax.")
             yield below if below in MODULES else below.rpartition(".")[0]
 

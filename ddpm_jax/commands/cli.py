@@ -169,7 +169,7 @@ def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[st
 
 def _help(module: ModuleType, *, several: bool) -> NoReturn:
     """Prints what a program does and its flags, if `several` with the flags of many processes, and exits."""
-    for flag in flags.FLAGS.get_flags_for_module(module):
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
         if "(default: " in flag.help:
             flag.default_as_str = ""  # absl would print a second default
     of_program = flags.FLAGS.module_help(module).lstrip().partition("\n")[2]

@@ -1,29 +1,77 @@
-"""Measures a trained run.
+"""Measures a trained run, or images of any project.
 
   python evaluate.py --workdir=runs/digits --metrics=bpd,nll --num_images=40    bits/dim: variational bound, likelihood
   python evaluate.py --workdir=runs/digits --metrics=spectrum                   at which t each frequency band settles
   python evaluate.py --workdir=runs/digits_classifier --metrics=accuracy        a classifier at every noise level
+  python evaluate.py --workdir=runs/digits --metrics=fd,kid,pr --features=runs/digits_classifier    its samples
+  python evaluate.py --workdir=DIR --metrics=fid,kid,is --num_images=50000 --feature_weights=FILE.pth
+  python evaluate.py --images=FOLDER --reference=FOLDER2 --metrics=fid          images of any project
+  python evaluate.py --workdir=DIR --make_reference=FILE.npz                    the run's data as a reference file
 
-Prints a table, and writes JSON files and plots to WORKDIR/evaluation.
+bpd, nll and spectrum measure a denoiser on the images of a split, accuracy a classifier. The other metrics draw
+samples and compare their features with those of a reference: the run's training data, or --reference. They continue
+where they were interrupted. docs/metrics.md says what each of them sees.
+
+Prints a table. Of a run, writes JSON files, plots and a line for each result, results.jsonl, to WORKDIR/evaluation.
 """
+
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ddpm_jax.commands import cli
+from ddpm_jax.commands import chain_flags, cli
+from ddpm_jax.commands.chain_flags import NUM_STEPS, PARAMS, SEED
 from ddpm_jax.errors import UserError
 
-WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The directory of the run to measure.", required=True)
+if TYPE_CHECKING:
+    from ddpm_jax.runs.run import Run
+
+flags.adopt_module_key_flags(chain_flags)
+WORKDIR = flags.DEFINE(cli.PathParser(), "workdir", None, "The directory of the run to measure.")
+IMAGES = flags.DEFINE(
+    cli.PathParser(),
+    "images",
+    None,
+    "Images to measure instead of a run: a folder, or a .npz or .npy file with an array [N, H, W, C]. They need "
+    "--reference.",
+)
 METRICS = flags.DEFINE_list(
     "metrics",
-    "bpd",
+    None,
     "Metrics, separated by commas. Of a denoiser: bpd (the variational bound), nll (the likelihood by the "
-    "probability-flow ODE), spectrum. Of a classifier: accuracy.",
+    "probability-flow ODE), spectrum. Of a classifier: accuracy. Of samples or images: fid, fid_inf (extrapolated to "
+    "infinitely many images), sfid, fd and fd_inf (the Frechet distance of any features), fd_dinov2, kid, is, pr "
+    "(precision and recall), dc (density and coverage) (default: bpd, accuracy or fid).",
+)
+REFERENCE = flags.DEFINE_string(
+    "reference",
+    "",
+    "What samples or images are compared with: a folder or a file of images, a reference or statistics file (.npz), or "
+    "an experiment, whose training data is taken (default: the data that the run was trained on).",
+)
+MAKE_REFERENCE = flags.DEFINE(
+    cli.PathParser(), "make_reference", None, "FILE.npz to write: the reference, to compare with later."
+)
+FEATURES = flags.DEFINE_string(
+    "features",
+    "",
+    "The features of images: torch_fidelity, pytorch_fid or clean_fid (Inception by the protocol of that name), "
+    "dinov2_vitb14, dinov2_vitl14, pixels, or the directory of a classifier's run (default: those of each metric).",
+)
+FEATURE_WEIGHTS = flags.DEFINE(
+    cli.PathParser(),
+    "feature_weights",
+    None,
+    "The published .pth file of the feature network, which is needed once: it is kept for the next time.",
 )
 NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 500, "The number of images to measure, evenly spaced over the split.", lower_bound=1
+    "num_images",
+    None,
+    "The number of images of the split, evenly spaced, or of samples (default: 500 images, 5000 samples).",
+    lower_bound=1,
 )
 SPLIT = flags.DEFINE_string(
-    "split", "test", "The split of the run's data set to measure; ignored if the data is a folder."
+    "split", "test", "The split of the run's data set for bpd, nll, spectrum and accuracy; ignored for a folder."
 )
 DATA_PATH = flags.DEFINE(
     cli.PathParser(),
@@ -34,49 +82,111 @@ DATA_PATH = flags.DEFINE(
 SKIP_UNREADABLE = flags.DEFINE_boolean(
     "skip_unreadable", False, "Skip image files that cannot be read, instead of ending with an error."
 )
-PARAMS = flags.DEFINE_enum(
-    "params", "ema", ["ema", "raw"], "ema for the averaged parameters, raw for the parameters of the last step."
-)
-NUM_STEPS = flags.DEFINE_integer(
-    "num_steps",
-    0,
-    "The number of steps of the chain or of the ODE solver (default: that of each metric).",
-    lower_bound=0,
-)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 100, "The number of images per batch, which affects only memory and speed.", lower_bound=1
 )
 
 
 def main() -> None:
-    """Opens the run and its images, measures the run, and prints the results."""
-    from ddpm_jax.evaluation.evaluate import evaluate, table
-    from ddpm_jax.runs.run import Run
+    """Measures what the flags name, and prints the results."""
+    check_flags()
+    run = opened_run(WORKDIR.value) if WORKDIR.value else None
+    if IMAGES.value:
+        measure_images(IMAGES.value)
+    elif MAKE_REFERENCE.value:
+        write_reference(MAKE_REFERENCE.value, run)
+    elif run is not None:
+        measure_run(run)
 
-    assert PARAMS.value in ("ema", "raw")
-    run = Run(WORKDIR.value, params=PARAMS.value)
+
+def check_flags() -> None:
+    """Raises a UserError where the flags do not say what to measure, or one of them would have no effect."""
+    if IMAGES.value and WORKDIR.value:
+        raise UserError("--images measures images without a run: leave --workdir out")
+    if IMAGES.value and not REFERENCE.value:
+        raise UserError("--images needs --reference=FOLDER, FILE.npz or an experiment, with which they are compared")
+    if not (IMAGES.value or WORKDIR.value or (MAKE_REFERENCE.value and REFERENCE.value)):
+        raise UserError("say what to measure: --workdir=DIR, a run, or --images=FOLDER")
+    if MAKE_REFERENCE.value and METRICS.value:
+        raise UserError("--make_reference measures nothing: leave --metrics out")
+
+
+def opened_run(workdir: str) -> "Run":
+    """The run, with what the flags change in its chain and in its data."""
+    run = chain_flags.opened_run(workdir)
     if SKIP_UNREADABLE.value:
         run.config.data.skip_unreadable = True
     if DATA_PATH.value:
         if run.config.data.source == "digits":
             raise UserError("--data_path does not apply to this run: the digits are built in; leave the flag out")
         run.config.data.path = DATA_PATH.value
-    if run.config.data.source == "folder" and not run.config.data.path:
+    return run
+
+
+def measure_run(run: "Run") -> None:
+    """Measures a run."""
+    from ddpm_jax.evaluation.evaluate import METRICS as TABLE
+    from ddpm_jax.evaluation.evaluate import evaluate, table
+
+    default = ["accuracy" if run.config.task == "classify" else "bpd"]
+    metrics = default if METRICS.value is None else METRICS.value
+    needs_data = any(name in TABLE for name in metrics) or not REFERENCE.value
+    if needs_data and run.config.data.source == "folder" and not run.config.data.path:
         raise UserError(
             f"the run in {WORKDIR.value} does not name its images: give their folder with --data_path=FOLDER"
         )
-    source = run.source(SPLIT.value)
     results = evaluate(
         run,
-        METRICS.value,
-        source=source,
+        metrics,
+        source=run.source(SPLIT.value) if any(name in TABLE for name in metrics) else None,
         num_images=NUM_IMAGES.value,
         num_steps=NUM_STEPS.value,
         batch_size=BATCH_SIZE.value,
+        seed=SEED.value,
+        reference=REFERENCE.value,
+        features=FEATURES.value,
+        weights=FEATURE_WEIGHTS.value,
     )
-    print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters, {min(NUM_IMAGES.value, len(source))} images")
+    counts = {results[name]["num_images"] for name in metrics if name in TABLE}
+    images = "".join(f", {count:,} images" for count in counts)
+    print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters{images}")
     print("\n".join(table(results)))
     print(f"written to {WORKDIR.value}/evaluation")
+
+
+def measure_images(path: str) -> None:
+    """Measures images of any project."""
+    from ddpm_jax.evaluation.comparison import measure
+    from ddpm_jax.evaluation.evaluate import table
+
+    results = measure(
+        path,
+        REFERENCE.value,
+        ["fid"] if METRICS.value is None else METRICS.value,
+        num_images=NUM_IMAGES.value,
+        features=FEATURES.value,
+        weights=FEATURE_WEIGHTS.value,
+        batch_size=BATCH_SIZE.value,
+    )
+    print("\n".join(table(results)))
+
+
+def write_reference(path: str, run: "Run | None") -> None:
+    """Writes a reference file."""
+    from ddpm_jax.evaluation.comparison import make_reference
+    from ddpm_jax.evaluation.references import reference_of
+    from ddpm_jax.runtime.devices import device_mesh
+
+    known = make_reference(
+        path,
+        reference_of(REFERENCE.value, run),
+        mesh=device_mesh(),
+        features=FEATURES.value or "torch_fidelity",
+        weights=FEATURE_WEIGHTS.value,
+        batch_size=BATCH_SIZE.value,
+    )
+    protocol = ", ".join(f"{key} {value}" for key, value in known.protocol.items())
+    print(f"wrote {path}: {known.about['num_images']:,} images of {known.about['name']}; {protocol}")
 
 
 def command() -> None:

@@ -4,25 +4,31 @@ Read next: `measurements.py`.
 """
 
 import json
-import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ddpm_jax import factory
 from ddpm_jax.config import not_one_of
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError, check_counts, shortened
+from ddpm_jax.errors import UserError, check_counts, did_you_mean, shortened
 from ddpm_jax.evaluation import plots, printing
+from ddpm_jax.evaluation.comparison import compare
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
+from ddpm_jax.evaluation.quality import QUALITY, QualityMetric
+from ddpm_jax.evaluation.references import reference_of, samples_of
+from ddpm_jax.evaluation.results import as_json, check_finite, record
 from ddpm_jax.runtime.images import write_whole
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
+
+
+NUM_SAMPLES = 5_000
+"""Images that are drawn for the metrics of `QUALITY`, if no other number is asked for."""
 
 
 class Metric(NamedTuple):
@@ -54,20 +60,31 @@ def evaluate(
     metrics: Sequence[str] | Mapping[str, Metric],
     *,
     source: Source | None = None,
-    num_images: int = 500,
+    num_images: int | None = None,
     num_steps: int = 0,
     batch_size: int = 100,
+    seed: int = 0,
+    reference: str | os.PathLike[str] | Source = "",
+    features: str = "",
+    weights: str | os.PathLike[str] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Measures a run and writes `WORKDIR/evaluation/METRIC.json` and `METRIC.png`.
+    """Measures a run; writes `METRIC.json` and `METRIC.png` to `WORKDIR/evaluation`, and adds to `results.jsonl` there.
 
     Args:
       run: `Run`.
-      metrics: names in `METRICS`, or `{name: Metric}`, metrics of a program with their names.
-      source: images to measure on, whose classes are numbered as those of the run, by name; None for the test split of
-        the run's data set.
-      num_images: number of images.
+      metrics: names in `METRICS`, which measure the run on images of its data, and in `QUALITY`, which compare its
+        samples with a reference; or `{name: Metric}`, metrics of a program with their names.
+      source: images for the metrics of `METRICS`, whose classes are numbered as those of the run, by name; None for the
+        test split of the run's data set.
+      num_images: number of images of the source, or of samples; None for 500 images and 5,000 samples.
       num_steps: number of steps of the chain or solver; 0 for the default of each metric.
       batch_size: images at a time.
+      seed: the seed of the samples.
+      reference: what samples are compared with: a source, the path of images or of a reference file, or the name of an
+        experiment; "" for the data on which the run was trained.
+      features: the features by which they are compared: one of `features.NAMES`, or the work directory of a
+        classifier; "" for those of each metric.
+      weights: the published file of the weights of these features, where it is not known yet.
 
     Returns:
       `{metric: result}`.
@@ -77,35 +94,49 @@ def evaluate(
     """
     if not hasattr(run, "params_name"):
         raise UserError(f"evaluate needs an opened run: Run({str(run)!r})")
-    check_counts(num_images=num_images, batch_size=batch_size)
-    if not metrics:
-        raise UserError(f"no metric is named; choose from {', '.join(METRICS)}")
+    check_counts(batch_size=batch_size, **({} if num_images is None else {"num_images": num_images}))
+    chosen = _chosen(metrics, task=run.config.task, workdir=run.workdir)
+    of_run = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
+    of_samples = [name for name in chosen if name not in of_run]
     folder, results = Path(run.workdir) / "evaluation", {}
-    chosen = _chosen(metrics)
-    for name, metric in chosen.items():
-        if metric.task != run.config.task:
-            suited = ", ".join(name for name, known in METRICS.items() if known.task == run.config.task)
-            own = "" if name in METRICS else f", or write Metric(..., task={run.config.task!r}) if {name} suits it"
-            raise UserError(f"{run.workdir} has config.task={run.config.task}: choose the metrics from {suited}{own}")
-    source = run.source() if source is None else factory.fitted(run.config, source)
-    images = Images(source, num_images=num_images, batch_size=batch_size, mesh=run.mesh)
-    for name, metric in chosen.items():
-        measured = _as_json(name, metric.measure(run, images, num_steps=num_steps))
-        _check_finite(name, measured)
+    if of_run:
+        source = run.source() if source is None else factory.fitted(run.config, source)
+        images = Images(source, num_images=num_images or 500, batch_size=batch_size, mesh=run.mesh)
         about = {"step": run.step, "params": run.params_name, "num_images": images.num_images}
-        if taken := measured.keys() & about.keys():
-            raise UserError(f"the result of the metric {name} may not have the key {sorted(taken)[0]!r}: rename it")
-        result = {**about, **measured}
-        text = json.dumps(result, indent=1, allow_nan=False)
-        plot = metric.plot(result) if metric.plot else None
-        write_whole(folder / f"{name}.json", lambda path, text=text: path.write_text(text))
-        if plot:
-            write_whole(folder / f"{name}.png", plot.savefig)
-        results[name] = result
-    return results
+        for name, metric in of_run.items():
+            measured = as_json(name, metric.measure(run, images, num_steps=num_steps))
+            if taken := measured.keys() & about.keys():
+                raise UserError(f"the result of the metric {name} may not have the key {sorted(taken)[0]!r}: rename it")
+            results[name] = _written(folder, name, {**about, **measured}, metric.plot)
+    if of_samples:
+        options = {"mesh": run.mesh, "features": features, "weights": weights, "batch_size": batch_size}
+        samples = samples_of(run, num_images=num_images or NUM_SAMPLES, seed=seed, num_steps=num_steps)
+        against = reference_of(reference, run)
+        for name, result in compare(samples, against, of_samples, cache=folder / "features", **options).items():
+            results[name] = _written(folder, name, as_json(name, result), QUALITY[name].plot)
+    return {name: results[name] for name in chosen}
 
 
-def _chosen(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+def _chosen(
+    metrics: Sequence[str] | Mapping[str, Metric], *, task: str, workdir: Path
+) -> dict[str, Metric | QualityMetric]:
+    """The metrics by name.
+
+    Raises:
+      UserError: there is none, or one of them is unknown or belongs to another task.
+    """
+    if not metrics:
+        raise UserError(f"no metric is named; choose from {', '.join((*METRICS, *QUALITY))}")
+    chosen, known = _named(metrics), {**METRICS, **QUALITY}
+    for name, metric in chosen.items():
+        if metric.task != task:
+            suited = ", ".join(other for other, row in known.items() if row.task == task)
+            own = "" if name in known else f", or write Metric(..., task={task!r}) if {name} suits it"
+            raise UserError(f"{workdir} has config.task={task}: choose the metrics from {suited}{own}")
+    return chosen
+
+
+def _named(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric | QualityMetric]:
     """The metrics of a list of names, or those of a program, with their names.
 
     Raises:
@@ -113,18 +144,39 @@ def _chosen(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
     """
     if isinstance(metrics, str):
         raise UserError(f"the metrics must be a list of names: [{metrics!r}]")
-    return _of_program(metrics) if isinstance(metrics, Mapping) else {name: _metric(name) for name in metrics}
+    if isinstance(metrics, Mapping):
+        return {**_of_program(metrics)}
+    return {name: _metric(name) for name in metrics}
 
 
-def _metric(name: str) -> Metric:
+def _written(
+    folder: Path, name: str, result: dict[str, Any], draw: Callable[[printing.Result], plots.Picture] | None
+) -> dict[str, Any]:
+    """The result of a metric, after it was written as JSON, as a plot where it has one, and as a line of the record.
+
+    Raises:
+      UserError: it is not finite, and nothing was written; or a file cannot be written.
+    """
+    check_finite(name, result)
+    text, plot = json.dumps(result, indent=1, allow_nan=False), draw(result) if draw else None
+    write_whole(folder / f"{name}.json", lambda path: path.write_text(text))
+    if plot:
+        write_whole(folder / f"{name}.png", plot.savefig)
+    record(folder, name, result)
+    return result
+
+
+def _metric(name: str) -> Metric | QualityMetric:
     """The metric of a name.
 
     Raises:
       UserError: there is none of this name.
     """
-    if name not in METRICS:
-        raise UserError(f"there is no metric {shortened(repr(name))}; choose from {', '.join(METRICS)}")
-    return METRICS[name]
+    known = {**METRICS, **QUALITY}
+    if name not in known:
+        hint = did_you_mean(str(name), known, otherwise=f"choose from {', '.join(known)}")
+        raise UserError(f"there is no metric {shortened(repr(name))}; {hint}")
+    return known[name]
 
 
 def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
@@ -145,52 +197,9 @@ def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
                 f"the metric {name} has task={metric.task!r}, which {not_one_of(metric.task, factory.TASKS)}"
             )
         factory.check_callable(metric.measure, f"the metric {name}", "run", "images", keywords=["num_steps"])
-        if METRICS.get(name, metric) is not metric:
+        if METRICS.get(name, metric) is not metric or name in QUALITY:
             raise UserError(f"there is a metric {name} already: give this one another name")
     return dict(metrics)
-
-
-def _as_json(name: str, result: Any) -> dict[str, Any]:
-    """A metric's result with the numbers and arrays of NumPy and JAX as those of Python.
-
-    Raises:
-      UserError: it is not a dictionary with text as keys, or a value cannot be written as JSON.
-    """
-    if not isinstance(result, Mapping) or not all(isinstance(key, str) for key in result):
-        raise UserError(f"the metric {name} must return {{name: value}}, and returned {shortened(repr(result))}")
-    try:
-        return json.loads(json.dumps(result, default=_plain))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the result of the metric {name} has a value that cannot be written as JSON: {error}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """A number or an array of NumPy or JAX as numbers of Python; raises a TypeError for any other object."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufV" or array.dtype.names:
-        raise TypeError(f"{type(value).__name__} is neither a number nor an array")
-    return (array.astype(np.float32) if array.dtype.kind == "V" else array).tolist()  # V: bfloat16
-
-
-def _check_finite(name: str, result: Mapping[str, Any]) -> None:
-    """Raises a UserError that names the entries of a metric's result that are not finite."""
-    broken = [key for key, value in result.items() if not _is_finite(value)]
-    if broken:
-        raise UserError(
-            f"{name} was not written, because it is not finite ({', '.join(broken)}): the network does not give finite "
-            "numbers for these images; try other parameters (params) or more steps (num_steps)"
-        )
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether all numbers in a value of JSON are finite."""
-    if isinstance(value, Mapping):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
 
 
 def table(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | Mapping[str, Metric] = ()) -> list[str]:
@@ -203,9 +212,9 @@ def table(results: Mapping[str, Mapping[str, Any]], metrics: Sequence[str] | Map
     Raises:
       UserError: a metric is unknown, or is not a `Metric`.
     """
-    known, printed = {**_chosen(metrics), **METRICS}, []
+    known, printed = {**_named(metrics), **METRICS, **QUALITY}, []
     for name, result in results.items():
-        if name not in METRICS:
+        if name not in METRICS and name not in QUALITY:
             printed.append(name)
         printed += (known[name].lines if name in known else printing.of_numbers)(result)
     return printed

@@ -47,6 +47,27 @@ def of_accuracy(result: Result) -> list[str]:
     ]
 
 
+def of_quality(result: Result) -> list[str]:
+    """The estimates of a metric of images: each with its standard error and interval of 95 %, and what was compared."""
+    named = {key: value for key, value in result.items() if isinstance(value, Mapping) and "value" in value}
+    estimates = named or {result["metric"]: result}
+    features, images, reference = (result[key] for key in ("features", "images", "reference"))
+    of = features.get("protocol", features["features"])
+    counts = [f"{about['num_images']:,}" if about.get("num_images") else "?" for about in (images, reference)]
+    lines = [f"{name:<14} {_estimate(value)}" for name, value in estimates.items()]
+    return [*lines, f"  {counts[0]} images against {counts[1]} of {reference['name']}, features: {of}"]
+
+
+def _estimate(value: Result) -> str:
+    """An estimate in one line."""
+    text = f"{value['value']:.5g} +- {value['standard_error']:.2g}"
+    if "low" in value:
+        text += f"   (95 %: {value['low']:.5g} to {value['high']:.5g})"
+    if value.get("few"):
+        text += "   fewer images than features: mostly bias, see kid"
+    return text
+
+
 def of_numbers(result: Result) -> list[str]:
     """The numbers of any result, one line each."""
     return [f"  {key:<12} {value:g}" for key, value in result.items() if isinstance(value, int | float)]

@@ -7,12 +7,11 @@ the balls of the samples.
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-_ROWS = 1024  # rows of the distance matrix that are in memory at once
+from ddpm_jax.metrics.features import checked_pair
+from ddpm_jax.metrics.neighbours import nearest, num_within
 
 
 class PrecisionRecall(NamedTuple):
@@ -25,6 +24,8 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkaanniemi et al. 2019, eq. 1 to 3).
 
+    Distances are exact to the rounding of float32, and a ball includes its edge.
+
     Args:
       real: `[N, D]` features of real images.
       generated: `[M, D]` features of samples; choose M = N, since both measures depend on the sizes.
@@ -32,33 +33,30 @@ def precision_recall(real: ArrayLike, generated: ArrayLike, *, k: int = 3) -> Pr
 
     Raises:
       ValueError: k is below 1, a set has k points or fewer, or the numbers of features differ.
+      UserError: a feature is not finite.
     """
-    real, generated = jnp.asarray(real, jnp.float32), jnp.asarray(generated, jnp.float32)
-    if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
-        raise ValueError(f"features must be [N, D] and [M, D], got {real.shape} and {generated.shape}")
-    if k < 1:
-        raise ValueError(f"k must be 1 or more, got {k}")
-    if min(len(real), len(generated)) <= k:
-        raise ValueError(f"k = {k} neighbours need more than {k} points on each side")
+    real, generated = checked_neighbours(real, generated, k)
     return PrecisionRecall(
-        precision=float(np.mean(_covered(generated, real, _radii(real, k)))),
-        recall=float(np.mean(_covered(real, generated, _radii(generated, k)))),
+        precision=float(np.mean(num_within(generated, real, radii(real, k)) > 0)),
+        recall=float(np.mean(num_within(real, generated, radii(generated, k)) > 0)),
     )
 
 
-@jax.jit
-def _distances(rows: jax.Array, points: jax.Array) -> jax.Array:
-    """Euclidean distances `[R, N]`, from differences: with inner products a point may have a distance to itself."""
-    return jax.lax.map(lambda row: jnp.sqrt(jnp.sum((points - row) ** 2, axis=-1)), rows, batch_size=16)
+def radii(points: np.ndarray, k: int) -> np.ndarray:
+    """The distance of every point to its k-th nearest neighbour among the others, `[N]`, from points `[N, D]`."""
+    return nearest(points, points, k + 1).distance[:, -1]
 
 
-def _radii(points: jax.Array, k: int) -> jax.Array:
-    """The distance of every point to its k-th nearest neighbour among the others, `[N]`."""
-    blocks = (_distances(points[i : i + _ROWS], points) for i in range(0, len(points), _ROWS))
-    return jnp.concatenate([-jax.lax.top_k(-block, k + 1)[0][:, -1] for block in blocks])
+def checked_neighbours(real: ArrayLike, generated: ArrayLike, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features `[N, D]` and `[M, D]` as `features.checked_pair`, of sets in which every point has k neighbours.
 
-
-def _covered(points: jax.Array, centres: jax.Array, radii: jax.Array) -> np.ndarray:
-    """Whether each point lies in at least one ball, `[N]`."""
-    blocks = (_distances(points[i : i + _ROWS], centres) for i in range(0, len(points), _ROWS))
-    return np.concatenate([np.asarray(jnp.any(block <= radii, axis=1)) for block in blocks])
+    Raises:
+      ValueError: k is below 1, a set has k points or fewer, or the shapes do not match.
+      UserError: a feature is not finite.
+    """
+    if k < 1:
+        raise ValueError(f"k must be 1 or more, got {k}")
+    pair = checked_pair(np.asarray(real), np.asarray(generated))
+    if min(map(len, pair)) <= k:
+        raise ValueError(f"k = {k} neighbours need more than {k} points on each side")
+    return pair

@@ -38,6 +38,7 @@ class AttentionPool(nn.Module):
         # Only the output at the mean pixel is used, so there is only this query.
         query, key, value = project("query", tokens[:, :1]), project("key", tokens), project("value", tokens)
         answer = jax.nn.dot_product_attention(query, key, value).reshape(batch, channels)
+        self.sow("intermediates", "pooled", answer)  # features of the image, for those who ask for them
         return dense(self.features, arch, "out", kernel_init=zero_init, dtype="float32")(answer)
 
 

@@ -94,7 +94,7 @@ MISTAKES = {
     "no run": (["{tmp}/empty", "--to=diffusers", "--out={tmp}/run"], "has no checkpoint yet"),
     "run": (
         ["{tmp}/run", "--out={tmp}/out"],
-        "run is a run already, which sample.py can draw from: export_diffusers, or --to=diffusers, converts it",
+        "run is a run already, which sample.py can draw from: export_diffusers, or --to=diffusers, converts it into a",
     ),
     "foreign out": (
         ["{tmp}/foreign", "--to=diffusers", "--out={tmp}/out"],

@@ -1,0 +1,60 @@
+"""Images of any project as a source, in the size in which they are stored: a folder, or an array in a file."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_jax.data.folder import ImageFolder
+from ddpm_jax.data.formats import UnreadableImageError, opened, read_file
+from ddpm_jax.data.in_memory import ArrayImages
+from ddpm_jax.data.listing import list_images
+from ddpm_jax.data.source import Source
+from ddpm_jax.errors import UserError, first_line, one_line, shortened
+from ddpm_jax.runtime.paths import local_path
+
+
+def stored_images(path: str | os.PathLike[str]) -> Source:
+    """The images below a folder, or those of `FILE.npz` or `FILE.npy`, uint8 `[N, H, W, C]` (`arr_0` in an npz file).
+
+    The images of a folder are grey if all of them are, and in colour otherwise.
+
+    Raises:
+      UserError: there are none, they cannot be read, or those of a folder are not all squares of one size.
+    """
+    path = local_path(path)
+    if path.suffix in (".npz", ".npy"):
+        return ArrayImages(_array(path))
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder of images, nor an array of images in a .npz or .npy file")
+    names = list_images(path).images
+    sizes, grey = {}, True
+    for name in names:
+        try:
+            with opened(read_file(path / name)) as image:
+                sizes.setdefault(image.size, name)
+                grey = grey and image.mode in ("1", "L", "LA", "I;16", "I")
+        except UnreadableImageError as error:
+            raise UserError(one_line(f"cannot use {path / name}: {error}")) from error
+    if len(sizes) > 1 or any(width != height for width, height in sizes):
+        shown = ", ".join(f"{name} is {width}x{height}" for (width, height), name in list(sizes.items())[:2])
+        raise UserError(one_line(f"the images of {path} must be squares of one size: {shown}"))
+    return ImageFolder(path, size=next(iter(sizes))[0] if sizes else 1, channels=1 if grey else 3)
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array in a file; raises a UserError if there is none."""
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if path.suffix == ".npy":
+                return content
+            if "arr_0" not in content.files:
+                raise UserError(f"{path} has no arr_0, the images [N, H, W, C]; it has {shortened(str(content.files))}")
+            return content["arr_0"]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(f"{path} is not a complete file of an array ({shortened(first_line(error), 120)})") from error

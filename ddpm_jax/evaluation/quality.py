@@ -1,0 +1,107 @@
+"""The table of metrics that compare a set of images with a reference: one row for each.
+
+Read next: `metrics/`, which has the numbers; `comparison.py`, which makes the features.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import plots, printing
+from ddpm_jax.evaluation.extraction import spread
+from ddpm_jax.evaluation.extractors import Extractor
+from ddpm_jax.evaluation.feature_sets import FeatureSet
+from ddpm_jax.metrics.density_coverage import density_coverage
+from ddpm_jax.metrics.frechet import frechet, frechet_extrapolated
+from ddpm_jax.metrics.inception_score import inception_score
+from ddpm_jax.metrics.intervals import Estimate, at_this_size, halves
+from ddpm_jax.metrics.kernel import kernel_distance
+from ddpm_jax.metrics.precision_recall import precision_recall
+
+_DIVISIONS = 5  # of the images into halves, for the intervals
+
+
+class QualityMetric(NamedTuple):
+    """A metric of a set of images.
+
+    Attributes:
+      measure: function `(images, reference)` of two feature sets to values of JSON.
+      features: the name of the extractor that it takes if none is chosen.
+      outputs: the outputs of the extractor that it needs.
+      family: the extractor's `protocol["features"]` if the metric is defined on it alone, or "".
+      lines, plot, task: as for `evaluate.Metric`.
+    """
+
+    measure: Callable[[FeatureSet, FeatureSet], dict[str, Any]]
+    features: str = "torch_fidelity"
+    outputs: tuple[str, ...] = ("pool",)
+    family: str = ""
+    lines: Callable[[printing.Result], list[str]] = printing.of_quality
+    plot: Callable[[printing.Result], plots.Picture] | None = None
+    task: str = "denoise"
+
+    def check_suits(self, name: str, extractor: Extractor) -> None:
+        """Raises a UserError if the metric of this name is not defined on the features of an extractor."""
+        family = extractor.protocol["features"]
+        if self.family and family != self.family:
+            raise UserError(f"{name} is defined on the features of {self.family}, not of {family}: use fd for these")
+        if missing := set(self.outputs) - set(extractor.outputs):
+            raise UserError(f"{name} needs {min(missing)}, which the features of {family} do not have")
+
+
+def _frechet(images: FeatureSet, reference: FeatureSet, *, output: str = "pool") -> dict[str, Any]:
+    """The Frechet distance; the moments of the reference are taken as exact, as it is usual for FID."""
+    known = reference.moments(output)
+    estimate = frechet(known, images.features(output), num_divisions=_DIVISIONS)
+    return {**_values(estimate), "few": len(images.features(output)) <= len(known.mean)}
+
+
+def _frechet_extrapolated(images: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
+    """The Frechet distance at infinitely many images, of both sets where the features of both are known."""
+    known = reference.arrays.get("pool", None)
+    real = reference.moments("pool") if known is None else known
+    return _values(frechet_extrapolated(real, images.features("pool"), num_divisions=_DIVISIONS))
+
+
+def _kernel(images: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
+    return _values(kernel_distance(reference.features("pool"), images.features("pool")))
+
+
+def _inception_score(images: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
+    return inception_score(images.features("logits"))._asdict()
+
+
+def _neighbours(
+    images: FeatureSet, reference: FeatureSet, *, measure: Callable[..., tuple[float, float]], names: tuple[str, str]
+) -> dict[str, Any]:
+    """Two measures that depend on the sizes of both sets, on as many images of either, evenly spaced."""
+    sets = [known.features("pool") for known in (reference, images)]
+    num = min(map(len, sets))
+    sets = [array[spread(num, len(array))] for array in sets]
+    estimates = at_this_size(halves(measure, *sets, num_divisions=_DIVISIONS))
+    return {name: _values(estimate) for name, estimate in zip(names, estimates, strict=True)}
+
+
+def _values(estimate: Estimate) -> dict[str, Any]:
+    """An estimate as values of JSON."""
+    return {**estimate._asdict(), "num_images": list(estimate.num_images)}
+
+
+_precision_recall = partial(_neighbours, measure=precision_recall, names=("precision", "recall"))
+_density_coverage = partial(_neighbours, measure=density_coverage, names=("density", "coverage"))
+
+QUALITY: dict[str, QualityMetric] = {
+    "fid": QualityMetric(_frechet, family="inception"),
+    "fid_inf": QualityMetric(_frechet_extrapolated, family="inception"),
+    "sfid": QualityMetric(partial(_frechet, output="spatial"), outputs=("spatial",), family="inception"),
+    "fd": QualityMetric(_frechet),
+    "fd_inf": QualityMetric(_frechet_extrapolated),
+    "fd_dinov2": QualityMetric(_frechet, features="dinov2_vitl14", family="dinov2"),
+    "kid": QualityMetric(_kernel),
+    "is": QualityMetric(_inception_score, outputs=("logits",)),
+    "pr": QualityMetric(_precision_recall),
+    "dc": QualityMetric(_density_coverage),
+}
+"""The metrics of samples and images by name: Frechet distances, KID, Inception score, precision and recall, density
+and coverage."""
