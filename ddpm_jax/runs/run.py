@@ -316,9 +316,7 @@ class Run:
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
-            raise UserError(
-                f"{self.workdir} is the run of a classifier, which draws no images, but can guide a denoiser"
-            )
+            raise UserError(f"{self.workdir} is the run of a classifier, which cannot draw images, but can guide them")
 
 
 def _note_another(network: nn.Module | None, trained: str) -> None:
