@@ -18,7 +18,7 @@ command that was interrupted continues: features are kept in `WORKDIR/evaluation
 import _root  # noqa: F401
 import numpy as np
 from _digits_features import NUM, quality, real, reference
-from _digits_steps import print_scales, print_steps
+from _digits_steps import SCALE_STEPS, SEEDS, print_scales, print_steps
 from absl import flags
 
 from ddpm_jax.commands import cli
@@ -55,10 +55,10 @@ def main() -> None:
     if not FEATURES.value:
         print_own()
         return
-    print(f"{NUM_IMAGES.value:,} images for each of three seeds against all training digits")
+    print(f"{NUM_IMAGES.value:,} images for each of {len(SEEDS)} seeds against all training digits")
     steps = [int(number) for number in STEPS.value]
     print_steps(FEATURES.value, Run(WORKDIR.value), steps=steps, num_images=NUM_IMAGES.value)
-    print("conditional model, DDIM with 20 steps, by the scale of classifier-free guidance")
+    print(f"conditional model, DDIM with {SCALE_STEPS} steps, by the scale of classifier-free guidance")
     print_scales(FEATURES.value, Run(CONDITIONAL.value), num_images=NUM_IMAGES.value)
 
 

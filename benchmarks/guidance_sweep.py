@@ -64,11 +64,10 @@ def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray]
         chain = run.chain(NUM_STEPS.value)
         images = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
         agreement = float(np.mean(read(images) == np.arange(NUM) % 10))
-        measured = quality(images)
-        rows.append((scale, agreement, *measured))
+        precision, recall, frechet = quality(images)
+        rows.append((scale, agreement, precision, recall, frechet))
         print(
-            f"{key:<18}{scale:6g}  {agreement:9.3f}  {measured.precision:9.3f}  {measured.recall:6.3f}"
-            f"  {measured.frechet:21.3f}",
+            f"{key:<18}{scale:6g}  {agreement:9.3f}  {precision:9.3f}  {recall:6.3f}  {frechet:21.3f}",
             flush=True,
         )
     return rows

@@ -1,6 +1,8 @@
-"""Compares short chains with learned, small and large variance on the same weights, by precision, recall and Frechet distance.
+"""Compares short chains with learned, small and large variance on the same weights.
 
-python benchmarks/learned_variance.py --workdir=runs/digits_improved
+  python benchmarks/learned_variance.py --workdir=runs/digits_improved
+
+Prints precision, recall and the Frechet distance of pixels in [-1, 1].
 """
 
 import _root  # noqa: F401
