@@ -1,11 +1,23 @@
 """The digits as pixel features, and the images with which the benchmarks on digits compare samples."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ddpm_jax.data.digits import Digits
-from ddpm_jax.metrics.precision_recall import PrecisionRecall, precision_recall
+from ddpm_jax.metrics.frechet import frechet_distance, moments
+from ddpm_jax.metrics.precision_recall import precision_recall
 
 NUM = 500
+
+
+class Quality(NamedTuple):
+    """Precision, recall and Frechet distance of images."""
+
+    precision: float
+    recall: float
+    frechet: float
+    """On pixels in [-1, 1]; 0 or more, and less is better."""
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -26,6 +38,12 @@ def reference() -> tuple[np.ndarray, np.ndarray]:
     return train[order[:NUM]], train[order[NUM : 2 * NUM]]
 
 
-def quality(images: np.ndarray) -> PrecisionRecall:
-    """Precision and recall of images `[N, 8, 8, 1]` against the 500 reference digits, on pixels, with k = 3."""
-    return precision_recall(pixels(reference()[0]), pixels(images))
+def quality(images: np.ndarray) -> Quality:
+    """Precision and recall (k = 3) and the Frechet distance of images `[N, 8, 8, 1]` against the 500 reference digits.
+
+    Precision and recall do not depend on the scale of the pixels. The distance is that of pixels in [-1, 1], 127.5 grey
+    values to 1, and is too large by a part that depends on N: compare distances of as many images only.
+    """
+    known, given = pixels(reference()[0]), pixels(images)
+    distance = frechet_distance(moments(known / 127.5), moments(given / 127.5))
+    return Quality(*precision_recall(known, given), distance)

@@ -5,7 +5,8 @@
 Needs trained runs of configs/digits.py, digits_conditional.py and digits_classifier.py. For each scale, 500 images, 50
 of each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
 Agreement is the share of images that a support vector machine, trained on the training split, reads as the requested
-digit; precision measures quality, and recall measures diversity. Writes a plot of precision against recall.
+digit; precision measures quality, recall measures diversity, and the Frechet distance of pixels in [-1, 1] sees both.
+Writes a plot of precision against recall.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,8 +33,8 @@ SAMPLER = flags.DEFINE_string("sampler", "ddim", "The sampler.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 50, "The number of steps of the chain.")
 OUT = flags.DEFINE_string("out", "runs/guidance.png", "The PNG file for the plot.")
 
-Row: TypeAlias = tuple[float, float, float, float]
-"""A scale, and the agreement, precision and recall at this scale."""
+Row: TypeAlias = tuple[float, float, float, float, float]
+"""A scale, and the agreement, precision, recall and Frechet distance at this scale."""
 
 
 def reader() -> tuple[Callable[[np.ndarray], np.ndarray], float]:
@@ -63,9 +64,12 @@ def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray]
         chain = run.chain(NUM_STEPS.value)
         images = draw(chain, run.params, seed=0, indices=np.arange(NUM), batch_size=100)
         agreement = float(np.mean(read(images) == np.arange(NUM) % 10))
-        precision, recall = quality(images)
-        rows.append((scale, agreement, precision, recall))
-        print(f"{key:<18}{scale:6g}  {agreement:9.3f}  {precision:9.3f}  {recall:6.3f}", flush=True)
+        precision, recall, frechet = quality(images)
+        rows.append((scale, agreement, precision, recall, frechet))
+        print(
+            f"{key:<18}{scale:6g}  {agreement:9.3f}  {precision:9.3f}  {recall:6.3f}  {frechet:21.3f}",
+            flush=True,
+        )
     return rows
 
 
@@ -74,7 +78,7 @@ def plot(methods: dict[str, list[Row]], path: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     trade, asked = figure.subplots(1, 2)
     for name, rows in methods.items():
-        scale, agreement, precision, recall = np.array(rows).T
+        scale, agreement, precision, recall, _ = np.array(rows).T
         trade.plot(recall, precision, "o-", label=name)
         for point in zip(recall, precision, scale, strict=True):
             trade.annotate(f"{point[2]:g}", point[:2], fontsize=7, xytext=(3, 3), textcoords="offset points")
@@ -91,7 +95,7 @@ def main() -> None:
     """Prints the table and writes the plot."""
     read, score = reader()
     print(f"{NUM} images per row, {SAMPLER.value} {NUM_STEPS.value} steps; the reader reads {score:.3f} of test digits")
-    print(f"{'':<26}agreement  precision  recall")
+    print(f"{'':<26}agreement  precision  recall  FD, pixels in [-1, 1]")
     free = sweep(Run(FREE.value), "guidance_scale", SCALES.value, read)
     guided = sweep(Run(PLAIN.value).guide(Run(CLASSIFIER.value)), "classifier_scale", CLASSIFIER_SCALES.value, read)
     plot({"classifier-free": free, "classifier, unconditional model": guided}, OUT.value)

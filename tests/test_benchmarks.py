@@ -26,6 +26,31 @@ def imported(name, monkeypatch):
     return importlib.import_module(name)
 
 
+def test_the_quality_of_digits_is_on_pixels_between_minus_1_and_1(monkeypatch):
+    features = imported("_digits_features", monkeypatch)
+    first, other = (images.astype(float) for images in features.reference())
+    same, brighter = features.quality(first), features.quality(first + 127.5)
+    assert same[:2] == (1, 1)
+    assert same.frechet == pytest.approx(0, abs=1e-9)
+    assert brighter.frechet == pytest.approx(first[0].size, rel=1e-5)  # every pixel is 1 brighter
+    assert brighter.precision == 0
+    real = features.quality(other)
+    assert real.frechet < 1 < brighter.frechet
+    assert min(real[:2]) > 0.8
+
+
+def test_the_order_over_steps_is_called_by_how_far_it_holds(monkeypatch):
+    steps = imported("_digits_steps", monkeypatch)
+
+    def said(*rows):
+        return steps.falls([steps.Row({"pixels": row}, 0, 0, 0) for row in rows], "pixels")
+
+    assert said([5, 6], [3, 4], [1, 2]) == "holds for every pair of seeds"
+    assert said([5, 9], [4, 6], [3, 5]) == "holds with each seed"
+    assert said([5, 9], [6, 4], [1, 2]) == "holds for the means over the seeds, and not with each seed"
+    assert said([5, 6], [3, 4], [3, 4]) == "does not hold"
+
+
 def test_mutations_are_of_all_kinds_and_leave_annotations_alone(monkeypatch):
     source = '''def f(x: int = 3, *, key=True) -> int | None:
     """Says 4."""
