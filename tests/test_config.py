@@ -48,6 +48,7 @@ def test_changes_are_found_in_every_group():
     [
         ("seed", 1),
         ("data.split", "all"),
+        ("data.held_out", 0.1),
         ("data.random_flip", True),
         ("diffusion.schedule", "cosine"),
         ("model.channels", 16),
@@ -146,6 +147,7 @@ OUT_OF_RANGE = {
     "log.preview_every": -1,
     "log.preview_images": 0,
     "log.preview_steps": 0,
+    "data.held_out": 1.0,
     "seed": -1,
 }
 

@@ -71,7 +71,10 @@ NUM_IMAGES = flags.DEFINE_integer(
     lower_bound=1,
 )
 SPLIT = flags.DEFINE_string(
-    "split", "test", "The split of the run's data set for bpd, nll, spectrum and accuracy; ignored for a folder."
+    "split",
+    "test",
+    "The split of the run's data set for bpd, nll, spectrum and accuracy; held_out: the images that training left out "
+    "(config.data.held_out). A folder has no other splits.",
 )
 DATA_PATH = flags.DEFINE(
     cli.PathParser(),

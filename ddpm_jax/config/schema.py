@@ -48,6 +48,9 @@ DATA = {
     "path": Key("", 'folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)', fixed=False),
     "name": Key("", 'tfds: name of the data set, such as "cifar10" or "lsun/church"'),
     "split": Key("train", 'digits: train, test or all; tfds: any split, such as "train" or "train[:90%]"'),
+    "held_out": Key(
+        0.0, "share of the images that training leaves out, by a hash of their names, to measure with", FRACTION
+    ),
     "label": Key("label", 'tfds: feature that contains the class, such as "attributes/Smiling" of celeb_a'),
     "image_size": Key(32, "side of the square input images of the network, in pixels", COUNT),
     "channels": Key(3, "3 for colour, 1 for grey", COUNT),

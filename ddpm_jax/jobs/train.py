@@ -23,9 +23,9 @@ from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, editable, ign
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.data.source import Source
+from ddpm_jax.data.source import Source, image_name
 from ddpm_jax.diffusion.losses import Loss
-from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.errors import UserError, listed, one_line, shortened
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
@@ -56,6 +56,7 @@ class Given(NamedTuple):
 
 
 _NOTHING = Given()
+_OF_A_SOURCE = ("data.on_device", "data.num_workers", "data.held_out")  # keys that batches of a program ignore
 
 
 class Outcome(NamedTuple):
@@ -138,7 +139,7 @@ def start(
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
-        explained = _explained(config, checkpoints, num_images)
+        explained = _explained(config, checkpoints, source)
         options = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
         with log, inputs as batches, explained, saves, interruption() as stop_asked:
             state = train_loop(step_fn, state, batches, log=log, saves=saves, stop_asked=stop_asked, **options)
@@ -254,7 +255,7 @@ def _check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
     """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
     lines = ignored(config)
     if given.source is not None and not isinstance(given.source, Source):
-        reading = [path for path in keys_set(config) if path in ("data.on_device", "data.num_workers")]
+        reading = [path for path in keys_set(config) if path in _OF_A_SOURCE]
         lines += [no_effect(config, reading, "batches that a program gives", "a source of images")] * bool(reading)
     for line in lines:
         if not resumed:
@@ -304,18 +305,20 @@ def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoint
 
 
 @contextlib.contextmanager
-def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int | None) -> Iterator[None]:
+def _explained(config: ConfigDict, checkpoints: Checkpoints, source: Source | Batches | BatchesFrom) -> Iterator[None]:
     """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint.
 
-    The images of given batches, whose number is None, are not known.
+    The images of given batches are not known.
     """
     try:
         yield
     except DivergedError as error:
         order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
-        indices = () if num_images is None else batch_indices(num_images, **order)
-        more = ", ..." if len(indices) > 8 else ""
-        images = f", on images {', '.join(map(str, indices[:8]))}{more} of the data" if len(indices) else ""
+        names = []
+        if isinstance(source, Source):
+            indices = batch_indices(len(source), **order)
+            names = [one_line(image_name(source, int(index))) for index in indices[:8]] + ["..."] * (len(indices) > 8)
+        images = f", on images {', '.join(names)} of the data" if names else ""
         last = checkpoints.last_saved()
         kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
         table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "
