@@ -147,6 +147,7 @@ OUT_OF_RANGE = {
     "log.preview_every": -1,
     "log.preview_images": 0,
     "log.preview_steps": 0,
+    "log.held_out_every": -1,
     "data.held_out": 1.0,
     "seed": -1,
 }
@@ -293,6 +294,7 @@ WITHOUT_EFFECT = [
     ("data.split", "test", "data.source", {"data__source": "folder"}),
     ("data.label", "genre", "data.source", {"data__source": "folder"}),
     ("data.num_workers", 2, "data.on_device", {}),
+    ("log.held_out_every", 100, "data.held_out", {}),
     ("model.num_heads", 2, "model.head_channels", {"model__head_channels": 4}),
     ("sample.eta", 0.5, "sample.sampler", {}),
     ("sample.corrector_snr", 0.2, "sample.corrector_steps", {}),

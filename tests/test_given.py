@@ -126,6 +126,7 @@ REFUSED = [
     ({"loss": terms(grad_norm=1)}, "the name 'grad_norm': give this term of the loss"),
     ({"loss": terms(step=1)}, "^the log already uses the name 'step'"),
     ({"loss": terms(loss_t2=1)}, "^the log already uses the name 'loss_t2'"),
+    ({"loss": terms(held_out_mine=1)}, "^the log already uses the name 'held_out_mine'"),
     ({"source": one_batch(label=np.zeros(4, int), image=IMAGES[:4])}, r"\[4, 8, 8, 1\] in place of \[8, 8, 8, 1\]"),
     ({"source": one_batch(image=np.zeros((8, 16, 16, 1), np.uint8))}, r"\[8, 16, 16, 1\] in place of \[8, 8, 8, 1\]"),
     ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),

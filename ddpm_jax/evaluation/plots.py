@@ -181,6 +181,8 @@ def loss(lines: Sequence[Mapping[str, Any]]) -> Picture:
             quarter = [line.get(f"{key}_t{i}", np.nan) for line in lines]
             panel.plot(steps, quarter, color=_colour((i - 1) / 3), linewidth=0.8, label=f"quarter {i} of t")
         panel.plot(steps, [line[key] for line in lines], color=_INK, label="all t")
+        if held_out := [(line["step"], line[f"held_out_{key}"]) for line in lines if f"held_out_{key}" in line]:
+            panel.plot(*zip(*held_out, strict=True), "o-", color=COLOURS[1], markersize=3, label="held out, all t")
         panel.set(xlabel="step", ylabel=key, yscale="log" if key == "loss" else "linear")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     last = lines[-1]

@@ -26,6 +26,7 @@ from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source, image_name
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, one_line, shortened
+from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
@@ -123,7 +124,7 @@ def start(
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
     _check_effects(config, given, resumed=stored is not None)
-    config, source = _with_class_names(config, stored, given.source)
+    config, source, held_out = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
     if config.task == "denoise":
@@ -136,11 +137,14 @@ def start(
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
         log = _log(config, workdir, start_step, watch)
+        known = {"num_images": num_images, "loss": given.loss}
+        measures = held_out_loss(config, model, held_out, mesh, **known)
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, source)
-        options = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
+        options = {"num_steps": config.train.num_steps, "log_every": config.log.every}
+        options |= {"hooks": hooks, "measures": measures}
         with log, inputs as batches, explained, saves, interruption() as stop_asked:
             state = train_loop(step_fn, state, batches, log=log, saves=saves, stop_asked=stop_asked, **options)
     return Outcome(start_step, state)
@@ -223,24 +227,24 @@ def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
 
 def _with_class_names(
     config: ConfigDict, stored: dict[str, Any] | None, given: Source | Batches | BatchesFrom | None
-) -> tuple[ConfigDict, Source | Batches | BatchesFrom]:
-    """Returns the configuration with class names, those of the run or else of the data, and the data.
+) -> tuple[ConfigDict, Source | Batches | BatchesFrom, Source | None]:
+    """Returns the configuration with class names, those of the run or else of the data; the data; what is held out.
 
-    Batches have no class names.
+    Batches have no class names, and none are held out.
     """
     config = copy.deepcopy(config)
     labels = config.labels
     if stored and not labels.names:
         labels.names = tuple(stored["labels"].get("names", ()))
     if given is not None and not isinstance(given, Source):
-        return config, given
-    source = factory.source(config, given)
+        return config, given, None
+    source, held_out = factory.parts(config, given)
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)
         if stored and labels.names:
             print(f"note: the run had no class names; it uses those of the data from now on: {listed(labels.names)}",
                   flush=True)  # fmt: skip
-    return config, source
+    return config, source, held_out
 
 
 def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: Path) -> None:
