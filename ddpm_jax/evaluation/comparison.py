@@ -42,7 +42,8 @@ def compare(
       batch_size: images at a time.
 
     Returns:
-      `{metric: result}`, where a result has everything that is needed to repeat it.
+      `{metric: result}`, where a result has everything that is needed to repeat it, and the images of its plot under
+      `PICTURES` if it has one.
 
     Raises:
       UserError: a metric does not exist or needs other features; the images cannot be compared with the reference.
@@ -62,6 +63,8 @@ def compare(
                 f"{known.about['name']} does not say how its features were made: say it with --features, such as "
                 "--features=pytorch_fid"
             )
+    for name, its_features in chosen.items():
+        QUALITY[name].check_reference(name, real[its_features])
     measured, results = images(extraction), {}
     for name, its_features in chosen.items():
         one, other = measured[its_features], real[its_features]
