@@ -48,6 +48,7 @@ def test_changes_are_found_in_every_group():
     [
         ("seed", 1),
         ("data.split", "all"),
+        ("data.held_out", 0.1),
         ("data.random_flip", True),
         ("diffusion.schedule", "cosine"),
         ("model.channels", 16),
@@ -146,6 +147,8 @@ OUT_OF_RANGE = {
     "log.preview_every": -1,
     "log.preview_images": 0,
     "log.preview_steps": 0,
+    "log.held_out_every": -1,
+    "data.held_out": 1.0,
     "seed": -1,
 }
 
@@ -291,6 +294,7 @@ WITHOUT_EFFECT = [
     ("data.split", "test", "data.source", {"data__source": "folder"}),
     ("data.label", "genre", "data.source", {"data__source": "folder"}),
     ("data.num_workers", 2, "data.on_device", {}),
+    ("log.held_out_every", 100, "data.held_out", {}),
     ("model.num_heads", 2, "model.head_channels", {"model__head_channels": 4}),
     ("sample.eta", 0.5, "sample.sampler", {}),
     ("sample.corrector_snr", 0.2, "sample.corrector_steps", {}),

@@ -126,6 +126,7 @@ REFUSED = [
     ({"loss": terms(grad_norm=1)}, "the name 'grad_norm': give this term of the loss"),
     ({"loss": terms(step=1)}, "^the log already uses the name 'step'"),
     ({"loss": terms(loss_t2=1)}, "^the log already uses the name 'loss_t2'"),
+    ({"loss": terms(held_out_mine=1)}, "^the log already uses the name 'held_out_mine'"),
     ({"source": one_batch(label=np.zeros(4, int), image=IMAGES[:4])}, r"\[4, 8, 8, 1\] in place of \[8, 8, 8, 1\]"),
     ({"source": one_batch(image=np.zeros((8, 16, 16, 1), np.uint8))}, r"\[8, 16, 16, 1\] in place of \[8, 8, 8, 1\]"),
     ({"source": one_batch(image=np.zeros((8, 8, 8, 1)))}, "must be uint8 in 0..255, not float64"),
@@ -413,7 +414,7 @@ def test_the_names_of_a_single_class_are_not_letters():
 
 def test_how_images_are_read_has_no_effect_on_given_batches(tmp_path, capsys):
     one = one_batch() * 9
-    for key, value in (("data.on_device", True), ("data.num_workers", 2)):
+    for key, value in (("data.on_device", True), ("data.num_workers", 2), ("data.held_out", 0.5)):
         config = given_config(train__num_steps=1, **{key.replace(".", "__"): value})
         with pytest.raises(UserError, match=rf"^config.{key}={value} has no effect with batches that a program gives"):
             dj.train(config, tmp_path / "run", source=one, network=Mlp())

@@ -199,3 +199,34 @@ def test_lines_are_plain_json(tmp_path):
     write(tmp_path, [1])
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(line)["step"] == 1
+
+
+def test_measured_numbers_are_in_the_line_and_their_time_is_not_in_the_speed(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+
+    def measured():
+        now[0] += 50
+        return {"held_out_loss": 0.25, "held_out_loss_t1": 0.5, "broken": float("nan")}
+
+    with run_log(tmp_path) as log:
+        for step, measure in ((1, measured), (2, dict)):
+            now[0] += 2
+            log.add(step, metrics(step))
+            log.flush(measure)
+    first, second = read_log(tmp_path)
+    assert (first["held_out_loss"], first["held_out_loss_t1"]) == (0.25, 0.5)
+    assert "broken" not in first
+    assert [line["steps_per_s"] for line in (first, second)] == [0.5, 0.5]
+    assert "held_out_loss" not in second
+    assert scalars(tmp_path)[1, "held_out_loss"] == 0.25
+    printed = capsys.readouterr()
+    assert "(1.000 2.000 3.000 4.000)  held_out_loss 0.25  0.50 steps/s" in printed.out.splitlines()[0]
+    assert "note: broken at step 1 is not finite, and is not logged" in printed.err
+
+
+def test_nothing_is_measured_where_the_run_has_diverged(tmp_path):
+    with run_log(tmp_path) as log:
+        log.add(1, metrics(float("inf")))
+        with pytest.raises(DivergedError):
+            log.flush(lambda: pytest.fail("it was called"))

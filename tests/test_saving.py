@@ -67,9 +67,9 @@ def fails(workdir, message, monkeypatch, *replaced, **changes):
 
 
 def unreadable_at(step):
-    """In place of `factory.source`: one image of the batch after that step cannot be read."""
+    """In place of `factory.parts`: one image of the batch after that step cannot be read."""
     wrong = int(train.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
-    return factory, "source", lambda config, given: Failing(wrong)
+    return factory, "parts", lambda config, given: factory.Parts(Failing(wrong), None)
 
 
 def test_an_image_that_cannot_be_read_loses_no_step(whole_run, tmp_path, monkeypatch, capsys):

@@ -41,7 +41,8 @@ METRICS = flags.DEFINE_list(
     "Metrics, separated by commas. Of a denoiser: bpd (the variational bound), nll (the likelihood by the "
     "probability-flow ODE), spectrum. Of a classifier: accuracy. Of samples or images: fid, fid_inf (extrapolated to "
     "infinitely many images), sfid, fd and fd_inf (the Frechet distance of any features), fd_dinov2, kid, is, pr "
-    "(precision and recall), dc (density and coverage) (default: bpd, accuracy or fid).",
+    "(precision and recall), dc (density and coverage), memorisation (copies of training images, for a run with "
+    "config.data.held_out) (default: bpd, accuracy or fid).",
 )
 REFERENCE = flags.DEFINE_string(
     "reference",
@@ -71,7 +72,10 @@ NUM_IMAGES = flags.DEFINE_integer(
     lower_bound=1,
 )
 SPLIT = flags.DEFINE_string(
-    "split", "test", "The split of the run's data set for bpd, nll, spectrum and accuracy; ignored for a folder."
+    "split",
+    "test",
+    "The split of the run's data set for bpd, nll, spectrum and accuracy; held_out: the images that training left out "
+    "(config.data.held_out). A folder has no other splits.",
 )
 DATA_PATH = flags.DEFINE(
     cli.PathParser(),

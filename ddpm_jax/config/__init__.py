@@ -3,7 +3,16 @@
 `schema.py` has every key; the modules beside it take everything else from there.
 """
 
-from ddpm_jax.config.checks import check_ranges, ignored, keys_set, no_effect, not_one_of, problem, unknown_key
+from ddpm_jax.config.checks import (
+    check_ranges,
+    ignored,
+    keys_set,
+    no_effect,
+    not_one_of,
+    problem,
+    unknown_key,
+    unmet_needs,
+)
 from ddpm_jax.config.keys import CUSTOM, Group, Key, Needs, Rule
 from ddpm_jax.config.loading import (
     EXPERIMENTS,
@@ -46,4 +55,5 @@ __all__ = [
     "problem",
     "to_json",
     "unknown_key",
+    "unmet_needs",
 ]

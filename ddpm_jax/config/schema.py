@@ -48,6 +48,9 @@ DATA = {
     "path": Key("", 'folder: its path; tfds: the data_dir ("" for ~/tensorflow_datasets)', fixed=False),
     "name": Key("", 'tfds: name of the data set, such as "cifar10" or "lsun/church"'),
     "split": Key("train", 'digits: train, test or all; tfds: any split, such as "train" or "train[:90%]"'),
+    "held_out": Key(
+        0.0, "share of the images that training leaves out, by a hash of their names, to measure with", FRACTION
+    ),
     "label": Key("label", 'tfds: feature that contains the class, such as "attributes/Smiling" of celeb_a'),
     "image_size": Key(32, "side of the square input images of the network, in pixels", COUNT),
     "channels": Key(3, "3 for colour, 1 for grey", COUNT),
@@ -202,6 +205,11 @@ GIVEN = {
 }
 LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
+    "held_out_every": Key(
+        500,
+        "steps between measurements of the loss of the averaged parameters on held-out images; 0 for none",
+        NOT_NEGATIVE,
+    ),
     "preview_every": Key(
         10_000,
         "steps between previews (grids of samples of 1 or 3 channels, raw and averaged parameters); 0 for none",
@@ -257,6 +265,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "loss.vlb_weight": (_DENOISES, needs("loss.kind", "hybrid")),
     **{f"posterior.{key}": (_RANDOM,) for key in POSTERIOR if key != "weights"},
     **{f"sample.{key}": (_DENOISES,) for key in SAMPLE},
+    "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
     "sample.eta": (_DENOISES, needs("sample.sampler", "ddim")),
     "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.data.classes import Relabelled, usable_names
-from ddpm_jax.data.source import Example, Source
+from ddpm_jax.data.source import Example, Source, image_name
 from ddpm_jax.errors import UserError, listed, shortened
 
 _FORM = '{"image": uint8 [H, W, C], "label": integer}'
@@ -61,6 +61,10 @@ class CheckedSource:
                 f"{self.num_classes - 1}"
             )
         return example
+
+    def image_name(self, index: int) -> str:
+        """The name that the image has in the source."""
+        return image_name(self._source, index)
 
 
 def checked(source: Source, shape: tuple[int, ...]) -> Source:

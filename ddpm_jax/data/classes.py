@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ddpm_jax.data.source import Example, Source
+from ddpm_jax.data.source import Example, Source, image_name
 from ddpm_jax.errors import UserError, did_you_mean, listed, shortened
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
@@ -140,6 +140,10 @@ class Relabelled:
         """Image `index` with its label in the run's numbering."""
         example = self.source[index]
         return {**example, "label": self._numbers[example["label"]]}
+
+    def image_name(self, index: int) -> str:
+        """The name that the image has in the source."""
+        return image_name(self.source, index)
 
 
 def matched(source: Source, names: Sequence[str]) -> Source:

@@ -4,7 +4,7 @@ Read next: `folder.py` and `tfds.py`, which only add where the bytes come from.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Required, TypedDict
 
 import numpy as np
@@ -99,8 +99,20 @@ class EncodedImages(ABC):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        for offset in range(len(self) if self._skip_unreadable else 1):
-            candidate = (index + offset) % len(self)
+        return self.first_readable((index + offset) % len(self) for offset in range(len(self)))
+
+    def first_readable(self, candidates: Iterable[int]) -> Example:
+        """The first of several images, or with `skip_unreadable` the first that can be read.
+
+        Args:
+          candidates: the indices of the images, in 0..len - 1, at least one.
+
+        Raises:
+          UserError: the first image cannot be read or, with `skip_unreadable`, none can.
+        """
+        tried = []
+        for candidate in candidates:
+            tried.append(candidate)
             if candidate in self._unreadable:
                 continue
             try:
@@ -110,7 +122,7 @@ class EncodedImages(ABC):
                 self._pass_over(candidate, error)
             else:
                 return {"image": image, "label": np.int32(label)}
-        raise UserError(f"none of the {len(self)} images can be read, for example {self._name(index)}")
+        raise UserError(f"none of the {len(tried)} images can be read, for example {self._name(tried[0])}")
 
     def _first_frame(self, index: int, data: bytes) -> Image.Image:
         """Decodes an image; for the first image that has several frames it warns that only the first frame is taken."""

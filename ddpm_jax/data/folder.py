@@ -73,6 +73,10 @@ class ImageFolder(EncodedImages):
         """The number of image files."""
         return len(self.paths)
 
+    def image_name(self, index: int) -> str:
+        """The path of the image relative to the folder, with "/"."""
+        return self.paths[index]
+
     def _read(self, index: int) -> tuple[bytes, int]:
         label = self._label_of.get(self.paths[index].partition("/")[0], 0)
         return read_file(self._root / self.paths[index]), label

@@ -21,6 +21,8 @@ class Example(TypedDict):
 class Source(Protocol):
     """Random access to images of one shape; it must be picklable, because worker processes get copies of it.
 
+    A source may also name its images, see `NamedImages`.
+
     Attributes:
       num_classes: number of labels, 0 for a source without labels.
       class_names: the labels' names, `num_classes` of them, or () if they have no names.
@@ -36,6 +38,20 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example:
         """Image `index` in 0..len - 1, the same at every access."""
         ...
+
+
+@runtime_checkable
+class NamedImages(Protocol):
+    """What a source has besides if its images have names, which other images do not change."""
+
+    def image_name(self, index: int) -> str:
+        """The name of image `index`, such as its path relative to the folder of the source."""
+        ...
+
+
+def image_name(source: Source, index: int) -> str:
+    """The name of an image; its index where the source does not name its images."""
+    return source.image_name(index) if isinstance(source, NamedImages) else str(index)
 
 
 def load(source: Source, num_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:

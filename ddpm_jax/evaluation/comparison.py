@@ -74,7 +74,8 @@ def compare(
       batch_size: images at a time.
 
     Returns:
-      `{metric: result}`, where a result has everything that is needed to repeat it.
+      `{metric: result}`, where a result has everything that is needed to repeat it, and the images of its plot under
+      `PICTURES` if it has one.
 
     Raises:
       UserError: a metric does not exist or needs other features; or the images cannot be compared with the reference.
@@ -94,6 +95,8 @@ def compare(
             raise UserError(
                 f"{known.about['name']} does not say how its features were made: say it, as in features=pytorch_fid"
             )
+    for name, its_features in chosen.items():
+        QUALITY[name].check_reference(name, real[its_features])
     measured, results = images(extraction), {}
     for name, its_features in chosen.items():
         one, other = measured[its_features], real[its_features]

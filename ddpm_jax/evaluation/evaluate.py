@@ -18,7 +18,7 @@ from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.comparison import compare
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
-from ddpm_jax.evaluation.quality import QUALITY, QualityMetric
+from ddpm_jax.evaluation.quality import PICTURES, QUALITY, QualityMetric
 from ddpm_jax.evaluation.references import reference_of, samples_of
 from ddpm_jax.evaluation.results import as_json, check_finite, record
 from ddpm_jax.runtime.images import write_whole
@@ -113,7 +113,7 @@ def evaluate(
         samples = samples_of(run, num_images=num_images or NUM_SAMPLES, seed=seed, num_steps=num_steps)
         against = reference_of(reference, run)
         for name, result in compare(samples, against, of_samples, cache=folder / "features", **options).items():
-            results[name] = _written(folder, name, as_json(name, result), QUALITY[name].plot)
+            results[name] = _compared(folder, name, result)
     return {name: results[name] for name in chosen}
 
 
@@ -164,6 +164,13 @@ def _written(
         write_whole(folder / f"{name}.png", plot.savefig)
     record(folder, name, result)
     return result
+
+
+def _compared(folder: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a metric of `QUALITY`, written as by `_written`, with its images in the plot alone."""
+    plot, pictures = QUALITY[name].plot, result.pop(PICTURES, None)
+    draw = None if plot is None or pictures is None else lambda known: plot(known, pictures)
+    return _written(folder, name, as_json(name, result), draw)
 
 
 def _metric(name: str) -> Metric | QualityMetric:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,17 +117,19 @@ class Extraction:
         size = {"image_size": run.shape[0], "channels": run.shape[-1]}
         about = {"kind": "samples", "name": str(run.workdir), "num_images": num_images, **size, **settings}
         batches, kept = self._batches(num_images), []
+
+        def drawn(indices: np.ndarray, progress: Callable[[int], object] | None = None) -> np.ndarray:
+            x = chain(run.params, key, indices=padded(indices, self.batch_size), progress=progress)
+            return to_uint8(x[: len(indices)])
+
         with progress_bar(len(batches) * chain.num_steps, "sampling", unit="step") as bar:
             for indices in batches:
                 done, what = bar.n, json.dumps([settings, *indices[[0, -1]].tolist()]).encode()
-
-                def drawn(indices: np.ndarray = indices) -> np.ndarray:
-                    x = chain(run.params, key, indices=padded(indices, self.batch_size), progress=bar.update)
-                    return to_uint8(x[: len(indices)])
-
-                kept.append(self._features(what, drawn))
+                kept.append(self._features(what, partial(drawn, indices, bar.update)))
                 bar.update(done + chain.num_steps - bar.n)  # all steps of a batch from the cache
-        return self._sets(kept, about)
+        return self._sets(
+            kept, about, lambda chosen: np.concatenate([drawn(chosen[i]) for i in self._batches(len(chosen))])
+        )
 
     def of_source(self, source: Source, indices: np.ndarray, *, about: Mapping[str, Any]) -> dict[str, FeatureSet]:
         """The features of a source's images of these indices `[N]`, which `about` describes."""
@@ -137,18 +140,21 @@ class Extraction:
                 shape = images.shape[1:]
                 kept.append(self._features(images.tobytes(), lambda images=images: images))
                 bar.update(len(images))
-        return self._sets(kept, {**about, "num_images": len(indices), "image_size": shape[0], "channels": shape[-1]})
+        about = {**about, "num_images": len(indices), "image_size": shape[0], "channels": shape[-1]}
+        return self._sets(kept, about, lambda chosen: np.stack([source[i]["image"] for i in indices[chosen].tolist()]))
 
     def _batches(self, num_images: int) -> list[np.ndarray]:
         """The indices 0..num_images - 1, batch by batch."""
         return [np.arange(i, min(i + self.batch_size, num_images)) for i in range(0, num_images, self.batch_size)]
 
-    def _sets(self, kept: list[dict[str, Arrays]], about: Mapping[str, Any]) -> dict[str, FeatureSet]:
-        """The features of all batches together, by extractor."""
+    def _sets(
+        self, kept: list[dict[str, Arrays]], about: Mapping[str, Any], images: Callable[[np.ndarray], np.ndarray]
+    ) -> dict[str, FeatureSet]:
+        """The features of all batches together, by extractor, with the function that gives the images again."""
         found = {}
         for name, compiled in self.compiled.items():
             arrays = {output: np.concatenate([batch[name][output] for batch in kept]) for output in compiled.outputs}
-            found[name] = FeatureSet(arrays, {}, compiled.extractor.protocol, about)
+            found[name] = FeatureSet(arrays, {}, compiled.extractor.protocol, about, images)
         return found
 
     def _features(self, what: bytes, make: Callable[[], np.ndarray]) -> dict[str, Arrays]:

@@ -7,7 +7,7 @@ covariance of `pool`, by which other projects read it) and `about`, JSON. Statis
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +34,17 @@ class FeatureSet(NamedTuple):
       known_moments: `{output: Moments}` where a file has them.
       protocol: how the features were made, see `Extractor`; empty where a file does not say it.
       about: which images these are, as values of JSON, with their number `num_images` where it is known.
+      images: function from indices `[K]` to these images, uint8 `[K, H, W, C]`; None where they are not known.
+      held_out: function that makes the features of images held out of the training, for a reference of training images;
+        None where there are none.
     """
 
     arrays: Mapping[str, np.ndarray]
     known_moments: Mapping[str, Moments]
     protocol: Mapping[str, str]
     about: Mapping[str, Any]
+    images: Callable[[np.ndarray], np.ndarray] | None = None
+    held_out: "Callable[[], FeatureSet] | None" = None
 
     def features(self, output: str) -> np.ndarray:
         """The features `[N, D]` of an output.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule
 from ddpm_jax.errors import one_line
-from ddpm_jax.runtime.images import to_uint8
+from ddpm_jax.runtime.images import from_uint8, to_uint8
 from ddpm_jax.runtime.quiet import with_matplotlib_folder
 
 with with_matplotlib_folder():
@@ -181,6 +181,8 @@ def loss(lines: Sequence[Mapping[str, Any]]) -> Picture:
             quarter = [line.get(f"{key}_t{i}", np.nan) for line in lines]
             panel.plot(steps, quarter, color=_colour((i - 1) / 3), linewidth=0.8, label=f"quarter {i} of t")
         panel.plot(steps, [line[key] for line in lines], color=_INK, label="all t")
+        if held_out := [(line["step"], line[f"held_out_{key}"]) for line in lines if f"held_out_{key}" in line]:
+            panel.plot(*zip(*held_out, strict=True), "o-", color=COLOURS[1], markersize=3, label="held out, all t")
         panel.set(xlabel="step", ylabel=key, yscale="log" if key == "loss" else "linear")
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     last = lines[-1]
@@ -243,6 +245,22 @@ def accuracy(result: Mapping[str, Any]) -> Picture:
     right.legend(fontsize=7)
     nats.plot(result["times"], result["nll_nats_by_t"])
     nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
+    return figure
+
+
+def nearest_pairs(result: Mapping[str, Any], pictures: np.ndarray, *, columns: int) -> Picture:
+    """Samples, each above its nearest training image, the nearest pair first, from the result of "memorisation".
+
+    Args:
+      result: the result.
+      pictures: the K samples and their training images, uint8 `[2, K, H, W, C]`; K is a multiple of `columns`, or less.
+      columns: pairs in a row.
+    """
+    columns = min(columns, pictures.shape[1])
+    rows = pictures.reshape(2, -1, columns, *pictures.shape[2:]).swapaxes(0, 1)
+    names = ["sample", "nearest"] * len(rows)
+    figure = strips(from_uint8(rows.reshape(-1, *rows.shape[2:])), rows=names)
+    figure.suptitle(f"samples and their nearest training images, ratio of distances {result['value']:.2f}", fontsize=9)
     return figure
 
 

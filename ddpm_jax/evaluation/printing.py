@@ -58,6 +58,15 @@ def of_quality(result: Result) -> list[str]:
     return [*lines, f"  {counts[0]} images against {counts[1]} of {reference['name']}, features: {of}"]
 
 
+def of_memorisation(result: Result) -> list[str]:
+    """The ratio of distances to the nearest training image, and what it says."""
+    return [
+        *of_quality(result),
+        f"  median distance to the nearest training image {result['median_distance']:.4g}, of held-out images "
+        f"{result['held_out_median_distance']:.4g}; a ratio near 1: no copies, near 0: copies",
+    ]
+
+
 def _estimate(value: Result) -> str:
     """An estimate in one line."""
     text = f"{value['value']:.5g} +- {value['standard_error']:.2g}"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.extraction import spread
@@ -17,9 +19,15 @@ from ddpm_jax.metrics.frechet import frechet, frechet_extrapolated
 from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.intervals import Estimate, at_this_size, halves
 from ddpm_jax.metrics.kernel import kernel_distance
+from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.precision_recall import precision_recall
+from ddpm_jax.runtime.images import PICTURED
+
+PICTURES = "pictures"
+"""The entry of a result that has images, uint8 `[2, K, H, W, C]`; it is drawn and not written."""
 
 _DIVISIONS = 5  # of the images into halves, for the intervals
+_PAIRS, _COLUMNS = 24, 8  # of samples and training images in the plot
 
 
 class QualityMetric(NamedTuple):
@@ -30,7 +38,9 @@ class QualityMetric(NamedTuple):
       features: the name of the extractor that it takes if none is chosen.
       outputs: the outputs of the extractor that it needs.
       family: the extractor's `protocol["features"]` if the metric is defined on it alone, or "".
-      lines, plot, task: as for `evaluate.Metric`.
+      lines, task: as for `evaluate.Metric`.
+      plot: function from the result and the images `[2, K, H, W, C]` in its entry `PICTURES` to a figure, or None.
+      held_out: whether it needs a reference with images that were held out of the training.
     """
 
     measure: Callable[[FeatureSet, FeatureSet], dict[str, Any]]
@@ -38,8 +48,17 @@ class QualityMetric(NamedTuple):
     outputs: tuple[str, ...] = ("pool",)
     family: str = ""
     lines: Callable[[printing.Result], list[str]] = printing.of_quality
-    plot: Callable[[printing.Result], plots.Picture] | None = None
+    plot: Callable[[printing.Result, np.ndarray], plots.Picture] | None = None
     task: str = "denoise"
+    held_out: bool = False
+
+    def check_reference(self, name: str, reference: FeatureSet) -> None:
+        """Raises a UserError if the metric of this name needs held-out images and the reference has none."""
+        if self.held_out and reference.held_out is None:
+            raise UserError(
+                f"{name} needs images that were held out of the training, and {reference.about.get('name', 'it')} has "
+                "none: train with --config.data.held_out=0.1, and compare with the data of the run"
+            )
 
     def check_suits(self, name: str, extractor: Extractor) -> None:
         """Raises a UserError if the metric of this name is not defined on the features of an extractor."""
@@ -83,6 +102,24 @@ def _neighbours(
     return {name: _values(estimate) for name, estimate in zip(names, estimates, strict=True)}
 
 
+def _memorisation(images: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
+    """The ratio of distances to the nearest training image, and the pairs that are nearest to each other."""
+    assert reference.held_out is not None, "`check_reference` has checked it"
+    sets = (known.features("pool") for known in (images, reference.held_out(), reference))
+    found = memorisation(*sets)
+    num = min(_PAIRS, len(found.distance))
+    pairs = found.closest_pairs(num - num % _COLUMNS if num > _COLUMNS else num)
+    result = {
+        **_values(found.ratio),
+        "median_distance": float(np.median(found.distance)),
+        "held_out_median_distance": float(np.median(found.held_out_distance)),
+        "pairs": [{"sample": int(i), "image": int(j), "distance": float(found.distance[i])} for i, j in pairs],
+    }
+    if images.images and reference.images and images.about.get("channels") in PICTURED:
+        result[PICTURES] = np.stack([images.images(pairs[:, 0]), reference.images(pairs[:, 1])])
+    return result
+
+
 def _values(estimate: Estimate) -> dict[str, Any]:
     """An estimate as values of JSON."""
     return {**estimate._asdict(), "num_images": list(estimate.num_images)}
@@ -102,6 +139,13 @@ QUALITY: dict[str, QualityMetric] = {
     "is": QualityMetric(_inception_score, outputs=("logits",)),
     "pr": QualityMetric(_precision_recall),
     "dc": QualityMetric(_density_coverage),
+    "memorisation": QualityMetric(
+        _memorisation,
+        features="pixels",
+        held_out=True,
+        lines=printing.of_memorisation,
+        plot=partial(plots.nearest_pairs, columns=_COLUMNS),
+    ),
 }
 """The metrics of samples and images by name: Frechet distances, KID, Inception score, precision and recall, density
-and coverage."""
+and coverage, memorisation."""

@@ -1,6 +1,7 @@
 """What samples are compared with: data of a run or of an experiment, a folder or a file of images, or statistics."""
 
 import copy
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,18 +40,34 @@ def of_source(source: Source, *, num_images: int | None = None, **about: Any) ->
 
 
 def of_data(config: ConfigDict, source: Source | None = None, *, num_images: int | None = None) -> ImageSet:
-    """The training images that `config.data` describes, without flips; `source` where a program gave them.
+    """The training images that `config.data` describes, without flips, with those that were held out beside them.
+
+    Args:
+      config: configuration.
+      source: the source where a program gave the images, of which a part is held out as in training; else None.
+      num_images: as for `of_source`, for either part.
 
     Raises:
-      UserError: as `factory.source`.
+      UserError: as `factory.parts`.
     """
     config, given = copy.deepcopy(config), source
     config.labels.names = ()  # the labels do not matter
     config.labels.num_classes = 0
-    images = factory.source(config, given)
+    images, held_out = factory.parts(config, given)
     data = {key: config.data[key] for key in ("source", "name", "split") if config.data[key]}
     name = " ".join(str(value) for value in data.values())
-    return of_source(images, num_images=num_images, kind="data", name=name, crop=[*config.data.crop], flips=False)
+    about: dict[str, Any] = {"kind": "data", "name": name, "crop": [*config.data.crop], "flips": False}
+    if held_out is None:
+        return of_source(images, num_images=num_images, **about)
+    about["held_out"] = config.data.held_out
+    train, others = (of_source(part, num_images=num_images, **about) for part in (images, held_out))
+
+    def both(extraction: Extraction) -> dict[str, FeatureSet]:
+        other = functools.cache(lambda: others(extraction))  # few metrics need it
+        known = train(extraction).items()
+        return {name: features._replace(held_out=lambda name=name: other()[name]) for name, features in known}
+
+    return both
 
 
 def samples_of(run: "Run", *, num_images: int, seed: int = 0, num_steps: int = 0) -> ImageSet:
@@ -115,11 +132,14 @@ def images_of(given: Images, *, num_images: int | None = None) -> ImageSet:
 def reference_of(given: Images, run: "Run | None" = None) -> ImageSet:
     """A reference: images as `images_of`, the training data of an experiment, or "" for that of the run.
 
-    At most 50,000 images are taken, evenly spaced. Those of a folder are cropped and resized as the run's data.
+    At most 50,000 images are taken, evenly spaced. Those of a folder are cropped and resized as the run's data. A
+    source is that of the training if the run was trained on one of a program and a share of it was held out.
 
     Raises:
       UserError: there is no such reference.
     """
+    if isinstance(given, Source) and run is not None and run.config.data.source == CUSTOM and run.config.data.held_out:
+        return of_data(run.config, given, num_images=MOST)
     if isinstance(given, Source | np.ndarray):
         return images_of(given, num_images=MOST)
     name = os.fspath(given)

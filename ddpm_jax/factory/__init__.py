@@ -42,7 +42,7 @@ from ddpm_jax.factory.objectives import (
     state_init,
     train_spec,
 )
-from ddpm_jax.factory.sources import SOURCES, fitted, source
+from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
 
 __all__ = [
     "GRIDS",
@@ -58,6 +58,7 @@ __all__ = [
     "WEIGHTS",
     "ChainProgram",
     "Guidance",
+    "Parts",
     "chain_program",
     "check_callable",
     "check_input",
@@ -76,7 +77,9 @@ __all__ = [
     "network",
     "noise_schedule",
     "objective",
+    "of_split",
     "optimizer",
+    "parts",
     "sampler",
     "sampler_settings",
     "sampling_transitions",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -46,7 +47,12 @@ TIMES: dict[str, Callable[[int], time_sampling.TimeSampler]] = {
 
 
 def objective(
-    config: ConfigDict, model: nn.Module, *, num_images: int | None, loss: losses.Loss | None = None
+    config: ConfigDict,
+    model: nn.Module,
+    *,
+    num_images: int | None,
+    loss: losses.Loss | None = None,
+    train: bool = True,
 ) -> Objective:
     """The training objective `(params, examples, key) -> {name: [B]}` of a `TrainSpec`.
 
@@ -55,6 +61,7 @@ def objective(
       model: its network.
       num_images: N, the size of the training set, by which the KL of a posterior is divided; None if it is unknown.
       loss: the loss where `config.loss.kind` is "custom", and None elsewhere.
+      train: whether the network is applied with dropout, as in a train step.
 
     Raises:
       UserError: keys of the configuration contradict each other.
@@ -63,36 +70,37 @@ def objective(
     check_given(loss, config.loss.kind, key="loss.kind", argument="loss")
     if loss is not None:
         check_callable(loss, "loss=", "denoise", "x_0", "keys", "transition")
+    apply = partial(model.apply, train=train)
     if config.task == "denoise":
-        return _denoiser_objective(config, model, loss or _configured_loss(config))
+        return _denoiser_objective(config, apply, loss or _configured_loss(config))
     if loss is not None:
         raise UserError(
             "loss= applies only to a denoiser; a classifier is trained with the cross-entropy: leave loss= out"
         )
     if not random:
-        return _classifier_objective(model)
+        return _classifier_objective(apply)
     if num_images is None:
         raise UserError("a posterior over weights needs the size of the training set: give a Source and not batches")
-    return _negative_elbo(config, model, num_images)
+    return _negative_elbo(config, apply, num_images)
 
 
-def _classifier_objective(model: nn.Module) -> Objective:
+def _classifier_objective(apply: Callable[..., Any]) -> Objective:
     """The cross-entropy of a classifier on noisy images."""
 
     def terms(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
-        log_probs = as_classifier(partial(model.apply, train=True, rngs={"dropout": key}), {"params": params})
+        log_probs = as_classifier(partial(apply, rngs={"dropout": key}), {"params": params})
         noisy = (examples.x_0, examples.noise_keys, examples.transition)
         return losses.cross_entropy(log_probs, *noisy, label=examples.label)
 
     return terms
 
 
-def _negative_elbo(config: ConfigDict, model: nn.Module, num_images: int) -> Objective:
+def _negative_elbo(config: ConfigDict, apply: Callable[..., Any], num_images: int) -> Objective:
     """`-ELBO / N` over the weights' posterior: the cross-entropy at samples of the weights, plus `KL / N`.
 
     Each part of the batch has its own sample, so that the gradient is less noisy than with one sample for all.
     """
-    fit, num_samples = _classifier_objective(model), config.posterior.samples_per_step
+    fit, num_samples = _classifier_objective(apply), config.posterior.samples_per_step
     part = config.train.batch_size // config.train.accumulation
     if part % num_samples:
         raise UserError(
@@ -138,16 +146,15 @@ def _configured_loss(config: ConfigDict) -> losses.Loss:
     return make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
 
 
-def _denoiser_objective(config: ConfigDict, model: nn.Module, loss: losses.Loss) -> Objective:
+def _denoiser_objective(config: ConfigDict, apply: Callable[..., Any], loss: losses.Loss) -> Objective:
     """A loss of the network as a denoiser, conditioned on the class or on the null label in its place."""
     from_network = denoiser_of(config)
     rate, null = config.labels.dropout, config.labels.num_classes
 
     def terms(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
-        apply = partial(model.apply, train=True, rngs={"dropout": key})
         label = examples.label if null else jnp.zeros_like(examples.label)  # as the chain of an unconditional model
         label = hide_labels(label, examples.label_keys, rate=rate, null=null) if rate else label
-        denoise = from_network(apply, {"params": params}, label=label)
+        denoise = from_network(partial(apply, rngs={"dropout": key}), {"params": params}, label=label)
         return _checked_terms(loss(denoise, examples.x_0, examples.noise_keys, examples.transition), examples)
 
     return terms
@@ -164,6 +171,7 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
         shapes = {name: jnp.shape(term) for name, term in terms.items()} if isinstance(terms, dict) else terms
         raise UserError(f'a loss must return {{"loss": [B], ...}}, one number per image in every term, not {shapes}')
     taken = terms.keys() & {*NOT_TERMS, *(f"{name}_t{quarter}" for name in terms for quarter in range(1, 5))}
+    taken |= {name for name in terms if name.startswith("held_out_")}
     if taken:
         raise UserError(f"the log already uses the name {sorted(taken)[0]!r}: give this term of the loss another name")
     return terms

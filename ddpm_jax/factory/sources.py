@@ -1,32 +1,82 @@
 """Data sources from a configuration: where the images come from."""
 
+import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddpm_jax.data.checked import checked
+from ddpm_jax.config import flatten, unmet_needs
+from ddpm_jax.data.checked import check_source, checked
 from ddpm_jax.data.classes import matched
+from ddpm_jax.data.held_out import HELD_OUT, Part
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.given import check_given
 from ddpm_jax.factory.lookup import named
 
 
-def source(config: ConfigDict, given: Source | None = None) -> Source:
-    """The images of `config.data`, with classes numbered as in `config.labels.names` where both have names.
+class Parts(NamedTuple):
+    """The images of a data set, with classes numbered as those of a run.
+
+    Attributes:
+      train: the images to train on.
+      held_out: the images that training leaves out, or None.
+    """
+
+    train: Source
+    held_out: Source | None
+
+
+def parts(config: ConfigDict, given: Source | None = None) -> Parts:
+    """The images of `config.data`, without and with those of the share `config.data.held_out`.
 
     Args:
       config: configuration.
       given: the source where `config.data.source` is "custom", and None elsewhere.
 
     Raises:
-      UserError: the configuration does not describe a source, or as `fitted`.
+      UserError: the configuration does not describe a source, a part has no images, or as `fitted`.
     """
     data = config.data
     check_given(given, data.source, key="data.source", argument="source")
     shape = {"size": data.image_size, "channels": data.channels, "crop": tuple(data.crop) or None}
-    return fitted(config, named(SOURCES, data.source, "data.source")(data, shape) if given is None else given)
+    whole = named(SOURCES, data.source, "data.source")(data, shape) if given is None else given
+    if not data.held_out:
+        return Parts(fitted(config, whole), None)
+    check_source(whole)
+    train, held_out = (fitted(config, Part(whole, data.held_out, held_out=side)) for side in (False, True))
+    return Parts(train, held_out)
+
+
+def source(config: ConfigDict, given: Source | None = None) -> Source:
+    """The images of `config.data` to train on, as `parts`."""
+    return parts(config, given).train
+
+
+def of_split(config: ConfigDict, split: str) -> Source:
+    """The images of one split of the data set of a run.
+
+    Args:
+      config: the configuration of the run.
+      split: "held_out" for the images that training leaves out; or a split of the data set: that of the training has
+        the images to train on, and every other one all of its images. A folder is one split, whatever it is called.
+
+    Raises:
+      UserError: no images are held out, or as `parts`.
+    """
+    config = copy.deepcopy(config)
+    data = config.data
+    if split == HELD_OUT:
+        if not data.held_out:
+            raise UserError("no images are held out of the training of this run: train with --config.data.held_out=0.1")
+        held_out = parts(config).held_out
+        assert held_out is not None, "a share is held out"
+        return held_out
+    if split != data.split and not unmet_needs("data.split", flatten(config)):
+        data.held_out = 0.0
+    data.split = split
+    return source(config)
 
 
 def fitted(config: ConfigDict, images: Source) -> Source:

@@ -23,9 +23,10 @@ from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, editable, ign
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.data.source import Source
+from ddpm_jax.data.source import Source, image_name
 from ddpm_jax.diffusion.losses import Loss
-from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.errors import UserError, listed, one_line, shortened
+from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
@@ -56,6 +57,7 @@ class Given(NamedTuple):
 
 
 _NOTHING = Given()
+_OF_A_SOURCE = ("data.on_device", "data.num_workers", "data.held_out")  # keys that batches of a program ignore
 
 
 class Outcome(NamedTuple):
@@ -122,7 +124,7 @@ def start(
     model = factory.network(config, given.network)
     _check_same_run(config, stored, workdir=workdir)
     _check_effects(config, given, resumed=stored is not None)
-    config, source = _with_class_names(config, stored, given.source)
+    config, source, held_out = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
     if config.task == "denoise":
@@ -135,11 +137,14 @@ def start(
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
         log = _log(config, workdir, start_step, watch)
+        known = {"num_images": num_images, "loss": given.loss}
+        measures = held_out_loss(config, model, held_out, mesh, **known)
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
-        explained = _explained(config, checkpoints, num_images)
-        options = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
+        explained = _explained(config, checkpoints, source)
+        options = {"num_steps": config.train.num_steps, "log_every": config.log.every}
+        options |= {"hooks": hooks, "measures": measures}
         with log, inputs as batches, explained, saves, interruption() as stop_asked:
             state = train_loop(step_fn, state, batches, log=log, saves=saves, stop_asked=stop_asked, **options)
     return Outcome(start_step, state)
@@ -222,24 +227,24 @@ def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
 
 def _with_class_names(
     config: ConfigDict, stored: dict[str, Any] | None, given: Source | Batches | BatchesFrom | None
-) -> tuple[ConfigDict, Source | Batches | BatchesFrom]:
-    """Returns the configuration with class names, those of the run or else of the data, and the data.
+) -> tuple[ConfigDict, Source | Batches | BatchesFrom, Source | None]:
+    """Returns the configuration with class names, those of the run or else of the data; the data; what is held out.
 
-    Batches have no class names.
+    Batches have no class names, and none are held out.
     """
     config = copy.deepcopy(config)
     labels = config.labels
     if stored and not labels.names:
         labels.names = tuple(stored["labels"].get("names", ()))
     if given is not None and not isinstance(given, Source):
-        return config, given
-    source = factory.source(config, given)
+        return config, given, None
+    source, held_out = factory.parts(config, given)
     if labels.num_classes and not labels.names:
         labels.names = usable_names(source, labels.num_classes)
         if stored and labels.names:
             print(f"note: the run had no class names; it uses those of the data from now on: {listed(labels.names)}",
                   flush=True)  # fmt: skip
-    return config, source
+    return config, source, held_out
 
 
 def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: Path) -> None:
@@ -254,7 +259,7 @@ def _check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
     """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
     lines = ignored(config)
     if given.source is not None and not isinstance(given.source, Source):
-        reading = [path for path in keys_set(config) if path in ("data.on_device", "data.num_workers")]
+        reading = [path for path in keys_set(config) if path in _OF_A_SOURCE]
         lines += [no_effect(config, reading, "batches that a program gives", "a source of images")] * bool(reading)
     for line in lines:
         if not resumed:
@@ -304,18 +309,20 @@ def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoint
 
 
 @contextlib.contextmanager
-def _explained(config: ConfigDict, checkpoints: Checkpoints, num_images: int | None) -> Iterator[None]:
+def _explained(config: ConfigDict, checkpoints: Checkpoints, source: Source | Batches | BatchesFrom) -> Iterator[None]:
     """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint.
 
-    The images of given batches, whose number is None, are not known.
+    The images of given batches are not known.
     """
     try:
         yield
     except DivergedError as error:
         order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
-        indices = () if num_images is None else batch_indices(num_images, **order)
-        more = ", ..." if len(indices) > 8 else ""
-        images = f", on images {', '.join(map(str, indices[:8]))}{more} of the data" if len(indices) else ""
+        names = []
+        if isinstance(source, Source):
+            indices = batch_indices(len(source), **order)
+            names = [one_line(image_name(source, int(index))) for index in indices[:8]] + ["..."] * (len(indices) > 8)
+        images = f", on images {', '.join(names)} of the data" if names else ""
         last = checkpoints.last_saved()
         kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
         table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "

@@ -149,16 +149,14 @@ class Run:
         return self
 
     def source(self, split: str = "test") -> Source:
-        """The images of a split of the run's data set, see `factory.source`; a folder has one split.
+        """The images of a split of the run's data set, or of the split "held_out", see `factory.of_split`.
 
         Their classes are numbered as those of the run, by name.
 
         Raises:
-          UserError: as `factory.source`.
+          UserError: as `factory.of_split`.
         """
-        config = copy.deepcopy(self.config)
-        config.data.split = split
-        source, labels = factory.source(config), config.labels
+        source, labels = factory.of_split(self.config, split), self.config.labels
         names = usable_names(source, labels.num_classes)
         if names and not labels.names and names != tuple(map(str, range(len(names)))):
             print(f"note: the run has no class names; those of the data are used, from 0: {listed(names)}", flush=True)

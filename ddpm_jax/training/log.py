@@ -127,8 +127,12 @@ class RunLog:
         self._pending.append((step, metrics))
         self._bar.update(1)
 
-    def flush(self) -> None:
-        """Writes the means of the metrics since the last flush.
+    def flush(self, measure: Callable[[], Mapping[str, float]] = dict) -> None:
+        """Writes the means of the metrics since the last flush, and other numbers of the last step.
+
+        Args:
+          measure: function that returns these numbers by name. It is called once the metrics are known to be finite;
+            the speeds do not count its time. A number that is not finite is left out, with a note.
 
         Raises:
           DivergedError: a term of the loss or the gradient was not finite.
@@ -142,7 +146,9 @@ class RunLog:
                 raise DivergedError(what, step)
         line = self._means(steps, metrics)
         self._pending = []
-        by_first(lambda: self._publish(line))
+        if measured := self._finite(measure(), steps[-1]):
+            self.restart_clock()
+        by_first(lambda: self._publish({**line, **measured}))
 
     def picture(self, name: str, image: np.ndarray, *, step: int) -> Path:
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
@@ -189,6 +195,13 @@ class RunLog:
             "images_per_s": per_second * self._batch_size,
         }
 
+    def _finite(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
+        """Returns the finite ones of these numbers; a note names the first of the others."""
+        broken = [name for name, value in measured.items() if not np.isfinite(value)]
+        if broken:
+            self.say(f"note: {broken[0]} at step {step:,} is not finite, and is not logged")
+        return {name: value for name, value in measured.items() if name not in broken}
+
     def _publish(self, line: LogLine) -> None:
         """Writes a line and shows it."""
         self._write(line)
@@ -220,13 +233,17 @@ class RunLog:
         loss = f"{shown} {line[shown]:.4f}"
         values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
         quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # "-": no time drawn
-        self._bar.set_postfix_str(f"{speed}, {loss} ({quarters.replace('0.', '.')})")  # the mean, and by quarter of t
+        measured = [name for name in (f"held_out_{shown}", "fd") if name in line]
+        more = "".join(f"  {name} {line[name]:.4g}" for name in measured)
+        self._bar.set_postfix_str(
+            f"{speed}, {loss} ({quarters.replace('0.', '.')}){more}"
+        )  # the mean, and by quarter of t
         if not self._on_terminal:
             left = (self._num_steps - line["step"]) / max(line["steps_per_s"], 1e-9)
             eta = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
             progress = f"step {line['step']:,}/{self._num_steps:,}"
             print(
-                f"{progress}  {loss}  ({quarters})  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
+                f"{progress}  {loss}  ({quarters}){more}  {line['steps_per_s']:.2f} steps/s  {speed}  {eta} left",
                 flush=True,
             )
 

@@ -5,7 +5,7 @@ Read next: `step.py`, `saving.py`, `log.py`.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
@@ -33,6 +33,22 @@ class Hook(Protocol):
         ...
 
 
+class Measure(Protocol):
+    """A function that adds numbers to lines of the log; the time that it takes does not count as training time."""
+
+    def __call__(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """Returns numbers by name for the line of this step, or none; they may depend on the step and the state."""
+        ...
+
+
+def due(step: int, every: int, *, log_every: int) -> bool:
+    """Returns whether a measure that is taken every so many steps is due at a line of the log.
+
+    It is due at the first of the regular lines at or after each multiple of `every`.
+    """
+    return step % every < log_every
+
+
 def train_loop(
     step_fn: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     state: TrainState,
@@ -43,6 +59,7 @@ def train_loop(
     log_every: int,
     saves: Saves,
     hooks: Sequence[Hook] = (),
+    measures: Sequence[Measure] = (),
     stop_asked: Callable[[int], bool] = lambda step: False,
 ) -> TrainState:
     """Takes the steps from `state.step + 1` to `num_steps`; returns the last state.
@@ -56,6 +73,7 @@ def train_loop(
       log_every: number of steps between two lines of the log.
       saves: the open `Saves`; the last step is saved in any case.
       hooks: functions that are called after every step.
+      measures: functions that are called for every line of the log, before it is written.
       stop_asked: function from a step to whether to stop after it, from `interruption`.
     """
     for step in range(int(state.step) + 1, num_steps + 1):
@@ -65,7 +83,7 @@ def train_loop(
         stop = stop_asked(step)
         save = step == num_steps or stop or saves.due(step)
         if save or step % log_every == 0:
-            log.flush()
+            log.flush(partial(_measured, measures, step, state))
         if save:
             saves.save()
         for hook in hooks:
@@ -76,6 +94,11 @@ def train_loop(
             break
     saves.wait()
     return state
+
+
+def _measured(measures: Sequence[Measure], step: int, state: TrainState) -> dict[str, float]:
+    """Returns the numbers of all measures."""
+    return {name: value for measure in measures for name, value in measure(step, state).items()}
 
 
 def compiled_step(spec: TrainSpec, mesh: Mesh, shapes: TrainState, *, gathers: bool = False) -> jax.stages.Wrapped:

@@ -34,6 +34,7 @@ NOT_TERMS = (
     "learning_rate",
     "steps_per_s",
     "images_per_s",
+    "fd",
     "quarter_sums",
     "quarter_count",
 )
@@ -201,6 +202,25 @@ def mean_gradient(
     return jax.tree.map(lambda x: x / parts, total), terms
 
 
+def by_quarter(
+    terms: dict[str, Array], examples: Examples, *, num_timesteps: int
+) -> dict[str, Array | dict[str, Array]]:
+    """Returns the unweighted sums of every term by quarter of t, and the number of images in each.
+
+    Args:
+      terms, examples, num_timesteps: as for `summarise`.
+
+    Returns:
+      "quarter_sums", `{name: [4]}`, and "quarter_count", `[4]`.
+    """
+    quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
+    member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
+    return {
+        "quarter_sums": {name: term @ member for name, term in terms.items()},
+        "quarter_count": jnp.sum(member, axis=0),
+    }
+
+
 def summarise(terms: dict[str, Array], grads: chex.ArrayTree, examples: Examples, *, num_timesteps: int) -> Metrics:
     """Returns the metrics of a step.
 
@@ -211,16 +231,12 @@ def summarise(terms: dict[str, Array], grads: chex.ArrayTree, examples: Examples
       num_timesteps: T.
 
     Returns:
-      The weighted mean of every term under its name, `[]`; "grad_norm" `[]`; and by quarter of t, `[4]`, the
-      unweighted sums of every term ("quarter_sums", `{name: [4]}`) and the number of images ("quarter_count").
+      The weighted mean of every term under its name, `[]`; "grad_norm" `[]`; and what `by_quarter` returns.
     """
-    quarter = jnp.minimum((4 * (examples.transition.now.t - 1)) // num_timesteps, 3)
-    member = (quarter[:, None] == jnp.arange(4)[None, :]).astype(jnp.float32)
     return {
         **{name: jnp.mean(examples.weight * term) for name, term in terms.items()},
         "grad_norm": optax.tree.norm(grads),
-        "quarter_sums": {name: term @ member for name, term in terms.items()},
-        "quarter_count": jnp.sum(member, axis=0),
+        **by_quarter(terms, examples, num_timesteps=num_timesteps),
     }
 
 
