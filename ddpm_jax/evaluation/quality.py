@@ -57,7 +57,7 @@ class QualityMetric(NamedTuple):
         if self.held_out and reference.held_out is None:
             raise UserError(
                 f"{name} needs images that were held out of the training, and {reference.about.get('name', 'it')} has "
-                "none: train with --config.data.held_out=0.1, and compare with the data of the run"
+                "none: train with config.data.held_out=0.1, and compare with the data of the run"
             )
 
     def check_suits(self, name: str, extractor: Extractor) -> None:

@@ -69,7 +69,7 @@ def of_split(config: ConfigDict, split: str) -> Source:
     data = config.data
     if split == HELD_OUT:
         if not data.held_out:
-            raise UserError("no images are held out of the training of this run: train with --config.data.held_out=0.1")
+            raise UserError("no images are held out of the training of this run: train with config.data.held_out=0.1")
         held_out = parts(config).held_out
         assert held_out is not None, "a share is held out"
         return held_out
