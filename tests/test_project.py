@@ -13,6 +13,9 @@ from support.tiny import ROOT
 from test_imports import MODULES, RANK
 
 import ddpm_jax as dj
+from ddpm_jax.evaluation.evaluate import METRICS
+from ddpm_jax.evaluation.features import NAMES
+from ddpm_jax.evaluation.quality import QUALITY
 
 YAML = sorted([*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff"])
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").iterdir())
@@ -133,3 +136,16 @@ def test_the_citation_has_the_version_and_licence_of_the_package():
     assert (citation["version"], citation["license"]) == (dj.__version__, project["license"])
     assert citation["authors"] == [{"name": "The ddpm_jax authors"}]
     assert citation["keywords"] == project["keywords"]
+
+
+def test_the_page_on_the_metrics_has_every_metric_and_every_extractor():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    listed, paragraphs = page.partition("```sh")[0], re.findall(r"^\*\*(`\w+`.*?)\*\*", page, re.MULTILINE)
+    for name in (*METRICS, *QUALITY):
+        assert f"`{name}`" in listed, name
+        assert any(f"`{name}`" in head for head in paragraphs) or f"and `{name}`" in page, name
+    for name in NAMES:
+        assert re.search(rf"^\|[^|]*`{name}`", page, re.MULTILINE), name
+    for name, metric in QUALITY.items():
+        row = next(line for line in listed.splitlines() if line.startswith("|") and f"`{name}`" in line)
+        assert f"`{metric.features}`" in row, name
