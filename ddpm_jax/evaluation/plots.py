@@ -85,6 +85,29 @@ def panels(
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
+def svg_panels(figure: Picture, *, salt: str) -> list[str]:
+    """The panels of a figure as SVG files of their own, each with its legend, transparent, with text as text.
+
+    Args:
+      figure: the figure; a title over all panels is left out.
+      salt: a word from which the identifiers in the files are made, so that they are the same every time.
+    """
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.suptitle("")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the panels stay where they are while the others are hidden
+        boxes = [panel.get_tightbbox() or panel.bbox for panel in figure.axes]
+        files = []
+        for chosen, box in zip(figure.axes, boxes, strict=True):
+            for panel in figure.axes:
+                panel.set_visible(panel is chosen)
+            chosen.set_facecolor("none")
+            file, inches = io.BytesIO(), box.padded(3).transformed(figure.dpi_scale_trans.inverted())
+            figure.savefig(file, format="svg", facecolor="none", bbox_inches=inches)
+            files.append(file.getvalue().decode())
+    return files
+
+
 def strips(images: ArrayLike, *, columns: Sequence[str] = (), rows: Sequence[str] = (), size: float = 0.9) -> Picture:
     """Images `[R, C, H, W, K]` in [-1, 1] in R rows, with a title over each column and a name beside each row.
 
@@ -188,6 +211,17 @@ def loss(lines: Sequence[Mapping[str, Any]]) -> Picture:
     return figure
 
 
+def held_out(lines: Sequence[Mapping[str, Any]]) -> Picture:
+    """The loss of a run on its training images and on those held out, from the lines of its log (`log.read_log`)."""
+    figure, (panel,) = panels(1, width=4.5)
+    for key, name in (("loss", "training images"), ("held_out_loss", "images held out")):
+        known = [line for line in lines if line.get(key) is not None]
+        panel.plot([line["step"] for line in known], [line[key] for line in known], label=name)
+    panel.set(xlabel="step", ylabel="loss", yscale="log")
+    panel.legend()
+    return figure
+
+
 def live_loss() -> Callable[[Sequence[Mapping[str, Any]]], None]:
     """A function for the argument `watch` of `train`: it draws `loss` in a notebook and updates the plot in place."""
     from IPython.display import display
@@ -243,6 +277,51 @@ def accuracy(result: Mapping[str, Any]) -> Picture:
     right.legend(fontsize=7)
     nats.plot(result["times"], result["nll_nats_by_t"])
     nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
+    return figure
+
+
+def calibration(result: Mapping[str, Any]) -> Picture:
+    """The accuracy of a classifier in bins of its confidence on clean images, from the result of "accuracy"."""
+    figure, (panel,) = panels(1, width=4.5)
+    bins = result["calibration"]
+    panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
+    shown = [i for i, count in enumerate(bins["count"]) if count]
+    x, y, count = (np.array(bins[key])[shown] for key in ("confidence", "accuracy", "count"))
+    panel.scatter(x, y, s=12 + 150 * count / count.sum(), zorder=3, label="bin, area by number of images")
+    panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="calibration")
+    panel.legend(loc="upper left")
+    return figure
+
+
+def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
+    """Quality, diversity and speed of several chains: precision against recall, and the Frechet distance over the cost.
+
+    Args:
+      chains: for each its `sampler`, `num_steps`, `seconds` per image, `evaluations` of the network per image, and
+        `precision`, `recall` and `distance`, each an estimate with `value`, `low` and `high`.
+    """
+    figure, (plane, cost) = panels(2, width=4.6, height=3.7)
+    longest = max(chain["seconds"] for chain in chains)
+    for i, name in enumerate(dict.fromkeys(chain["sampler"] for chain in chains)):
+        own = sorted((chain for chain in chains if chain["sampler"] == name), key=lambda chain: chain["num_steps"])
+        colour, evaluations = COLOURS[i % len(COLOURS)], [chain["evaluations"] for chain in own]
+        x, y, far = ([chain[key]["value"] for chain in own] for key in ("recall", "precision", "distance"))
+        sizes = [25 + 600 * chain["seconds"] / longest for chain in own]
+        plane.plot(x, y, color=colour, linewidth=0.8, alpha=0.6)
+        plane.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0)
+        plane.plot([], [], color=colour, marker="o", label=name)
+        for chain in own:
+            at = (chain["recall"]["value"], chain["precision"]["value"])
+            plane.annotate(f"{chain['num_steps']:,}", at, (0, 0), textcoords="offset points", ha="center", va="center")
+        reach = [[chain["distance"][key] for chain in own] for key in ("low", "high")]
+        cost.plot(evaluations, far, color=colour, marker="o", label=name)
+        cost.fill_between(evaluations, *reach, color=colour, alpha=0.15, linewidth=0)
+    plane.set(xlabel="recall (diversity)", ylabel="precision (quality)", title="area: seconds per image; number: steps")
+    plane.margins(0.15)
+    cost.set(xlabel="evaluations of the network per image", ylabel="Frechet distance", xscale="log", ylim=(0, None))
+    cost.set_title("distance to the data, with its interval of 95 %")
+    for panel in (plane, cost):
+        panel.legend()
     return figure
 
 
