@@ -287,7 +287,7 @@ def calibration(result: Mapping[str, Any]) -> Picture:
     panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
     shown = [i for i, count in enumerate(bins["count"]) if count]
     x, y, count = (np.array(bins[key])[shown] for key in ("confidence", "accuracy", "count"))
-    panel.scatter(x, y, s=12 + 150 * count / count.sum(), zorder=3, label="bin, area by number of images")
+    panel.scatter(x, y, s=12 + 150 * count / count.sum(), zorder=3, clip_on=False, label="bin, by number of images")
     panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="calibration")
     panel.legend(loc="upper left")
     return figure
@@ -308,7 +308,7 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
         x, y, far = ([chain[key]["value"] for chain in own] for key in ("recall", "precision", "distance"))
         sizes = [25 + 600 * chain["seconds"] / longest for chain in own]
         plane.plot(x, y, color=colour, linewidth=0.8, alpha=0.6)
-        plane.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0)
+        plane.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0, clip_on=False)
         plane.plot([], [], color=colour, marker="o", label=name)
         for chain in own:
             at = (chain["recall"]["value"], chain["precision"]["value"])
@@ -317,12 +317,23 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
         cost.plot(evaluations, far, color=colour, marker="o", label=name)
         cost.fill_between(evaluations, *reach, color=colour, alpha=0.15, linewidth=0)
     plane.set(xlabel="recall (diversity)", ylabel="precision (quality)", title="area: seconds per image; number: steps")
-    plane.margins(0.15)
+    shares = {key: [chain[key]["value"] for chain in chains] for key in ("recall", "precision")}
+    plane.set(xlim=_limits(shares["recall"]), ylim=_limits(shares["precision"]))
     cost.set(xlabel="evaluations of the network per image", ylabel="Frechet distance", xscale="log", ylim=(0, None))
+    ticks = sorted({chain["evaluations"] for chain in chains})
+    cost.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    cost.minorticks_off()
     cost.set_title("distance to the data, with its interval of 95 %")
     for panel in (plane, cost):
         panel.legend()
     return figure
+
+
+def _limits(shares: Sequence[float]) -> tuple[float, float]:
+    """The limits of an axis that shows shares in [0, 1], with room for the discs."""
+    low, high = min(shares), max(shares)
+    room = max(0.15 * (high - low), 0.06)
+    return low - room, min(high + room, 1.01)
 
 
 def _colour(fraction: float) -> tuple[float, float, float, float]:

@@ -16,7 +16,7 @@ from ddpm_jax.evaluation.features import extractor
 from ddpm_jax.evaluation.quality import QUALITY
 from ddpm_jax.evaluation.references import reference_of
 from ddpm_jax.evaluation.report.markup import Html, element, figure, joined, paragraph, table
-from ddpm_jax.evaluation.report.pictures import fitting, grid, plot, sheet
+from ddpm_jax.evaluation.report.pictures import fitting, grid, halves, plot, sheet
 from ddpm_jax.evaluation.report.subject import Drawn, Section, Subject, sampling
 from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import nearest
@@ -35,7 +35,7 @@ def samples(subject: Subject) -> Section:
     order = np.random.default_rng(0).permutation(len(shown)) if labels else np.arange(len(shown))
     chain = f"{sampling(subject.run)['sampler']}, {drawn.num_steps:,} steps"
     alt = f"{len(shown)} samples of the run"
-    whole = grid(shown[order], columns=min(16, 2 * math.isqrt(len(shown))), alt=alt)
+    whole = halves(shown[order], columns=2 * math.isqrt(len(shown)) if len(shown) < 64 else 16, alt=alt)
     parts = [figure(whole, f"{len(shown)} samples, not selected: {chain}, seed {subject.seed}.", name="wide")]
     if len(labels) > 1:
         parts.append(_by_class(subject, labels))
@@ -128,15 +128,15 @@ def quality(subject: Subject) -> Section:
     rows.sort(key=lambda row: (row["sampler"], row["num_steps"]))
     [last] = [row for row in rows if (row["sampler"], row["num_steps"]) == own]
     numbers = {
-        "Frechet distance": f"{last['distance']['value']:.3g}",
+        f"Frechet distance, {subject.features or 'pixels'}": f"{last['distance']['value']:.3g}",
         "precision": f"{last['precision']['value']:.2f}",
         "recall": f"{last['recall']['value']:.2f}",
         "images/s": f"{1 / last['seconds']:,.3g}",
     }
-    return Section(_of_rows(rows, subject, real), numbers, commands)
+    return Section(_of_rows(rows, last, subject, real), numbers, commands)
 
 
-def _of_rows(rows: list[dict[str, Any]], subject: Subject, real: FeatureSet) -> Html:
+def _of_rows(rows: list[dict[str, Any]], last: dict[str, Any], subject: Subject, real: FeatureSet) -> Html:
     """The text, the figure and the table of the section on quality."""
     features = subject.features or "pixels"
     note = paragraph(
@@ -150,19 +150,20 @@ def _of_rows(rows: list[dict[str, Any]], subject: Subject, real: FeatureSet) -> 
     shown = figure(
         plot(plots.trilemma(rows), name="trilemma", alt=alt),
         "Left: up is better in quality, right is better in diversity, and a smaller disc is faster. "
-        "Right: the distance to the data falls with the evaluations that an image costs.",
+        "Right: the distance to the data over what an image costs; lower is better, and further left is cheaper.",
     )
     head = ("chain", "steps", "evaluations per image", "images/s", "Frechet distance", "precision", "recall")
-    cells = [
-        (
-            row["sampler"], f"{row['num_steps']:,}", f"{row['evaluations']:,}", f"{1 / row['seconds']:,.3g}",
-            _estimate(row["distance"]), _estimate(row["precision"]), _estimate(row["recall"]),
-        )
-        for row in rows
-    ]  # fmt: skip
+    cells = [_cells(row, " of the run" if row is last else "") for row in rows]
     return joined(
         note, shown, table(head, cells, caption="Quality, diversity and speed, with standard errors", name="numbers")
     )
+
+
+def _cells(row: Mapping[str, Any], whose: str) -> tuple[object, ...]:
+    """The cells of a chain in the table on quality."""
+    costs = (f"{row['num_steps']:,}", f"{row['evaluations']:,}", f"{1 / row['seconds']:,.3g}")
+    qualities = (_estimate(row[key]) for key in ("distance", "precision", "recall"))
+    return joined(row["sampler"], element("small", whose)), *costs, *qualities
 
 
 def _measured(name: str, drawn: Drawn, real: FeatureSet, extraction: Extraction) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def nearest_images(subject: Subject) -> Section:
         f"The {len(closest)} samples of {len(drawn):,} that are nearest to one of {of}, in pixels: the samples above, "
         "the training images below."
     )
-    whole = grid(pairs, columns=len(closest), alt="samples above their nearest training images")
+    whole = halves(pairs, columns=len(closest), alt="samples above their nearest training images")
     return Section(joined(note, figure(whole, caption, name="wide")))
 
 

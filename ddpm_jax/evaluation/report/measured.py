@@ -31,9 +31,7 @@ def bits(subject: Subject) -> Section:
     )
     again = subject.command("evaluate", "--metrics=bpd", f"--num_images={_BOUND_IMAGES}")
     numbers = {"bits/dim": total}
-    return Section(
-        joined(table((), rows, caption=caption, name="numbers"), shown), numbers, {"bits per dimension": again}
-    )
+    return Section(joined(table((), rows, caption=caption), shown), numbers, {"bits per dimension": again})
 
 
 def spectra(subject: Subject) -> Section:
@@ -51,9 +49,11 @@ def spectra(subject: Subject) -> Section:
         "the same spectra in the first two panels; in the last, the bands of the estimate of x_0 settle from coarse to "
         "fine.",
     )
-    settled = ", ".join(f"{k}: t = {t:g}" for k, t in enumerate(result["settling_time"]))
+    settled = ", ".join(f"{t:g}" for t in result["settling_time"])
     flags = ["--metrics=spectrum", f"--num_images={_SPECTRUM_IMAGES}", f"--num_steps={num_steps}"]
-    note = paragraph(f"Half of the power of each band (periods across the image) is there at {settled}.")
+    note = paragraph(
+        f"The bands, from 0 periods across the image on, reach half of their final power at t = {settled}."
+    )
     return Section(joined(shown, note), commands={"spectra": subject.command("evaluate", *flags, draws=True)})
 
 
@@ -63,8 +63,8 @@ def classifier(subject: Subject) -> Section:
     result = accuracy(subject.run, images, num_steps=0)
     note = paragraph(
         f"On {images.num_images} images of the test split without noise, ",
-        element("strong", f"{100 * result['accuracy']:.1f} %"), " of the predictions are right, with "
-        f"{result['nll_nats']:.3f} nats. Confidence and accuracy differ by {result['calibration_error']:.3f}, the mean "
+        element("strong", f"{100 * result['accuracy']:.1f} %"), " of the predictions are right, and "
+        f"-log p(y | x) is {result['nll_nats']:.3f} nats. Confidence and accuracy differ by {result['calibration_error']:.3f}, the mean "
         "over bins.",
     )  # fmt: skip
     over_t = figure(
@@ -81,12 +81,12 @@ def classifier(subject: Subject) -> Section:
     rows = [
         (shortened(one_line(name), 40), f"{100 * a:.1f} %") for a, name in sorted(known, key=lambda pair: pair[0])[:12]
     ]
-    classes = table(("class", "accuracy"), rows, caption="Accuracy by class, the worst first", name="numbers")
+    classes = table(("class", "accuracy"), rows, caption="Accuracy by class, the worst first", name="numbers short")
     again = subject.command("evaluate", "--metrics=accuracy", f"--num_images={_CLASSIFIED_IMAGES}")
     numbers = {
         "accuracy": f"{100 * result['accuracy']:.1f} %",
         "calibration error": f"{result['calibration_error']:.3f}",
-        "nats": f"{result['nll_nats']:.3f}",
+        "-log p(y | x), nats": f"{result['nll_nats']:.3f}",
     }
     return Section(joined(note, over_t, bins, classes), numbers, {"accuracy and calibration": again})
 

@@ -35,22 +35,39 @@ def fitting(images: np.ndarray, *, side: int = 128, least: int = 8) -> np.ndarra
 
 def grid(images: np.ndarray, *, columns: int, alt: str) -> Html:
     """Images `[N, H, W, C]` uint8 row by row in one picture, with transparent gaps."""
-    tiles = tile_images(images, columns=columns)
-    gaps = tile_images(np.zeros((*images.shape[:3], 1), np.uint8), columns=columns)
-    uri = data_uri(np.concatenate([tiles, 255 - gaps], axis=-1))
+    tiles = _tiled(images, columns)
     height, width = tiles.shape[:2]
-    return element("img", src=uri, alt=alt, width=width, height=height, class_=_style(images))
+    return element("img", src=data_uri(tiles), alt=alt, width=width, height=height, class_=_style(images))
+
+
+def halves(images: np.ndarray, *, columns: int, alt: str) -> Html:
+    """Images `[N, H, W, C]` uint8 in two pictures, side by side or, where the page is narrow, one below the other.
+
+    Args:
+      images: the images; the first half of the columns is the first picture.
+      columns: number of columns of both pictures together, even.
+      alt: what they show.
+    """
+    middle, column = columns // 2, np.arange(len(images)) % columns
+    parts = [images[column < middle], images[column >= middle]]
+    return element("div", *(grid(part, columns=middle, alt=alt) for part in parts if len(part)), class_="halves")
 
 
 def sheet(frames: np.ndarray, *, columns: int, alt: str) -> Html:
     """Frames `[F, N, H, W, C]` uint8 as one picture, of which the page shows one frame at a time, at first the last."""
-    tiles = np.stack([tile_images(images, columns=columns, gap=0) for images in frames])
-    zoom = tiles.shape[1] // (frames.shape[2] * math.ceil(frames.shape[1] / columns))
+    tiles = np.stack([_tiled(images, columns) for images in frames])
+    zoom = max(1, math.ceil(32 / frames.shape[2]))  # by which tile_images enlarges
     small = tiles[:, ::zoom, ::zoom]
     num, height, width, channels = small.shape
     uri = data_uri(small.reshape(-1, width, channels))
     style = f"--frames:{num};aspect-ratio:{width}/{height};background-image:url({uri})"
     return element("div", role="img", aria_label=alt, class_=f"sheet {_style(frames[0])}", style=style)
+
+
+def _tiled(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images `[N, H, W, C]` uint8 in a grid `[H', W', C + 1]`, whose gaps are transparent."""
+    gaps = tile_images(np.zeros((*images.shape[:3], 1), np.uint8), columns=columns)
+    return np.concatenate([tile_images(images, columns=columns), 255 - gaps], axis=-1)
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -25,19 +25,18 @@ def about(subject: Subject) -> Section:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params))
     data, classes = config.data, run.num_classes
     name = " ".join(str(value) for value in (data.source, data.name, data.split) if value)
-    diffusion = (
-        f"{config.diffusion.schedule}, T = {config.diffusion.num_timesteps:,}, predicts {config.diffusion.target}"
-    )
+    schedule = f"{config.diffusion.schedule}, T = {config.diffusion.num_timesteps:,}"
     rows = [
         ("run", shortened(one_line(config.name), 60)),
         ("task", {"denoise": "a denoiser, which draws images"}.get(config.task, "a classifier of noisy images")),
         ("checkpoint", f"step {run.step:,}, {'averaged' if run.params_name == 'ema' else 'raw'} parameters"),
         ("data", f"{one_line(name)}, {' x '.join(map(str, run.shape))} pixels, {classes or 'no'} classes"),
-        ("noise schedule", diffusion + (", learned variance" if config.diffusion.learned_variance else "")),
-        ("network", f"{_network(subject)}, {parameters:,} parameters"),
+        ("noise schedule", schedule),
+        ("network", f"{parameters:,} parameters: {_network(subject)}"),
     ]
     if config.task == "denoise":
-        known, steps = sampling(run), run.chain().num_steps
+        known, steps, learned = sampling(run), run.chain().num_steps, config.diffusion.learned_variance
+        rows.append(("target", config.diffusion.target + (" and the variance of a step" if learned else "")))
         variance = f", {known['variance']} variance" if known["sampler"] == "ancestral" else ""
         rows.append(("sampler", f"{known['sampler']}{variance}, {steps:,} steps, {known['grid']} grid"))
     rows.append(
@@ -52,7 +51,7 @@ def _network(subject: Subject) -> str:
     if subject.run.config.network != "configured":
         return shortened(one_line(factory.described(subject.run.model)), 80)
     widths = ", ".join(str(model.channels * factor) for factor in model.channel_mult)
-    return f"U-Net of {widths} channels, {model.num_res_blocks} blocks per level"
+    return f"U-Net, levels of {widths} channels, residual blocks per level: {model.num_res_blocks}"
 
 
 def recorded(subject: Subject) -> Section:

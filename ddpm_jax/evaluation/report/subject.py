@@ -97,7 +97,7 @@ class Subject:
         Raises:
           UserError: as `Run.chain`; or an image is not finite.
         """
-        chain, key, size = run.chain(num_steps), root_key(self.seed), min(self.batch_size, self.num_images)
+        chain, key, size = run.chain(num_steps), root_key(self.seed), min(self.batch_size, -(-self.num_images // 3))
         images, took, kept = [], [], []
         batches = [np.arange(i, min(i + size, self.num_images)) for i in range(0, self.num_images, size)]
         name = f"{sampling(run)['sampler']}, {chain.num_steps} steps"
