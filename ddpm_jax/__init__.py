@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.data import ArrayImages, Digits, ImageFolder, Source, batches, load
     from ddpm_jax.evaluation import plots
     from ddpm_jax.evaluation.evaluate import evaluate, table
+    from ddpm_jax.evaluation.report.writing import write_report
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
     from ddpm_jax.models.layers import timestep_embedding
@@ -83,6 +84,7 @@ _LATER: dict[str, tuple[str, ...]] = {
         "evaluate",
         "table",
     ),
+    "evaluation.report.writing": ("write_report",),
     "jobs.train": ("train",),
     "metrics.precision_recall": ("precision_recall",),
     "models.layers": ("timestep_embedding",),
@@ -186,6 +188,7 @@ __all__ = [
     "to_uint8",
     "train",
     "train_step",
+    "write_report",
 ]
 
 if not TYPE_CHECKING:  # for whom a name that is not there would be of any type

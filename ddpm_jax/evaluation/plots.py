@@ -297,13 +297,13 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
     """Quality, diversity and speed of several chains: precision against recall, and the Frechet distance over the cost.
 
     Args:
-      chains: for each its `sampler`, `num_steps`, `seconds` per image, `evaluations` of the network per image, and
-        `precision`, `recall` and `distance`, each an estimate with `value`, `low` and `high`.
+      chains: for each its `name`, that of its sampler, `num_steps`, `seconds` per image, `evaluations` of the network
+        per image, and `precision`, `recall` and `distance`, each an estimate with `value`, `low` and `high`.
     """
     figure, (plane, cost) = panels(2, width=4.6, height=3.7)
     longest = max(chain["seconds"] for chain in chains)
-    for i, name in enumerate(dict.fromkeys(chain["sampler"] for chain in chains)):
-        own = sorted((chain for chain in chains if chain["sampler"] == name), key=lambda chain: chain["num_steps"])
+    for i, name in enumerate(dict.fromkeys(chain["name"] for chain in chains)):
+        own = sorted((chain for chain in chains if chain["name"] == name), key=lambda chain: chain["num_steps"])
         colour, evaluations = COLOURS[i % len(COLOURS)], [chain["evaluations"] for chain in own]
         x, y, far = ([chain[key]["value"] for chain in own] for key in ("recall", "precision", "distance"))
         sizes = [25 + 600 * chain["seconds"] / longest for chain in own]

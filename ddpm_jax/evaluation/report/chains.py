@@ -17,7 +17,7 @@ from ddpm_jax.evaluation.quality import QUALITY
 from ddpm_jax.evaluation.references import reference_of
 from ddpm_jax.evaluation.report.markup import Html, element, figure, joined, paragraph, table
 from ddpm_jax.evaluation.report.pictures import fitting, grid, halves, plot, sheet
-from ddpm_jax.evaluation.report.subject import Drawn, Section, Subject, sampling
+from ddpm_jax.evaluation.report.subject import Drawn, Section, Subject, sampler_of, sampling
 from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.metrics.neighbours import nearest
 from ddpm_jax.runtime.images import from_uint8, to_uint8
@@ -33,7 +33,7 @@ def samples(subject: Subject) -> Section:
     drawn, labels = subject.own, subject.run.labels()
     shown = fitting(drawn.images)[:64]
     order = np.random.default_rng(0).permutation(len(shown)) if labels else np.arange(len(shown))
-    chain = f"{sampling(subject.run)['sampler']}, {drawn.num_steps:,} steps"
+    chain = f"{sampler_of(subject.run)}, {drawn.num_steps:,} steps"
     alt = f"{len(shown)} samples of the run"
     whole = halves(shown[order], columns=2 * math.isqrt(len(shown)) if len(shown) < 64 else 16, alt=alt)
     parts = [figure(whole, f"{len(shown)} samples, not selected: {chain}, seed {subject.seed}.", name="wide")]
@@ -116,7 +116,7 @@ def quality(subject: Subject) -> Section:
     extraction = Extraction({"features": (extractor(subject.features or "pixels", weights=subject.weights), ("pool",))},
                             mesh=subject.run.mesh)  # fmt: skip
     real, most = reference_of("", subject.run)(extraction)["features"], _timesteps(subject)
-    own = sampling(subject.run)["sampler"], subject.own.num_steps
+    own = sampler_of(subject.run), subject.own.num_steps
     rows, commands = [], {}
     for name, num_steps in [*[pair for pair in _CHAINS if pair[1] <= most and pair != own], own]:
         run = subject.with_sampler(name)
@@ -125,8 +125,8 @@ def quality(subject: Subject) -> Section:
         flags = [f"--metrics={','.join(_METRICS)}", f"--features={subject.features or 'pixels'}"]
         flags += [f"--num_images={subject.num_images}", f"--num_steps={num_steps}"]
         commands[f"quality of {name}, {num_steps} steps"] = subject.command("evaluate", *flags, run=run, draws=True)
-    rows.sort(key=lambda row: (row["sampler"], row["num_steps"]))
-    [last] = [row for row in rows if (row["sampler"], row["num_steps"]) == own]
+    rows.sort(key=lambda row: (row["name"], row["num_steps"]))
+    [last] = [row for row in rows if (row["name"], row["num_steps"]) == own]
     numbers = {
         f"Frechet distance, {subject.features or 'pixels'}": f"{last['distance']['value']:.3g}",
         "precision": f"{last['precision']['value']:.2f}",
@@ -163,7 +163,7 @@ def _cells(row: Mapping[str, Any], whose: str) -> tuple[object, ...]:
     """The cells of a chain in the table on quality."""
     costs = (f"{row['num_steps']:,}", f"{row['evaluations']:,}", f"{1 / row['seconds']:,.3g}")
     qualities = (_estimate(row[key]) for key in ("distance", "precision", "recall"))
-    return joined(row["sampler"], element("small", whose)), *costs, *qualities
+    return joined(row["name"], element("small", whose)), *costs, *qualities
 
 
 def _measured(name: str, drawn: Drawn, real: FeatureSet, extraction: Extraction) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _measured(name: str, drawn: Drawn, real: FeatureSet, extraction: Extraction)
     check_comparable(found, real)
     distance, both = (QUALITY[metric].measure(found, real) for metric in _METRICS)
     costs = {"seconds": drawn.seconds, "evaluations": drawn.evaluations}
-    return {"sampler": name, "num_steps": drawn.num_steps, "distance": distance, **both, **costs}
+    return {"name": name, "num_steps": drawn.num_steps, "distance": distance, **both, **costs}
 
 
 def _estimate(known: Mapping[str, Any]) -> Html:

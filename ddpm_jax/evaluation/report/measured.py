@@ -64,8 +64,8 @@ def classifier(subject: Subject) -> Section:
     note = paragraph(
         f"On {images.num_images} images of the test split without noise, ",
         element("strong", f"{100 * result['accuracy']:.1f} %"), " of the predictions are right, and "
-        f"-log p(y | x) is {result['nll_nats']:.3f} nats. Confidence and accuracy differ by {result['calibration_error']:.3f}, the mean "
-        "over bins.",
+        f"-log p(y | x) is {result['nll_nats']:.3f} nats. Confidence and accuracy differ by "
+        f"{result['calibration_error']:.3f} in the mean over bins.",
     )  # fmt: skip
     over_t = figure(
         plot(plots.accuracy(result), name="accuracy", alt=("accuracy over t", "negative log-likelihood over t")),

@@ -12,7 +12,7 @@ from ddpm_jax import __version__, factory
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import one_line, shortened
 from ddpm_jax.evaluation.report.markup import Html, code, element, joined, paragraph, table
-from ddpm_jax.evaluation.report.subject import Section, Subject, sampling
+from ddpm_jax.evaluation.report.subject import Section, Subject, sampler_of, sampling
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.runtime.devices import all_devices
 
@@ -35,10 +35,10 @@ def about(subject: Subject) -> Section:
         ("network", f"{parameters:,} parameters: {_network(subject)}"),
     ]
     if config.task == "denoise":
-        known, steps, learned = sampling(run), run.chain().num_steps, config.diffusion.learned_variance
+        known, sampler, learned = sampling(run), sampler_of(run), config.diffusion.learned_variance
         rows.append(("target", config.diffusion.target + (" and the variance of a step" if learned else "")))
-        variance = f", {known['variance']} variance" if known["sampler"] == "ancestral" else ""
-        rows.append(("sampler", f"{known['sampler']}{variance}, {steps:,} steps, {known['grid']} grid"))
+        variance = f", {known['variance']} variance" if sampler == "ancestral" else ""
+        rows.append(("sampler", f"{sampler}{variance}, {run.chain().num_steps:,} steps, {known['grid']} grid"))
     rows.append(
         ("trained with", f"batches of {config.train.batch_size:,}, learning rate {config.optim.learning_rate:g}")
     )

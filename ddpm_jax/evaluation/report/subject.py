@@ -100,7 +100,7 @@ class Subject:
         chain, key, size = run.chain(num_steps), root_key(self.seed), min(self.batch_size, -(-self.num_images // 3))
         images, took, kept = [], [], []
         batches = [np.arange(i, min(i + size, self.num_images)) for i in range(0, self.num_images, size)]
-        name = f"{sampling(run)['sampler']}, {chain.num_steps} steps"
+        name = f"{sampler_of(run)}, {chain.num_steps} steps"
         with progress_bar(len(batches) * chain.num_steps, name, unit="step") as bar:
             for batch in batches:
                 begin, indices = time.perf_counter(), padded(batch, size)
@@ -141,6 +141,8 @@ class Subject:
         words = [program(name), as_flag("workdir", run.workdir)]
         words += ["--params=raw"] * (run.params_name == "raw") + [*flags]
         if draws:
+            steps = sampling(run)["num_steps"]
+            words += [f"--num_steps={steps}"] * (steps and not any(flag.startswith("--num_steps=") for flag in flags))
             words += _chain_flags(run)
             words += [f"--seed={self.seed}"] * (self.seed != 0)
         return " ".join(words)
@@ -151,13 +153,18 @@ def sampling(run: Run) -> dict[str, Any]:
     return to_json(run.config.sample)
 
 
+def sampler_of(run: Run) -> str:
+    """The name of the sampler of a run."""
+    return str(factory.chain_program(run.config, 0).sampler)
+
+
 def _chain_flags(run: Run) -> list[str]:
     """The flags that give a chain the settings of a run."""
-    known = sampling(run)
-    keys = ["sampler", {"ancestral": "variance", "ddim": "eta"}.get(known["sampler"], "grid"), "grid"]
+    known, own = sampling(run), {"ancestral": ["variance"], "ddim": ["eta"]}
+    keys = ["sampler", *own.get(sampler_of(run), []), "grid"]
     keys += ["guidance_scale"] * bool(run.num_classes and run.classifier is None)
     keys += [key for key in ("labels", "corrector_steps") if known[key]]
-    flags = [as_flag(key, str(known[key])) for key in dict.fromkeys(keys)]
+    flags = [as_flag(key, str(known[key])) for key in keys]
     if run.classifier is not None:
         flags += [as_flag("classifier_workdir", run.classifier.workdir)]
         flags += [f"--classifier_scale={known['classifier_scale']}"]
