@@ -301,22 +301,28 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
         per image, and `precision`, `recall` and `distance`, each an estimate with `value`, `low` and `high`.
     """
     figure, (plane, cost) = panels(2, width=4.6, height=3.7)
-    longest = max(chain["seconds"] for chain in chains)
+    seconds = np.array([chain["seconds"] for chain in chains])
     for i, name in enumerate(dict.fromkeys(chain["name"] for chain in chains)):
         own = sorted((chain for chain in chains if chain["name"] == name), key=lambda chain: chain["num_steps"])
         colour, evaluations = COLOURS[i % len(COLOURS)], [chain["evaluations"] for chain in own]
         x, y, far = ([chain[key]["value"] for chain in own] for key in ("recall", "precision", "distance"))
-        sizes = [25 + 600 * chain["seconds"] / longest for chain in own]
+        sizes = [200 + 250 * np.log10(chain["seconds"] / seconds.min()) for chain in own]
         plane.plot(x, y, color=colour, linewidth=0.8, alpha=0.6)
         plane.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0, clip_on=False)
         plane.plot([], [], color=colour, marker="o", label=name)
         for chain in own:
             at = (chain["recall"]["value"], chain["precision"]["value"])
-            plane.annotate(f"{chain['num_steps']:,}", at, (0, 0), textcoords="offset points", ha="center", va="center")
+            plane.annotate(
+                f"{chain['num_steps']:,}", at, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8
+            )
         reach = [[chain["distance"][key] for chain in own] for key in ("low", "high")]
         cost.plot(evaluations, far, color=colour, marker="o", label=name)
         cost.fill_between(evaluations, *reach, color=colour, alpha=0.15, linewidth=0)
-    plane.set(xlabel="recall (diversity)", ylabel="precision (quality)", title="area: seconds per image; number: steps")
+    plane.set(
+        xlabel="recall (diversity)",
+        ylabel="precision (quality)",
+        title="disc: time per image, logarithmic; number: steps",
+    )
     shares = {key: [chain[key]["value"] for chain in chains] for key in ("recall", "precision")}
     plane.set(xlim=_limits(shares["recall"]), ylim=_limits(shares["precision"]))
     cost.set(xlabel="evaluations of the network per image", ylabel="Frechet distance", xscale="log", ylim=(0, None))

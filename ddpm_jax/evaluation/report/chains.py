@@ -85,7 +85,7 @@ def chain(subject: Subject) -> Section:
     note = paragraph(
         "Each step takes the noisy images ", _symbol("x", "t"), " at the left a little nearer to images; the sampler "
         "steps towards the estimate at the right, a blurred mean of all images that are possible given ",
-        _symbol("x", "t"), ". The slider also moves with the arrow keys."
+        _symbol("x", "t"), ".", element("span", " The slider also moves with the arrow keys.", class_="on-screen"),
     )  # fmt: skip
     strip = figure(
         _strip(kept, times), "The chain from noise to images: x_t above, the estimate of x_0 below.", name="strip"

@@ -98,10 +98,13 @@ def provenance(subject: Subject, *, commands: Mapping[str, str], date: str) -> H
     ]
     config = json.dumps(to_json(subject.run.config), indent=2)
     again = [joined(element("h3", name[:1].upper() + name[1:]), code(command)) for name, command in commands.items()]
+    repeated = element("summary", f"The commands that repeat {len(again)} results")
     return joined(
         table((), rows, caption="Where the numbers come from", name="about"),
-        paragraph("Image i depends only on the seed and on i, so these commands give the same numbers, up to rounding; "
-                  "images per second depend on the machine and on what else it does."),
-        element("details", element("summary", f"The commands that repeat {len(again)} results"), *again),
-        element("details", element("summary", "The configuration"), code(config)),
-    )  # fmt: skip
+        paragraph(
+            "Image i depends only on the seed and on i, so these commands give the same numbers, up to rounding; "
+            "images per second depend on the machine and on what else it does."
+        ),
+        element("details", repeated, *again, class_="commands"),
+        element("details", element("summary", "The configuration"), code(config), class_="configuration"),
+    )
