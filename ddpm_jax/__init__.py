@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.evaluation import plots
     from ddpm_jax.evaluation.comparison import measure
     from ddpm_jax.evaluation.evaluate import evaluate, table
+    from ddpm_jax.evaluation.report.writing import write_report
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
     from ddpm_jax.models.layers import timestep_embedding
@@ -85,6 +86,7 @@ _LATER: dict[str, tuple[str, ...]] = {
         "evaluate",
         "table",
     ),
+    "evaluation.report.writing": ("write_report",),
     "jobs.train": ("train",),
     "metrics.precision_recall": ("precision_recall",),
     "models.layers": ("timestep_embedding",),
@@ -189,6 +191,7 @@ __all__ = [
     "to_uint8",
     "train",
     "train_step",
+    "write_report",
 ]
 
 if not TYPE_CHECKING:  # for whom a name that is not there would be of any type

@@ -7,6 +7,7 @@
   python evaluate.py --workdir=DIR --metrics=fid,kid,is --num_images=50000 --feature_weights=FILE.pth
   python evaluate.py --images=FOLDER --reference=FOLDER2 --metrics=fid          images of any project
   python evaluate.py --workdir=DIR --make_reference=FILE.npz                    the run's data as a reference file
+  python evaluate.py --workdir=DIR --report                                     everything about a run on one page
 
 bpd, nll and spectrum measure a denoiser on the images of a split, accuracy a classifier. The other metrics draw
 samples and compare their features with those of a reference: the run's training data, or --reference. They continue
@@ -53,6 +54,12 @@ REFERENCE = flags.DEFINE_string(
 MAKE_REFERENCE = flags.DEFINE(
     cli.PathParser(), "make_reference", None, "FILE.npz to write: the reference, to compare with later."
 )
+REPORT = flags.DEFINE_boolean(
+    "report",
+    False,
+    "Write WORKDIR/evaluation/report.html: samples, the chain, quality, diversity and speed, and where each number "
+    "comes from, on one page that needs no network connection.",
+)
 FEATURES = flags.DEFINE_string(
     "features",
     "",
@@ -68,7 +75,8 @@ FEATURE_WEIGHTS = flags.DEFINE(
 NUM_IMAGES = flags.DEFINE_integer(
     "num_images",
     None,
-    "The number of images of the split, evenly spaced, or of samples (default: 500 images, 5000 samples).",
+    "The number of images of the split, evenly spaced, or of samples (default: 500 images, 5000 samples; in a report "
+    "192 samples of each chain).",
     lower_bound=1,
 )
 SPLIT = flags.DEFINE_string(
@@ -99,6 +107,8 @@ def main() -> None:
         measure_images(IMAGES.value)
     elif MAKE_REFERENCE.value:
         write_reference(MAKE_REFERENCE.value, run)
+    elif run is not None and REPORT.value:
+        report(run)
     elif run is not None:
         measure_run(run)
 
@@ -113,6 +123,17 @@ def check_flags() -> None:
         raise UserError("say what to measure: --workdir=DIR, a run, or --images=FOLDER")
     if MAKE_REFERENCE.value and METRICS.value:
         raise UserError("--make_reference measures nothing: leave --metrics out")
+    if REPORT.value:
+        _check_report()
+
+
+def _check_report() -> None:
+    """Raises a UserError where a flag has no effect on a report."""
+    if not WORKDIR.value:
+        raise UserError("--report describes a run: give its directory with --workdir=DIR")
+    given = {"metrics": METRICS, "reference": REFERENCE, "make_reference": MAKE_REFERENCE}
+    if useless := [name for name, flag in given.items() if flag.value]:
+        raise UserError(f"--report has measurements of its own: leave --{useless[0]} out")
 
 
 def opened_run(workdir: str) -> "Run":
@@ -135,10 +156,8 @@ def measure_run(run: "Run") -> None:
     default = ["accuracy" if run.config.task == "classify" else "bpd"]
     metrics = default if METRICS.value is None else METRICS.value
     needs_data = any(name in TABLE for name in metrics) or not REFERENCE.value
-    if needs_data and run.config.data.source == "folder" and not run.config.data.path:
-        raise UserError(
-            f"the run in {WORKDIR.value} does not name its images: give their folder with --data_path=FOLDER"
-        )
+    if needs_data:
+        _check_data(run)
     results = evaluate(
         run,
         metrics,
@@ -156,6 +175,26 @@ def measure_run(run: "Run") -> None:
     print(f"{WORKDIR.value}, step {run.step:,}, {PARAMS.value} parameters{images}")
     print("\n".join(table(results)))
     print(f"written to {WORKDIR.value}/evaluation")
+
+
+def _check_data(run: "Run") -> None:
+    """Raises a UserError where the data of a run is a folder that is not named."""
+    if run.config.data.source == "folder" and not run.config.data.path:
+        raise UserError(
+            f"the run in {WORKDIR.value} does not name its images: give their folder with --data_path=FOLDER"
+        )
+
+
+def report(run: "Run") -> None:
+    """Writes the report of a run."""
+    from ddpm_jax.evaluation.report import write_report
+    from ddpm_jax.evaluation.report.writing import NUM_IMAGES as USUAL
+
+    _check_data(run)
+    run.configure(num_steps=NUM_STEPS.value or None)
+    options = {"features": FEATURES.value, "weights": FEATURE_WEIGHTS.value, "seed": SEED.value}
+    path = write_report(run, num_images=NUM_IMAGES.value or USUAL, batch_size=min(64, BATCH_SIZE.value), **options)
+    print(f"wrote {path}")
 
 
 def measure_images(path: str) -> None:

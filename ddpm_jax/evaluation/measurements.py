@@ -31,7 +31,7 @@ from ddpm_jax.diffusion.likelihood import (
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.images import Images
-from ddpm_jax.metrics.calibration import expected_calibration_error
+from ddpm_jax.metrics.calibration import expected_calibration_error, reliability
 from ddpm_jax.runs.chain import IndexedTransitions, pieces
 from ddpm_jax.runtime.devices import replicated, split, to_host
 from ddpm_jax.runtime.progress import progress_bar
@@ -180,6 +180,7 @@ def accuracy(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
         "class_names": list(images.class_names or run.class_names),
         "nll_nats": float(-mean[0, np.arange(len(label)), label].mean()),
         "calibration_error": expected_calibration_error(np.exp(mean[0]), label),
+        "calibration": {key: bins.tolist() for key, bins in reliability(np.exp(mean[0]), label)._asdict().items()},
         "mutual_information_nats": float(uncertainty(log_probs[0]).mutual_information.mean()),
         "times": times.tolist(),
         "accuracy_by_t": right[1:].mean(1).tolist(),

@@ -85,6 +85,29 @@ def panels(
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
+def svg_panels(figure: Picture, *, salt: str) -> list[str]:
+    """The panels of a figure as SVG files of their own, each with its legend, transparent, with text as text.
+
+    Args:
+      figure: the figure; a title over all panels is left out.
+      salt: a word from which the identifiers in the files are made, so that they are the same every time.
+    """
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.suptitle("")
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # the panels stay where they are while the others are hidden
+        boxes = [panel.get_tightbbox() or panel.bbox for panel in figure.axes]
+        files = []
+        for chosen, box in zip(figure.axes, boxes, strict=True):
+            for panel in figure.axes:
+                panel.set_visible(panel is chosen)
+            chosen.set_facecolor("none")
+            file, inches = io.BytesIO(), box.padded(3).transformed(figure.dpi_scale_trans.inverted())
+            figure.savefig(file, format="svg", facecolor="none", bbox_inches=inches)
+            files.append(file.getvalue().decode())
+    return files
+
+
 def strips(images: ArrayLike, *, columns: Sequence[str] = (), rows: Sequence[str] = (), size: float = 0.9) -> Picture:
     """Images `[R, C, H, W, K]` in [-1, 1] in R rows, with a title over each column and a name beside each row.
 
@@ -190,6 +213,17 @@ def loss(lines: Sequence[Mapping[str, Any]]) -> Picture:
     return figure
 
 
+def held_out(lines: Sequence[Mapping[str, Any]]) -> Picture:
+    """The loss of a run on its training images and on those held out, from the lines of its log (`log.read_log`)."""
+    figure, (panel,) = panels(1, width=4.5)
+    for key, name in (("loss", "training images"), ("held_out_loss", "images held out")):
+        known = [line for line in lines if line.get(key) is not None]
+        panel.plot([line["step"] for line in known], [line[key] for line in known], label=name)
+    panel.set(xlabel="step", ylabel="loss", yscale="log")
+    panel.legend()
+    return figure
+
+
 def live_loss() -> Callable[[Sequence[Mapping[str, Any]]], None]:
     """A function for the argument `watch` of `train`: it draws `loss` in a notebook and updates the plot in place."""
     from IPython.display import display
@@ -261,6 +295,19 @@ def nearest_pairs(result: Mapping[str, Any], pictures: np.ndarray, *, columns: i
     names = ["sample", "nearest"] * len(rows)
     figure = strips(from_uint8(rows.reshape(-1, *rows.shape[2:])), rows=names)
     figure.suptitle(f"samples and their nearest training images, ratio of distances {result['value']:.2f}", fontsize=9)
+    return figure
+
+
+def calibration(result: Mapping[str, Any]) -> Picture:
+    """The accuracy of a classifier in bins of its confidence on clean images, from the result of "accuracy"."""
+    figure, (panel,) = panels(1, width=4.5)
+    bins = result["calibration"]
+    panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
+    shown = [i for i, count in enumerate(bins["count"]) if count]
+    x, y, count = (np.array(bins[key])[shown] for key in ("confidence", "accuracy", "count"))
+    panel.scatter(x, y, s=12 + 150 * count / count.sum(), zorder=3, clip_on=False, label="bin, by number of images")
+    panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="calibration")
+    panel.legend(loc="upper left")
     return figure
 
 
