@@ -183,7 +183,7 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
 
 
 def test_losses_that_do_not_fit_are_refused():
-    make = lambda config: factory.objective(config, None, num_images=100)
+    make = lambda config: factory.objective(config, SimpleNamespace(apply=print), num_images=100)
     refused(make, "config.loss.kind='l2' is not one of: simple, hybrid, vlb", loss__kind="l2")
     refused(make, "config.loss.weight='snr' is not one of: eps, ", loss__weight="snr")
     refused(make, "config.diffusion.target='noise' is not one of: eps, x_0, v", diffusion__target="noise")
