@@ -4,8 +4,9 @@
   python benchmarks/memorisation.py --workdir=runs/digits_held --twenty=runs/digits_20
 
 Trains the second run if it is not there, on 20 digits evenly spaced over the training images of the first, for as many
-steps. Draws 500 images of either and prints the ratio of the median distances to the nearest training image, of the
-samples and of the held-out digits, on pixels, with its interval of 95 % (`ddpm_jax/metrics/memorisation.py`).
+steps. Draws 200 images of either, in chains of 100 steps, and prints the ratio of the median distances to the nearest
+training image, of the samples and of the held-out digits, on pixels, with its interval of 95 %
+(`ddpm_jax/metrics/memorisation.py`).
 """
 
 import _root  # noqa: F401
@@ -23,7 +24,8 @@ from ddpm_jax.runtime.paths import holds_checkpoints, local_path
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits_held", "The run of the digits with config.data.held_out.")
 TWENTY = flags.DEFINE_string("twenty", "runs/digits_20", "The run on 20 digits; it is trained if it is absent.")
-NUM = 500
+NUM_STEPS = flags.DEFINE_integer("num_steps", 100, "The number of steps of the chains.")
+NUM = 200
 
 
 def main() -> None:
@@ -35,9 +37,10 @@ def main() -> None:
         config = experiment("digits")
         config.train.num_steps = run.step
         train(config, TWENTY.value, source=ArrayImages(few))
-    print(f"{NUM} samples against the training images, relative to {len(held_out)} held-out digits, pixels")
+    print(f"{NUM} samples in {NUM_STEPS.value} steps, relative to {len(held_out)} held-out digits, pixels")
     for name, opened, known in (("run", run, train_images), ("run on 20 digits", Run(TWENTY.value), few)):
-        found = memorisation(features(opened.sample(NUM, batch_size=100)), features(held_out), features(known))
+        samples = opened.sample(NUM, num_steps=NUM_STEPS.value, batch_size=100)
+        found = memorisation(features(samples), features(held_out), features(known))
         ratio, share = found.ratio, np.mean(found.distance < found.held_out_distance.min())
         print(
             f"{name:<18} step {opened.step:,}  {len(known):>5,} images  ratio {ratio.value:.3f} "

@@ -148,6 +148,9 @@ OUT_OF_RANGE = {
     "log.preview_images": 0,
     "log.preview_steps": 0,
     "log.held_out_every": -1,
+    "log.quality_every": -1,
+    "log.quality_images": 1,
+    "log.quality_steps": 0,
     "data.held_out": 1.0,
     "seed": -1,
 }
@@ -295,6 +298,8 @@ WITHOUT_EFFECT = [
     ("data.label", "genre", "data.source", {"data__source": "folder"}),
     ("data.num_workers", 2, "data.on_device", {}),
     ("log.held_out_every", 100, "data.held_out", {}),
+    ("log.quality_every", 100, "task", {"task": "classify", "labels__num_classes": 10}),
+    ("log.quality_features", "torch_fidelity", "log.quality_every", {}),
     ("model.num_heads", 2, "model.head_channels", {"model__head_channels": 4}),
     ("sample.eta", 0.5, "sample.sampler", {}),
     ("sample.corrector_snr", 0.2, "sample.corrector_steps", {}),

@@ -414,7 +414,8 @@ def test_the_names_of_a_single_class_are_not_letters():
 
 def test_how_images_are_read_has_no_effect_on_given_batches(tmp_path, capsys):
     one = one_batch() * 9
-    for key, value in (("data.on_device", True), ("data.num_workers", 2), ("data.held_out", 0.5)):
+    keys = {"data.on_device": True, "data.num_workers": 2, "data.held_out": 0.5, "log.quality_every": 5}
+    for key, value in keys.items():
         config = given_config(train__num_steps=1, **{key.replace(".", "__"): value})
         with pytest.raises(UserError, match=rf"^config.{key}={value} has no effect with batches that a program gives"):
             dj.train(config, tmp_path / "run", source=one, network=Mlp())

@@ -22,6 +22,7 @@ class Rule(NamedTuple):
 
 
 COUNT = Rule("be at least 1", lambda value: value >= 1)
+SEVERAL = Rule("be at least 2", lambda value: value >= 2)
 NOT_NEGATIVE = Rule("be 0 or a positive number", lambda value: 0 <= value < math.inf)
 POSITIVE = Rule("be greater than 0", lambda value: 0 < value < math.inf)
 FRACTION = Rule("be at least 0 and less than 1", lambda value: 0 <= value < 1)

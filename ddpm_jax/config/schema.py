@@ -19,6 +19,7 @@ from ddpm_jax.config.keys import (
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
+    SEVERAL,
     SHARE,
     Group,
     Key,
@@ -217,6 +218,14 @@ LOG = {
     ),
     "preview_images": Key(64, "images per preview", COUNT),
     "preview_steps": Key(100, "steps of the chain that draws a preview", COUNT),
+    "quality_every": Key(
+        0, "steps between measurements of the Frechet distance of samples to the data; 0 for none", NOT_NEGATIVE
+    ),
+    "quality_images": Key(2_000, "samples per measurement", SEVERAL),
+    "quality_steps": Key(20, "steps of the chain that draws them", COUNT),
+    "quality_features": Key(
+        "pixels", "features that are compared: those of evaluate.py --features, such as the directory of a classifier"
+    ),
 }
 
 GROUPS: dict[str, Group] = {
@@ -266,6 +275,8 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     **{f"posterior.{key}": (_RANDOM,) for key in POSTERIOR if key != "weights"},
     **{f"sample.{key}": (_DENOISES,) for key in SAMPLE},
     "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
+    "log.quality_every": (_DENOISES,),
+    **{f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every")) for key in ("images", "steps", "features")},
     "sample.eta": (_DENOISES, needs("sample.sampler", "ddim")),
     "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
 }

@@ -28,6 +28,7 @@ from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, one_line, shortened
 from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.previews import previews
+from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
@@ -57,7 +58,8 @@ class Given(NamedTuple):
 
 
 _NOTHING = Given()
-_OF_A_SOURCE = ("data.on_device", "data.num_workers", "data.held_out")  # keys that batches of a program ignore
+_OF_A_SOURCE = ("data.on_device", "data.num_workers", "data.held_out", "log.quality_every")
+"""Keys that have no effect with batches of a program."""
 
 
 class Outcome(NamedTuple):
@@ -136,9 +138,10 @@ def start(
     with removed_if_unused(workdir), _checkpoints(config, workdir) as checkpoints:
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
-        log = _log(config, workdir, start_step, watch)
         known = {"num_images": num_images, "loss": given.loss}
-        measures = held_out_loss(config, model, held_out, mesh, **known)
+        measures = [*held_out_loss(config, model, held_out, mesh, **known)]
+        measures += quality(config, model, source, mesh, workdir=workdir)
+        log = _log(config, workdir, start_step, watch)
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
