@@ -38,7 +38,7 @@ def start(workdir: Path) -> subprocess.Popen[bytes]:
 
 def kept(workdir: Path) -> int:
     """The number of batches whose features are kept."""
-    return len(list((workdir / "evaluation" / "features").glob("*.npz")))
+    return len(list((workdir / "evaluation" / "features").glob("*.npy")))
 
 
 def result(workdir: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_an_interrupted_measurement_draws_only_what_is_missing(run, monkeypatch)
         measured(run)
     assert measured(run)["fd"]["value"] == whole
     assert drawn == [0, 8, "stopped", 16]
-    kept = sorted((run.workdir / "evaluation" / "features").glob("*.npz"))
+    kept = sorted((run.workdir / "evaluation" / "features").glob("*.npy"))
     kept[0].write_bytes(kept[0].read_bytes()[:100])
     assert measured(run, ["fd", "kid"])["fd"]["value"] == whole
     assert len(drawn) in (4, 5)  # the damaged file was of samples or of the reference
@@ -128,6 +128,21 @@ def test_several_features_of_one_set_are_of_images_drawn_once(run, monkeypatch):
     assert found["half"].protocol == {"features": "half"}
     Extraction({"half": both["half"]}, **options).of_samples(run, num_images=NUM)
     assert len(drawn) == 2
+
+
+def test_another_output_leaves_those_that_are_kept(run, monkeypatch):
+    """And the images are identified by their content in what a result says of them."""
+    logits = lambda params, x: {"pool": x.reshape(len(x), -1) / 255.0, "logits": x.reshape(len(x), -1) / 1.0}
+    both = Extractor(logits, {}, ("pool", "logits"), {"features": "both"})
+    options = {"mesh": run.mesh, "cache": run.workdir / "features", "batch_size": 16}
+    images = of_source(dj.ArrayImages(REAL))
+    first = images(Extraction({"x": (both, ["pool", "logits"])}, **options))["x"]
+    other = of_source(dj.ArrayImages(255 - REAL))(Extraction({"x": (of_pixels(), ["pool"])}, mesh=run.mesh))["x"]
+    monkeypatch.setattr("ddpm_jax.evaluation.extraction.Compiled.__call__", None)
+    for outputs in (["pool"], ["logits"]):
+        [output], found = outputs, images(Extraction({"x": (both, outputs)}, **options))["x"]
+        np.testing.assert_array_equal(found.features(output), first.features(output))
+    assert first.about["digest"] == found.about["digest"] != other.about["digest"]
 
 
 def test_features_of_a_classifier_are_what_its_last_layer_gets(tmp_path):
@@ -252,8 +267,14 @@ def test_bad_features_and_too_few_images_are_one_line(run):
         of_source(dj.ArrayImages(REAL))(Extraction({"x": (broken, ["pool"])}, mesh=run.mesh))
     with pytest.raises(UserError, match="images are too few"):
         measured(run, num_images=1)
-    with pytest.raises(UserError, match=r"30 images are too few to extrapolate .* KID|images are too few"):
+    with pytest.raises(UserError, match=r"^21 images are too few to extrapolate .* \(KID\)"):
         measured(run, ["fd_inf"])
+    with pytest.raises(UserError, match=r"^7 images are too few for precision and recall: use 8 or more of each set$"):
+        measured(run, ["pr"], num_images=7)
+    with pytest.raises(
+        UserError, match=r"^11 images are too few for density and coverage: use 12 or more of each set$"
+    ):
+        measured(run, ["dc"], num_images=11)
     with pytest.raises(UserError, match=r"^is needs logits, which the features of pixels do not have$"):
         measured(run, ["is"])
     with pytest.raises(UserError, match=r"^fid is defined on the features of inception, not of pixels: use fd for"):
@@ -331,6 +352,8 @@ def test_the_program_measures_images_and_makes_references(tmp_path):
         ([], "say what to measure: --workdir=DIR, a run, or --images=FOLDER"),
         (["--images=x.npz"], "--images needs --reference="),
         (["--images=x", "--workdir=y"], "leave --workdir out"),
+        (["--images=x", "--reference=y", "--seed=3"], "--seed applies only to a run"),
+        (["--images=x", "--reference=y", "--split=train"], "--split applies only to a run"),
         (["--images=x", "--reference=nowhere"], "x is not a folder of images"),
         (["--make_reference=a.npz", "--reference=digits", "--metrics=fd"], "leave --metrics out"),
         (["--make_reference=a.npz", "--reference=digit", "--features=pixels"], "did you mean 'digits'?"),

@@ -117,6 +117,10 @@ def check_flags() -> None:
     """Raises a UserError where the flags do not say what to measure, or one of them would have no effect."""
     if IMAGES.value and WORKDIR.value:
         raise UserError("--images measures images without a run: leave --workdir out")
+    of_runs = [*flags.FLAGS.get_flags_for_module(chain_flags), *(flags.FLAGS[name] for name in ("split", "data_path"))]
+    for flag in of_runs:
+        if IMAGES.value and flag.present:
+            raise UserError(f"--{flag.name} applies only to a run, and --images measures images: leave it out")
     if IMAGES.value and not REFERENCE.value:
         raise UserError("--images needs --reference=FOLDER, FILE.npz or an experiment, with which they are compared")
     if not (IMAGES.value or WORKDIR.value or (MAKE_REFERENCE.value and REFERENCE.value)):

@@ -53,7 +53,7 @@ class Compiled:
 
     def __init__(self, extractor: Extractor, outputs: Iterable[str], *, mesh: Mesh, batch_size: int) -> None:
         self.extractor, self.outputs = extractor, tuple(sorted(outputs))
-        self.how = json.dumps([dict(extractor.protocol), self.outputs])
+        self.how = json.dumps(dict(extractor.protocol))
         num_parts = math.ceil(batch_size / (mesh.size * _AT_ONCE[mesh.devices.flat[0].platform == "cpu"]))
         self._size, cut = math.ceil(batch_size / num_parts / mesh.size) * mesh.size, split(mesh)
         self._place = lambda images: jax.device_put(images, cut)
@@ -133,14 +133,16 @@ class Extraction:
 
     def of_source(self, source: Source, indices: np.ndarray, *, about: Mapping[str, Any]) -> dict[str, FeatureSet]:
         """The features of a source's images of these indices `[N]`, which `about` describes."""
-        kept, shape = [], (0, 0, 0)
+        kept, shape, digest = [], (0, 0, 0), hashlib.sha256()
         with progress_bar(len(indices), "features", unit="image") as bar:
             for part in self._batches(len(indices)):
                 images = np.stack([source[i]["image"] for i in indices[part].tolist()])
                 shape = images.shape[1:]
+                digest.update(images.tobytes())
                 kept.append(self._features(images.tobytes(), lambda images=images: images))
                 bar.update(len(images))
-        about = {**about, "num_images": len(indices), "image_size": shape[0], "channels": shape[-1]}
+        size = {"image_size": shape[0], "channels": shape[-1]}
+        about = {**about, "num_images": len(indices), **size, "digest": digest.hexdigest()[:16]}
         return self._sets(kept, about, lambda chosen: np.stack([source[i]["image"] for i in indices[chosen].tolist()]))
 
     def _batches(self, num_images: int) -> list[np.ndarray]:
@@ -164,17 +166,22 @@ class Extraction:
         """
         found, images = {}, None
         for name, compiled in self.compiled.items():
-            path = self._cache and self._cache / f"{hashlib.sha256(compiled.how.encode() + what).hexdigest()[:24]}.npz"
-            known = _load(path, compiled.outputs) if path else None
-            if agreed(np.array(known is not None)):  # the first process has it
-                if known is None:
-                    raise UserError(f"cannot read {path}, which another process can: all processes need the same disk")
+            kept = hashlib.sha256(compiled.how.encode() + what).hexdigest()[:24]
+            paths = {output: self._cache / f"{kept}-{output}.npy" for output in compiled.outputs} if self._cache else {}
+            loaded = {output: _load(path) for output, path in paths.items()}
+            known = {output: array for output, array in loaded.items() if array is not None}
+            has_all = len(known) == len(compiled.outputs)
+            if agreed(np.array(has_all)):  # the first process has them
+                if not has_all:
+                    raise UserError(
+                        f"cannot read {self._cache}, which another process can: all processes need the same disk"
+                    )
                 found[name] = known
                 continue
             images = make() if images is None else images
             found[name] = compiled(images)
-            if path:
-                write_whole(path, lambda temporary, arrays=found[name]: np.savez(temporary, **arrays))
+            for output, path in paths.items():
+                write_whole(path, lambda temporary, array=found[name][output]: np.save(temporary, array))
         return found
 
 
@@ -198,10 +205,10 @@ def spread(num_images: int, of: int) -> np.ndarray:
     return np.arange(num_images) * of // max(num_images, 1)
 
 
-def _load(path: Path, outputs: Iterable[str]) -> Arrays | None:
-    """The arrays of a file of the cache; None if it does not exist or is damaged."""
+def _load(path: Path) -> np.ndarray | None:
+    """The features in a file of the cache; None if it does not exist or is damaged."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in outputs}
+        with path.open("rb") as file:
+            return np.load(file, allow_pickle=False)
     except Exception:  # a damaged file can raise anything, and is made again
         return None

@@ -58,6 +58,16 @@ def of_quality(result: Result) -> list[str]:
     return [*lines, f"  {counts[0]} images against {counts[1]} of {reference['name']}, features: {of}"]
 
 
+def of_score(result: Result) -> list[str]:
+    """The Inception score, which compares with no reference, with its deviation over the splits."""
+    features, value = result["features"], f"{result['metric']:<14} {_estimate(result)}"
+    of = features.get("protocol", features["features"])
+    return [
+        f"{value}   deviation {result['deviation']:.2g}",
+        f"  {result['images']['num_images']:,} images, features: {of}",
+    ]
+
+
 def of_memorisation(result: Result) -> list[str]:
     """The ratio of distances to the nearest training image, and what it says."""
     return [

@@ -15,7 +15,7 @@ from ddpm_jax.evaluation.extraction import spread
 from ddpm_jax.evaluation.extractors import Extractor
 from ddpm_jax.evaluation.feature_sets import FeatureSet
 from ddpm_jax.metrics.density_coverage import density_coverage
-from ddpm_jax.metrics.frechet import frechet, frechet_extrapolated
+from ddpm_jax.metrics.frechet import LEAST_EXTRAPOLATED, frechet, frechet_extrapolated
 from ddpm_jax.metrics.inception_score import inception_score
 from ddpm_jax.metrics.intervals import Estimate, at_this_size, halves
 from ddpm_jax.metrics.kernel import kernel_distance
@@ -77,9 +77,9 @@ def _frechet(images: FeatureSet, reference: FeatureSet, *, output: str = "pool")
 
 
 def _frechet_extrapolated(images: FeatureSet, reference: FeatureSet) -> dict[str, Any]:
-    """The Frechet distance at infinitely many images, of both sets where the features of both are known."""
-    known = reference.arrays.get("pool", None)
-    real = reference.moments("pool") if known is None else known
+    """The Frechet distance at infinitely many samples, and reference images if the features of enough are known."""
+    enough = len(reference.arrays.get("pool", ())) >= LEAST_EXTRAPOLATED
+    real = reference.features("pool") if enough else reference.moments("pool")
     return _values(frechet_extrapolated(real, images.features("pool"), num_divisions=_DIVISIONS))
 
 
@@ -92,11 +92,18 @@ def _inception_score(images: FeatureSet, reference: FeatureSet) -> dict[str, Any
 
 
 def _neighbours(
-    images: FeatureSet, reference: FeatureSet, *, measure: Callable[..., tuple[float, float]], names: tuple[str, str]
+    images: FeatureSet,
+    reference: FeatureSet,
+    *,
+    measure: Callable[..., tuple[float, float]],
+    names: tuple[str, str],
+    neighbours: int,
 ) -> dict[str, Any]:
     """Two measures that depend on the sizes of both sets, on as many images of either, evenly spaced."""
     sets = [known.features("pool") for known in (reference, images)]
-    num = min(map(len, sets))
+    num, least = min(map(len, sets)), 2 * (neighbours + 1)  # each half has more images than neighbours
+    if num < least:
+        raise UserError(f"{num} images are too few for {' and '.join(names)}: use {least} or more of each set")
     sets = [array[spread(num, len(array))] for array in sets]
     estimates = at_this_size(halves(measure, *sets, num_divisions=_DIVISIONS))
     return {name: _values(estimate) for name, estimate in zip(names, estimates, strict=True)}
@@ -125,8 +132,8 @@ def _values(estimate: Estimate) -> dict[str, Any]:
     return {**estimate._asdict(), "num_images": list(estimate.num_images)}
 
 
-_precision_recall = partial(_neighbours, measure=precision_recall, names=("precision", "recall"))
-_density_coverage = partial(_neighbours, measure=density_coverage, names=("density", "coverage"))
+_precision_recall = partial(_neighbours, measure=precision_recall, names=("precision", "recall"), neighbours=3)
+_density_coverage = partial(_neighbours, measure=density_coverage, names=("density", "coverage"), neighbours=5)
 
 QUALITY: dict[str, QualityMetric] = {
     "fid": QualityMetric(_frechet, family="inception"),
@@ -136,7 +143,7 @@ QUALITY: dict[str, QualityMetric] = {
     "fd_inf": QualityMetric(_frechet_extrapolated),
     "fd_dinov2": QualityMetric(_frechet, features="dinov2_vitl14", family="dinov2"),
     "kid": QualityMetric(_kernel),
-    "is": QualityMetric(_inception_score, outputs=("logits",)),
+    "is": QualityMetric(_inception_score, outputs=("logits",), lines=printing.of_score),
     "pr": QualityMetric(_precision_recall),
     "dc": QualityMetric(_density_coverage),
     "memorisation": QualityMetric(

@@ -14,7 +14,8 @@ from ddpm_jax.metrics.features import checked, checked_pair
 from ddpm_jax.metrics.intervals import Estimate, Halves, at_infinity, at_this_size, halves
 
 _ROWS = 4096  # rows that are in memory in float64 at once
-_LEAST_EXTRAPOLATED = 5000  # images
+LEAST_EXTRAPOLATED = 5000
+"""The least number of images from which the distance is extrapolated."""
 
 
 class Moments(NamedTuple):
@@ -131,9 +132,9 @@ def frechet_extrapolated(
       UserError: a set has fewer than 5,000 images, or a feature is not finite.
     """
     sizes = [len(np.asarray(x)) for x in (reference, generated) if not isinstance(x, Moments)]
-    if min(sizes) < _LEAST_EXTRAPOLATED:
+    if min(sizes) < LEAST_EXTRAPOLATED:
         raise UserError(
-            f"{min(sizes):,} images are too few to extrapolate the Frechet distance: use {_LEAST_EXTRAPOLATED:,} or "
+            f"{min(sizes):,} images are too few to extrapolate the Frechet distance: use {LEAST_EXTRAPOLATED:,} or "
             "more, or the kernel distance (KID), which has no bias at any number"
         )
     return at_infinity(_halves(reference, generated, num_divisions, seed))[0]
