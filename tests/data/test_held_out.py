@@ -154,7 +154,7 @@ def test_a_run_gives_either_part_and_other_splits_whole(tmp_path):
     assert len(run.source("test")) == 500
     whole = dj.Run(save(tmp_path / "whole", tiny_config()))
     assert len(whole.source("train")) == 1297
-    with pytest.raises(UserError, match=r"^no images are held out of the training of this run: train with --config.d"):
+    with pytest.raises(UserError, match=r"^no images are held out of the training of this run: train with config.d"):
         whole.source("held_out")
 
 
