@@ -119,10 +119,10 @@ def test_the_plot_has_each_sample_above_its_nearest_training_image(run, monkeypa
 def test_without_held_out_images_it_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(Extraction, "of_samples", lambda *given, **named: pytest.fail("samples were drawn"))
     whole = dj.Run(save(tmp_path, tiny_config(**SHORT)))
-    line = r"^memorisation needs images that were held out of the training, and digits train has none: train with --co"
+    line = r"^memorisation needs images that were held out of the training, and digits train has none: train with co"
     with pytest.raises(UserError, match=line):
         measured(whole)
-    with pytest.raises(UserError, match=r"--config\.data\.held_out=0\.1, and compare with the data of the run$"):
+    with pytest.raises(UserError, match=r"with config\.data\.held_out=0\.1, and compare with the data of the run$"):
         measured(whole, reference=dj.Digits("test"))
     assert not (tmp_path / "evaluation" / "memorisation.json").exists()
 
