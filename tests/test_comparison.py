@@ -233,7 +233,10 @@ class Evil:
         ({"mu": np.zeros(64)}, "it has neither images"),
         ({"mu": np.zeros(64), "sigma": np.eye(63)}, r"mu and sigma must be \[D\] and \[D, D\]"),
         ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "of finite numbers"),
-        ({"mu": np.array(Evil(), object), "sigma": np.eye(64)}, "is not a complete .npz file"),
+        (
+            {"mu": np.array(Evil(), object), "sigma": np.eye(64)},
+            r"reference.npz is damaged, or is not a .npz file of numbers: make it again",
+        ),
         ({"mu": np.zeros(64), "sigma": np.eye(64), "about": "{"}, "is not a reference file"),
     ],
 )
@@ -243,7 +246,7 @@ def test_a_damaged_reference_is_one_line_and_runs_nothing(run, tmp_path, monkeyp
         measured(run, reference=npz(tmp_path / "reference.npz", **content))
     assert not (tmp_path / "made_by_a_pickle").exists()
     (tmp_path / "text.npz").write_text("mu")
-    with pytest.raises(UserError, match=r"text.npz is not a complete .npz file"):
+    with pytest.raises(UserError, match=r"text.npz is damaged, or is not a .npz file of numbers"):
         measured(run, reference=tmp_path / "text.npz")
 
 
@@ -321,7 +324,7 @@ def test_images_of_any_project_are_measured(tmp_path):
     with pytest.raises(UserError, match=r"has neither images \(arr_0\) nor statistics"):
         of_path(npz(tmp_path / "other.npz", images=REAL))
     (tmp_path / "half.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(UserError, match=r"half.npy is not a complete file of an array"):
+    with pytest.raises(UserError, match=r"half.npy is damaged, or is not a .npy file of numbers"):
         of_path(tmp_path / "half.npy")
 
 

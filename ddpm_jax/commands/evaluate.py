@@ -83,7 +83,7 @@ SPLIT = flags.DEFINE_string(
     "split",
     "test",
     "The split of the run's data set for bpd, nll, spectrum and accuracy; held_out: the images that training left out "
-    "(config.data.held_out). A folder has no other splits.",
+    "(config.data.held_out). For a folder every other name means the images of the training.",
 )
 DATA_PATH = flags.DEFINE(
     cli.PathParser(),

@@ -62,7 +62,7 @@ def check_ranges(config: ConfigDict) -> None:
 
 
 def unmet_needs(path: str, flat: Mapping[str, Any]) -> list[Needs]:
-    """The conditions on other keys that a flat configuration does not meet, so that the key `path` has no effect."""
+    """The conditions of a key that a flat configuration does not meet; without them the key changes nothing."""
     return [need for need in KEYS[path].needs if not need.holds(flat[need.key])]
 
 

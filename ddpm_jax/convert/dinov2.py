@@ -76,7 +76,11 @@ def read_dinov2(path: str | os.PathLike[str]) -> Weights:
     content = read_weights(path)
     network = _network(content) if is_state_dict(content) else None
     if network is None:
-        has = f"its first tensors are {listed(list(content)[:3])}" if is_state_dict(content) else "it has no state dict"
+        has = (
+            f"its first tensors are {listed(list(content)[:3])}"
+            if is_state_dict(content)
+            else "it does not contain a state dict"
+        )
         raise UserError(
             f"{path} has no weights of DINOv2 ({has}); give dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth"
         )

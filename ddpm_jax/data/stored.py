@@ -10,7 +10,8 @@ from ddpm_jax.data.formats import UnreadableImageError, opened, read_file
 from ddpm_jax.data.in_memory import ArrayImages
 from ddpm_jax.data.listing import list_images
 from ddpm_jax.data.source import Source
-from ddpm_jax.errors import UserError, first_line, one_line, shortened
+from ddpm_jax.errors import UserError, one_line, shortened
+from ddpm_jax.runtime.arrays import opened_arrays
 from ddpm_jax.runtime.paths import local_path
 
 
@@ -44,17 +45,9 @@ def stored_images(path: str | os.PathLike[str]) -> Source:
 
 def _array(path: Path) -> np.ndarray:
     """The array in a file; raises a UserError if there is none."""
-    try:
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if path.suffix == ".npy":
-                return content
-            if "arr_0" not in content.files:
-                raise UserError(f"{path} has no arr_0, the images [N, H, W, C]; it has {shortened(str(content.files))}")
-            return content["arr_0"]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is not a complete file of an array ({shortened(first_line(error), 120)})") from error
+    with opened_arrays(path) as content:
+        if path.suffix == ".npy":
+            return content
+        if "arr_0" not in content.files:
+            raise UserError(f"{path} has no arr_0, the images [N, H, W, C]; it has {shortened(str(content.files))}")
+        return content["arr_0"]

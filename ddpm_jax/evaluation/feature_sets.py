@@ -16,6 +16,7 @@ import numpy as np
 from ddpm_jax.config import changes, in_words
 from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.metrics.frechet import Moments, moments
+from ddpm_jax.runtime.arrays import opened_arrays
 from ddpm_jax.runtime.images import write_whole
 from ddpm_jax.runtime.paths import local_path
 
@@ -129,13 +130,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: it cannot be read.
     """
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: np.zeros(0) if name == "arr_0" else file[name] for name in file.files}
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"{path} is not a complete .npz file ({shortened(first_line(error), 120)})") from error
+    with opened_arrays(path) as content:
+        return {name: np.zeros(0) if name == "arr_0" else content[name] for name in content.files}
 
 
 def _reference(path: Path, content: dict[str, np.ndarray]) -> FeatureSet:

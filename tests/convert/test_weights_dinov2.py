@@ -102,5 +102,5 @@ def test_files_of_other_networks_are_refused(tmp_path):
 def test_a_file_without_a_state_dict_is_refused(content, tmp_path):
     torch = pytest.importorskip("torch", reason="pip install -r requirements/diffusers.txt")
     torch.save(content, tmp_path / "it.pth")
-    with pytest.raises(UserError, match=r"no weights of DINOv2 \(it has no state dict\)"):
+    with pytest.raises(UserError, match=r"no weights of DINOv2 \(it does not contain a state dict\)"):
         read_dinov2(tmp_path / "it.pth")
