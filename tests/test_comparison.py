@@ -414,3 +414,15 @@ def test_a_run_of_a_program_s_images_needs_a_reference(tmp_path):
         evaluate(run, ["fd"], features="pixels", num_images=4)
     with pytest.raises(UserError, match=r"^num_images=0 must be a whole number of at least 1$"):
         measured(run, num_images=0)
+
+
+def test_features_that_are_made_in_another_way_are_not_taken_from_the_cache(run):
+    whole = of_pixels()
+    half = whole._replace(
+        apply=lambda params, x: {"pool": whole.apply(params, x)["pool"] / 2}, protocol={"features": "half"}
+    )
+    images, options = of_source(dj.ArrayImages(REAL)), {"mesh": run.mesh, "cache": run.workdir / "features"}
+    first, second = (
+        images(Extraction({"x": (each, ["pool"])}, **options))["x"].features("pool") for each in (whole, half)
+    )
+    np.testing.assert_allclose(second, first / 2, rtol=1e-6)
