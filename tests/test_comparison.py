@@ -28,6 +28,8 @@ from ddpm_jax.metrics.kernel import kernel_distance
 from ddpm_jax.runs.chain import Chain
 from ddpm_jax.runtime.devices import device_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RNG = np.random.default_rng(0)
 REAL = RNG.integers(256, size=(30, 8, 8, 1), dtype=np.uint8)
 NUM = 21

@@ -16,8 +16,11 @@ from ddpm_jax.data.source import load
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.evaluate import evaluate, table
 from ddpm_jax.evaluation.extraction import Extraction
+from ddpm_jax.evaluation.plots import results
 from ddpm_jax.metrics.memorisation import memorisation
 from ddpm_jax.runs.chain import Chain
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RNG = np.random.default_rng(0)
 SHORT = {"diffusion__num_timesteps": 4, "diffusion__beta_end": 0.9}
@@ -92,13 +95,13 @@ def test_the_number_is_that_of_the_features_of_the_three_sets(run, monkeypatch):
 
 def test_the_plot_has_each_sample_above_its_nearest_training_image(run, monkeypatch):
     figures = []
-    original = dj.plots.strips
+    original = results.strips
 
     def kept(images, **options):
         figures.append((np.asarray(images), options))
         return original(images, **options)
 
-    monkeypatch.setattr(dj.plots, "strips", kept)
+    monkeypatch.setattr(results, "strips", kept)
     result = measured(run)
     ((images, options),) = figures
     assert options["rows"] == ["sample", "nearest"] * 3

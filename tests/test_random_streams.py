@@ -14,6 +14,8 @@ from ddpm_jax.runtime.devices import device_mesh
 from ddpm_jax.training.state import initial_state
 from ddpm_jax.training.step import draw_examples, train_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = {"data__random_flip": True, "train__batch_size": 2}
 CLASSES = {"labels__num_classes": 10}
 CLASSIFIER = {**SMALL, **CLASSES, "task": "classify"}

@@ -1,0 +1,82 @@
+"""The results of metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.evaluation.plots.images import strips
+from ddpm_jax.evaluation.plots.style import Picture, colour, panels
+from ddpm_jax.runtime.images import from_uint8
+
+
+def bound(result: Mapping[str, Any]) -> Picture:
+    """The terms of the bound and the error of the noise over t, from the result of the metric "bpd"."""
+    figure, (terms, error) = panels(2, width=4.5)
+    times = result["times"]
+    terms.loglog(times, result["terms"])
+    terms.set(xlabel="t", ylabel="bits/dim", title=f"terms of the bound, sum {result['bits_per_dim']:.3f}")
+    error.semilogy(times, result["eps_mse"])
+    error.set(xlabel="t", ylabel="mean squared error of eps", title="error of the noise")
+    return figure
+
+
+def spectrum(result: Mapping[str, Any]) -> Picture:
+    """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first."""
+    figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
+    times, bands = np.array(result["times"]), np.arange(len(result["data"]))
+    shown = np.linspace(0, len(times) - 1, 7).astype(int)
+    for axes, key, title in ((forward, "forward", "x_t, forward"), (reverse, "reverse", "x_t, reverse chain")):
+        for i in shown:
+            axes.semilogy(bands, result[key][i], label=f"t = {times[i]:g}", color=colour(i / (len(times) - 1)))
+        axes.set(xlabel="periods across the image", ylabel="power", title=title)
+        axes.legend(fontsize=7)
+    share = np.array(result["estimate_of_x_0"]) / np.array(result["estimate_of_x_0"])[-1]
+    for k in bands:
+        settling.plot(times, share[:, k], label=f"band {k}", color=colour(k / max(1, bands[-1])))
+    settling.axhline(0.5, color="grey", linewidth=0.8)
+    settling.invert_xaxis()
+    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0, by band", ylim=(0, 1.5))
+    settling.legend(fontsize=7)
+    return figure
+
+
+def accuracy(result: Mapping[str, Any]) -> Picture:
+    """The accuracy and the negative log-likelihood of a classifier over t."""
+    figure, (right, nats) = panels(2, width=4.5)
+    right.plot(result["times"], result["accuracy_by_t"])
+    right.axhline(result["accuracy"], color="grey", linewidth=0.8, label=f"clean images: {result['accuracy']:.3f}")
+    right.set(xlabel="t", ylabel="accuracy", title="accuracy on noisy images", ylim=(0, 1.02))
+    right.legend(fontsize=7)
+    nats.plot(result["times"], result["nll_nats_by_t"])
+    nats.set(xlabel="t", ylabel="nats", title="-log p(y | x_t)")
+    return figure
+
+
+def nearest_pairs(result: Mapping[str, Any], pictures: np.ndarray, *, columns: int) -> Picture:
+    """Samples, each above its nearest training image, the nearest pair first, from the result of "memorisation".
+
+    Args:
+      result: the result.
+      pictures: the K samples and their training images, uint8 `[2, K, H, W, C]`; K is a multiple of `columns`, or less.
+      columns: pairs in a row.
+    """
+    columns = min(columns, pictures.shape[1])
+    rows = pictures.reshape(2, -1, columns, *pictures.shape[2:]).swapaxes(0, 1)
+    names = ["sample", "nearest"] * len(rows)
+    figure = strips(from_uint8(rows.reshape(-1, *rows.shape[2:])), rows=names)
+    figure.suptitle(f"samples and their nearest training images, ratio of distances {result['value']:.2f}", fontsize=9)
+    return figure
+
+
+def calibration(result: Mapping[str, Any]) -> Picture:
+    """The accuracy of a classifier in bins of its confidence on clean images, from the result of "accuracy"."""
+    figure, (panel,) = panels(1, width=4.5)
+    bins = result["calibration"]
+    panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="calibrated")
+    shown = [i for i, count in enumerate(bins["count"]) if count]
+    x, y, count = (np.array(bins[key])[shown] for key in ("confidence", "accuracy", "count"))
+    panel.scatter(x, y, s=12 + 150 * count / count.sum(), zorder=3, clip_on=False, label="bin, by number of images")
+    panel.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02), title="calibration")
+    panel.legend(loc="upper left")
+    return figure
