@@ -21,6 +21,7 @@ from ddpm_jax.config import (
 )
 from ddpm_jax.config.page import as_markdown
 from ddpm_jax.config.schema import NEEDS
+from ddpm_jax.jobs.checks import BEST_BY
 from ddpm_jax.models import Architecture
 
 FOLDER = ROOT / "configs"
@@ -185,6 +186,7 @@ TABLES = {
     "sample.variance": factory.VARIANCES,
     "sample.grid": factory.GRIDS,
     "data.source": (*factory.SOURCES, CUSTOM),
+    "checkpoint.best": ("none", *BEST_BY),
 }
 OF_THE_NETWORK = {"model.padding", "model.time_embedding", "model.dtype"}
 

@@ -198,6 +198,11 @@ CHECKPOINT = {
     ),
     "keep": Key(3, "number of the latest regular checkpoints that are kept; the newest two of all are kept too", COUNT),
     "keep_every": Key(100_000, "steps between checkpoints that are never deleted; 0 for none", NOT_NEGATIVE),
+    "best": Key(
+        "none",
+        "number of the log at whose lowest value the run is kept too, in WORKDIR/best, a work directory of its own",
+        choices=("none", "held_out_loss", "fd"),
+    ),
 }
 GIVEN = {
     "source": Key("", "the images of a run with data.source=custom"),

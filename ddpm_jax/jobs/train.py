@@ -19,13 +19,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_ranges, check_resumable, editable, ignored, keys_set, no_effect, to_json
+from ddpm_jax.config import CUSTOM, check_ranges, editable, to_json
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.data.source import Source, image_name
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, one_line, shortened
+from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_same_run, note_doubts
 from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
@@ -33,6 +34,7 @@ from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
+from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
 from ddpm_jax.training.log import DivergedError, RunLog, Watch
@@ -41,25 +43,7 @@ from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.saving import Intervals, Saves
 from ddpm_jax.training.state import StateInit, TrainState
 
-
-class Given(NamedTuple):
-    """Objects of a program, each in place of what the configuration names, or None.
-
-    Attributes:
-      source: a `Source`; or batches `{"image": uint8 [B, H, W, C], "label": integers [B]}`, as an iterable, or as a
-        function from the number of steps taken to an iterable, see `training.inputs.given_batches`.
-      network: a linen module, see `factory.network`.
-      loss: a `Loss`, `(denoise, x_0, keys, transition) -> {"loss": [B], ...}`.
-    """
-
-    source: Source | Batches | BatchesFrom | None = None
-    network: nn.Module | None = None
-    loss: Loss | None = None
-
-
 _NOTHING = Given()
-_OF_A_SOURCE = ("data.on_device", "data.num_workers", "data.held_out", "log.quality_every")
-"""Keys that have no effect with batches of a program."""
 
 
 class Outcome(NamedTuple):
@@ -122,16 +106,16 @@ def start(
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     stored = stored_config(workdir)
-    _check_given(config, stored, given, workdir)
+    check_given(config, stored, given, workdir)
     model = factory.network(config, given.network)
-    _check_same_run(config, stored, workdir=workdir)
-    _check_effects(config, given, resumed=stored is not None)
+    check_same_run(config, stored, workdir=workdir)
+    check_effects(config, given, resumed=stored is not None)
     config, source, held_out = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
     if config.task == "denoise":
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # raises now, not after training
-    _note_doubts(config)
+    note_doubts(config)
     init = factory.state_init(config, model, spec)
     gathers = config.data.on_device and isinstance(source, Source)
     step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
@@ -146,10 +130,11 @@ def start(
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, source)
-        options = {"num_steps": config.train.num_steps, "log_every": config.log.every}
-        options |= {"hooks": hooks, "measures": measures}
-        with log, inputs as batches, explained, saves, interruption() as stop_asked:
-            state = train_loop(step_fn, state, batches, log=log, saves=saves, stop_asked=stop_asked, **options)
+        best = keeping_best(measures, config.checkpoint.best, workdir, to_json(config), start_step=start_step)
+        options: dict[str, Any] = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
+        with log, inputs as batches, explained, best as measures, saves, interruption() as stop_asked:
+            options |= {"measures": measures, "stop_asked": stop_asked}
+            state = train_loop(step_fn, state, batches, log=log, saves=saves, **options)
     return Outcome(start_step, state)
 
 
@@ -172,24 +157,6 @@ def _naming(config: ConfigDict, given: Given) -> ConfigDict:
     if isinstance(given.source, Source):
         config.data.image_size, _, config.data.channels = square_shape(given.source)
     return config
-
-
-def _check_given(config: ConfigDict, stored: dict[str, Any] | None, given: Given, workdir: Path) -> None:
-    """Raises a `UserError` that names every object which the configuration or the stored run asks for and is missing.
-
-    A stored run does not ask for its loss, which may change.
-    """
-    asked = {"source": config.data.source, "network": config.network, "loss": config.loss.kind}
-    kept = {"source": stored["data"]["source"], "network": stored.get("network")} if stored else {}
-    missing = [name for name in asked if CUSTOM in (asked[name], kept.get(name)) and getattr(given, name) is None]
-    if not missing:
-        return
-    objects, arguments = " and ".join(f"a {name}" for name in missing), ", ".join(f"{name}=..." for name in missing)
-    trained = CUSTOM in kept.values()
-    raise UserError(
-        f"{workdir} {'was trained with' if trained else 'needs'} {objects} from a program: "
-        f"{'resume' if trained else 'start'} it with train(config, {str(workdir)!r}, {arguments})"
-    )
 
 
 def _inputs(
@@ -248,55 +215,6 @@ def _with_class_names(
             print(f"note: the run had no class names; it uses those of the data from now on: {listed(labels.names)}",
                   flush=True)  # fmt: skip
     return config, source, held_out
-
-
-def _check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: Path) -> None:
-    """Refuses a directory that holds another run; prints which keys that may change have changed."""
-    if stored is None:
-        return
-    for key, (old, new) in check_resumable(stored, config, workdir=workdir).items():
-        print(f"note: {key} was {_short(old)} in this run so far and is {_short(new)} from now on", flush=True)
-
-
-def _check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
-    """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
-    lines = ignored(config)
-    if given.source is not None and not isinstance(given.source, Source):
-        reading = [path for path in keys_set(config) if path in _OF_A_SOURCE]
-        lines += [no_effect(config, reading, "batches that a program gives", "a source of images")] * bool(reading)
-    for line in lines:
-        if not resumed:
-            raise UserError(line)
-        print(f"note: {line}", flush=True)
-
-
-def _short(value: object) -> str:
-    """Returns a value of a configuration as a short text."""
-    return shortened(repr(value), 80)
-
-
-def _note_doubts(config: ConfigDict) -> None:
-    """Prints a note on settings that are allowed but seldom intended."""
-    warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
-    if warmup >= last:
-        print(
-            f"note: optim.warmup_steps={warmup} is not below train.num_steps={last}, so the learning rate never "
-            "reaches its peak",
-            flush=True,
-        )
-    if config.network == CUSTOM and config.labels.dropout:
-        null = config.labels.num_classes
-        print(
-            f"note: with labels.dropout the network also gets the label {null}, the null label, so its table of "
-            f"classes needs {null + 1} rows",
-            flush=True,
-        )
-    if left > 0.01:
-        print(
-            f"note: {left:.0%} of an image's power remains at t = T, but sampling starts from pure noise: raise "
-            "diffusion.num_timesteps or diffusion.beta_end",
-            flush=True,
-        )
 
 
 def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:

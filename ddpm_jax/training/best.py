@@ -1,0 +1,87 @@
+"""The best checkpoint of a run by a number of its log, in a work directory of its own. Read next: `checkpoint.py`."""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddpm_jax.errors import writing
+from ddpm_jax.runtime.devices import agreed, by_first
+from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.log import read_log
+from ddpm_jax.training.loop import Measure
+from ddpm_jax.training.restoring import saved_steps
+from ddpm_jax.training.state import TrainState
+
+FOLDER = "best"
+"""The folder of the best checkpoint in the directory of its run; it is a work directory itself."""
+
+
+@contextlib.contextmanager
+def keeping_best(
+    measures: Sequence[Measure], name: str, workdir: Path, config: dict[str, Any], *, start_step: int
+) -> Iterator[Sequence[Measure]]:
+    """Keeps the state at which a number was lowest, in `WORKDIR/best`; yields the measures in whose place it stands.
+
+    A checkpoint there of a step after `start_step` is removed, since the run takes that step again.
+
+    Args:
+      measures: the measures of the run, of which one gives the number.
+      name: the name of the number, such as "fd"; "none" to keep nothing.
+      workdir: the run's directory.
+      config: its configuration as JSON, which is stored with the checkpoint.
+      start_step: the number of steps already taken.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    if name == "none":
+        yield measures
+        return
+    with contextlib.ExitStack() as opened:
+        yield [_Best(measures, name, workdir, config, start_step=start_step, opened=opened)]
+
+
+class _Best:
+    """A measure that gives the numbers of others and saves the state if one of them is the lowest so far."""
+
+    def __init__(
+        self,
+        measures: Sequence[Measure],
+        name: str,
+        workdir: Path,
+        config: dict[str, Any],
+        *,
+        start_step: int,
+        opened: contextlib.ExitStack,
+    ) -> None:
+        self._measures, self._name, self._config = measures, name, config
+        self._folder, self._opened = workdir / FOLDER, opened
+        self._checkpoints: Checkpoints | None = None  # opened by the first save, so that a run without one has none
+        kept = saved_steps(self._folder / "checkpoints")
+        by_first(partial(self._remove, [step for step in kept if step > start_step]))
+        values = {line["step"]: line.get(name, math.inf) for line in read_log(workdir)}
+        self._lowest = min((values.get(step, math.inf) for step in kept if step <= start_step), default=math.inf)
+
+    def __call__(self, step: int, state: TrainState) -> dict[str, float]:
+        """The numbers of all measures, after the state is saved if its number is the lowest so far."""
+        numbers = {name: value for measure in self._measures for name, value in measure(step, state).items()}
+        value = numbers.get(self._name, math.inf)
+        if agreed(np.array(value < self._lowest)):
+            self._lowest = value
+            if self._checkpoints is None:
+                self._checkpoints = self._opened.enter_context(Checkpoints(self._folder, keep=1))
+            self._checkpoints.save(jax.block_until_ready(state), self._config)
+        return numbers
+
+    def _remove(self, steps: Sequence[int]) -> None:
+        """Removes the checkpoints of these steps."""
+        with writing(self._folder):
+            for step in steps:
+                shutil.rmtree(self._folder / "checkpoints" / str(step))
