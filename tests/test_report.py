@@ -18,15 +18,18 @@ from support.tiny import run as run_program
 from support.tiny import save, tiny_config
 
 import ddpm_jax as dj
+from ddpm_jax.data.source import load
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation import plots
 from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.evaluation.extraction import spread
 from ddpm_jax.evaluation.report import writing
 from ddpm_jax.evaluation.report.markup import Html, element, escaped, table
 from ddpm_jax.evaluation.report.pictures import data_uri, fitting, plot
 from ddpm_jax.evaluation.report.subject import Subject
 from ddpm_jax.evaluation.results import read_results
 from ddpm_jax.metrics.calibration import reliability
+from ddpm_jax.metrics.memorisation import memorisation
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -318,3 +321,16 @@ def test_a_browser_shows_the_page_and_its_slider_moves_with_the_keyboard(report)
     asked = [m["params"]["request"]["url"] for m in shown.messages if m["method"] == "Network.requestWillBeSent"]
     assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
     assert [m for m in shown.messages if m["method"] != "Network.requestWillBeSent"] == []
+
+
+def test_samples_are_compared_with_images_that_were_held_out(tmp_path, monkeypatch):
+    kept = {"Nearest training images": writing.SECTIONS["denoise"]["Nearest training images"]}
+    monkeypatch.setitem(writing.SECTIONS, "denoise", kept)
+    config = tiny_config(diffusion__num_timesteps=2, diffusion__beta_end=0.9, data__held_out=0.1)
+    run = dj.Run(save(tmp_path / "run", config))
+    page = dj.write_report(run, tmp_path / "page.html", num_images=NUM).read_text()
+    assert "an image that was held out of the training, is" in page
+    flat = lambda images: images.reshape(len(images), -1)
+    held, train = (flat(load(run.source(split))[0]) for split in ("held_out", "train"))
+    ratio = memorisation(flat(dj.from_uint8(run.sample(NUM))), held[spread(NUM, len(held))], train).ratio
+    assert f"<strong>{ratio.value:.2f}</strong>" in page

@@ -204,20 +204,22 @@ def nearest_images(subject: Subject) -> Section:
 
 
 def _ratio(subject: Subject, drawn: np.ndarray, train: np.ndarray) -> Html:
-    """How near the samples are to training images, relative to images of the test split."""
+    """How near the samples are to training images, relative to images that were held out, or else of the test split."""
+    data_config = subject.run.config.data
     try:
-        if subject.run.config.data.source == "folder":
+        if data_config.source == "folder" and not data_config.held_out:
             raise UserError("the data has no images that were not trained on")
-        data = subject.source("test")
+        data = subject.source("held_out" if data_config.held_out else "test")
         held = _images(data, spread(len(drawn), len(data)))
         ratio = memorisation(_pixels(drawn), _pixels(held), _pixels(train)).ratio
     except UserError as error:
         return joined(
             "A model that has memorised its data draws copies of it. The distances have no measure here: ", error, "."
         )
+    of = "that was held out of the training" if data_config.held_out else "of the test split"
     return joined(
         "A model that has memorised its data draws copies of it. The median distance of a sample to its nearest "
-        "training image, divided by that of an image of the test split, is ", element("strong", f"{ratio.value:.2f}"),
+        f"training image, divided by that of an image {of}, is ", element("strong", f"{ratio.value:.2f}"),
         f" (95 %: {ratio.low:.2f} to {ratio.high:.2f}): near 1 for images of the distribution, near 0 for copies.",
     )  # fmt: skip
 
