@@ -7,6 +7,7 @@ figure from `panels`.
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
+from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
@@ -14,8 +15,10 @@ from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
 __all__ = [
     "COLOURS",
     "STYLE",
+    "Animation",
     "Picture",
     "accuracy",
+    "animation",
     "arrows",
     "bound",
     "calibration",
@@ -28,6 +31,7 @@ __all__ = [
     "panels",
     "paths",
     "plane",
+    "slider",
     "spectrum",
     "strips",
     "svg_panels",
