@@ -11,6 +11,7 @@ from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
+from ddpm_jax.evaluation.plots.weights import decay, deviations, evidence, fan, fits, razor, ridge_path
 
 __all__ = [
     "COLOURS",
@@ -22,7 +23,12 @@ __all__ = [
     "arrows",
     "bound",
     "calibration",
+    "decay",
     "density",
+    "deviations",
+    "evidence",
+    "fan",
+    "fits",
     "held_out",
     "history",
     "live_loss",
@@ -31,6 +37,8 @@ __all__ = [
     "panels",
     "paths",
     "plane",
+    "razor",
+    "ridge_path",
     "slider",
     "spectrum",
     "strips",
