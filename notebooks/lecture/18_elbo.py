@@ -87,9 +87,9 @@ figure
 # $$\mathrm{KL}(q, p) = \int q \log\frac{q}{p}\, dw, \qquad \mathrm{KL}(p, q) = \int p \log\frac{p}{q}\, dw .$$
 
 # %%
-w = np.linspace(-8, 8, 401)[:, None, None]
+w = np.linspace(-8, 8, 161)[:, None, None]
 m, s = np.linspace(-3, 3, 121)[:, None], np.geomspace(0.3, 3, 60)
-log_q = jax.scipy.stats.norm.logpdf(w, m, s)  # [401, 121, 60], each q at each w
+log_q = jax.scipy.stats.norm.logpdf(w, m, s)  # [161, 121, 60], each q at each w
 
 
 # %%

@@ -70,7 +70,9 @@ def ridge_path(axes: Axes, strengths: ArrayLike, weights: ArrayLike, *, chosen: 
     for i, path in enumerate(np.asarray(weights).T):
         axes.semilogx(strengths, path, color=COLOURS[i % 6], linestyle=("-", "--")[i // 6 % 2], linewidth=1.5)
     axes.axvline(chosen, color=INK, linewidth=0.8, linestyle="--", label="noise variance / prior variance")
-    axes.plot(np.full(len(means := np.asarray(means)), chosen), means, "o", color=INK, label="means of q(w), by the ELBO")
+    axes.plot(
+        np.full(len(means := np.asarray(means)), chosen), means, "o", color=INK, label="means of q(w), by the ELBO"
+    )
     axes.set(xlabel="lambda", ylabel="weight")
     axes.legend(loc="lower right")
 
