@@ -113,7 +113,8 @@ def draw(panel, distance):
     plots.fits(panel, p.log_prob, names, extent=4.5, top=1.1)
 
 
-plots.slider(draw, [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0], name="distance", shown=[1.0, 2.0, 3.0, 4.0])
+distances = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
+plots.slider(draw, distances, name="distance", shown=distances[::2], width=2.6)
 
 # %% [markdown]
 # **What you should see.** While the two modes are near each other, both fits agree. As the modes move apart, the fit with the least

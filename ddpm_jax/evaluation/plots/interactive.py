@@ -81,8 +81,8 @@ def slider(
     *,
     name: str,
     shown: Sequence[Value] | None = None,
-    width: float = 3.2,
-    height: float = 3.2,
+    width: float = 3.0,
+    height: float = 3.0,
 ) -> Any:
     """A panel with a slider for the value that it shows; without a slider, a figure with a panel for a few values.
 
@@ -94,10 +94,10 @@ def slider(
       values: what the slider can be set to; it begins in the middle.
       name: name of the value, which stands beside the slider and over the panels.
       shown: the values of the figure without a slider; 4 of `values` by default.
-      width, height: size of a panel, in inches.
+      width, height: size of a panel, in inches; with a slider it is half as large again.
     """
     if _is_live():
-        return _with_slider(draw, values, name, width, height)
+        return _with_slider(draw, values, name, 1.5 * width, 1.5 * height)
     if shown is None:
         shown = [values[i] for i in np.unique(np.linspace(0, len(values) - 1, 4).round().astype(int))]
     figure, axes = panels(len(shown), width=width, height=height)
