@@ -92,7 +92,8 @@ def test_19_6_the_log_posterior_is_a_squared_error_with_lambda():
 
 def test_19_7_the_most_probable_weights_solve_the_normal_equations():
     """The left side by one step of Newton's method from zero, which is exact for a quadratic."""
-    newton = -np.linalg.solve(jax.hessian(log_posterior)(jnp.zeros(4)), jax.grad(log_posterior)(jnp.zeros(4)))
+    hessian, gradient = (jax.jit(of(log_posterior))(jnp.zeros(4)) for of in (jax.hessian, jax.grad))
+    newton = -np.linalg.solve(hessian, gradient)
     equal(newton, RIDGE)
     stacked = np.vstack([FEATURES, np.sqrt(LAMBDA) * np.eye(4)])
     equal(np.linalg.lstsq(stacked, np.append(Y, np.zeros(4)), rcond=None)[0], RIDGE)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -49,7 +50,7 @@ def fits(
       top: the largest density that the panel shows.
     """
     line = np.linspace(-extent, extent, 401)
-    axes.fill_between(line, np.exp(log_prob(line[:, None])), color="#BBBBBB", linewidth=0, label="p(w)")
+    axes.fill_between(line, np.exp(log_prob(jnp.asarray(line[:, None]))), color="#BBBBBB", linewidth=0, label="p(w)")
     for i, (name, (mean, std)) in enumerate(gaussians.items()):
         density = np.exp(-0.5 * ((line - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
         axes.plot(line, density, color=COLOURS[i], linestyle=("-", "--", ":")[i % 3], linewidth=2, label=name)
