@@ -10,10 +10,12 @@ from test_lecture_notebook import EQUATION, LESSONS, equations, source, steps
 PAGE = (ROOT / "docs" / "notes.md").read_text()
 KOREAN = ROOT / "docs" / "ko" / "notes.md"
 HEADING = re.compile(r"^## (\d+)\. (.+)$", re.MULTILINE)
-LINE = re.compile(r"^<small>\((\d+)\.(\d+)\) `(test_lecture_(\d\d)\.py)::(test_\w+)`</small>$", re.MULTILINE)
+LINE = re.compile(
+    r"^<small>\((\d+)\.(\d+)\) `(test_lecture_(\d\d)\.py)::(test_\w+)`(?: \([^)]*\))?</small>$", re.MULTILINE
+)
 PARTS = (
     "**Question.**",
-    "<summary>Derivation</summary>",
+    "<summary>Derivation",
     "**In one sentence.**",
     "**In the code.**",
     "**References.**",
