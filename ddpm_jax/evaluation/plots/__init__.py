@@ -5,6 +5,7 @@ figure from `panels`.
 """
 
 from ddpm_jax.evaluation.plots.chains import history, paths
+from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
@@ -19,9 +20,15 @@ __all__ = [
     "arrows",
     "bound",
     "calibration",
+    "cloud",
+    "clouds",
     "density",
+    "errors",
+    "fan",
     "held_out",
+    "histogram",
     "history",
+    "kernels",
     "live_loss",
     "loss",
     "nearest_pairs",
