@@ -24,8 +24,9 @@ beta.legend(loc="lower right")
 figure
 
 # %% [markdown]
-# **What you should see.** All betas grow (left, logarithmic). The signal falls from 1 to nearly 0 (middle), slowest with the quadratic
-# schedule, most evenly with the cosine schedule. The log signal-to-noise ratio (right) falls from about 10 to -10 or below, steeply at both ends.
+# **What you should see.** All betas grow (left, logarithmic). The signal falls from 1 to nearly 0 (middle): with the linear schedule it
+# is lost first, with the cosine schedule it falls most evenly. The log signal-to-noise ratio (right) falls fast at first, then almost
+# along a line, from about 10 to -7 (quadratic), -10 (linear and sigmoid) or far below in the last steps (cosine).
 #
 # What this means for an image: the same digit and the same noise, by two schedules.
 
@@ -33,17 +34,17 @@ figure
 # figure: 03_digits
 times = np.array([0, 100, 250, 400, 550, 700, 850, 1000])
 both = {"linear": schedule, "cosine": dj.schedules.cosine(1000)}
-image = np.repeat(digits[[12]], len(times), 0)
+image = np.repeat(digits[[0]], len(times), 0)
 eps = np.repeat(jax.random.normal(jax.random.key(7), (1, 8, 8, 1)), len(times), 0)
 plots.strips(
     [dj.q_sample(image, eps, other.level(times)) for other in both.values()],
     columns=[f"t = {t:,}" for t in times],
-    rows=[f"{name}, class {labels[12]}" for name in both],
+    rows=[f"class {labels[0]}, {name}" for name in both],
 )
 
 # %% [markdown]
-# **What you should see.** With the linear schedule this digit can no longer be recognised from about t = 400 on, so that more than half of
-# the steps work on images of almost pure noise. The cosine schedule keeps it until about t = 550.
+# **What you should see.** With the linear schedule this digit is faint at t = 250 and lost at t = 400, so that more than half of the steps
+# work on images of almost pure noise. With the cosine schedule it is faint at t = 400 and lost at t = 550.
 #
 # Why do the betas grow? A step counts in comparison with the noise that is already in the image:
 #
@@ -55,7 +56,7 @@ plots.strips(
 equal = dj.schedules.from_betas(np.full(1000, 0.01))
 even_log_snr = np.linspace(schedule.log_snr[0], schedule.log_snr[-1], 1000)
 even = dj.schedules.NoiseSchedule(np.append(1, 1 / (1 + np.exp(-even_log_snr))))
-figure, (beta, log_snr) = plots.panels(2, width=4)
+figure, (beta, log_snr) = plots.panels(2, width=4.6)
 for name, other in {"linear": schedule, "equal betas": equal, "equal steps": even}.items():
     beta.semilogy(np.arange(2, 1001), other.beta[1:])
     log_snr.semilogy(np.arange(2, 1001), -np.diff(other.log_snr), label=name)
@@ -66,7 +67,8 @@ figure
 
 # %% [markdown]
 # **What you should see.** With equal betas step 2 lowers $\lambda$ by $\log 2 = 0.69$, and step 500 by 0.01. With equal steps the betas grow by
-# a factor of several thousand and level off where the image is pure noise. The linear schedule lies between the two.
+# a factor of 10,000 and level off where the image is almost pure noise. The linear schedule also spends much of the range on its first steps,
+# but from t = 100 on its steps are nearly even, because its betas grow.
 #
 # ### Exercises
 #

@@ -24,9 +24,11 @@ def difference(beta):
     return float(jnp.max(jnp.abs(stepped - noised)))
 
 
+# %%
 betas = np.array([0.02, 0.05, 0.1, 0.2, 0.5])
 gaps = [difference(beta) for beta in betas]
-print(*(f"beta {b:4}: difference {g:.1e}, over beta^2 {g / b**2:.3f}\n" for b, g in zip(betas, gaps)))
+for beta, gap in zip(betas, gaps):
+    print(f"beta {beta:4}: largest difference {gap:.1e}, divided by beta^2: {gap / beta**2:.3f}")
 
 # %% [markdown]
 # Now the score of noisy data in place of $-x$: all points start in one corner.
@@ -47,7 +49,7 @@ walks = {steps: jax.lax.fori_loop(0, steps, one_step, 0.2 * x_T - 2) for steps i
 # figure: 04_langevin
 figure, (gap, *axes) = plots.panels(4, width=2.7, height=2.8)
 plots.errors(gap, betas, gaps, order=2, label="largest difference")
-gap.set(xlabel="beta", title="noising minus Langevin")
+gap.set(xlabel="beta", title="Langevin minus noising")
 for panel, (steps, x) in zip(axes, walks.items()):
     plots.cloud(panel, x, lambda x: mixture.log_prob(x, level), extent=2.7)
     panel.set(title=f"{steps:,} Langevin steps")

@@ -47,14 +47,14 @@ print("share of the chains that end in each mode:", np.bincount(ends) / 400)
 # %%
 # figure: 05_diversity
 figure, [axes] = plots.panels(1, width=8, height=3.2)
-plots.history(axes, numbers.log_prob, schedule, extent=2.6)
-plots.fan(axes, np.arange(1000, -1, -1), xs[:, :40], groups=ends[:40])
-axes.set(title="40 chains of DDPM from one x_T, coloured by the mode in which they end")
+plots.history(axes, numbers.log_prob, schedule, extent=3)
+plots.fan(axes, np.arange(1000, -1, -10), xs[::10, :12], groups=ends[:12])
+axes.set(title="12 chains of DDPM from one x_T, coloured by the mode in which they end")
 figure
 
 # %% [markdown]
 # **What you should see.** Blue is the density of $x_t$, from noise at the left to three modes at the right. The chains start at one point,
-# spread over the whole density before t = 700, and part for good between t = 400 and t = 200. The modes have their shares, 0.3, 0.4 and
+# spread over the whole density before t = 800, and part for good between t = 300 and t = 100. The modes have their shares, 0.3, 0.4 and
 # 0.3, although there was only one start: the noise of the steps makes the diversity. For data of variance 1 the start determines
 #
 # $$\frac{\operatorname{Var} \mathbb E[x_0 \mid x_T]}{\operatorname{Var} x_0} = \bar\alpha_T = 0.00004$$
@@ -63,10 +63,11 @@ figure
 
 # %%
 one_image = jnp.repeat(jax.random.normal(jax.random.key(5), (1, 8, 8, 1)), 7, 0)
-found = chain(ddpm, remembered.denoiser, x_T=one_image, trajectory=True)
+times = dj.timesteps.trailing(schedule, 200)  # 1000, 995, ..., 5, 0
+found = chain(ddpm, remembered.denoiser, times, x_T=one_image, trajectory=True)
 nearest = [int(np.argmin(((digits - x) ** 2).sum((1, 2, 3)))) for x in np.asarray(found[-1])]
 plots.strips(
-    [found[1000 - t] for t in (1000, 500, 250, 0)],
+    [found[(1000 - t) // 5] for t in (1000, 500, 250, 0)],
     rows=["t = 1,000", "t = 500", "t = 250", "t = 0"],
     columns=[f"to class {labels[i]}" for i in nearest],
 )

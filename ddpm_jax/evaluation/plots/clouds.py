@@ -114,4 +114,4 @@ def fan(axes: Axes, times: ArrayLike, xs: ArrayLike, *, groups: ArrayLike) -> No
     names = sorted(set(groups.tolist()))
     for b in range(xs.shape[1]):
         colour = COLOURS[1 + names.index(groups[b].item()) % (len(COLOURS) - 1)]
-        axes.plot(times, xs[:, b], color=colour, linewidth=0.7, alpha=0.7)
+        axes.plot(times, xs[:, b], color=colour, linewidth=1.2, alpha=0.9)
