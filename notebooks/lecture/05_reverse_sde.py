@@ -78,8 +78,7 @@ plots.strips(
 #
 # ### Exercises
 #
-# **1.** The log-likelihood needs the score, but what does the reverse SDE do without it? Run the drift `f` alone backwards, without the
-# score, from variance 1.
+# **1.** What happens if the score is left out of the reverse SDE? Follow the variance of x from 1 at t = T to t = 0.
 #
 # <details><summary>Answer</summary>
 #
