@@ -5,6 +5,7 @@ figure from `panels`.
 """
 
 from ddpm_jax.evaluation.plots.chains import history, paths
+from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
@@ -23,14 +24,19 @@ __all__ = [
     "arrows",
     "bound",
     "calibration",
+    "cloud",
+    "clouds",
     "decay",
     "density",
     "deviations",
+    "errors",
     "evidence",
     "fan",
     "fits",
     "held_out",
+    "histogram",
     "history",
+    "kernels",
     "live_loss",
     "loss",
     "nearest_pairs",
