@@ -7,6 +7,7 @@ figure from `panels`.
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
+from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
@@ -19,14 +20,19 @@ __all__ = [
     "arrows",
     "bound",
     "calibration",
+    "candidates",
+    "circles",
+    "curves",
     "density",
     "held_out",
     "history",
     "live_loss",
     "loss",
+    "moves",
     "nearest_pairs",
     "panels",
     "paths",
+    "perplexity",
     "plane",
     "spectrum",
     "strips",
