@@ -66,7 +66,7 @@ share = (jnp.arange(n) + 0.5) / n
 grid = np.linspace(-3, 3, 6001)
 below = np.cumsum(np.exp(line.log_prob(grid[:, None]))) * (grid[1] - grid[0])
 exact, noise = np.interp(share, below, grid), jax.scipy.stats.norm.ppf(share)
-both = jnp.concatenate([jnp.full(n, 0.3), noise])[:, None]  # n times the same start, n different ones
+both = jnp.concatenate([jnp.full(n, 0.3), noise])[:, None]  # one start n times, and n starts
 
 
 def ends(sampler, num):
@@ -102,7 +102,7 @@ figure
 # **What you should see.** Left: two starts at a distance of 0.014 stay at about that distance along DDIM and end even nearer to
 # each other; along DDPM they are soon as far apart as two different images. Middle: from one start DDIM has one end, whatever the
 # number of steps; the ends of DDPM have the spread of the whole data set. Right: with few steps the ends of DDIM have
-# nearly the data's distribution; DDPM needs several times as many steps for the same error.
+# nearly the data's distribution; the error of DDPM is larger at every number of steps.
 #
 # A solver of a differential equation has an order: if the step is halved, the error of Euler's method halves, and that of the
 # second-order solvers falls to a quarter. Because the flow transports the density, it also gives the likelihood *exactly*:
@@ -121,7 +121,8 @@ def flow(sampler, num):
 figure, (order, likelihood) = plots.panels(2, width=4)
 solvers = {"DDIM (Euler)": dj.samplers.ddim(), "Heun": dj.samplers.heun(),
            "DPM-Solver++(2M)": dj.samplers.dpm_solver_pp_2m()}
-best, steps = flow(solvers["Heun"], 80 if smoke else 800), [10, 20] if smoke else [10, 20, 40, 80, 160]
+best = flow(solvers["Heun"], 80 if smoke else 800)
+steps = [10, 20] if smoke else [10, 20, 40, 80, 160]
 for name, solver in solvers.items():
     errors = [float(jnp.sqrt(jnp.mean((flow(solver, num) - best) ** 2))) for num in steps]
     order.loglog(np.array(steps) * (2 if name == "Heun" else 1), errors, "o-", label=name)

@@ -44,8 +44,9 @@ said = mixture.denoiser(x_t, move.now)
 mean, _ = dj.samplers.p_mean_log_var(said, x_t, move, dj.Variance.SMALL)
 x_bar, mean_bar, x_hat = x_t / move.now.signal, mean / move.next.signal, said.x_0
 before, after = (jnp.linalg.norm(x - x_hat, axis=1) for x in (x_bar, mean_bar))
-print(f"1 - gamma = {1 - move.beta / move.now.sigma**2:.4f}; the part of the distance that is left: "
-      f"{float((after / before).min()):.4f} to {float((after / before).max()):.4f}")
+left = after / before
+print(f"1 - gamma = {1 - move.beta / move.now.sigma**2:.4f}; of the distances is left: "
+      f"{float(left.min()):.4f} to {float(left.max()):.4f}")
 
 # %%
 # figure: 08_directions
@@ -58,7 +59,7 @@ for panel, (title, (start, end)) in zip(axes, shown.items()):
     plots.moves(panel, start, end)
     panel.set(title=title)
 radii = {"distance before": float(before[one][0]), "after": float(after[one][0])}
-plots.circles(axes[2], x_hat[one][0], radii)
+plots.circles(axes[2], x_hat[one][0], radii, name="estimate of x_0")
 axes[2].legend(loc="upper left")
 figure
 

@@ -102,7 +102,8 @@ F = lambda e, h, a: float(jnp.mean((eps - e - a * h) ** 2))
 # %%
 # figure: 09_variation
 figure, axes = plots.panels(2, width=4.3, sharey=True)
-at = {"at the posterior average": average, "at another prediction": average + 0.2 * jnp.sin(3 * x_t)}
+other = average + 0.2 * jnp.sin(3 * x_t)
+at = {"at the posterior average": average, "at another prediction": other}
 for panel, (title, e) in zip(axes, at.items()):
     for (name, h), colour in zip(changes.items(), plots.COLOURS):
         steepness = 2 * float(jnp.mean(h * (e - average)))  # F_h'(0) by the formula

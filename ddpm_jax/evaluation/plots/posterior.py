@@ -36,14 +36,16 @@ def moves(axes: Axes, start: ArrayLike, end: ArrayLike, *, colour: str = COLOURS
     axes.quiver(*start.T, *(end - start).T, color=colour, label=label, **options)
 
 
-def circles(axes: Axes, centre: ArrayLike, radii: Mapping[str, float]) -> None:
-    """Draws a star at a point `[2]` and circles around it, given as names and radii, each with a line of its own."""
+def circles(axes: Axes, centre: ArrayLike, radii: Mapping[str, float], *, name: str) -> None:
+    """Draws a star at a point `[2]`, called `name`, and circles around it, given as names and radii."""
     angle = np.linspace(0, 2 * np.pi, 200)
     ring = np.stack([np.cos(angle), np.sin(angle)])
-    for (name, radius), line, colour in zip(radii.items(), ("--", "-", ":"), COLOURS, strict=False):
+    for (ring_name, radius), line, colour in zip(radii.items(), ("--", "-", ":"), COLOURS, strict=False):
         x, y = np.asarray(centre)[:, None] + radius * ring
-        axes.plot(x, y, line, color=colour, linewidth=1.2, label=name)
-    axes.plot(*np.asarray(centre), "*", color=COLOURS[4], markeredgecolor=COLOURS[6], markersize=12, zorder=4)
+        axes.plot(x, y, line, color=colour, linewidth=1.2, label=ring_name)
+    axes.plot(
+        *np.asarray(centre), "*", color=COLOURS[4], markeredgecolor=COLOURS[6], markersize=12, zorder=4, label=name
+    )
 
 
 def candidates(
