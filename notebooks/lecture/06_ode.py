@@ -118,14 +118,18 @@ def flow(sampler, num):
     return chain(sampler, mixture.denoiser, times, x_T=x_T[:64])
 
 
-figure, (order, likelihood) = plots.panels(2, width=4)
 solvers = {"DDIM (Euler)": dj.samplers.ddim(), "Heun": dj.samplers.heun(),
            "DPM-Solver++(2M)": dj.samplers.dpm_solver_pp_2m()}
 best = flow(solvers["Heun"], 80 if smoke else 800)
 steps = [10, 20] if smoke else [10, 20, 40, 80, 160]
+
+# %%
+figure, (order, likelihood) = plots.panels(2, width=4)
 for name, solver in solvers.items():
     errors = [float(jnp.sqrt(jnp.mean((flow(solver, num) - best) ** 2))) for num in steps]
     order.loglog(np.array(steps) * (2 if name == "Heun" else 1), errors, "o-", label=name)
+order.set(xlabel="network evaluations", title="error against the exact flow")
+_ = order.legend(loc="lower left")
 
 # %%
 upwards = schedule.encoding(dj.timesteps.log_snr(schedule, 20 if smoke else 200)[:-1])
@@ -136,8 +140,7 @@ furthest = float(jnp.max(jnp.abs(by_flow - truth)))
 likelihood.plot(truth, by_flow, ".", label=f"largest difference {furthest:.0e} nats")
 likelihood.axline((0, 0), slope=1, color="grey", linewidth=0.8)
 likelihood.set(xlabel="exact log density, nats", ylabel="by the flow, nats", title="likelihood")
-order.set(xlabel="network evaluations", title="error against the exact flow")
-order.legend(loc="lower left"), likelihood.legend()
+likelihood.legend()
 figure
 
 # %% [markdown]
