@@ -83,7 +83,7 @@ def candidates(
             panel.set_xlabel(one_line(text), fontsize=7, labelpad=2)
             panel.grid(visible=False)
             panel.spines[:].set_visible(False)
-        beside = f"{one_line(rows[r])}\nperplexity\n{_count(perplexity(log_prob[r]))}"
+        beside = f"{one_line(rows[r])}\nperplexity\n{_count(float(perplexity(log_prob[r])))}"
         panel_row[0].set_ylabel(beside, fontsize=8, rotation=0, ha="right", va="center")
     titles = ["x_t", "E[x_0 | x_t]", "likeliest", *map(_ordinal, range(2, num + 1))]
     for panel, title in zip(axes, titles, strict=False):
