@@ -95,6 +95,19 @@ def test_predictions_explain_the_noisy_image_and_batch_levels(oracle):
         np.testing.assert_allclose(density(*one)[0], log_prob[i], rtol=1e-10)
 
 
+@pytest.mark.parametrize("t", TIMES)
+def test_the_posterior_of_finite_data_is_bayes_rule(t):
+    """By SciPy's densities; its mean of the images is the denoiser."""
+    level = SCHEDULE.level(t)
+    x_t = noisy(IMAGES, level)
+    points, flat = IMAGES.points.reshape(3, 16), x_t.reshape(-1, 16)
+    joint = np.stack([noised_log_pdf(flat, point, np.zeros((16, 16)), level) for point in points], axis=-1)
+    log_prob = IMAGES.log_prob_point(x_t, level)
+    np.testing.assert_allclose(log_prob, joint - logsumexp(joint, axis=-1, keepdims=True), rtol=1e-8, atol=1e-10)
+    mean = np.tensordot(np.exp(log_prob), IMAGES.points, 1)
+    np.testing.assert_allclose(IMAGES.denoiser(x_t, level).x_0, mean, rtol=1e-9, atol=1e-12)
+
+
 def test_points_are_a_mixture_without_covariance():
     level = SCHEDULE.level([1, 1, 30, 300, 300, 1000])
     points = normal(3, 2)

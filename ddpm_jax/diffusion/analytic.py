@@ -178,6 +178,10 @@ class FiniteData:
         log_mean = jax.nn.logsumexp(self._log_fit(x_t, level), axis=-1) - np.log(len(self.points))
         return log_mean - dim * (jnp.log(sigma) + 0.5 * np.log(2 * np.pi))
 
+    def log_prob_point(self, x_t: AnyArray, level: NoiseLevel) -> Array:
+        """`log q(points[i] | x_t)` `[B, N]`, the posterior probability of every image, by Bayes' rule, for t > 0."""
+        return jax.nn.log_softmax(self._log_fit(x_t, level), axis=-1)
+
     def denoiser(self, x_t: AnyArray, level: NoiseLevel) -> Prediction:
         """`E[x_0 | x_t] = sum_i w_i points[i]` and the corresponding eps, for t > 0.
 

@@ -9,6 +9,7 @@ from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogr
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
+from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
@@ -24,8 +25,11 @@ __all__ = [
     "arrows",
     "bound",
     "calibration",
+    "candidates",
+    "circles",
     "cloud",
     "clouds",
+    "curves",
     "decay",
     "density",
     "deviations",
@@ -39,9 +43,11 @@ __all__ = [
     "kernels",
     "live_loss",
     "loss",
+    "moves",
     "nearest_pairs",
     "panels",
     "paths",
+    "perplexity",
     "plane",
     "razor",
     "ridge_path",
