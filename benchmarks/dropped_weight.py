@@ -49,7 +49,8 @@ def measured(name: str, seed: int) -> tuple[float, ...]:
     config.log.preview_every = 0
     loss = FixedVarianceBound(config.diffusion.num_timesteps) if name == "L_vlb" else None
     workdir = f"{WORKDIR.value}/{name}_{NUM_STEPS.value}_{seed}"
-    dj.train(config, workdir, loss=loss)
+    if int(dj.train(config, workdir, loss=loss).step) < NUM_STEPS.value:
+        raise dj.UserError("interrupted; the same command continues")
     run = dj.Run(workdir)
     bound = dj.evaluate(run, ["bpd"], num_images=BOUND_IMAGES.value)["bpd"]["bits_per_dim"]
     samples = run.sample(NUM, seed=seed, num_steps=SAMPLE_STEPS.value, batch_size=100)
@@ -61,12 +62,13 @@ def main() -> None:
     print(f"{NUM_STEPS.value:,} training steps; bound on {BOUND_IMAGES.value} test digits, all steps of the chain;")
     print(f"{NUM} samples in {SAMPLE_STEPS.value} ancestral steps, pixels, k = 3")
     print("loss      seed  bits/dim  precision  recall  FD, pixels in [-1, 1]")
-    for name in ("L_vlb", "L_simple"):
-        rows = []
-        for seed in SEEDS.value:
-            rows.append(measured(name, int(seed)))
-            print(line(name, seed, rows[-1]), flush=True)
-        print(line(name, "mean", np.mean(rows, axis=0)), flush=True)
+    rows: dict[str, list[tuple[float, ...]]] = {"L_vlb": [], "L_simple": []}
+    for seed in SEEDS.value:
+        for name, found in rows.items():
+            found.append(measured(name, int(seed)))
+            print(line(name, seed, found[-1]), flush=True)
+    for name, found in rows.items():
+        print(line(name, "mean", np.mean(found, axis=0)), flush=True)
 
 
 def line(name: str, seed: str, row: tuple[float, ...] | np.ndarray) -> str:

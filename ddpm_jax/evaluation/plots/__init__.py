@@ -5,8 +5,10 @@ figure from `panels`.
 """
 
 from ddpm_jax.evaluation.plots.chains import history, paths
+from ddpm_jax.evaluation.plots.diagrams import Arrow, Box, diagram, generation_diagram, training_diagram
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
+from ddpm_jax.evaluation.plots.lines import bars, lines
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
@@ -14,14 +16,20 @@ from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
 __all__ = [
     "COLOURS",
     "STYLE",
+    "Arrow",
+    "Box",
     "Picture",
     "accuracy",
     "arrows",
+    "bars",
     "bound",
     "calibration",
     "density",
+    "diagram",
+    "generation_diagram",
     "held_out",
     "history",
+    "lines",
     "live_loss",
     "loss",
     "nearest_pairs",
@@ -31,4 +39,5 @@ __all__ = [
     "spectrum",
     "strips",
     "svg_panels",
+    "training_diagram",
 ]
