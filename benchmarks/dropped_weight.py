@@ -29,7 +29,7 @@ SEEDS = flags.DEFINE_list("seeds", "0,1,2", "The seeds, separated by commas.")
 
 @dataclass(frozen=True)
 class FixedVarianceBound:
-    """The loss `L_vlb` for the fixed variance beta: T times the bound's term at a random time, in bits per dimension."""
+    """The bound for the fixed variance beta, as T times its term at a random time, in bits per dimension."""
 
     num_timesteps: int
 

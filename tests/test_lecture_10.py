@@ -226,9 +226,7 @@ def test_10_10_each_group_is_a_divergence_of_two_gaussians():
     x, weights = chains()
     for t in (2, 3):
         step, x_t = pick(STEPS, T - t), jnp.asarray(x[t][:, None])
-        nats = term_nats(
-            NETWORK(x_t, step.now), jnp.full_like(x_t, X_0), x_t, transition=step, variance=Variance.LARGE
-        )
+        nats = term_nats(NETWORK(x_t, step.now), jnp.full_like(x_t, X_0), x_t, transition=step, variance=Variance.LARGE)
         logs = expected(lambda x, t=t: log_posterior(x, t) - log_p(x, t))
         np.testing.assert_allclose(weights @ np.asarray(nats), logs, rtol=1e-9)
 

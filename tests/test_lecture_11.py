@@ -150,7 +150,11 @@ def test_11_11_the_weight_is_a_ratio_of_signal_to_noise_ratios():
     snr = lambda t: SCHEDULE.alpha_bar[t] / (1 - SCHEDULE.alpha_bar[t])
     alpha_bar = SCHEDULE.alpha_bar
     beta_tilde = (1 - alpha_bar[TIMES - 1]) / (1 - alpha_bar[TIMES]) * SCHEDULE.beta[TIMES - 1]
-    np.testing.assert_allclose(weight_of_the_bound(beta_tilde), 0.5 * (snr(TIMES - 1) / snr(TIMES) - 1), rtol=1e-9)
+    weight = weight_of_the_bound(beta_tilde)
+    before, now = alpha_bar[TIMES - 1], alpha_bar[TIMES]
+    np.testing.assert_allclose(weight, SCHEDULE.beta[TIMES - 1] * before / (2 * (1 - before) * now), rtol=1e-9)
+    np.testing.assert_allclose(weight, (before - now) / (2 * (1 - before) * now), rtol=1e-9)
+    np.testing.assert_allclose(weight, 0.5 * (snr(TIMES - 1) / snr(TIMES) - 1), rtol=1e-9)
 
 
 def test_11_12_the_sum_over_times_is_t_times_the_mean_and_l_simple_is_that_with_weight_one():

@@ -1,4 +1,4 @@
-"""Row 13 of the lecture: the variance of the reverse step, between its two extremes, and the best one for Gaussian data.
+"""Row 13 of the lecture: the variance of the reverse step between its two extremes, and the best for Gaussian data.
 
 The true variance of x_{t-1} given x_t is taken from the covariance of the pair (x_{t-1}, x_t), or from quadrature of
 Bayes' rule, without the posterior given x_0.

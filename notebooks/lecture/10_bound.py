@@ -102,7 +102,8 @@ figure
 
 # %% [markdown]
 # **What you should see.** Almost all bits are paid between $t = 600$ and $t = 200$, where it is decided which digit the image becomes;
-# $L_T$ is about 0. The sum ends just above the dashed line.
+# $L_T$ is about 0. The sum ends just above the dashed line. The jitter of the terms comes from the noise, which was drawn once for each of
+# 16 digits and each $t$.
 #
 # ### Exercises
 #

@@ -60,7 +60,7 @@ losses, log_snr = dj.losses, moves.now.log_snr
 figure, (weights, check) = plots.panels(2, width=4.3, height=3.4)
 curves = {"bound": weight, "L_simple": losses.eps_weight(log_snr), "v": losses.v_weight(log_snr)}
 curves |= {"min-SNR": losses.min_snr_weight()(log_snr), "P2": losses.p2_weight()(log_snr)}
-plots.lines(weights, moves.now.t, curves, xlabel="t", xscale="log", legend="upper left")
+plots.lines(weights, moves.now.t, curves, xlabel="t", xscale="log")
 weights.set(title="weight of the noise error", yscale="log", ylim=(1e-5, 1e6))
 check.loglog(weighted, term["nats"], ".", markersize=3)
 check.set(xlabel="weight x squared error of the noise", ylabel="nats", title="the terms L_(t-1)")

@@ -48,7 +48,7 @@ ratio.plot(moves.now.t, of_beta(moves), "o--", label="50 steps", color=plots.COL
 plots.lines(ratio, all_steps.now.t, {"1,000 steps": of_beta(all_steps)}, xlabel="t", ylim=(0, 1.05))
 ratio.set(title="beta_tilde / beta")
 curves = {f"c = {c:g}": best_v(c, moves) for c in (1.0, 0.3, 0.03, 0.001)}
-plots.lines(where, moves.now.t, curves, xlabel="t", ylim=(-0.05, 1.05), legend="")
+plots.lines(where, moves.now.t, curves, xlabel="t", ylim=(-0.05, 1.05), legend=False)
 where.legend(loc=(0.33, 0.6), ncols=2)
 where.set(title="the best v for data of variance c, 50 steps")
 figure

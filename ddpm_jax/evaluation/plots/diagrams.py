@@ -18,7 +18,7 @@ class Box(NamedTuple):
 
     Attributes:
       centre: its place.
-      text: what stands in it, lines separated by `\\n`.
+      text: what stands in it, of one line or more.
       colour: of its edge; its face is lighter.
       width, height: its size.
       image: `[H, W]` or `[H, W, 1]` in [-1, 1], or None.
@@ -71,7 +71,8 @@ def diagram(axes: Axes, boxes: Mapping[str, Box], arrows: Sequence[Arrow]) -> No
         )
         axes.add_patch(line)
         if arrow.text:
-            axes.text(*((start + end) / 2 + arrow.offset), arrow.text, ha="center", va="center")
+            x, y = (start + end) / 2 + arrow.offset
+            axes.text(x, y, arrow.text, ha="center", va="center")
     axes.set_axis_off()
     axes.set_aspect("equal")
     lefts, bottoms, rights, tops = zip(*map(_sides, boxes.values()), strict=True)
@@ -146,7 +147,7 @@ def generation_diagram(
 
 def _drawn(axes: Axes, box: Box) -> FancyBboxPatch:
     """Draws a box with what stands in it, and returns its outline."""
-    left, bottom, right, top = _sides(box)
+    left, bottom, _, top = _sides(box)
     face = tuple(0.88 + 0.12 * part for part in to_rgb(box.colour))
     patch = FancyBboxPatch(
         (left, bottom), box.width, box.height, boxstyle="round,pad=0,rounding_size=0.08", ec=box.colour, fc=face, lw=1.3

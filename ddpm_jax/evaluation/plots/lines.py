@@ -10,21 +10,21 @@ from ddpm_jax.evaluation.plots.style import COLOURS, Axes
 _DASHES = ("-", "--", "-.", ":")
 
 
-def lines(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], *, legend: str = "best", **labels: Any) -> None:
+def lines(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], *, legend: bool = True, **labels: Any) -> None:
     """Draws named curves over common places, which differ in colour and in dashes, with a legend.
 
     Args:
       axes: a panel.
       x: the places `[N]`.
       ys: `{name: values [N]}`.
-      legend: the place of the legend, as matplotlib names it; "" for none.
+      legend: whether to draw one, where it hides least.
       labels: what `Axes.set` takes, such as `xlabel="t"`, `title="..."`, `yscale="log"`.
     """
     for i, (name, y) in enumerate(ys.items()):
         axes.plot(x, y, _DASHES[i % len(_DASHES)], color=COLOURS[i % len(COLOURS)], label=name)
     axes.set(**labels)
     if legend:
-        axes.legend(loc=legend)
+        axes.legend()
 
 
 def bars(axes: Axes, values: Mapping[str, float], *, digits: int = 2, **labels: Any) -> None:
