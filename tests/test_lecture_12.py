@@ -52,7 +52,7 @@ def coefficients(variance, t):
 
 
 def test_12_1_a_question_is_made_in_one_step():
-    """Line 4's argument, x_t from x_0 and eps, against t single noising steps with the noises that sum to eps."""
+    """The argument of line 5, x_t from x_0 and eps, against t single noising steps with the noises that sum to eps."""
     t, x_0 = 11, normal(5)
     x, total = x_0.copy(), 0.0
     for s in range(1, t + 1):
@@ -89,7 +89,7 @@ def test_12_3_the_loss_is_the_networks_error_and_what_no_network_removes():
         np.testing.assert_allclose(SHARES @ (eps - line(w, x_t)) ** 2, error + rest, rtol=1e-8)
 
 
-def test_12_4_the_loss_of_a_draw_is_line_4_of_algorithm_1():
+def test_12_4_the_loss_of_a_draw_is_line_5_of_algorithm_1():
     """The project's loss, whose norm is a mean over three pixels."""
     w, x_0 = np.array([0.7, -0.2]), normal(4, 3)
 
