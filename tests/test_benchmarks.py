@@ -4,9 +4,16 @@ import ast
 import importlib
 import json
 
+import jax
 import numpy as np
 import pytest
+from support.analytic import keys, pick
 from support.tiny import ROOT, run
+
+from ddpm_jax.diffusion.analytic import Gaussian
+from ddpm_jax.diffusion.likelihood import bound_terms
+from ddpm_jax.diffusion.samplers import Variance
+from ddpm_jax.diffusion.schedules import linear
 
 BENCHMARKS = sorted(path.name for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 
@@ -37,6 +44,19 @@ def test_the_quality_of_digits_is_on_pixels_between_minus_1_and_1(monkeypatch):
     real = features.quality(other)
     assert real.frechet < 1 < brighter.frechet
     assert min(real[:2]) > 0.8
+
+
+def test_the_loss_with_the_weights_is_the_bound_of_the_variance_beta(monkeypatch):
+    """Over all times, with the same noise at each."""
+    loss = imported("dropped_weight", monkeypatch).FixedVarianceBound(6)
+    x_0, steps = np.float32(np.tanh(np.random.default_rng(0).normal(size=(3, 2, 2, 1)))), linear(6).transitions()
+    denoise, large = Gaussian(np.zeros((2, 2, 1)), np.eye(4)).denoiser, Variance.LARGE
+    nats = bound_terms(denoise, x_0, keys(3), indexed=(np.arange(6), steps), variance=large)["nats"]
+    losses = []
+    for i in range(6):
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys(3), i)
+        losses.append(loss(denoise, x_0, step_keys, pick(steps, np.full(3, i)))["loss"])
+    np.testing.assert_allclose(np.mean(losses, axis=0), np.sum(nats, axis=0) / (4 * np.log(2)), rtol=1e-4)
 
 
 def test_the_order_over_steps_is_called_by_how_far_it_holds(monkeypatch):

@@ -6,9 +6,11 @@ figure from `panels`.
 
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
+from ddpm_jax.evaluation.plots.diagrams import Arrow, Box, diagram, generation_diagram, training_diagram
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
+from ddpm_jax.evaluation.plots.lines import bars, lines
 from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
@@ -19,10 +21,13 @@ __all__ = [
     "COLOURS",
     "STYLE",
     "Animation",
+    "Arrow",
+    "Box",
     "Picture",
     "accuracy",
     "animation",
     "arrows",
+    "bars",
     "bound",
     "calibration",
     "candidates",
@@ -33,14 +38,17 @@ __all__ = [
     "decay",
     "density",
     "deviations",
+    "diagram",
     "errors",
     "evidence",
     "fan",
     "fits",
+    "generation_diagram",
     "held_out",
     "histogram",
     "history",
     "kernels",
+    "lines",
     "live_loss",
     "loss",
     "moves",
@@ -55,4 +63,5 @@ __all__ = [
     "spectrum",
     "strips",
     "svg_panels",
+    "training_diagram",
 ]
