@@ -6,10 +6,13 @@ figure from `panels`.
 
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
+from ddpm_jax.evaluation.plots.fourier import band_snr, curves, decay, inner_products, settling
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
+from ddpm_jax.evaluation.plots.scores import samples, weighted_arrows
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
+from ddpm_jax.evaluation.plots.unet import unet
 
 __all__ = [
     "COLOURS",
@@ -17,18 +20,26 @@ __all__ = [
     "Picture",
     "accuracy",
     "arrows",
+    "band_snr",
     "bound",
     "calibration",
+    "curves",
+    "decay",
     "density",
     "held_out",
     "history",
+    "inner_products",
     "live_loss",
     "loss",
     "nearest_pairs",
     "panels",
     "paths",
     "plane",
+    "samples",
+    "settling",
     "spectrum",
     "strips",
     "svg_panels",
+    "unet",
+    "weighted_arrows",
 ]

@@ -1,0 +1,41 @@
+"""Scores as arrows in the plane: of single clean points and of their average, and samples over densities."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ddpm_jax.evaluation.plots.fields import density
+from ddpm_jax.evaluation.plots.style import COLOURS, INK, Axes
+
+
+def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: ArrayLike) -> None:
+    """Draws thin arrows from one point `[2]` to many `[N, 2]`, the darker the greater its weight `[N]`.
+
+    Their weighted mean is one thick arrow; the weights sum to 1.
+    """
+    start, ends, weights = np.asarray(start), np.asarray(ends), np.asarray(weights)
+    share = weights / weights.max()
+    axes.plot(*ends.T, ".", color="#999999", markersize=4, zorder=2)
+    for end, strength in zip(ends, share, strict=True):
+        if strength > 0.02:
+            axes.plot(*np.stack([start, end]).T, color=COLOURS[0], alpha=float(0.15 + 0.75 * strength), linewidth=1.2)
+            axes.plot(*end, "o", color=COLOURS[0], markersize=float(3 + 5 * strength), zorder=3)
+    arrow = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 2.8, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", weights @ ends, start, arrowprops=arrow, zorder=5)
+    axes.plot(*start, "o", color=INK, markersize=6, zorder=6)
+
+
+def samples(
+    axes: Axes,
+    points: ArrayLike,
+    log_prob: Callable[[jax.Array], jax.Array],
+    *,
+    extent: float,
+    color: str = COLOURS[1],
+) -> None:
+    """Draws samples `[N, 2]` as dots over the density `exp(log_prob(x))`; those beyond the extent lie at its edge."""
+    density(axes, log_prob, extent=extent)
+    inside = np.clip(np.asarray(points), -0.985 * extent, 0.985 * extent)
+    axes.plot(*inside.T, ".", markersize=3, color=color, alpha=0.7)
