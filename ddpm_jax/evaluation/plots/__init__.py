@@ -9,7 +9,7 @@ from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.fourier import band_snr, curves, decay, inner_products, settling
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
-from ddpm_jax.evaluation.plots.scores import samples, weighted_arrows
+from ddpm_jax.evaluation.plots.scores import contours, costs, samples, weighted_arrows
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
 from ddpm_jax.evaluation.plots.unet import unet
@@ -23,6 +23,8 @@ __all__ = [
     "band_snr",
     "bound",
     "calibration",
+    "contours",
+    "costs",
     "curves",
     "decay",
     "density",

@@ -29,7 +29,7 @@ def curves(axes: Axes, x: ArrayLike, functions: Mapping[str, ArrayLike]) -> None
     for name, values in functions.items():
         axes.plot(np.asarray(x), np.asarray(values), label=name, linewidth=1.6)
     axes.set(xlabel="x")
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(functions), frameon=False)
 
 
 def decay(axes: Axes, sizes: Mapping[str, ArrayLike], *, least: float = 1e-7) -> None:

@@ -1,13 +1,21 @@
 """Scores as arrows in the plane: of single clean points and of their average, and samples over densities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ddpm_jax.evaluation.plots.fields import density
+from ddpm_jax.evaluation.plots.fields import density, plane
 from ddpm_jax.evaluation.plots.style import COLOURS, INK, Axes
+
+
+def contours(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 101) -> None:
+    """Fills a panel with eight pale shades of `exp(log_prob(x))`, a function of points `[N, 2]`, under other marks."""
+    line = np.linspace(-extent, extent, num)
+    values = np.exp(np.asarray(log_prob(plane(extent, num=num)))).reshape(num, num)
+    axes.contourf(line, line, values / values.max(), levels=8, cmap="Blues", vmin=0, vmax=2.2)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
 def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: ArrayLike) -> None:
@@ -17,7 +25,7 @@ def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: Arra
     """
     start, ends, weights = np.asarray(start), np.asarray(ends), np.asarray(weights)
     share = weights / weights.max()
-    axes.plot(*ends.T, ".", color="#999999", markersize=4, zorder=2)
+    axes.plot(*ends.T, "o", color="white", markeredgecolor="#777777", markersize=4, zorder=2)
     for end, strength in zip(ends, share, strict=True):
         if strength > 0.02:
             axes.plot(*np.stack([start, end]).T, color=COLOURS[0], alpha=float(0.15 + 0.75 * strength), linewidth=1.2)
@@ -39,3 +47,15 @@ def samples(
     density(axes, log_prob, extent=extent)
     inside = np.clip(np.asarray(points), -0.985 * extent, 0.985 * extent)
     axes.plot(*inside.T, ".", markersize=3, color=color, alpha=0.7)
+
+
+def costs(axes: Axes, times: ArrayLike, nats: Mapping[str, ArrayLike], *, num_classes: int = 10) -> None:
+    """Draws the mean of `-log p(y | x_t)` of named classifiers, each `[F]` in nats, over the times `[F]`.
+
+    A grey line marks the cost of a guess among all classes.
+    """
+    for (name, values), marker in zip(nats.items(), "os^D", strict=False):
+        axes.semilogy(np.asarray(times), np.asarray(values), f"{marker}-", markersize=4, label=f"classifier {name}")
+    axes.axhline(np.log(num_classes), color="grey", linewidth=0.8, label="a guess")
+    axes.set(xlabel="t", ylabel="-log p(y | x_t), in nats")
+    axes.legend()
