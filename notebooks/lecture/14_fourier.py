@@ -46,7 +46,7 @@ plots.strips(np.stack([partial[k] for k in shown], 1), columns=[f"up to {k}" for
 # two periods give the outline, from which the digit can be told; the others give sharp edges.
 #
 # Noise has the same power at every frequency, and an image has less the higher the frequency. So each band $k$ has a signal-to-noise
-# ratio of its own, with $S_k$ the power of the band in clean images, less the mean image, which is the same for all:
+# ratio of its own, with $S_k$ the power of the band in clean images, without the mean image, which is the same for all:
 #
 # $$\mathrm{SNR}_k(t) = \frac{\bar\alpha_t}{1 - \bar\alpha_t}\, S_k .$$
 
@@ -60,8 +60,8 @@ estimates = [denoise(x_t, schedule.level(t)) for x_t, t in zip(xs[:-1], grid[:-1
 power_of = lambda x: dj.spectrum.band_power(x - digits.mean(axis=0)).mean(axis=0)
 power = np.stack([power_of(estimate) for estimate in estimates])
 figure, axes = plots.panels(2, width=5.2, height=3.4)
-plots.band_snr(axes[0], schedule, power_of(digits))
-plots.settling(axes[1], grid, power / power[-1])
+plots.band_snr(axes[0], schedule, power_of(digits), first=1)
+plots.settling(axes[1], grid, power / power[-1], first=1)
 figure
 
 # %%
@@ -74,7 +74,7 @@ plots.strips(rows, columns=[f"t = {t}" for t in times], rows=["x_t", "estimate o
 # %% [markdown]
 # **What you should see.** Time runs from left to right as in the reverse process. Left: the low bands rise above the noise (1, the grey line)
 # first; a dot marks the time. Right: the power of the estimate $E[x_0 \mid x_t]$ in each band, as a share of its final value: the bands settle
-# in the order of their frequencies. If digits were Gaussian, each band would pass 1/2 exactly at its dot. They are not: the low bands show which
+# (the mean brightness, 0 periods, is left out: it hardly differs between digits) in the order of their frequencies. If digits were Gaussian, each band would pass 1/2 exactly at its dot. They are not: the low bands show which
 # digits are still possible, and so the high bands are known before their own signal rises above the noise.
 # Below: the estimate of $x_0$ is first the blurred mean of many digits and then becomes sharp, while $x_t$ is still noisy.
 #

@@ -58,17 +58,20 @@ figure
 # clean images ($t = 50$), used at every $t$. The cost of a classifier is $-\log p(y \mid x_t)$ of the right class.
 
 # %%
-# figure: 16_digits
 classes = [dj.analytic.FiniteData(digits[labels == k]) for k in range(10)]
 log_joint = lambda x, level: jnp.stack([c.log_prob(x, level) for c in classes], axis=1)
 aware = jax.jit(lambda x, level: jax.nn.log_softmax(log_joint(x, level)))
-times, nats = np.array([50, 100, 200, 300, 400, 600, 800, 1000]), []
+
+# %%
+# figure: 16_digits
+times, nats = np.array([250, 300, 400, 500, 600, 800, 1000]), []
 for t in times:
-    x_t = dj.q_sample(digits[:100], jax.random.normal(key, (100, 8, 8, 1)), schedule.level(t))
+    x_t = dj.q_sample(digits[:200], jax.random.normal(key, (200, 8, 8, 1)), schedule.level(t))
     both = [aware(x_t, schedule.level(s)) for s in (t, 50)]
-    nats.append([-np.mean(p[np.arange(100), labels[:100]]) for p in both])
+    nats.append([-np.mean(p[np.arange(200), labels[:200]]) for p in both])
 figure, (panel,) = plots.panels(1, width=5.5, height=3)
-plots.costs(panel, times, dict(zip(["conditioned on t", "of nearly clean images"], np.array(nats).T)))
+names = ["conditioned on t", "of nearly clean images"]
+plots.costs(panel, times, dict(zip(names, np.array(nats).T)))
 figure
 
 # %%

@@ -12,16 +12,18 @@
 # [`diffusion/guidance.py`](../ddpm_jax/diffusion/guidance.py): `classifier_free`, `hide_labels`; `test_guidance.py::test_both_methods_of_guidance_are_one`
 
 # %%
-# figure: 17_classifier_free
 wanted, level = 2, schedule.level(200)
 conditional, unconditional = mixture.components[wanted].denoiser, mixture.denoiser
 score = lambda denoise: lambda x: dj.prediction.score(denoise(x, level), level)
 difference = lambda x: score(conditional)(x) - score(unconditional)(x)
 of_classifier = jax.grad(lambda x: mixture.log_prob_label(x, level)[:, wanted].sum())
-titles = ["score of the class", "score of all images", "their difference", "gradient of the classifier"]
+fields = {"score of the class": score(conditional), "score of all images": score(unconditional)}
+fields |= {"their difference": difference, "gradient of the classifier": of_classifier}
+
+# %%
+# figure: 17_classifier_free
 figure, axes = plots.panels(4, width=2.7, height=2.9)
-fields = [score(conditional), score(unconditional), difference, of_classifier]
-for panel, field, title in zip(axes, fields, titles):
+for panel, (title, field) in zip(axes, fields.items()):
     plots.contours(panel, lambda x: mixture.log_prob(x, level), extent=2)
     plots.arrows(panel, field, extent=2)
     panel.set(title=title)
@@ -87,3 +89,55 @@ for panel, scale in zip(axes, [1, 2, 4]):
     panel.set(xlim=(-1, 2.5), xlabel="x_0", title=f"scale {scale}")
 axes[0].legend()
 figure
+
+# %% [markdown]
+# **What you should see.** At scale 1 all three densities are one. At a larger scale the tilted density (dashed) only loses the part near the other class. The samples (solid) are
+# narrower, and they lie further away from the other class, where even the class itself has few examples. For Gaussians both variances have a closed form (row 17 of the lecture).
+
+# %% [markdown]
+# ### Exercises
+#
+# **1.** Write the guided noise for $w = 0$ and for $w = -1$. Which models are these?
+#
+# <details><summary>Answer</summary>
+#
+# $w = 0$ (scale 1) is the conditional model, $w = -1$ (scale 0) the unconditional one. Both are exact, without rounding.
+#
+# ```python
+# for w, denoise in ((0, conditional), (-1, unconditional)):
+#     guided = dj.guidance.classifier_free(both, 1 + w)(points, level)
+#     assert np.array_equal(guided.eps, denoise(points, level).eps)
+# ```
+#
+# </details>
+#
+# **2.** All images have the variance 1 and those of the class the variance 0.3, both with mean 0. Which variance have the samples of the deterministic sampler at scale 2, and which the density
+# $p(x)\, p(y \mid x)^2$?
+#
+# <details><summary>Answer</summary>
+#
+# The samples $0.3^2 \cdot 1^{-1} = 0.09$, the density $1 / (2 / 0.3 - 1 / 1) = 0.176$.
+#
+# ```python
+# of_class, of_all = (dj.analytic.Gaussian([0.0], [[c]]) for c in (0.3, 1.0))
+# two_gaussians = dj.guidance.side_by_side(of_class.denoiser, of_all.denoiser)
+# steps = dj.timesteps.log_snr(schedule, 60)
+# ends = chain(dj.samplers.heun(), dj.guidance.classifier_free(two_gaussians, 2), steps, x_T=jnp.ones((1, 1)))
+# assert abs(float(ends[0, 0]) ** 2 - 0.09) < 0.002  # the start 1 is one standard deviation
+# ```
+#
+# </details>
+#
+# **3.** In a tenth of the training images the label is hidden. Which share of the images with the null label are zeros, and which share of all images?
+#
+# <details><summary>Answer</summary>
+#
+# The same, up to chance: what is hidden does not depend on the image.
+#
+# ```python
+# hidden = dj.guidance.hide_labels(labels, keys(len(labels)), rate=0.1, null=10)
+# zeros = [float(np.mean(labels[chosen] == 0)) for chosen in (np.asarray(hidden) == 10, labels >= 0)]
+# assert abs(zeros[0] - zeros[1]) < 4 * np.sqrt(0.1 * 0.9 / 130)
+# ```
+#
+# </details>

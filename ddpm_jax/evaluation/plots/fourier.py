@@ -51,15 +51,15 @@ def decay(axes: Axes, sizes: Mapping[str, ArrayLike], *, least: float = 1e-7) ->
     axes.legend()
 
 
-def band_snr(axes: Axes, schedule: NoiseSchedule, power: ArrayLike) -> None:
+def band_snr(axes: Axes, schedule: NoiseSchedule, power: ArrayLike, *, first: int = 0) -> None:
     """Draws the signal-to-noise ratio of every band over t, from the band power `[K]` of clean images.
 
-    A dot marks the time at which the noise has as much power as the band.
+    A dot marks the time at which the noise has as much power as the band; bands below `first` are left out.
     """
     times = np.arange(1, schedule.num_timesteps + 1)
     snr = schedule.alpha_bar[1:, None] / (1 - schedule.alpha_bar[1:, None]) * np.asarray(power)
-    for k, values in enumerate(snr.T):
-        axes.semilogy(times, values, color=COLOURS[k], label=f"{k} periods")
+    for k, values in list(enumerate(snr.T))[first:]:
+        axes.semilogy(times, values, color=COLOURS[k], label=_periods(k))
         equal = np.argmin(np.abs(np.log(values)))
         axes.plot(times[equal], 1.0, "o", color=COLOURS[k], markersize=6)
     axes.axhline(1.0, color="grey", linewidth=0.8)
@@ -68,11 +68,19 @@ def band_snr(axes: Axes, schedule: NoiseSchedule, power: ArrayLike) -> None:
     axes.legend()
 
 
-def settling(axes: Axes, times: ArrayLike, share: ArrayLike) -> None:
-    """Draws the share `[F, K]` of the final power that each band of an estimate has at the times `[F]`, large t first."""
-    for k, values in enumerate(np.asarray(share).T):
-        axes.plot(np.asarray(times), values, color=COLOURS[k], label=f"{k} periods")
+def settling(axes: Axes, times: ArrayLike, share: ArrayLike, *, first: int = 0) -> None:
+    """Draws the share `[F, K]` of the final power that each band of an estimate has at the times `[F]`, large t first.
+
+    Bands below `first` are left out.
+    """
+    for k, values in list(enumerate(np.asarray(share).T))[first:]:
+        axes.plot(np.asarray(times), values, color=COLOURS[k], label=_periods(k))
     axes.axhline(0.5, color="grey", linewidth=0.8)
     axes.set(xlabel="t", ylabel="share of the final power", ylim=(0, 1.3))
     axes.invert_xaxis()
     axes.legend()
+
+
+def _periods(k: int) -> str:
+    """The name of a band in a legend."""
+    return f"{k} period{'s' * (k != 1)}"
