@@ -34,7 +34,6 @@ figure
 # In an image the waves run in all directions. A **band** is a ring of waves with about the same number of periods across the image.
 
 # %%
-# figure: 14_bands
 band = dj.spectrum.band_index(8, 8)
 fourier = np.fft.fft2(digits[[0, 12, 5]], axes=(1, 2))
 partial = [np.fft.ifft2(fourier * (band <= k)[..., None], axes=(1, 2)).real for k in range(7)]
@@ -65,7 +64,6 @@ plots.settling(axes[1], grid, power / power[-1], first=1)
 figure
 
 # %%
-# figure: 14_chain
 times = [900, 700, 500, 400, 300, 200, 100, 0]
 frames = [int(np.argmin(np.abs(grid - t))) for t in times]
 rows = np.stack([[xs[i][3] for i in frames], [estimates[i][3] for i in frames]])

@@ -33,7 +33,6 @@ figure
 # The same for every point of the plane, with the mixture:
 
 # %%
-# figure: 15_field
 figure, axes = plots.panels(4, width=2.7, height=2.9)
 for panel, t in zip(axes, [20, 100, 250, 600]):
     level = schedule.level(t)

@@ -75,7 +75,6 @@ plots.costs(panel, times, dict(zip(names, np.array(nats).T)))
 figure
 
 # %%
-# figure: 16_guided
 x, steps = jax.random.normal(key, (8, 8, 8, 1)), dj.timesteps.trailing(schedule, 50)
 log_prob = lambda x, level: aware(x, level)[:, 3]
 rows = []
@@ -92,7 +91,6 @@ plots.strips(rows, rows=["scale 0", "scale 1, class 3"], size=1)
 # The guidance scale multiplies the gradient:
 
 # %%
-# figure: 16_scale
 figure, axes = plots.panels(4, width=2.7, height=2.9)
 for panel, scale in zip(axes, [0, 0.3, 1, 8]):
     x = guided_samples(noise_aware, scale)

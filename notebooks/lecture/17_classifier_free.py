@@ -36,13 +36,11 @@ figure
 # One network gives both predictions: in training a part of the labels is replaced by a null label, at random. The images with the null label are then a random part of *all* images.
 
 # %%
-# figure: 17_hidden
 given = dj.guidance.hide_labels(labels[:12], keys(12, seed=4), rate=0.25, null=10)
 names = [f"y = {y}" if y < 10 else "null label" for y in given]
 plots.strips(digits[None, :12], columns=names, size=0.85)
 
 # %%
-# figure: 17_scales
 grid = dj.timesteps.trailing(schedule, 25 if smoke else 100)
 both = dj.guidance.side_by_side(conditional, unconditional)
 log_prob = lambda x, level: mixture.log_prob_label(x, level)[:, wanted]
