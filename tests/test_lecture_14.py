@@ -1,4 +1,4 @@
-"""Row 14 of the lecture: orthogonal waves, the decay of their coefficients, flat noise, coarse first, and time as waves."""
+"""Row 14 of the lecture: orthogonal waves, the decay of their coefficients, flat noise, coarse first, time as waves."""
 
 import jax
 import jax.numpy as jnp

@@ -58,7 +58,9 @@ def test_16_3_the_probability_of_the_class_drops_out_of_the_gradient():
     rare = GaussianMixture([0.79, 0.01, 0.2], MIXTURE.means, MIXTURE.covariances)
     others = gradient(lambda x: rare.log_prob(x, LEVEL)) + gradient(lambda x: rare.log_prob_label(x, LEVEL)[:, CLASS])
     np.testing.assert_allclose(others, terms, rtol=1e-7, atol=1e-8)
-    assert np.abs(gradient(lambda x: rare.log_prob(x, LEVEL)) - gradient(lambda x: MIXTURE.log_prob(x, LEVEL))).max() > 1
+    assert (
+        np.abs(gradient(lambda x: rare.log_prob(x, LEVEL)) - gradient(lambda x: MIXTURE.log_prob(x, LEVEL))).max() > 1
+    )
 
 
 LINE = GaussianMixture(weights=[0.3, 0.7], means=[[-0.8], [0.6]], covariances=[[[0.05]], [[0.12]]])

@@ -88,7 +88,7 @@ def test_17_8_the_images_without_a_label_are_all_images():
 
 @pytest.mark.parametrize(("label", "chosen"), [(NULL, [0, 1, 2, 3, 4]), (0, [0, 1]), (1, [2, 3, 4])])
 def test_17_9_one_network_learns_both_averages(label, chosen):
-    """The average of the noise over the pairs with this label, against the denoiser of the images that it stands for."""
+    """The average of the noise over the pairs with this label, against the denoiser of the images meant."""
     x_t = normal(6, 2)
     eps = (x_t[:, None] - SIGNAL * POINTS) / SIGMA
     weights = GIVEN[:, label] * np.exp(-0.5 * np.sum(eps**2, axis=-1))

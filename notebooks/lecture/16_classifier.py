@@ -20,7 +20,10 @@ noise_aware = lambda x, level: mixture.log_prob_label(x, level)[:, wanted]
 clean_only = lambda x, level: mixture.log_prob_label(x, clean)[:, wanted]
 classifiers = {"conditioned on t": noise_aware, "of clean images": clean_only}
 grid, level = dj.timesteps.trailing(schedule, 25 if smoke else 250), schedule.level(400)
+
+# %%
 asked = mixture.components[wanted]
+longest = lambda field: jnp.linalg.norm(field(plots.plane(2)), axis=1).max()
 inside = lambda x: asked.log_prob(x) > asked.log_prob(asked.mean[None]) - 4.6  # 99% of the class
 
 
@@ -36,18 +39,18 @@ for i, (name, log_prob) in enumerate(classifiers.items()):
     gradient = jax.grad(lambda x: log_prob(x, level).sum())
     plots.contours(axes[i], lambda x: mixture.log_prob(x, level), extent=2)
     plots.arrows(axes[i], gradient, extent=2)
-    longest = jnp.linalg.norm(gradient(plots.plane(2)), axis=1).max()
-    axes[i].set(title=f"classifier {name}\nlongest gradient {longest:.3g}")
+    axes[i].set(title=f"classifier {name}\nlongest gradient {longest(gradient):.3g}")
     x = guided_samples(log_prob, 1)
     plots.samples(axes[2 + i], x, mixture.log_prob, extent=2)
-    axes[2 + i].set(title=f"samples: {jnp.mean(inside(x)):.0%} in the class")
+    near, far = jnp.mean(inside(x)), 1 - jnp.mean(jnp.abs(x).max(axis=1) <= 2)
+    axes[2 + i].set(title=f"samples: {near:.0%} in the class,\n{far:.0%} beyond the panel")
 figure
 
 # %% [markdown]
 # **What you should see.** The class that is asked for is the lowest of the three. Left: the gradients of the two classifiers at $t = 400$, over the density of noisy points. The
 # noise-aware classifier is in doubt everywhere, and its gradient is short. The classifier of clean images takes the noise for a feature: its gradient is
 # many times as long, and it points along the borders that clean points have. Right: the samples. The first classifier, at scale 1, gives exactly the
-# distribution of the class; the second pushes the samples out of it, to places where there are no data (dots at the edge of a panel lie beyond it).
+# distribution of the class; the second pushes the samples out of it, to places where there are no data: most of them diverge and cannot be drawn (the crosses at the edge lie beyond the panel).
 #
 # For two Gaussian classes of variance $c$ the factor by which the clean gradient is too long has a closed form, which grows with the noise:
 #

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -13,7 +14,7 @@ from ddpm_jax.evaluation.plots.style import COLOURS, INK, Axes
 def contours(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 101) -> None:
     """Fills a panel with eight pale shades of `exp(log_prob(x))`, a function of points `[N, 2]`, under other marks."""
     line = np.linspace(-extent, extent, num)
-    values = np.exp(np.asarray(log_prob(plane(extent, num=num)))).reshape(num, num)
+    values = np.exp(np.asarray(log_prob(jnp.asarray(plane(extent, num=num))))).reshape(num, num)
     axes.contourf(line, line, values / values.max(), levels=8, cmap="Blues", vmin=0, vmax=2.2)
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
@@ -31,7 +32,8 @@ def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: Arra
             axes.plot(*np.stack([start, end]).T, color=COLOURS[0], alpha=float(0.15 + 0.75 * strength), linewidth=1.2)
             axes.plot(*end, "o", color=COLOURS[0], markersize=float(3 + 5 * strength), zorder=3)
     arrow = {"arrowstyle": "-|>", "color": COLOURS[1], "linewidth": 2.8, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate("", weights @ ends, start, arrowprops=arrow, zorder=5)
+    (x, y), (u, v) = start, weights @ ends
+    axes.annotate("", (u, v), (x, y), arrowprops=arrow, zorder=5)
     axes.plot(*start, "o", color=INK, markersize=6, zorder=6)
 
 
@@ -43,10 +45,12 @@ def samples(
     extent: float,
     color: str = COLOURS[1],
 ) -> None:
-    """Draws samples `[N, 2]` as dots over the density `exp(log_prob(x))`; those beyond the extent lie at its edge."""
+    """Draws samples `[N, 2]` as dots over the density `exp(log_prob(x))`; those beyond the extent are crosses."""
     density(axes, log_prob, extent=extent)
-    inside = np.clip(np.asarray(points), -0.985 * extent, 0.985 * extent)
-    axes.plot(*inside.T, ".", markersize=3, color=color, alpha=0.7)
+    points = np.asarray(points)
+    beyond = np.abs(points).max(axis=1) > extent
+    axes.plot(*points[~beyond].T, ".", markersize=3, color=color, alpha=0.7)
+    axes.plot(*np.clip(points[beyond], -0.97 * extent, 0.97 * extent).T, "x", markersize=6, color=color)
 
 
 def costs(axes: Axes, times: ArrayLike, nats: Mapping[str, ArrayLike], *, num_classes: int = 10) -> None:

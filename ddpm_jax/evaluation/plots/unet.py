@@ -1,5 +1,6 @@
 """The U-Net as a picture: its blocks, their sizes, its skip connections, and where time and class enter."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from matplotlib.lines import Line2D
@@ -38,6 +39,12 @@ class Stage(NamedTuple):
     channels: int
     skip: str = ""
 
+    @property
+    def shape(self) -> str:
+        """The text in the box: height and width, and below them the channels."""
+        times = "\N{MULTIPLICATION SIGN}"
+        return f"{self.size}{times}{self.size}\n{times}{self.channels}"
+
 
 def stages(network: UNet, *, image_size: int) -> list[Stage]:
     """The stages of a U-Net for images of `image_size` pixels, in the order of computation."""
@@ -73,9 +80,9 @@ def unet(network: UNet, *, image_size: int) -> Picture:
     axes.set(xlim=(-1.3, right + 1.8), ylim=(bottom - 2.3, 1.4), aspect="equal")
     axes.axis("off")
     for stage in found:
-        _draw_box(axes, places[stage.name], _FACES[stage.kind], f"{stage.size}×{stage.size}\n×{stage.channels}")
+        _draw_box(axes, places[stage.name], _FACES[stage.kind], stage.shape)
         _draw_skip(axes, stage, found, places)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         _draw_step(axes, places[before.name], places[after.name])
     for text, tail, head in (("x_t", -1.2, -_WIDTH / 2), ("prediction", right + _WIDTH / 2, right + 1.7)):
         axes.annotate("", (head, 0), (tail, 0), arrowprops={"arrowstyle": "->", "color": INK, "shrinkA": 0})
