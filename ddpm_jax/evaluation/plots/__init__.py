@@ -8,13 +8,16 @@ from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
 from ddpm_jax.evaluation.plots.diagrams import Arrow, Box, diagram, generation_diagram, training_diagram
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
+from ddpm_jax.evaluation.plots.fourier import band_snr, curves, decay, inner_products, settling
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.lines import bars, lines
 from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
+from ddpm_jax.evaluation.plots.scores import contours, costs, samples, weighted_arrows
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
+from ddpm_jax.evaluation.plots.unet import unet
 from ddpm_jax.evaluation.plots.weights import decay, deviations, evidence, fan, fits, razor, ridge_path
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "accuracy",
     "animation",
     "arrows",
+    "band_snr",
     "bars",
     "bound",
     "calibration",
@@ -34,6 +38,8 @@ __all__ = [
     "circles",
     "cloud",
     "clouds",
+    "contours",
+    "costs",
     "curves",
     "decay",
     "density",
@@ -47,6 +53,7 @@ __all__ = [
     "held_out",
     "histogram",
     "history",
+    "inner_products",
     "kernels",
     "lines",
     "live_loss",
@@ -59,9 +66,13 @@ __all__ = [
     "plane",
     "razor",
     "ridge_path",
+    "samples",
+    "settling",
     "slider",
     "spectrum",
     "strips",
     "svg_panels",
     "training_diagram",
+    "unet",
+    "weighted_arrows",
 ]
