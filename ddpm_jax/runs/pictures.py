@@ -38,8 +38,8 @@ def inpainted(results: np.ndarray, original: np.ndarray, known: np.ndarray) -> n
       known: 1 where it was given and 0 where it is drawn, `[H, W, 1]`.
     """
     image = to_uint8(original)
-    given = [("original", image), ("given", hatched(image, known))]
-    return beside([*((name, tile_images(picture[None])) for name, picture in given), ("results", results)])
+    given = tile_images(hatched(image, known)[None], gap=enlargement(len(image)))
+    return beside([("original", tile_images(image[None])), ("given", given), ("results", results)])
 
 
 def frames(chain: Frames, *, columns: int | None = None) -> np.ndarray:
