@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from ddpm_jax.diffusion.bayes import Uncertainty
@@ -100,16 +99,17 @@ def guidance_costs(curves: Mapping[str, ArrayLike]) -> Picture:
       curves: for each method of guidance the rows (scale, agreement, precision, recall, Frechet distance), `[N, 5]`.
     """
     figure, (asked, trade, both) = panels(3, width=3.5, height=3.2)
-    for name, curve in curves.items():
-        scale, agreement, precision, recall, distance = np.asarray(curve).T
+    rows = {name: np.asarray(curve) for name, curve in curves.items()}
+    offsets = _free_places([curve[:, [3, 2]] for curve in rows.values()])
+    for (name, curve), places in zip(rows.items(), offsets, strict=True):
+        scale, agreement, precision, recall, distance = curve.T
         asked.plot(scale, agreement, "o-", label=name)
         (line,) = trade.plot(recall, precision, "o-")
         both.plot(scale, distance, "o-")
-        for x, y, value in zip(recall, precision, scale, strict=True):
-            near = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "zorder": 5}
-            halo = [withStroke(linewidth=2.5, foreground="white")]
-            trade.annotate(f"{value:g}", (x, y), color=line.get_color(), path_effects=halo, **near)
-    trade.margins(0.1)
+        words = {"color": line.get_color(), "fontsize": 8, "ha": "center", "va": "center"}
+        for x, y, value, place in zip(recall, precision, scale, places, strict=True):
+            trade.annotate(f"{value:g}", (x, y), xytext=place, textcoords="offset points", **words)
+    trade.margins(0.12)
     asked.set(xlabel="scale", ylabel="share of the samples", title="they show the class asked for", ylim=(0, 1.04))
     trade.set(xlabel="recall: diversity", ylabel="precision: quality", title="each point has its scale")
     both.set(xlabel="scale", ylabel="Frechet distance", title="distance from the data", ylim=(0, None))
@@ -151,6 +151,24 @@ def entropy_over_time(times: ArrayLike, measured: Sequence[Uncertainty], *, num_
     panel.set(xlabel="t", ylabel="nats", title="uncertainty of the class of a noisy image", ylim=(0, None))
     panel.legend(loc="lower right")
     return figure
+
+
+def _free_places(lines: Sequence[np.ndarray], *, far: float = 10) -> list[np.ndarray]:
+    """Where words beside the points of lines `[N, 2]` are farthest from all lines: offsets `[N, 2]`, in points."""
+    every = np.concatenate(lines)
+    size = np.array([180, 130]) / np.maximum(np.ptp(every, axis=0), 1e-9)  # of a panel, in points
+    scaled = [line * size for line in lines]
+    fractions = np.linspace(0, 1, 50)[:, None, None]
+    drawn = np.concatenate([((1 - fractions) * a[:-1] + fractions * a[1:]).reshape(-1, 2) for a in scaled if len(a) > 1]
+                           or scaled)  # fmt: skip
+    angles = np.arange(16) * np.pi / 8
+    around = far * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    chosen = []
+    for line in scaled:
+        places = line[:, None] + around
+        free = np.linalg.norm(places[:, :, None] - drawn, axis=-1).min(axis=-1)
+        chosen.append(around[free.argmax(axis=1)])
+    return chosen
 
 
 def _bytes(images: ArrayLike) -> np.ndarray:
