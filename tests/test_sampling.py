@@ -307,6 +307,10 @@ def test_the_animation_has_the_noisy_images_beside_the_estimates_at_even_steps_o
 def test_frames_by_log_snr_are_some_of_those_of_all_steps(run):
     some, every = run.trajectory(2, num_frames=6, by_log_snr=True), run.trajectory(2, num_frames=20)
     assert (some.times[0], some.times[-1], len(some.times), some.evaluations) == (20, 0, 7, every.evaluations)
+    schedule = factory.noise_schedule(run.config)
+    log_snr = np.array([schedule.level(t).log_snr for t in every.times[:-1]])
+    np.testing.assert_array_equal(some.times[:-1], every.times[spread_evenly(log_snr, 6)])
+    assert not np.array_equal(some.times[:-1], every.times[spread_evenly(-every.times[:-1], 6)])
     indices = np.searchsorted(-every.times, -some.times)
     np.testing.assert_array_equal(every.times[indices], some.times)
     np.testing.assert_allclose(some.x, every.x[indices], atol=1e-5)
