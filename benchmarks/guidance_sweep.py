@@ -6,7 +6,7 @@ Needs trained runs of configs/digits.py, digits_conditional.py and digits_classi
 of each class, are drawn by the conditional model (classifier-free) and by the unconditional model with the classifier.
 Agreement is the share of images that a support vector machine, trained on the training split, reads as the requested
 digit; precision measures quality, recall measures diversity, and the Frechet distance of pixels in [-1, 1] sees both.
-Writes a plot of precision against recall.
+Writes a plot of all three.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,11 +16,11 @@ import _root  # noqa: F401
 import numpy as np
 from _digits_features import NUM, pixels, quality, real
 from absl import flags
-from matplotlib.figure import Figure
 from sklearn.svm import SVC
 
 from ddpm_jax.commands import cli
 from ddpm_jax.data.digits import Digits
+from ddpm_jax.evaluation import plots
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runs.run import Run
 
@@ -73,24 +73,6 @@ def sweep(run: Run, key: str, scales: Iterable[str], read: Callable[[np.ndarray]
     return rows
 
 
-def plot(methods: dict[str, list[Row]], path: str) -> None:
-    """Plots precision over recall, and agreement over scale, for the rows of each method of guidance."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    trade, asked = figure.subplots(1, 2)
-    for name, rows in methods.items():
-        scale, agreement, precision, recall, _ = np.array(rows).T
-        trade.plot(recall, precision, "o-", label=name)
-        for point in zip(recall, precision, scale, strict=True):
-            trade.annotate(f"{point[2]:g}", point[:2], fontsize=7, xytext=(3, 3), textcoords="offset points")
-        asked.plot(scale, agreement, "o-", label=name)
-    trade.set(xlabel="recall (diversity)", ylabel="precision (quality)", title="what a scale costs")
-    asked.set(xlabel="scale", ylabel="agreement", title="is it the digit asked for?", ylim=(0, 1.02))
-    for axes in (trade, asked):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
-
-
 def main() -> None:
     """Prints the table and writes the plot."""
     read, score = reader()
@@ -98,7 +80,8 @@ def main() -> None:
     print(f"{'':<26}agreement  precision  recall  FD, pixels in [-1, 1]")
     free = sweep(Run(FREE.value), "guidance_scale", SCALES.value, read)
     guided = sweep(Run(PLAIN.value).guide(Run(CLASSIFIER.value)), "classifier_scale", CLASSIFIER_SCALES.value, read)
-    plot({"classifier-free": free, "classifier, unconditional model": guided}, OUT.value)
+    methods = {"classifier-free": free, "classifier and unconditional model": guided}
+    plots.guidance_costs(methods).savefig(OUT.value, dpi=110)
 
 
 if __name__ == "__main__":

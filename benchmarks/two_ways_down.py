@@ -32,6 +32,7 @@ def main() -> None:
         xs = dj.sample(sampler, mixture.denoiser, keys, x_T=x_T, transitions=transitions, trajectory=True)
         plots.history(panel, mixture.log_prob, schedule, extent=3)
         plots.paths(panel, np.arange(1000, -1, -1), xs[..., 0])
+        panel.plot(np.zeros(len(x_T)), xs[-1, :, 0], ".", color=plots.style.INK, markersize=6, clip_on=False, zorder=3)
         panel.set(title=f"{name}: 3 starts, {len(np.unique(np.round(xs[-1], 3)))} ends")
     figure.savefig(OUT.value)
     print(f"wrote {OUT.value}")

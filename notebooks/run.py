@@ -87,7 +87,7 @@ smoke = "DDPM_JAX_SMOKE" in os.environ  # few steps, for the tests
 runs = Path(tempfile.mkdtemp()) if smoke else Path(*clones[:1], "runs")
 print(f"jax {{jax.__version__}} on {{jax.device_count()}} x {{jax.devices()[0].device_kind}}")
 if jax.default_backend() == "cpu":
-    print("NO GPU OR TPU: this runs on the CPU. In Colab: Runtime > Change runtime type > GPU.")"""
+    print("on the CPU, which is enough for digits; for larger images, in Colab: Runtime > Change runtime type > GPU")"""
 
 # How a notebook shows that cell: closed, in Colab (which shows the title of its first line) and in Jupyter.
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}

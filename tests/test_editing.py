@@ -11,6 +11,8 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runs.editing import interpolate, read_mask, read_picture, spherical
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run
+from ddpm_jax.runtime.captions import hatched
+from ddpm_jax.runtime.images import tile_images
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -51,8 +53,8 @@ def test_an_interpolation_begins_and_ends_with_the_pictures(workdir, pictures, t
     out = interpolate(Run(workdir).configure(clip_x_0=False), [pictures["a"], pictures["b"]], tmp_path / "way.png",
                       num_images=3, num_steps=19)  # fmt: skip
     row = np.asarray(Image.open(out)).astype(int)
-    zoom = 4  # a tile of 8 pixels is enlarged to 32, with as wide a gap
-    tiles = [row[zoom : zoom + 32 : zoom, zoom + 36 * i : zoom + 36 * i + 32 : zoom] for i in range(3)]
+    zoom = 8  # a tile of 8 pixels is enlarged to 64, with as wide a gap
+    tiles = [row[zoom : zoom + 64 : zoom, zoom + 72 * i : zoom + 72 * i + 64 : zoom] for i in range(3)]
     for tile, name in ((tiles[0], "a"), (tiles[2], "b")):
         assert np.max(np.abs(tile - np.asarray(Image.open(pictures[name])).astype(int))) <= 2
     assert np.mean(np.abs(tiles[1] - tiles[0])) > 5
@@ -71,6 +73,20 @@ def test_what_is_black_in_the_mask_is_kept(workdir, pictures, tmp_path):
     original = np.asarray(Image.open(pictures["a"]))
     np.testing.assert_array_equal(images[:, :4, :, 0], np.broadcast_to(original[:4], (6, 4, 8)))
     assert len(np.unique(images[:, 4:], axis=0)) == 6
+
+
+def test_the_picture_of_an_inpainting_shows_the_original_and_what_was_given(workdir, pictures, tmp_path):
+    run = Run(workdir).inpaint(read_picture(pictures["a"], SHAPE), read_mask(pictures["mask"], SHAPE))
+    sample_run(run, tmp_path / "filled.png", num_images=4, seed=0, num_steps=3)
+    shown = np.asarray(Image.open(tmp_path / "filled.png"))
+    original = np.asarray(Image.open(pictures["a"]))[..., None]
+    first, second = tile_images(original[None]), hatched(original, np.indices((8, 8))[0][..., None] < 4)
+    results = tile_images(run.sample(4, num_steps=3))
+    assert shown.shape == (22 + results.shape[0], 2 * first.shape[1] + results.shape[1] + 2 * 24)
+    np.testing.assert_array_equal(shown[22:102, :80], first[..., 0])
+    np.testing.assert_array_equal(shown[30:94, 112:176], second[..., 0])
+    assert set(np.unique(second[32:])) == {120, 165}
+    np.testing.assert_array_equal(shown[22:, -results.shape[1] :], results[..., 0])
 
 
 def test_a_picture_and_a_mask_may_be_lists(workdir, pictures):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.images import save_gif, save_png, tile_images, to_uint8, write_whole
+from ddpm_jax.runtime.images import enlargement, save_gif, save_png, tile_images, to_uint8, write_whole
 
 RNG = np.random.default_rng(0)
 
@@ -52,15 +52,16 @@ def by_hand(tiles, *, rows, columns, gap):
     ],
 )
 def test_a_grid_is_its_images_row_by_row_on_white(num, options, rows, columns, channels):
-    tiles = pictures(num, 32, 34, channels)
+    tiles = pictures(num, 64, 66, channels)
     expected = by_hand(tiles, rows=rows, columns=columns, gap=options.get("gap", 1))
     out = tile_images(tiles, **options)
     assert out.dtype == np.uint8
     np.testing.assert_array_equal(out, expected)
 
 
-@pytest.mark.parametrize(("height", "zoom"), [(1, 32), (8, 4), (20, 2), (31, 2), (32, 1), (33, 1)])
-def test_small_images_are_enlarged_by_whole_factors_to_32_pixels(height, zoom):
+@pytest.mark.parametrize(("height", "zoom"), [(1, 64), (8, 8), (28, 3), (32, 2), (63, 2), (64, 1), (65, 1)])
+def test_small_images_are_enlarged_by_whole_factors_to_64_pixels(height, zoom):
+    assert enlargement(height) == zoom
     tiles = pictures(3, height, 5, 1)
     large = tiles.repeat(zoom, 1).repeat(zoom, 2)
     np.testing.assert_array_equal(tile_images(tiles), by_hand(large, rows=2, columns=2, gap=zoom))

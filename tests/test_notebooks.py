@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom, in few steps and without a network; what is saved is what they showed."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -58,3 +59,19 @@ def test_a_notebook_is_saved_as_the_runner_saves_it(path):
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert "/tmp/" not in path.read_text()
     assert nbformat.writes(runner.plain(notebook)) + "\n" == path.read_text()
+
+
+@pytest.mark.parametrize("path", runner.notebooks("02", "03", "04", "05"), ids=lambda path: path.stem)
+def test_a_cell_is_short_and_a_picture_is_followed_by_what_it_shows(path):
+    """At most 12 lines of 100 columns, the opening excepted; the plots of the loss of a run share one text."""
+    first, *cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.source != runner.OPENING]
+    assert first.cell_type == "markdown"
+    for cell, following in zip(cells, [*cells[1:], None], strict=True):
+        if cell.cell_type != "code":
+            continue
+        lines = cell.source.splitlines()
+        assert len(lines) <= 12, cell.source
+        assert max(map(len, lines)) <= 100, cell.source
+        pictured = re.match(r"(dj\.plots\.(?!live)|dj\.picture|display)", lines[-1].strip())
+        if pictured:
+            assert following is not None and following.source.startswith("**What you should see.**"), cell.source  # noqa: PT018

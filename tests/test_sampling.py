@@ -16,7 +16,7 @@ from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs import sampling
-from ddpm_jax.runs.chain import Chain, CompiledChain, draw, pieces
+from ddpm_jax.runs.chain import Chain, CompiledChain, draw, pieces, spread_evenly
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run, sample_trajectory
 from ddpm_jax.runtime.devices import device_mesh
@@ -285,13 +285,44 @@ def test_a_trajectory_goes_from_the_noise_to_the_images(run, chain, images, tmp_
     np.testing.assert_array_equal(to_uint8(frames[-1]), images[:8])
     steps = np.abs(np.diff(frames, axis=0)).max(axis=(1, 2, 3, 4))
     assert np.all(steps > 0)
+
+
+def test_the_animation_has_the_noisy_images_beside_the_estimates_at_even_steps_of_log_snr(run, tmp_path):
+    kept = run.trajectory(8, num_frames=10, by_log_snr=True)
     sample_trajectory(run, tmp_path / "chain.gif", num_images=8, seed=0, num_frames=10)
+    grids = [[tile_images(to_uint8(images))[..., 0].astype(int) for images in pair]
+             for pair in zip(kept.x, kept.x_0, strict=True)]  # fmt: skip
+    height, width = grids[0][0].shape
     with Image.open(tmp_path / "chain.gif") as picture:
-        assert picture.n_frames == 11
-        for index in (0, 10):
+        assert picture.n_frames == len(kept.times) == 11
+        for index in (0, 5, 10):
             picture.seek(index)
-            shown = np.asarray(picture.convert("L"))
-            np.testing.assert_array_equal(shown, tile_images(to_uint8(frames[index]))[..., 0])
+            shown = np.asarray(picture.convert("L")).astype(int)
+            assert shown.shape == (44 + height, 2 * width + 24)
+            assert np.abs(shown[44:, :width] - grids[index][0]).max() <= 5  # of 32 values
+            assert np.abs(shown[44:, -width:] - grids[index][1]).max() <= 5
+            assert shown[:22].min() < 60  # the time is written
+
+
+def test_frames_by_log_snr_are_some_of_those_of_all_steps(run):
+    some, every = run.trajectory(2, num_frames=6, by_log_snr=True), run.trajectory(2, num_frames=20)
+    assert (some.times[0], some.times[-1], len(some.times), some.evaluations) == (20, 0, 7, every.evaluations)
+    schedule = factory.noise_schedule(run.config)
+    log_snr = np.array([schedule.level(t).log_snr for t in every.times[:-1]])
+    np.testing.assert_array_equal(some.times[:-1], every.times[spread_evenly(log_snr, 6)])
+    assert not np.array_equal(some.times[:-1], every.times[spread_evenly(-every.times[:-1], 6)])
+    indices = np.searchsorted(-every.times, -some.times)
+    np.testing.assert_array_equal(every.times[indices], some.times)
+    np.testing.assert_allclose(some.x, every.x[indices], atol=1e-5)
+    np.testing.assert_allclose(some.x_0, every.x_0[indices], atol=1e-4)
+
+
+def test_values_are_spread_evenly():
+    np.testing.assert_array_equal(spread_evenly(np.arange(101.0), 5), [0, 25, 50, 75, 100])
+    np.testing.assert_array_equal(spread_evenly(np.array([0.0, 1, 2]), 5), [0, 1, 2])
+    values = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 1, 2, 3])  # the far ones first, then those that are between
+    assert set(spread_evenly(values, 5)) >= {0, 5, 6, 7}
+    assert len(spread_evenly(values, 5)) == 5
 
 
 def test_progress_counts_every_move(run, chain):

@@ -18,9 +18,10 @@ from _machine.steps import config_of
 from ddpm_jax.evaluation.evaluate import evaluate
 from ddpm_jax.factory import source
 from ddpm_jax.jobs.train import start
+from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.metrics.precision_recall import precision_recall
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime.images import tile_images
+from ddpm_jax.runtime.images import from_uint8, tile_images
 
 
 def measure(job: Job) -> None:
@@ -85,7 +86,7 @@ def _draw_grid(job: Job, run: Run) -> None:
 
 
 def _measure_run(job: Job, run: Run) -> None:
-    """Adds bits/dim and loss on held-back pictures, and precision and recall on pixels."""
+    """Adds bits/dim and loss on held-back pictures, and precision, recall and the Frechet distance on pixels."""
     number, steps = (4, 10) if job.small else (256, 1000)
     run.configure(sampler="ancestral")
     run.config.data.path = str(_held_back(job))
@@ -100,9 +101,18 @@ def _measure_run(job: Job, run: Run) -> None:
     run.config.data.path = str(_training_set(job))
     pictures = source(run.config)
     chosen = np.random.default_rng(0).permutation(len(pictures))[: 2 * number]
-    real = np.stack([pictures[int(i)]["image"] for i in chosen]).reshape(2 * number, -1) / 255.0
-    drawn = run.sample(number, num_steps=moves, batch_size=min(number, 100)).reshape(number, -1) / 255.0
+    real = from_uint8(np.stack([pictures[int(i)]["image"] for i in chosen]))
+    drawn = from_uint8(run.sample(number, num_steps=moves, batch_size=min(number, 100)))
+    flat, known = real[:number].reshape(number, -1), moments(_coarse(real[:number]))
     for what, images in ((f"{number} images by DDIM, {moves} moves", drawn), ("as many other pictures", real[number:])):
-        precision, recall = precision_recall(real[:number], images)
-        job.add(f"{what}, on pixels", precision=precision, recall=recall)
+        precision, recall = precision_recall(flat, images.reshape(number, -1))
+        distance = frechet_distance(known, moments(_coarse(images)))
+        columns = {"precision": precision, "recall": recall, "Frechet distance, 8x8": distance}
+        job.add(f"{what}, on pixels in [-1, 1]", **columns)
     jax.clear_caches()
+
+
+def _coarse(images: np.ndarray) -> np.ndarray:
+    """Images `[N, 32, 32, C]` reduced to 8x8 by means, `[N, 64 C]`: few features, for a distance of few images."""
+    num, height, width, channels = images.shape
+    return images.reshape(num, 8, height // 8, 8, width // 8, channels).mean((2, 4)).reshape(num, -1)

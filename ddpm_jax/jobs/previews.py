@@ -7,8 +7,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runs.pictures import grid
 from ddpm_jax.runtime.devices import replicated
-from ddpm_jax.runtime.images import PICTURED, tile_images, to_uint8
+from ddpm_jax.runtime.images import PICTURED, to_uint8
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Metrics
@@ -42,7 +43,7 @@ class Previews:
 
     def __init__(self, config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> None:
         self._log, self._indices, self._mesh = log, np.arange(config.log.preview_images), mesh
-        self._every = config.log.preview_every
+        self._every, self._classes = config.log.preview_every, config.labels
         steps = min(config.log.preview_steps, config.diffusion.num_timesteps)
         self._chain = chain_of(config, model, num_steps=steps, mesh=mesh)
 
@@ -59,5 +60,8 @@ class Previews:
                     f"note: no preview with the {name} parameters: the images of its short chain are not finite"
                 )
                 continue
-            self._log.picture(name, tile_images(to_uint8(images), columns=self._chain.columns), step=step)
+            picture = grid(
+                to_uint8(images), self._chain.labels, names=self._classes.names, num_classes=self._classes.num_classes
+            )
+            self._log.picture(name, picture, step=step)
         self._log.restart_clock()

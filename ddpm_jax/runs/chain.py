@@ -40,7 +40,7 @@ class Frames(NamedTuple):
     """A chain at some of its times, on the host.
 
     Attributes:
-      times: `[F]`, falling, evenly spaced along the steps of the chain.
+      times: `[F]`, falling, evenly spaced along the steps of the chain or in the log SNR.
       x: `[F, B, H, W, C]` float32, the noisy images at these times, of which the last are the images drawn.
       x_0: `[F, B, H, W, C]` float32, the estimates of x_0 that the sampler made from x; at the end x itself.
       evaluations: how many times the chain evaluated the denoiser.
@@ -168,23 +168,33 @@ class Chain:
         indices: ArrayLike,
         num_frames: int,
         progress: Callable[[int], object] | None = None,
+        by_log_snr: bool = False,
     ) -> Frames:
         """Draws the images that a call gives, and keeps at least `num_frames` frames of their chain, if it is so long.
 
         Args:
           params, key, indices, progress: as for a call.
           num_frames: number of frames, 1 or more, besides the noise from which the chain starts.
+          by_log_snr: whether the frames are about evenly spaced in the log SNR instead of along the steps.
         """
-        xs, estimates, evaluations = [], [], 0
-        at_most = math.ceil(self.num_steps / num_frames)
-        for state, info in self._states(params, key, np.asarray(indices), at_most, progress):
-            xs.append(to_host(state.x))
-            if info is not None:
-                estimates.append(to_host(info.x_0))
-                evaluations += int(info.evaluations)
-        x, x_0 = (np.stack(frames)[:, : np.size(indices)] for frames in (xs, [*estimates, xs[-1]]))
+        at_most = (
+            math.ceil(self.num_steps / num_frames) if not by_log_snr else max(1, self.num_steps // 4 // num_frames)
+        )
         lengths = [len(indexed[0]) for indexed in pieces(self.compiled.indexed, at_most=at_most)]
-        return Frames(self.compiled.times[np.cumsum([0, *lengths])], x, x_0, evaluations)
+        ends = np.cumsum([0, *lengths])
+        kept = np.arange(len(ends))
+        if by_log_snr:
+            levels = self.compiled.indexed[1].now
+            log_snr = np.asarray(levels.log_snr)[ends[:-1]]  # of all but the last, which may be infinite
+            kept = np.append(spread_evenly(log_snr, num_frames), kept[-1])
+        xs, estimates, evaluations = [], [], 0
+        for i, (state, info) in enumerate(self._states(params, key, np.asarray(indices), at_most, progress)):
+            if info is not None:
+                evaluations += int(info.evaluations)
+                estimates += [to_host(info.x_0)] if i - 1 in kept else []
+            xs += [to_host(state.x)] if i in kept else []
+        x, x_0 = (np.stack(frames)[:, : np.size(indices)] for frames in (xs, [*estimates, xs[-1]]))
+        return Frames(self.compiled.times[ends[kept]], x, x_0, evaluations)
 
     def _states(
         self,
@@ -292,3 +302,19 @@ def pieces(indexed: IndexedTransitions, *, at_most: int = _MAX_PIECE) -> Iterato
     length = length if 2 * length >= limit else limit
     for begin in range(0, num_steps, length):
         yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + length], indexed)
+
+
+def spread_evenly(values: np.ndarray, num: int) -> np.ndarray:
+    """The indices of `num` of the rising values `[N]`, or of all N if they are fewer, about evenly spaced in value.
+
+    The first and the last are among them. Where neighbours are further apart than the spacing, all of them are taken.
+    """
+    chosen = np.arange(len(values))
+    for count in range(num, 100 * num):
+        if len(values) <= num:
+            break
+        targets = np.linspace(values[0], values[-1], count)
+        chosen = np.unique(np.abs(values[:, None] - targets).argmin(axis=0))
+        if len(chosen) >= num:
+            break
+    return chosen

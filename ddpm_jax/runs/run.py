@@ -292,8 +292,14 @@ class Run:
         num_steps: int = 0,
         num_frames: int = 60,
         sampler: Sampler | None = None,
+        by_log_snr: bool = False,
     ) -> Frames:
         """The chain of the images that `sample` gives, from noise to images, at about `num_frames` of its times.
+
+        Args:
+          num_images, seed, num_steps, sampler: as for `sample`.
+          num_frames: number of frames.
+          by_log_snr: whether the frames are evenly spaced in the log SNR instead of along the steps of the chain.
 
         Raises:
           UserError: as `chain`; or `num_images` or `num_frames` is less than 1.
@@ -301,8 +307,8 @@ class Run:
         check_counts(num_images=num_images, num_frames=num_frames)
         chain = self.chain(num_steps, sampler=sampler)
         with progress_bar(chain.num_steps, "trajectory", unit="step") as bar:
-            options = {"indices": np.arange(num_images), "num_frames": num_frames, "progress": bar.update}
-            return chain.frames(self.params, root_key(seed), **options)
+            options = {"num_frames": num_frames, "by_log_snr": by_log_snr, "progress": bar.update}
+            return chain.frames(self.params, root_key(seed), indices=np.arange(num_images), **options)
 
     def _own_params(self) -> Params:
         """The parameters of the run's own network, without those of a classifier that guides it."""

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ddpm_jax.config import changes, in_words, to_json
 from ddpm_jax.errors import UserError, check_counts, first_line
+from ddpm_jax.runs import pictures
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.images import (
@@ -25,8 +26,6 @@ from ddpm_jax.runtime.images import (
     check_writable,
     save_gif,
     save_png,
-    tile_images,
-    to_uint8,
     write_whole,
 )
 from ddpm_jax.runtime.paths import expanded, local_path
@@ -81,7 +80,8 @@ def sample_run(
     check_writable(out)
     images = run.sample(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
-        save_png(out, tile_images(images, columns=chain.columns))
+        picture = pictures.grid(images, chain.labels, names=run.class_names, num_classes=run.num_classes)
+        save_png(out, pictures.inpainted(picture, *run.inpainting) if run.inpainting else picture)
     else:
         write_whole(out, lambda path: np.savez(path, arr_0=images))
     return out
@@ -96,12 +96,17 @@ def sample_trajectory(
     num_steps: int = 0,
     num_frames: int = 60,
 ) -> Path:
-    """Writes the chain of the first images as a GIF of grids, from noise to images; returns its path.
+    """Writes the chain of the first images as a GIF, from noise to images: x_t beside the estimate of x_0.
+
+    The frames follow each other at about equal steps of the log SNR.
 
     Args:
       run, num_images, seed, num_steps: as for `sample_run`.
       out: `FILE.gif`.
-      num_frames: keep at least this many frames of the chain.
+      num_frames: keep about this many frames of the chain.
+
+    Returns:
+      The path written.
 
     Raises:
       UserError: `out` is not a GIF or cannot be written.
@@ -111,8 +116,8 @@ def sample_trajectory(
         raise UserError(f"{out} must end in .gif")
     check_pictured(run.shape[-1], otherwise="Run.trajectory gives the chain as arrays")
     check_writable(out)
-    frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames).x
-    save_gif(out, np.stack([tile_images(to_uint8(frame), columns=run.chain(num_steps).columns) for frame in frames]))
+    frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames, by_log_snr=True)
+    save_gif(out, pictures.frames(frames, columns=run.chain(num_steps).columns))
     return out
 
 

@@ -52,17 +52,22 @@ def from_uint8(images: ArrayLike) -> np.ndarray:
     return np.asarray(images, np.float32) / 127.5 - 1
 
 
+def enlargement(height: int) -> int:
+    """The whole factor by which pictures show an image of this height: the smallest with which it has 64 pixels."""
+    return max(1, math.ceil(64 / height))
+
+
 def tile_images(images: np.ndarray, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
     """Tiles images `[N, H, W, C]` uint8 row by row on white, in a nearly square grid unless `columns` is given.
 
-    Small images, and the gap, are enlarged by a whole factor until a tile is at least 32 pixels high.
+    Small images, and the gap, are enlarged by a whole factor (`enlargement`) until a tile is at least 64 pixels high.
 
     Returns:
       `[H', W', C]` uint8.
     """
     num, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(num))
-    rows, zoom = math.ceil(num / columns), max(1, math.ceil(32 / height))
+    rows, zoom = math.ceil(num / columns), enlargement(height)
     height, width, gap = height * zoom, width * zoom, gap * zoom
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
     for i, image in enumerate(images.repeat(zoom, 1).repeat(zoom, 2)):

@@ -14,6 +14,15 @@ from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.lines import bars, lines
 from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
+from ddpm_jax.evaluation.plots.samples import (
+    by_steps,
+    chain_strip,
+    entropy_over_time,
+    guidance_costs,
+    inpainting,
+    labelled,
+    uncertainty,
+)
 from ddpm_jax.evaluation.plots.scores import contours, costs, samples, weighted_arrows
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
@@ -33,8 +42,10 @@ __all__ = [
     "band_snr",
     "bars",
     "bound",
+    "by_steps",
     "calibration",
     "candidates",
+    "chain_strip",
     "circles",
     "cloud",
     "clouds",
@@ -45,16 +56,20 @@ __all__ = [
     "density",
     "deviations",
     "diagram",
+    "entropy_over_time",
     "errors",
     "evidence",
     "fan",
     "fits",
     "generation_diagram",
+    "guidance_costs",
     "held_out",
     "histogram",
     "history",
     "inner_products",
+    "inpainting",
     "kernels",
+    "labelled",
     "lines",
     "live_loss",
     "loss",
@@ -73,6 +88,7 @@ __all__ = [
     "strips",
     "svg_panels",
     "training_diagram",
+    "uncertainty",
     "unet",
     "weighted_arrows",
 ]

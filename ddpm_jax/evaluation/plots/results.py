@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.style import Picture, colour, panels
@@ -30,14 +31,17 @@ def spectrum(result: Mapping[str, Any]) -> Picture:
         for i in shown:
             axes.semilogy(bands, result[key][i], label=f"t = {times[i]:g}", color=colour(i / (len(times) - 1)))
         axes.set(xlabel="periods across the image", ylabel="power", title=title)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="lower left")
     share = np.array(result["estimate_of_x_0"]) / np.array(result["estimate_of_x_0"])[-1]
     for k in bands:
         settling.plot(times, share[:, k], label=f"band {k}", color=colour(k / max(1, bands[-1])))
-    settling.axhline(0.5, color="grey", linewidth=0.8)
+    settling.axhline(1, color="grey", linewidth=0.8, zorder=1)
     settling.invert_xaxis()
-    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0, by band", ylim=(0, 1.5))
-    settling.legend(fontsize=7)
+    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0, by band", yscale="log")
+    settling.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    settling.yaxis.set_major_formatter("{x:g}")
+    settling.yaxis.set_minor_locator(NullLocator())
+    settling.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

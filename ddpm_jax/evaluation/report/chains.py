@@ -31,11 +31,11 @@ _MOST_NUMBERS = 2**27  # of all training images with which samples are compared
 def samples(subject: Subject) -> Section:
     """Images that the run's own chain draws, not selected, and some of each class where it has classes."""
     drawn, labels = subject.own, subject.run.labels()
-    shown = fitting(drawn.images)[:64]
+    shown = fitting(drawn.images)[:60]
     order = np.random.default_rng(0).permutation(len(shown)) if labels else np.arange(len(shown))
     chain = f"{sampler_of(subject.run)}, {drawn.num_steps:,} steps"
     alt = f"{len(shown)} samples of the run"
-    whole = halves(shown[order], columns=2 * math.isqrt(len(shown)) if len(shown) < 64 else 16, alt=alt)
+    whole = halves(shown[order], columns=min(12, 2 * math.isqrt(len(shown))), alt=alt)
     parts = [figure(whole, f"{len(shown)} samples, not selected: {chain}, seed {subject.seed}.", name="wide")]
     if len(labels) > 1:
         parts.append(_by_class(subject, labels))

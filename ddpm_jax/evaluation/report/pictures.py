@@ -14,7 +14,7 @@ from PIL import Image
 
 from ddpm_jax.evaluation.plots import Picture, svg_panels
 from ddpm_jax.evaluation.report.markup import Html, element, escaped
-from ddpm_jax.runtime.images import check_pictured, tile_images
+from ddpm_jax.runtime.images import check_pictured, enlargement, tile_images
 
 _MOST_PNG = 200_000  # bytes; a larger picture is written as WebP, with loss
 _MOST_PIXELS = 600_000  # of all images of a picture
@@ -56,7 +56,7 @@ def halves(images: np.ndarray, *, columns: int, alt: str) -> Html:
 def sheet(frames: np.ndarray, *, columns: int, alt: str) -> Html:
     """Frames `[F, N, H, W, C]` uint8 as one picture, of which the page shows one frame at a time, at first the last."""
     tiles = np.stack([_tiled(images, columns) for images in frames])
-    zoom = max(1, math.ceil(32 / frames.shape[2]))  # by which tile_images enlarges
+    zoom = enlargement(frames.shape[2])
     small = tiles[:, ::zoom, ::zoom]
     num, height, width, channels = small.shape
     uri = data_uri(small.reshape(-1, width, channels))
