@@ -21,6 +21,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ("howto", "configuration", "metrics", "notes", "architecture", "scale", "weights", "benchmarks")
+KOREAN = ("README", "notes", "glossary")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^():#\s]+)(?P<anchor>#[^()\s]*)?(?=\))")
 EQUATION = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
@@ -59,6 +60,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Guides": ["docs/README.md", *(f"docs/{name}.md" for name in GUIDES)]},
         {"Reference": ["reference/index.md", *({name: f"reference/{name}.md"} for name in reference.packages())]},
         {"Project": ["CONTRIBUTING.md", "CHANGELOG.md"]},
+        {"한국어": [f"docs/ko/{name}.md" for name in KOREAN]},
     ]
     return config
 
