@@ -104,3 +104,10 @@ def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Fi
         return f'<div class="arithmatex">{mathml}</div>'
 
     return EQUATION.sub(equation, content)
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Says in which language a page is, for the breaking of lines and for readers of screens."""
+    del config
+    is_korean = page.file.src_uri.startswith("docs/ko/")
+    return output.replace('<html lang="en"', '<html lang="ko"', 1) if is_korean else output
