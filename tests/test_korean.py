@@ -1,93 +1,62 @@
-"""The Korean lecture has the equations, numbers, tests, figures and links of the English one, in the same order."""
+"""The Korean lecture says what the English one says, as far as a program can see: equations, code, links, and words."""
 
 import posixpath
 import re
 
 import pytest
 from support.tiny import ROOT
+from test_lecture_notebook import STEPS, source
+from test_lecture_page import KOREAN, PAGE, ROWS, section
 
-ENGLISH, KOREAN = (ROOT / "docs" / name for name in ("notes.md", "ko/notes.md"))
-STEPS = sorted((ROOT / "notebooks" / "lecture").glob("[0-9][0-9]_*.py"))
 EQUATION = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 FENCE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
-HEADING = re.compile(r"^## (\d+\. .*)$", re.MULTILINE)
+CODE = re.compile(r"`[^`]+`")
+INLINE = re.compile(r"\$[^$]+\$")
 HANGUL = re.compile(r"[가-힣]")
+GLOSSARY = (ROOT / "docs" / "ko" / "glossary.md").read_text()
 
 
-def anchor(heading):
-    """The anchor that a repository host and the site give to a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+def displayed(text):
+    """The equations and the blocks of code of a text, in order and to the letter."""
+    return EQUATION.findall(FENCE.sub("", text)), [fence[0] for fence in FENCE.finditer(text)]
 
 
-def sections(text):
-    """The text of each numbered section."""
-    heads = list(HEADING.finditer(text))
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    return {int(head[1].partition(".")[0]): text[head.end() : end] for head, end in zip(heads, ends, strict=True)}
+def spans(text):
+    """The names in code and the inline equations of a text, whatever their order is in a sentence."""
+    words = " ".join(EQUATION.sub("", FENCE.sub("", text)).split())
+    return set(CODE.findall(words)), set(INLINE.findall(CODE.sub("", words)))
 
 
 def links(text, folder):
-    """What a text links to and shows, by its path in the repository."""
-    found = re.findall(r"\]\(([^()\s]+)\)", text)
-    return sorted(link if ":" in link else posixpath.normpath(posixpath.join(folder, link)) for link in found)
+    """What a text links to and shows, by its path in the repository, the Korean lecture as the English one."""
+    found = re.findall(r"\]\(((?:[^()\s]|\([^()\s]*\))+)\)", text)
+    paths = [link if "://" in link else posixpath.normpath(posixpath.join(folder, link)) for link in found]
+    return sorted(path.replace("docs/ko/", "docs/") for path in paths)
 
 
-def inline(text):
-    """The inline equations of a text without its displayed ones and its code."""
-    text = EQUATION.sub("", FENCE.sub("", text))
-    return sorted(re.findall(r"(?<!\$)\$[^$\n]+\$(?!\$)", re.sub(r"`[^`\n]+`", "", text)))
-
-
-def english_cells(path):
-    """The cells of Markdown of a step."""
-    cells = re.split(r"^# %%", path.read_text(), flags=re.MULTILINE)[1:]
-    text = [cell.partition("\n")[2] for cell in cells if cell.startswith(" [markdown]")]
-    return [re.sub(r"^# ?", "", cell, flags=re.MULTILINE).strip() for cell in text]
-
-
-def korean_cells(path):
-    """Their translations."""
-    text = (path.parent / "ko" / f"{path.stem}.md").read_text()
-    return [cell.strip() for cell in re.split(r"^<!-- cell -->$", text, flags=re.MULTILINE)]
-
-
-def test_the_sections_are_the_same_and_have_the_anchors_of_the_english_ones():
-    english, korean = ENGLISH.read_text(), KOREAN.read_text()
-    assert list(sections(korean)) == list(sections(english))
-    given = re.findall(r'^<a id="([^"]+)"></a>\n\n## (\d+)\. ', korean, re.MULTILINE)
-    assert [name for name, _ in given] == [anchor(heading) for heading in HEADING.findall(english)]
-
-
-@pytest.mark.parametrize("number", sections(ENGLISH.read_text()))
-def test_a_section_has_the_same_equations_numbers_tests_code_and_links(number):
-    english, korean = sections(ENGLISH.read_text())[number], sections(KOREAN.read_text())[number]
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_has_the_equations_the_code_and_the_links_of_the_english_one(row):
+    english, korean = section(row), section(row, KOREAN.read_text())
     assert HANGUL.search(korean)
-    assert EQUATION.findall(korean) == EQUATION.findall(english)
-    assert re.findall(r"^<small>.*</small>$", korean, re.MULTILINE) == re.findall(
-        r"^<small>.*</small>$", english, re.MULTILINE
-    )
-    assert [fence[0] for fence in FENCE.finditer(korean)] == [fence[0] for fence in FENCE.finditer(english)]
-    assert set(re.findall(r"`[^`\n]+`", korean)) == set(re.findall(r"`[^`\n]+`", english))
+    assert displayed(korean) == displayed(english)
+    assert spans(korean) == spans(english)
     assert links(korean, "docs/ko") == links(english, "docs")
-    assert korean.count("<details") == english.count("<details")
+    for mark in ("<details markdown>", "<summary>", "</details>", "<small>"):
+        assert korean.count(mark) == english.count(mark), mark
 
 
-@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
-def test_every_cell_of_a_step_is_translated_with_its_equations_and_code(path):
-    english, korean = english_cells(path), korean_cells(path)
-    assert len(korean) == len(english)
-    for original, translated in zip(english, korean, strict=True):
-        assert HANGUL.search(translated)
-        assert EQUATION.findall(translated) == EQUATION.findall(original)
-        assert inline(translated) == inline(original)
-        assert [fence[0] for fence in FENCE.finditer(translated)] == [fence[0] for fence in FENCE.finditer(original)]
-        assert links(translated, "notebooks") == links(original, "notebooks")
-        assert translated.count("<details") == original.count("<details")
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.stem)
+def test_every_cell_of_a_step_has_the_equations_the_code_and_the_links_of_the_english_one(step):
+    cells = [source(step, "markdown", in_korean=in_korean) for in_korean in (False, True)]
+    for english, korean in zip(*cells, strict=True):
+        assert HANGUL.search(korean)
+        assert displayed(korean) == displayed(english)
+        assert spans(korean.replace("`docs/ko/", "`docs/")) == spans(english)
+        assert links(korean, "notebooks") == links(english, "notebooks")
 
 
 def test_the_glossary_is_in_alphabetical_order_and_has_a_word_once():
-    table = (ROOT / "docs" / "ko" / "glossary.md").read_text().splitlines()
-    rows = [line.split(" | ") for line in table if re.search(r"\(notes\.md#\S+\) \|$", line)]
+    rows = [line.split(" | ") for line in GLOSSARY.splitlines() if re.search(r"\(notes\.md#\S+\) \|$", line)]
     words = [row[0].removeprefix("| ").lower() for row in rows]
     assert words == sorted(set(words))
     assert len(words) > 100
