@@ -2,11 +2,12 @@
 
   python notebooks/run.py                  runs all notebooks
   python notebooks/run.py 01 03            runs those whose names begin with 01 or 03
-  python notebooks/run.py --opening        runs none, and only writes the first cell of every notebook
+  python notebooks/run.py --opening        runs none, and only writes the first cell of each, and the steps of 01
 
-Needs `pip install -r requirements-dev.txt`. The first cell of each is `OPENING`; outputs are saved without time stamps
-and without progress bars. With DDPM_JAX_SMOKE=1 in the environment, as in the tests, every notebook takes only a few
-steps in a temporary folder, and nothing is saved.
+Needs `pip install -r requirements-dev.txt`. The first code cell of each is `OPENING`; 01 is made from the files of
+`lecture/` (`steps.py`), and its figures are saved for docs/notes.md. Outputs are saved without time stamps and without
+progress bars, sliders as pictures. With DDPM_JAX_SMOKE=1 in the environment, as in the tests, every notebook takes only
+a few steps in a temporary folder, and nothing is saved.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 try:
     import nbformat
+    import steps
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
@@ -38,6 +40,7 @@ MAX_BYTES = 1_500_000
 CELL_SECONDS = 1800
 
 OPENING = f"""\
+# @title Install and import ddpm_jax (run this cell first)
 # In Colab this installs ddpm_jax at the version of this notebook; elsewhere it imports it: from its clone, if that is
 # the folder of this notebook or the one above, otherwise as installed.
 import importlib.metadata, os, re, subprocess, sys, tempfile
@@ -86,6 +89,9 @@ print(f"jax {{jax.__version__}} on {{jax.device_count()}} x {{jax.devices()[0].d
 if jax.default_backend() == "cpu":
     print("NO GPU OR TPU: this runs on the CPU. In Colab: Runtime > Change runtime type > GPU.")"""
 
+# How a notebook shows that cell: closed, in Colab (which shows the title of its first line) and in Jupyter.
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}
+
 # Warnings are errors in the notebooks too, except those of the kernel itself.
 _STRICT = """\
 import warnings
@@ -106,12 +112,14 @@ class _Kernel(AsyncKernelManager):
 
 def notebooks(*beginnings: str) -> list[Path]:
     """The notebooks whose names begin with one of these texts, or all notebooks, in order."""
-    return [path for path in sorted(FOLDER.glob("*.ipynb")) if path.name.startswith(beginnings or "")]
+    found = {*FOLDER.glob("*.ipynb"), *(FOLDER / name for name in steps.names(FOLDER))}
+    return [path for path in sorted(found) if path.name.startswith(beginnings or "")]
 
 
 def opened(path: Path) -> NotebookNode:
-    """The notebook as it is saved, with the first cell that is written here."""
-    notebook = nbformat.read(path, as_version=4)
+    """The notebook as it is saved, or as its steps give it, with the first code cell that is written here."""
+    is_made = path.name in steps.names(path.parent)
+    notebook = steps.made(path) if is_made else nbformat.read(path, as_version=4)
     assert isinstance(notebook, NotebookNode)
     next(cell for cell in notebook.cells if cell.cell_type == "code").source = OPENING
     return notebook
@@ -143,6 +151,7 @@ def _own_folders() -> Iterator[None]:
         before = dict(os.environ)
         os.environ |= {f"{name}_DIR": f"{folder}/{name}" for name in ("IPYTHON", "JUPYTER_CONFIG", "JUPYTER_RUNTIME")}
         os.environ |= {"IPYTHONDIR": f"{folder}/ipython", "MPLBACKEND": "agg", "TMPDIR": folder}
+        os.environ["DDPM_JAX_STATIC"] = "1"
         try:
             yield
         finally:
@@ -158,7 +167,7 @@ def plain(notebook: NotebookNode) -> NotebookNode:
     }
     count = 0
     for number, cell in enumerate(notebook.cells):
-        cell.id, cell.metadata = f"cell-{number:02d}", {}
+        cell.id, cell.metadata = f"cell-{number:02d}", FOLDED if cell.source == OPENING else {}
         if cell.cell_type == "code":
             cell.outputs = [output for output in map(_kept, cell.outputs) if output]
             cell.execution_count = count = count + 1
@@ -188,14 +197,14 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="the beginning of a notebook's name (default: all notebooks)"
     )
-    parser.add_argument("--opening", action="store_true", help="run no notebook, and only write the first cell of each")
+    parser.add_argument("--opening", action="store_true", help="run none, and only write the cells that are made")
     args = parser.parse_args()
     chosen = notebooks(*args.names)
     if not chosen:
         parser.error(f"there is no notebook of that name; there are {', '.join(path.stem for path in notebooks())}")
     if args.opening:
         for path in chosen:
-            path.write_text(nbformat.writes(opened(path)) + "\n")
+            path.write_text(nbformat.writes(plain(opened(path))) + "\n")
         return
     smoke = "DDPM_JAX_SMOKE" in os.environ
     for path in chosen:
@@ -211,6 +220,8 @@ def main() -> None:
             sys.exit(f"error: {path.name} is larger than {MAX_BYTES / 1e6} MB: draw fewer or coarser pictures")
         if not smoke:
             path.write_text(text)
+            if path.name == steps.ENGLISH:
+                steps.save_figures(notebook)
 
 
 if __name__ == "__main__":

@@ -15,22 +15,29 @@ schedule = dj.schedules.linear(1000)
 mixture = dj.analytic.GaussianMixture(
     weights=[0.3, 0.4, 0.3],
     means=[[-0.9, 0.5], [0.9, 0.6], [0.0, -0.9]],
-    covariances=[[[0.06, 0.03], [0.03, 0.04]], [[0.02, 0.0], [0.0, 0.10]], [[0.15, -0.02], [-0.02, 0.02]]],
+    covariances=[
+        [[0.06, 0.03], [0.03, 0.04]],
+        [[0.02, 0.00], [0.00, 0.10]],
+        [[0.15, -0.02], [-0.02, 0.02]],
+    ],
 )
+
+# %%
 digits, labels = dj.load(dj.Digits("train"))
-remembered = dj.analytic.FiniteData(digits)  # its denoiser is that of a network with unlimited capacity
+remembered = dj.analytic.FiniteData(digits)  # a network of unlimited capacity
 key, plots = jax.random.key(0), dj.plots
 
+points = mixture.sample(jax.random.key(1), 500)
+x_T = jax.random.normal(jax.random.key(2), (500, 2))
 
+
+# %%
 def keys(n, seed=0):
     return dj.image_keys(jax.random.key(seed), np.arange(n))
 
 
 def chain(sampler, denoise, timesteps=None, *, x_T, seed=0, trajectory=False):
     transitions = schedule.transitions(timesteps)
-    run = jax.jit(lambda k, x: dj.sample(sampler, denoise, k, x_T=x, transitions=transitions, trajectory=trajectory))
+    options = {"transitions": transitions, "trajectory": trajectory}
+    run = jax.jit(lambda k, x: dj.sample(sampler, denoise, k, x_T=x, **options))
     return run(keys(len(x_T), seed), x_T)
-
-
-points = mixture.sample(jax.random.key(1), 500)
-x_T = jax.random.normal(jax.random.key(2), (500, 2))

@@ -7,19 +7,28 @@ figure from `panels`.
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.images import strips
+from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
+from ddpm_jax.evaluation.plots.weights import decay, deviations, evidence, fan, fits, razor, ridge_path
 
 __all__ = [
     "COLOURS",
     "STYLE",
+    "Animation",
     "Picture",
     "accuracy",
+    "animation",
     "arrows",
     "bound",
     "calibration",
+    "decay",
     "density",
+    "deviations",
+    "evidence",
+    "fan",
+    "fits",
     "held_out",
     "history",
     "live_loss",
@@ -28,6 +37,9 @@ __all__ = [
     "panels",
     "paths",
     "plane",
+    "razor",
+    "ridge_path",
+    "slider",
     "spectrum",
     "strips",
     "svg_panels",
