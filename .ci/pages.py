@@ -21,6 +21,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ("howto", "configuration", "metrics", "notes", "architecture", "scale", "weights", "benchmarks")
+KOREAN = ("README", "notes", "glossary")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^():#\s]+)(?P<anchor>#[^()\s]*)?(?=\))")
 EQUATION = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
@@ -59,6 +60,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Guides": ["docs/README.md", *(f"docs/{name}.md" for name in GUIDES)]},
         {"Reference": ["reference/index.md", *({name: f"reference/{name}.md"} for name in reference.packages())]},
         {"Project": ["CONTRIBUTING.md", "CHANGELOG.md"]},
+        {"한국어": [f"docs/ko/{name}.md" for name in KOREAN]},
     ]
     return config
 
@@ -102,3 +104,10 @@ def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Fi
         return f'<div class="arithmatex">{mathml}</div>'
 
     return EQUATION.sub(equation, content)
+
+
+def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
+    """Says in which language a page is, for the breaking of lines and for readers of screens."""
+    del config
+    is_korean = page.file.src_uri.startswith("docs/ko/")
+    return output.replace('<html lang="en"', '<html lang="ko"', 1) if is_korean else output

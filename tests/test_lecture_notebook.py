@@ -23,7 +23,7 @@ each_step = pytest.mark.parametrize("step", LESSONS, ids=lambda step: step.stem)
 each_lesson = pytest.mark.parametrize("step", LESSONS[:-1], ids=lambda step: step.stem)
 each_notebook = pytest.mark.parametrize("name", [steps.ENGLISH, steps.KOREAN])
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ANSWER = re.compile(r"<details>\s*<summary>Answer</summary>(.*?)</details>", re.DOTALL)
+ANSWER = re.compile(r"<details>\s*<summary>(?:Answer|정답)</summary>(.*?)</details>", re.DOTALL)
 EQUATION = re.compile(r"\$\$(.*?)\$\$", re.DOTALL)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
