@@ -11,7 +11,7 @@ from support.analytic import MIXTURE
 from ddpm_jax.config import experiment
 from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.evaluation import plots
-from ddpm_jax.evaluation.plots.unet import stages
+from ddpm_jax.evaluation.plots.network import stages
 from ddpm_jax.factory import network
 
 
@@ -69,10 +69,8 @@ def test_inner_products_are_written_in_their_places():
     np.testing.assert_allclose(axes.images[0].get_array(), np.eye(2) / 2, atol=1e-12)
 
 
-def test_curves_and_decay_draw_what_they_are_given():
-    _, (curves, decay) = plots.panels(2)
-    plots.curves(curves, [0, 1], {"a": [2, 3], "b": [4, 5]})
-    np.testing.assert_array_equal(lines(curves)["b"], [[0, 4], [1, 5]])
+def test_decay_draws_what_it_is_given():
+    _, (decay,) = plots.panels(1)
     plots.decay(decay, {"a": [1.0, 0.0, 0.5]})
     np.testing.assert_array_equal(lines(decay)["a"], [[1, 1.0], [3, 0.5]])
     np.testing.assert_allclose(lines(decay)["1/k²"][:, 1], [1, 1 / 4, 1 / 9])
@@ -111,7 +109,7 @@ def test_samples_beyond_the_panel_lie_at_its_edge():
     _, (shades, dots) = plots.panels(2)
     plots.contours(shades, MIXTURE.log_prob, extent=2)
     assert len(shades.collections) == 1
-    plots.samples(dots, [[0.0, 1.0], [9.0, -9.0]], MIXTURE.log_prob, extent=2)
+    plots.dots(dots, [[0.0, 1.0], [9.0, -9.0]], MIXTURE.log_prob, extent=2)
     inside, beyond = dots.lines
     np.testing.assert_allclose(inside.get_xydata(), [[0, 1]])
     np.testing.assert_allclose(beyond.get_xydata(), [[1.94, -1.94]])

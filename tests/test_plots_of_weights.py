@@ -38,7 +38,7 @@ def test_the_elbo_and_the_divergence_fill_the_evidence(panel):
 
 def test_a_fan_has_every_line_and_their_average(panel):
     lines = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 7.0]])
-    plots.fan(panel, [0, 1, 2], lines, name="mean")
+    plots.predictions(panel, [0, 1, 2], lines, name="mean")
     np.testing.assert_array_equal([y for _, y in drawn(panel)], [*lines, [1.0, 2.0, 4.5]])
     assert panel.lines[-1].get_label() == "mean"
 
@@ -55,7 +55,7 @@ def test_fits_are_densities_over_the_density(panel):
 
 
 def test_the_kl_is_drawn_over_the_mean(panel):
-    plots.decay(panel, [-1, 0, 1], {"a": [0.5, 0.0, 0.5], "b": jnp.array([2.5, 2.0, 2.5])})
+    plots.kl_over_mean(panel, [-1, 0, 1], {"a": [0.5, 0.0, 0.5], "b": jnp.array([2.5, 2.0, 2.5])})
     np.testing.assert_array_equal([y for _, y in drawn(panel)], [[0.5, 0.0, 0.5], [2.5, 2.0, 2.5]])
     assert labels(panel) == ["a", "b"]
 

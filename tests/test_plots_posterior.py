@@ -11,7 +11,7 @@ from ddpm_jax.evaluation import plots
 def test_curves_have_their_names_and_room_above():
     figure, [panel] = plots.panels(1)
     x = np.linspace(0, 1, 5)
-    plots.curves(panel, x, {"low": x, "high": 2 * x}, title="two", xlabel="x_s")
+    plots.densities(panel, x, {"low": x, "high": 2 * x}, title="two", xlabel="x_s")
     assert [line.get_label() for line in panel.lines] == ["low", "high"]
     np.testing.assert_array_equal(panel.lines[1].get_ydata(), 2 * x)
     assert panel.get_ylim() == (0, 2.7)
@@ -22,7 +22,7 @@ def test_curves_have_their_names_and_room_above():
 def test_an_arrow_goes_from_its_start_to_its_end():
     _, [panel] = plots.panels(1)
     start, end = normal(2, 4, 2)
-    plots.moves(panel, start, end)
+    plots.displacements(panel, start, end)
     (arrows,) = panel.collections
     np.testing.assert_array_equal(arrows.get_offsets(), start)
     np.testing.assert_allclose(np.stack([arrows.U, arrows.V], axis=1), end - start)

@@ -34,10 +34,10 @@ bayes = prior * forward / normal(x_t[0], move.now.signal * 0.8, move.now.sigma)
 figure, (without, given) = plots.panels(2, width=4.3)
 without_x_0 = {"part of x_0 = -0.5": parts[0], "part of x_0 = 0.8": parts[1],
                "sum of the parts": sum(parts), "Bayes, with q(x_s)": forward * jnp.exp(log_ratio)}
-plots.curves(without, line, without_x_0, title="q(x_s | x_t): a sum", xlabel="x_s")
+plots.densities(without, line, without_x_0, title="q(x_s | x_t): a sum", xlabel="x_s")
 given_x_0 = {"q(x_s | x_0)": prior, "q(x_t | x_s), of x_s": forward,
              "product over q(x_t | x_0)": bayes, "q_posterior": parts[1] / prob[1]}
-plots.curves(given, line, given_x_0, title="q(x_s | x_t, x_0 = 0.8)", xlabel="x_s")
+plots.densities(given, line, given_x_0, title="q(x_s | x_t, x_0 = 0.8)", xlabel="x_s")
 without.set(ylabel="density")
 figure
 

@@ -56,7 +56,7 @@ shown = {"from x_t to x_0": (x_bar, x_hat), "from x_t to x_s": (x_bar, mean_bar)
          "nearer to x_0": (x_bar[one], mean_bar[one])}
 for panel, (title, (start, end)) in zip(axes, shown.items()):
     plots.density(panel, mixture.log_prob, extent=2.5)
-    plots.moves(panel, start, end)
+    plots.displacements(panel, start, end)
     panel.set(title=title)
 radii = {"distance before": float(before[one][0]), "after": float(after[one][0])}
 plots.circles(axes[2], x_hat[one][0], radii, name="estimate of x_0")

@@ -41,7 +41,7 @@ for i, (name, log_prob) in enumerate(classifiers.items()):
     plots.arrows(axes[i], gradient, extent=2)
     axes[i].set(title=f"classifier {name}\nlongest gradient {longest(gradient):.3g}")
     x = guided_samples(log_prob, 1)
-    plots.samples(axes[2 + i], x, mixture.log_prob, extent=2)
+    plots.dots(axes[2 + i], x, mixture.log_prob, extent=2)
     near, far = jnp.mean(inside(x)), 1 - jnp.mean(jnp.abs(x).max(axis=1) <= 2)
     axes[2 + i].set(title=f"samples: {near:.0%} in the class,\n{far:.0%} beyond the panel")
 figure
@@ -98,7 +98,7 @@ figure, axes = plots.panels(4, width=2.7, height=2.9)
 for panel, scale in zip(axes, [0, 0.3, 1, 8]):
     x = guided_samples(noise_aware, scale)
     share = jnp.mean(jnp.argmax(mixture.log_prob_label(x), axis=1) == wanted)
-    plots.samples(panel, x, mixture.log_prob, extent=2)
+    plots.dots(panel, x, mixture.log_prob, extent=2)
     panel.set(title=f"scale {scale}: {share:.0%} of the class")
 figure
 

@@ -49,7 +49,7 @@ for panel, scale in zip(axes, [0, 1, 2, 4]):
     free = dj.guidance.classifier_free(both, scale)
     guided = dj.guidance.classifier_guided(unconditional, log_prob, scale)
     x, other = (chain(dj.samplers.ddim(), denoise, grid, x_T=x_T) for denoise in (free, guided))
-    plots.samples(panel, x, mixture.log_prob, extent=2)
+    plots.dots(panel, x, mixture.log_prob, extent=2)
     panel.set(title=f"scale {scale} (w = {scale - 1})\ndifference {jnp.abs(x - other).max():.0e}")
 figure
 

@@ -50,7 +50,7 @@ q = jax.jit(lambda q: jax.lax.fori_loop(0, 5000, climb, q))(q)
 figure, (price, path) = plots.panels(2, width=4.6, height=3.4)
 means, q_of = np.linspace(-2, 2, 81), lambda m, s: bayes.initial_posterior(m, std=s)
 kl = jax.vmap(lambda m, s: bayes.kl_nats(q_of(m, s), prior_std=prior_std).total, (0, None))
-plots.decay(price, means, {f"std of q = {s}": kl(means, s) for s in (1.0, 0.3, 0.1)})
+plots.kl_over_mean(price, means, {f"std of q = {s}": kl(means, s) for s in (1.0, 0.3, 0.1)})
 price.set(title="the same parabola for q of every width", ylim=(0, 5.2))
 strengths = np.geomspace(1e-4, 100, 81)
 paths = np.stack([ridge(y, strength) for strength in strengths])
@@ -86,7 +86,7 @@ for name in penalties:
 # figure: 19_stability
 figure, (*pictures, deviation) = plots.panels(3, width=3.4, height=3.4)
 for panel, name, colour in zip(pictures, penalties, (plots.COLOURS[1], plots.COLOURS[0])):
-    plots.fan(panel, line, weights[name][:60] @ powers(line).T, colour=colour)
+    plots.predictions(panel, line, weights[name][:60] @ powers(line).T, colour=colour)
     panel.plot(line, truth(line), "--", color=plots.COLOURS[6], label="truth")
     panel.set(title=f"{name}: 60 data sets", ylim=(-2.6, 2.6))
     panel.legend(loc="lower right")

@@ -6,13 +6,14 @@ figure from `panels`.
 
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
+from ddpm_jax.evaluation.plots.curves import bars, lines
 from ddpm_jax.evaluation.plots.diagrams import Arrow, Box, diagram, generation_diagram, training_diagram
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
-from ddpm_jax.evaluation.plots.fourier import band_snr, curves, decay, inner_products, settling
+from ddpm_jax.evaluation.plots.fourier import band_snr, decay, inner_products, settling
 from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
-from ddpm_jax.evaluation.plots.lines import bars, lines
-from ddpm_jax.evaluation.plots.posterior import candidates, circles, curves, moves, perplexity
+from ddpm_jax.evaluation.plots.network import unet
+from ddpm_jax.evaluation.plots.posterior import candidates, circles, densities, displacements, perplexity
 from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.samples import (
     by_steps,
@@ -23,11 +24,10 @@ from ddpm_jax.evaluation.plots.samples import (
     labelled,
     uncertainty,
 )
-from ddpm_jax.evaluation.plots.scores import contours, costs, samples, weighted_arrows
+from ddpm_jax.evaluation.plots.scores import contours, costs, dots, weighted_arrows
 from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
-from ddpm_jax.evaluation.plots.unet import unet
-from ddpm_jax.evaluation.plots.weights import decay, deviations, evidence, fan, fits, razor, ridge_path
+from ddpm_jax.evaluation.plots.weights import deviations, evidence, fits, kl_over_mean, predictions, razor, ridge_path
 
 __all__ = [
     "COLOURS",
@@ -51,11 +51,13 @@ __all__ = [
     "clouds",
     "contours",
     "costs",
-    "curves",
     "decay",
+    "densities",
     "density",
     "deviations",
     "diagram",
+    "displacements",
+    "dots",
     "entropy_over_time",
     "errors",
     "evidence",
@@ -69,19 +71,19 @@ __all__ = [
     "inner_products",
     "inpainting",
     "kernels",
+    "kl_over_mean",
     "labelled",
     "lines",
     "live_loss",
     "loss",
-    "moves",
     "nearest_pairs",
     "panels",
     "paths",
     "perplexity",
     "plane",
+    "predictions",
     "razor",
     "ridge_path",
-    "samples",
     "settling",
     "slider",
     "spectrum",

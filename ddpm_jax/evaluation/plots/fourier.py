@@ -24,14 +24,6 @@ def inner_products(axes: Axes, functions: ArrayLike, names: Sequence[str]) -> No
     axes.grid(visible=False)
 
 
-def curves(axes: Axes, x: ArrayLike, functions: Mapping[str, ArrayLike]) -> None:
-    """Draws named functions by their values `[N]` at the points x `[N]`."""
-    for name, values in functions.items():
-        axes.plot(np.asarray(x), np.asarray(values), label=name, linewidth=1.6)
-    axes.set(xlabel="x")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(functions), frameon=False)
-
-
 def decay(axes: Axes, sizes: Mapping[str, ArrayLike], *, least: float = 1e-7) -> None:
     """Draws the sizes `[K]` of Fourier coefficients over the frequencies 1 to K, with the lines 1/k and 1/k**2.
 

@@ -13,7 +13,7 @@ CURVES = (("-", 1.2), ("-", 1.2), ("-", 3.0), ("--", 1.4), (":", 1.6), ("-.", 1.
 COLOUR_OF_CURVE = (COLOURS[5], COLOURS[4], COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[3])
 
 
-def curves(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], **labels: str) -> None:
+def densities(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], **labels: str) -> None:
     """Draws positive functions of `x` `[N]`, each with a colour and a line of its own, and a legend above them.
 
     Args:
@@ -28,7 +28,9 @@ def curves(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], **labels: str)
     axes.legend(fontsize=7, loc="upper center", ncols=2)
 
 
-def moves(axes: Axes, start: ArrayLike, end: ArrayLike, *, colour: str = COLOURS[1], label: str | None = None) -> None:
+def displacements(
+    axes: Axes, start: ArrayLike, end: ArrayLike, *, colour: str = COLOURS[1], label: str | None = None
+) -> None:
     """Draws an arrow from each point of the plane to another, both `[N, 2]`, and a dot where it starts."""
     start, end = np.asarray(start), np.asarray(end)
     axes.plot(*start.T, ".", color=COLOURS[6], markersize=5, zorder=3)

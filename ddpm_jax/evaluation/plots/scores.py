@@ -37,7 +37,7 @@ def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: Arra
     axes.plot(*start, "o", color=INK, markersize=6, zorder=6)
 
 
-def samples(
+def dots(
     axes: Axes,
     points: ArrayLike,
     log_prob: Callable[[jax.Array], jax.Array],

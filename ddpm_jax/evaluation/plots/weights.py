@@ -24,7 +24,9 @@ def evidence(axes: Axes, elbos: ArrayLike, log_evidence: float) -> None:
     axes.legend(loc="upper left", ncols=2)
 
 
-def fan(axes: Axes, x: ArrayLike, lines: ArrayLike, *, colour: str = COLOURS[0], name: str = "their average") -> None:
+def predictions(
+    axes: Axes, x: ArrayLike, lines: ArrayLike, *, colour: str = COLOURS[0], name: str = "their average"
+) -> None:
     """Draws predictions `[S, N]` at x `[N]` as thin lines, with their average and its name."""
     lines = np.asarray(lines)
     axes.plot(x, lines.T, color=colour, linewidth=0.6, alpha=0.3)
@@ -58,7 +60,7 @@ def fits(
     axes.legend(loc="upper right", frameon=False)
 
 
-def decay(axes: Axes, means: ArrayLike, kls: Mapping[str, ArrayLike]) -> None:
+def kl_over_mean(axes: Axes, means: ArrayLike, kls: Mapping[str, ArrayLike]) -> None:
     """Draws the KL of one weight, `[M]` nats for each name, over its mean `[M]`."""
     for i, (name, kl) in enumerate(kls.items()):
         axes.plot(means, kl, color=COLOURS[i], linestyle=("-", "--", "-.", ":")[i % 4], linewidth=2, label=name)
