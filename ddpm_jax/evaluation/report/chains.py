@@ -113,6 +113,20 @@ def _strip(kept: list[np.ndarray], times: list[str]) -> Html:
 
 def quality(subject: Subject) -> Section:
     """Precision, recall and Frechet distance of several chains, beside what an image costs."""
+    rows, real, commands = compared(subject)
+    own = sampler_of(subject.run), subject.own.num_steps
+    [last] = [row for row in rows if (row["name"], row["num_steps"]) == own]
+    numbers = {
+        f"Frechet distance, {subject.features or 'pixels'}": f"{last['distance']['value']:.3g}",
+        "precision": f"{last['precision']['value']:.2f}",
+        "recall": f"{last['recall']['value']:.2f}",
+        "images/s": f"{1 / last['seconds']:,.3g}",
+    }
+    return Section(_of_rows(rows, last, subject, real), numbers, commands)
+
+
+def compared(subject: Subject) -> tuple[list[dict[str, Any]], FeatureSet, dict[str, str]]:
+    """What is measured of several chains, as for `trilemma`; the reference; and the commands that repeat each."""
     extraction = Extraction({"features": (extractor(subject.features or "pixels", weights=subject.weights), ("pool",))},
                             mesh=subject.run.mesh)  # fmt: skip
     real, most = reference_of("", subject.run)(extraction)["features"], _timesteps(subject)
@@ -125,15 +139,7 @@ def quality(subject: Subject) -> Section:
         flags = [f"--metrics={','.join(_METRICS)}", f"--features={subject.features or 'pixels'}"]
         flags += [f"--num_images={subject.num_images}", f"--num_steps={num_steps}"]
         commands[f"quality of {name}, {num_steps} steps"] = subject.command("evaluate", *flags, run=run, draws=True)
-    rows.sort(key=lambda row: (row["name"], row["num_steps"]))
-    [last] = [row for row in rows if (row["name"], row["num_steps"]) == own]
-    numbers = {
-        f"Frechet distance, {subject.features or 'pixels'}": f"{last['distance']['value']:.3g}",
-        "precision": f"{last['precision']['value']:.2f}",
-        "recall": f"{last['recall']['value']:.2f}",
-        "images/s": f"{1 / last['seconds']:,.3g}",
-    }
-    return Section(_of_rows(rows, last, subject, real), numbers, commands)
+    return sorted(rows, key=lambda row: (row["name"], row["num_steps"])), real, commands
 
 
 def _of_rows(rows: list[dict[str, Any]], last: dict[str, Any], subject: Subject, real: FeatureSet) -> Html:
