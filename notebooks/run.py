@@ -36,7 +36,7 @@ FOLDER = Path(__file__).parent
 ROOT = FOLDER.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 (VERSION,) = re.findall(r'^__version__ = "(.+?)"', (ROOT / "ddpm_jax" / "__init__.py").read_text(), re.MULTILINE)
-MAX_BYTES = 1_500_000
+MAX_BYTES = 3_000_000
 CELL_SECONDS = 1800
 
 OPENING = f"""\
