@@ -6,7 +6,7 @@ import re
 import pytest
 from support.tiny import ROOT
 from test_lecture_notebook import STEPS, source
-from test_lecture_page import KOREAN, PAGE, ROWS, section
+from test_lecture_page import KOREAN, ROWS, section
 
 EQUATION = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 FENCE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
