@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.schedules import linear
 from ddpm_jax.metrics.frechet import Moments, frechet_distance
 from ddpm_jax.metrics.precision_recall import precision_recall
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 DATA, SAMPLES = normal(40, 2), 1.6 + 0.9 * normal(40, 2, seed=1)
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)

@@ -9,7 +9,7 @@ from ddpm_jax.diffusion.analytic import GaussianMixture
 from ddpm_jax.diffusion.gaussian import q_sample, q_step
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE = linear(1000)
 BETAS = np.linspace(1e-4, 0.02, 1000)  # BETAS[t - 1] belongs to t

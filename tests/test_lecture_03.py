@@ -8,7 +8,7 @@ from ddpm_jax.diffusion.gaussian import normal_kl_nats
 from ddpm_jax.diffusion.likelihood import prior_term_nats
 from ddpm_jax.diffusion.schedules import NoiseSchedule, from_betas, linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 LINEAR = linear(1000)
 BETAS = np.linspace(1e-4, 0.02, 1000)

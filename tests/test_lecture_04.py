@@ -12,7 +12,7 @@ from ddpm_jax.diffusion.gaussian import q_step
 from ddpm_jax.diffusion.samplers import langevin_step
 from ddpm_jax.diffusion.schedules import from_betas
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 BETAS = np.array([0.5, 0.1, 0.02, 1e-3])
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)

@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.gaussian import q_step
 from ddpm_jax.diffusion.samplers import Variance, p_mean_log_var
 from ddpm_jax.diffusion.schedules import NoiseLevel, from_betas, linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE = linear(1000)
 NUMBERS = GaussianMixture([0.3, 0.7], [[-0.6], [0.5]], [[[0.04]], [[0.09]]])

@@ -23,7 +23,7 @@ from ddpm_jax.diffusion.prediction import score
 from ddpm_jax.diffusion.samplers import Variance, ddim, ddim_step, heun, ode_coordinates, p_mean_log_var, sample
 from ddpm_jax.diffusion.schedules import NoiseLevel, linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE = linear(1000)
 LINE = GaussianMixture([0.3, 0.7], [[-0.8], [0.6]], [[[0.05]], [[0.02]]])

@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.analytic import FiniteData
 from ddpm_jax.diffusion.gaussian import q_posterior
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE = linear(1000)
 X_0 = 0.6

@@ -10,7 +10,7 @@ from ddpm_jax.diffusion.prediction import x_0_from_eps
 from ddpm_jax.diffusion.samplers import Variance, p_mean_log_var
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE = linear(1000)
 X_T, EPS = normal(2, 5, 2)

@@ -13,7 +13,7 @@ from support.analytic import each
 from ddpm_jax.diffusion.analytic import FiniteData
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 LEVEL = linear(1000).level(350)
 DATA = FiniteData([[-1.0], [0.1], [0.8]])

@@ -10,7 +10,7 @@ from ddpm_jax.diffusion.schedules import NoiseLevel, linear
 from ddpm_jax.diffusion.spectrum import band_power, forward_power
 from ddpm_jax.models.layers import timestep_embedding
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 NUM = 4096
 X = (np.arange(NUM) + 0.5) / NUM  # midpoints of one period: exact for waves of less than NUM periods

@@ -12,7 +12,7 @@ from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.prediction import score
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 LEVEL = linear(1000).level(250)
 SIGNAL, SIGMA = float(LEVEL.signal), float(LEVEL.sigma)

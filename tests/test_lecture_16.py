@@ -14,7 +14,7 @@ from ddpm_jax.diffusion.prediction import Prediction, x_0_from_eps
 from ddpm_jax.diffusion.samplers import Variance, p_mean_log_var
 from ddpm_jax.diffusion.schedules import linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SCHEDULE, CLASS, SCALE = linear(1000), 1, 2.5
 LEVEL = SCHEDULE.level(250)

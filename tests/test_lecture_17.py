@@ -13,7 +13,7 @@ from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, hide
 from ddpm_jax.diffusion.samplers import ddim, heun, sample
 from ddpm_jax.diffusion.schedules import NoiseLevel, cosine, linear
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 CLASS, W = 1, 1.5
 SCALE = 1 + W
