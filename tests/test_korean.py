@@ -12,6 +12,8 @@ EQUATION = re.compile(r"\$\$.*?\$\$", re.DOTALL)
 FENCE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`]+`")
 INLINE = re.compile(r"\$[^$]+\$")
+LINK = re.compile(r"\]\(((?:[^()\s]|\([^()\s]*\))+)\)")
+DECIMAL = re.compile(r"\d+\.\d+")
 HANGUL = re.compile(r"[가-힣]")
 GLOSSARY = (ROOT / "docs" / "ko" / "glossary.md").read_text()
 
@@ -22,14 +24,15 @@ def displayed(text):
 
 
 def spans(text):
-    """The names in code and the inline equations of a text, whatever their order is in a sentence."""
+    """The names in code, the inline equations and the decimal numbers of a text, in whatever order they stand."""
     words = " ".join(EQUATION.sub("", FENCE.sub("", text)).split())
-    return set(CODE.findall(words)), set(INLINE.findall(CODE.sub("", words)))
+    prose = CODE.sub("", words)
+    return set(CODE.findall(words)), set(INLINE.findall(prose)), set(DECIMAL.findall(LINK.sub("](", prose)))
 
 
 def links(text, folder):
     """What a text links to and shows, by its path in the repository, the Korean lecture as the English one."""
-    found = re.findall(r"\]\(((?:[^()\s]|\([^()\s]*\))+)\)", text)
+    found = LINK.findall(text)
     paths = [link if "://" in link else posixpath.normpath(posixpath.join(folder, link)) for link in found]
     return sorted(path.replace("docs/ko/", "docs/") for path in paths)
 
