@@ -121,9 +121,19 @@ names = [f"{what}, chain {i}" for i in (1, 2) for what in ("x_t", "estimate of x
 times = [f"t = {grid[i]:.0f}" for i in shown]
 plots.strips(both.reshape(4, len(shown), 8, 8, 1), columns=times, rows=names)
 
+# %%
+log_snr = schedule.level(grid[:-1]).log_snr
+even = np.linspace(log_snr[0], log_snr[-1], 8 if smoke else 25)
+frames = np.unique(np.searchsorted(log_snr, even).clip(max=len(log_snr) - 1))
+guesses = [remembered.denoiser(xs[i], schedule.level(grid[i])).x_0 for i in frames]
+pairs = [jnp.concatenate([xs[i], x_0], axis=2) for i, x_0 in zip(frames, guesses)]
+captions = [f"x_t and estimate, t = {grid[i]:.0f}" for i in frames]
+plots.animation([pair.reshape(16, 16, 1) for pair in pairs], captions=captions, size=2.6)
+
 # %% [markdown]
 # **What you should see.** The noisy image is noise for more than half of the chain, while the estimate is already a blurred digit, an
-# average of all that are possible. At the end the two agree. The exact network of a finite set can only return images of that set;
+# average of all that are possible. At the end the two agree. The animation shows both chains, $x_t$ at the left and the estimate at the
+# right; its frames are spread evenly over log-SNR, so that it spends its time where something happens. The exact network of a finite set can only return images of that set;
 # trained networks generalise because they are *not* exact.
 #
 # ### Exercises

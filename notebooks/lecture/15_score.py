@@ -30,19 +30,21 @@ figure
 # possible $\sqrt{\bar\alpha_t}\, x_0$, the darker the greater its weight $q(x_0 \mid x_t)$. Each line is the score of one Gaussian times $1 - \bar\alpha_t$. The thick arrow
 # is their average, and it is the score of the whole density: it differs from automatic differentiation only by the error in the title. At small $t$ few points count.
 #
-# The same for every point of the plane, with the mixture:
+# The same for every point of the plane, with the mixture; where the notebook runs, a slider sets t:
 
 # %%
-figure, axes = plots.panels(4, width=2.7, height=2.9)
-for panel, t in zip(axes, [20, 100, 250, 600]):
+def draw(panel, t):
     level = schedule.level(t)
     score = lambda x: dj.prediction.score(mixture.denoiser(x, level), level)
     exact = jax.grad(lambda x: mixture.log_prob(x, level).sum())(points)
     error = jnp.abs(score(points) - exact).max() / jnp.abs(exact).max()
     plots.density(panel, lambda x: mixture.log_prob(x, level), extent=2)
     plots.arrows(panel, score, extent=2)
-    panel.set(title=f"t = {t}, error {error:.0e}")
-figure
+    panel.set_xlabel(f"error {error:.0e}")
+
+
+times = [20, 60, 100, 150, 250, 400, 600, 800]
+plots.slider(draw, times, name="t", shown=[20, 100, 250, 600], width=2.7)
 
 # %% [markdown]
 # **What you should see.** The arrows, $-\epsilon_\theta / \sqrt{1-\bar\alpha_t}$ from the denoiser, point to where noisy points are more probable. The error is the largest
