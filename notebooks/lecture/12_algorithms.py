@@ -126,9 +126,10 @@ log_snr = schedule.level(grid[:-1]).log_snr
 even = np.linspace(log_snr[0], log_snr[-1], 8 if smoke else 25)
 frames = np.unique(np.searchsorted(log_snr, even).clip(max=len(log_snr) - 1))
 guesses = [remembered.denoiser(xs[i], schedule.level(grid[i])).x_0 for i in frames]
-pairs = [jnp.concatenate([xs[i], x_0], axis=2) for i, x_0 in zip(frames, guesses)]
+gap = jnp.ones((2, 8, 1, 1))
+pairs = [jnp.concatenate([xs[i], gap, x_0], axis=2) for i, x_0 in zip(frames, guesses)]
 captions = [f"x_t and estimate, t = {grid[i]:.0f}" for i in frames]
-plots.animation([pair.reshape(16, 16, 1) for pair in pairs], captions=captions, size=2.6)
+plots.animation([pair.reshape(16, 17, 1) for pair in pairs], captions=captions, size=2.6)
 
 # %% [markdown]
 # **What you should see.** The noisy image is noise for more than half of the chain, while the estimate is already a blurred digit, an
