@@ -61,7 +61,7 @@ def test_a_notebook_is_saved_as_the_runner_saves_it(path):
     assert nbformat.writes(runner.plain(notebook)) + "\n" == path.read_text()
 
 
-@pytest.mark.parametrize("path", runner.notebooks("02", "03", "04", "05"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_cell_is_short_and_a_picture_is_followed_by_what_it_shows(path):
     """At most 12 lines of 100 columns, the opening excepted; the plots of the loss of a run share one text."""
     first, *cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.source != runner.OPENING]
