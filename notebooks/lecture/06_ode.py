@@ -55,9 +55,10 @@ figure
 # **What you should see.** Over time the lines bend at every $t$. In $\bar x$ and $\rho$ they are nearly straight until $\rho$ is
 # about 1, where the data begin to separate. Euler's method is exact on straight lines; therefore DDIM needs few steps.
 #
-# Why is DDIM stable? Along a flow, starts that are near each other stay near each other; the noise of DDPM separates two chains
-# even if their starts are equal. We measure the distance of two chains over time, the spread of the ends of *one* start, and the
-# distance of all ends from the data's distribution (the mean distance of equal quantiles).
+# Why is DDIM stable? Along the flow, almost all starts that are near each other stay near each other; only at a border between two
+# modes does the flow part neighbours. The noise of DDPM separates two chains even if their starts are equal. We measure the
+# distance of two chains over time, the spread of the ends of *one* start, and the distance of all ends from the data's distribution
+# (the mean distance of equal quantiles).
 
 # %%
 samplers = {"DDIM": dj.samplers.ddim(), "DDPM": dj.samplers.ancestral(dj.Variance.SMALL)}
@@ -99,10 +100,10 @@ third.set(xlabel="steps", title="error of the distribution")
 figure
 
 # %% [markdown]
-# **What you should see.** Left: two starts at a distance of 0.014 stay at about that distance along DDIM and end even nearer to
-# each other; along DDPM they are soon as far apart as two different images. Middle: from one start DDIM has one end, whatever the
-# number of steps; the ends of DDPM have the spread of the whole data set. Right: with few steps the ends of DDIM have
-# nearly the data's distribution; the error of DDPM is larger at every number of steps.
+# **What you should see.** Left, in the median of 200 pairs: two starts at a distance of 0.014 stay at about that distance along
+# DDIM and end even nearer to each other; along DDPM they are soon as far apart as two different images. Middle: from one start
+# DDIM has one end, whatever the number of steps; the ends of DDPM have the spread of the whole data set. Right: with few steps the
+# ends of DDIM have nearly the data's distribution; the error of DDPM is larger at every number of steps.
 #
 # A solver of a differential equation has an order: if the step is halved, the error of Euler's method halves, and that of the
 # second-order solvers falls to a quarter. Because the flow transports the density, it also gives the likelihood *exactly*:
