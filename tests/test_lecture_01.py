@@ -72,7 +72,7 @@ def test_1_5_a_blur_with_the_right_moments_has_distance_zero():
     blur = np.exp(-((line[:, 0] - mean) ** 2) / (2 * var)) / np.sqrt(2 * np.pi * var)
     ours = Moments(None, data.mean, data.covariance)
     assert frechet_distance(ours, Moments(None, np.array([mean]), np.array([[var]]))) == pytest.approx(0, abs=1e-9)
-    assert np.trapezoid(np.abs(q - blur), line[:, 0]) / 2 > 0.5
+    assert np.trapezoid(np.abs(q - blur), line[:, 0]) / 2 == pytest.approx(0.685, abs=1e-3)
 
 
 @pytest.mark.parametrize("num_steps", [3, 8])

@@ -139,7 +139,7 @@ def test_9_12_the_error_that_remains_is_the_posterior_variance():
     np.testing.assert_allclose(1 - integral(best() ** 2 * density()), integral(variance * density()), rtol=1e-9)
     np.testing.assert_allclose(integral(variance * density()), loss(best()), rtol=1e-10)
     plane = FiniteData([[-1.0, 0.4], [0.1, -0.9], [0.8, 0.7]])
-    side = np.linspace(-6, 6, 121)
+    side = np.linspace(-8, 8, 161)
     x_t, area = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2), (side[1] - side[0]) ** 2
     average = np.asarray(plane.denoiser(jnp.asarray(x_t), LEVEL).eps)
     eps = (x_t - LEVEL.signal * plane.points[:, None]) / LEVEL.sigma  # [3, G, 2]

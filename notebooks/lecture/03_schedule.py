@@ -43,8 +43,8 @@ plots.strips(
 )
 
 # %% [markdown]
-# **What you should see.** With the linear schedule this digit is faint at t = 250 and lost at t = 400, so that more than half of the steps
-# work on images of almost pure noise. With the cosine schedule it is faint at t = 400 and lost at t = 550.
+# **What you should see.** With the linear schedule this digit is faint at t = 250 and lost at t = 400, so that more than half of
+# the steps work on images in which the eye sees nothing but noise. With the cosine schedule it is faint at t = 400 and lost at t = 550.
 #
 # Why do the betas grow? A step counts in comparison with all noise in the image after it:
 #
@@ -106,7 +106,8 @@ figure
 #
 # <details><summary>Answer</summary>
 #
-# $\operatorname{KL} = \frac12 (\bar\alpha_T (x_0^2 - 1) - \log(1 - \bar\alpha_T))$, which is $\bar\alpha_T / 2$ for $x_0 = 1$: 0.00002 nats.
+# $\operatorname{KL} = \frac12 (\bar\alpha_T (x_0^2 - 1) - \log(1 - \bar\alpha_T))$, which is about $\bar\alpha_T / 2$ for
+# $x_0 = 1$: 0.00002 nats.
 #
 # ```python
 # last = schedule.alpha_bar[-1]

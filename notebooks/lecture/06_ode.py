@@ -6,12 +6,12 @@
 #
 # $$dx = \left[f - \tfrac12 g^2\,\nabla\log q(x_t)\right] dt .$$
 #
-# It is the member without noise of a family. For every $\lambda \ge 0$ the reverse-time equation
+# It is the member without noise of a family. For every $\kappa \ge 0$ the reverse-time equation
 #
-# $$dx = \left[f - \tfrac{1 + \lambda^2}{2} g^2\,\nabla\log q(x_t)\right] dt + \lambda\, g\, dw$$
+# $$dx = \left[f - \tfrac{1 + \kappa^2}{2} g^2\,\nabla\log q(x_t)\right] dt + \kappa\, g\, d\bar W$$
 #
-# has these densities. $\lambda = 1$ is Anderson's equation of step 5. DDIM with noise $\eta$ is the family with $\lambda = \eta$
-# in discrete time: $\eta = 0$ is deterministic, $\eta = 1$ is DDPM. The picture shows four chains from each of three starts.
+# has these densities. $\kappa = 1$ is Anderson's equation of step 5. DDIM with noise $\eta$ is, for short steps, the family with
+# $\kappa = \eta$: $\eta = 0$ is deterministic, $\eta = 1$ is DDPM. The picture shows four chains from each of three starts.
 #
 # [`diffusion/samplers/ddim.py`](../ddpm_jax/diffusion/samplers/ddim.py); `test_ddim.py::test_ddim_eta_one_is_ancestral`,
 # `test_lecture_06.py::test_6_5_every_amount_of_noise_has_the_same_densities`
