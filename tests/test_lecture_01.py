@@ -58,6 +58,7 @@ def test_1_4_the_frechet_distance_of_gaussian_numbers():
     pairs = np.sum(WEIGHTS * ((m_a + np.sqrt(a) * NODES) - (m_b + np.sqrt(b) * NODES)) ** 2)
     expected = (m_a - m_b) ** 2 + (np.sqrt(a) - np.sqrt(b)) ** 2
     np.testing.assert_allclose(pairs, expected, rtol=1e-10)
+    np.testing.assert_allclose((m_a - m_b) ** 2 + a + b - 2 * np.sqrt(a * b), expected, rtol=1e-12)
     ours = [Moments(None, np.array([m]), np.array([[c]])) for m, c in ((m_a, a), (m_b, b))]
     np.testing.assert_allclose(frechet_distance(*ours), expected, rtol=1e-9)
     costs = [(m_a - m_b) ** 2 + a + b - 2 * r * np.sqrt(a * b) for r in (-1.0, 0.0, 0.9)]

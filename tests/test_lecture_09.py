@@ -1,4 +1,4 @@
-"""Row 9 of the lecture: the posterior average of the noise, by the calculus of variations.
+"""Section 9 of the lecture: the posterior average of the noise, by the calculus of variations.
 
 The data are three numbers with equal probabilities, so that every integral over x_0 is a sum and every integral over
 x_t is the trapezoidal rule on a grid, which is exact here up to rounding.

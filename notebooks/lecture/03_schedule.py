@@ -67,9 +67,9 @@ log_snr.legend(loc="upper right")
 figure
 
 # %% [markdown]
-# **What you should see.** With equal betas step 2 lowers $\lambda$ by $\log 2 = 0.69$, and step 500 by 0.01. With equal steps the betas grow by
-# a factor of 10,000 and level off where the image is almost pure noise. The linear schedule also spends much of the range on its first steps,
-# but from t = 100 on its steps are nearly even, because its betas grow.
+# **What you should see.** With equal betas step 2 lowers $\lambda$ by $\log 2 = 0.69$, and step 500 by 0.01. With equal steps the
+# betas grow by a factor of 10,000 and level off where the image is almost pure noise. The linear schedule also spends much of the
+# range on its first steps, but from t = 100 on its steps are even up to a factor of 2, because its betas grow.
 #
 # ### Exercises
 #

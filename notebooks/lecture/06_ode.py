@@ -84,6 +84,7 @@ for name, sampler in samplers.items():
     spread[name] = [same.std() for same, _ in drawn]
     wrong[name] = [np.abs(np.sort(different) - exact).mean() for _, different in drawn]
     print(name, *(f"{num} steps: {error:.4f}" for num, error in zip(steps, wrong[name])))
+    print(f"  two chains end {apart[name][-1]:.3f} apart; spread of one start:", np.round(spread[name], 2))
 
 # %%
 # figure: 06_stability
@@ -181,7 +182,7 @@ figure
 #
 # </details>
 #
-# **3.** How much does the error of DDIM fall if the number of steps is doubled from 100 to 200, and that of Heun's method?
+# **3.** How much does the error of DDIM fall if the number of steps is doubled from 20 to 40, and that of Heun's method?
 #
 # <details><summary>Answer</summary>
 #
