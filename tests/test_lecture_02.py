@@ -1,9 +1,10 @@
 """Section 2 of the lecture: independent noises merge, so noising steps compose, and the marginal is a mixture."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.analytic import IMAGES, normal, pick
+from support.analytic import IMAGES, MIXTURE, normal, pick
 
 from ddpm_jax.diffusion.analytic import GaussianMixture
 from ddpm_jax.diffusion.gaussian import q_sample, q_step
@@ -76,12 +77,16 @@ def test_2_6_the_variance_of_one_more_step(t):
 @pytest.mark.parametrize("t", [1, 40, 1000])
 def test_2_7_every_step_in_turn_ends_in_the_closed_form(t):
     """`q_step` is linear: from 0 and 1 it has the coefficients that carry mean and variance through t steps."""
-    mean, var = 1.0, 0.0
-    for i in range(1, t + 1):
-        mean, var = np.sqrt(1 - BETAS[i - 1]) * mean, (1 - BETAS[i - 1]) * var + BETAS[i - 1]
-    one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    up = jax.tree.map(lambda leaf: leaf[::-1], SCHEDULE.transitions(np.arange(t, -1, -1)))
+
+    def one_step(moments, move):
+        mean, var = moments
+        return (q_step(mean, zero, move), q_step(jnp.sqrt(var), zero, move) ** 2 + q_step(zero, one, move) ** 2), None
+
+    (mean, var), _ = jax.lax.scan(one_step, (jnp.asarray(one), jnp.asarray(zero)), up)
     signal, sigma = q_sample(one, zero, SCHEDULE.level(t)), q_sample(zero, one, SCHEDULE.level(t))
-    np.testing.assert_allclose([signal[0, 0], sigma[0, 0] ** 2], [mean, var], rtol=1e-9)
+    np.testing.assert_allclose([signal[0, 0], sigma[0, 0] ** 2], [mean[0, 0], var[0, 0]], rtol=1e-9)
     np.testing.assert_allclose(signal[0, 0] ** 2, alpha_bar(t), rtol=1e-9)
 
 
@@ -116,8 +121,10 @@ def test_2_10_the_marginal_of_finite_data_is_a_mixture_of_kernels(t):
 @pytest.mark.parametrize("t", [50, 300, 1000])
 def test_2_11_mean_and_covariance_of_the_marginal(t):
     """Moments of the noisy density, by integration, against those of the data."""
-    density = np.exp(DATA.log_prob(LINE[:, None], SCHEDULE.level(t)))
-    mean = np.trapezoid(LINE * density, LINE)
-    var = np.trapezoid((LINE - mean) ** 2 * density, LINE)
-    np.testing.assert_allclose(mean, np.sqrt(alpha_bar(t)) * DATA.mean[0], rtol=1e-8)
-    np.testing.assert_allclose(var, alpha_bar(t) * DATA.covariance[0, 0] + 1 - alpha_bar(t), rtol=1e-8)
+    side = np.linspace(-6, 6, 241)
+    x = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    weights = np.exp(MIXTURE.log_prob(x, SCHEDULE.level(t))) * (side[1] - side[0]) ** 2
+    mean = weights @ x
+    covariance = (weights[:, None] * (x - mean)).T @ (x - mean)
+    np.testing.assert_allclose(mean, np.sqrt(alpha_bar(t)) * MIXTURE.mean, rtol=1e-7)
+    np.testing.assert_allclose(covariance, alpha_bar(t) * MIXTURE.covariance + (1 - alpha_bar(t)) * np.eye(2), atol=1e-7)

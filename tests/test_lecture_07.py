@@ -1,4 +1,4 @@
-"""Row 7 of the lecture: the distribution of x_s given x_t, alone and with x_0, by completing the square.
+"""Section 7 of the lecture: the distribution of x_s given x_t, alone and with x_0, by completing the square.
 
 All numbers are one-dimensional, and s < t are any two times of the linear schedule.
 """
@@ -127,6 +127,7 @@ def test_7_5_completing_the_square(times):
 def test_7_6_two_steps_of_noise_are_one_longer_step(times):
     _, a_s, beta = scales(times)
     np.testing.assert_allclose((1 - beta) * (1 - a_s) + beta, SCHEDULE.level(times[0]).sigma ** 2, rtol=1e-12)
+    np.testing.assert_allclose(1 - (1 - beta) * a_s, SCHEDULE.level(times[0]).sigma ** 2, rtol=1e-12)
 
 
 @each_pair

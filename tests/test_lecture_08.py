@@ -1,4 +1,4 @@
-"""Row 8 of the lecture: the mean of the reverse step in terms of the noise, and the three meanings of the step."""
+"""Section 8 of the lecture: the mean of the reverse step in terms of the noise, and the three meanings of the step."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +106,8 @@ def test_8_8_the_step_has_the_same_direction(times):
     a_t, _, beta = scales(times)
     x_bar, prediction, mean = scaled(times)
     np.testing.assert_allclose(beta / (1 - a_t) * (prediction.x_0 - x_bar), mean - x_bar, rtol=1e-7, atol=1e-12)
+    by_noise = -beta / np.sqrt(a_t * (1 - a_t)) * prediction.eps
+    np.testing.assert_allclose(by_noise, mean - x_bar, rtol=1e-7, atol=1e-12)
 
 
 @each_pair

@@ -1,4 +1,4 @@
-"""Row 9 of the lecture: the posterior average of the noise, by the calculus of variations.
+"""Section 9 of the lecture: the posterior average of the noise, by the calculus of variations.
 
 The data are three numbers with equal probabilities, so that every integral over x_0 is a sum and every integral over
 x_t is the trapezoidal rule on a grid, which is exact here up to rounding.
@@ -134,7 +134,20 @@ def test_9_11_the_average_of_the_noise_is_the_noise_of_the_average():
 
 
 def test_9_12_the_error_that_remains_is_the_posterior_variance():
-    """The loss at its minimum; and it is 1 less the mean square of the prediction."""
+    """The loss at its minimum; and it is D less the mean square of the prediction: D = 1 here, and 2 in the plane."""
     variance = np.sum((NOISE - best()) ** 2 * weights(), axis=0)
     np.testing.assert_allclose(1 - integral(best() ** 2 * density()), integral(variance * density()), rtol=1e-9)
     np.testing.assert_allclose(integral(variance * density()), loss(best()), rtol=1e-10)
+    plane = FiniteData([[-1.0, 0.4], [0.1, -0.9], [0.8, 0.7]])
+    side = np.linspace(-8, 8, 161)
+    x_t, area = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2), (side[1] - side[0]) ** 2
+    average = np.asarray(plane.denoiser(jnp.asarray(x_t), LEVEL).eps)
+    eps = (x_t - LEVEL.signal * plane.points[:, None]) / LEVEL.sigma  # [3, G, 2]
+    joint = np.prod(norm.pdf(eps), axis=-1) / LEVEL.sigma**2 / 3
+    error = np.sum((eps - average) ** 2, axis=-1)
+    density_of_plane = np.exp(plane.log_prob(jnp.asarray(x_t), LEVEL))
+    explained = np.sum(average**2, axis=-1) @ density_of_plane * area
+    posterior = np.exp(plane.log_prob_point(jnp.asarray(x_t), LEVEL)).T
+    remains = np.sum(error * posterior, axis=0) @ density_of_plane * area
+    np.testing.assert_allclose(2 - explained, remains, rtol=1e-9)
+    np.testing.assert_allclose(np.sum(error * joint) * area, remains, rtol=1e-9)

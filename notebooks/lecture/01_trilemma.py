@@ -119,16 +119,17 @@ plots.clouds(samples, [mixture.log_prob] * 6, titles=titles, columns=3, extent=1
 #
 # </details>
 #
-# **3.** One evaluation of a network takes 20 ms for a batch of 64 images. How many images per second do 1,000 steps of DDPM draw, and how
-# many 20 steps of DDIM?
+# **3.** You can afford 39 evaluations per image. How many steps is that with DDIM, and with Heun? And with 40?
 #
 # <details><summary>Answer</summary>
 #
-# A batch takes 20 s with 1,000 steps and 0.4 s with 20 steps.
+# 39 and 20, since N steps of Heun take 2 N - 1 evaluations; with 40 they are 40 and still 20.
 #
 # ```python
-# images_per_second = {steps: 64 / (steps * 0.020) for steps in (1000, 20)}
-# assert np.allclose([images_per_second[1000], images_per_second[20]], [3.2, 160])
+# evaluations = {"DDIM": lambda steps: steps, "Heun": lambda steps: 2 * steps - 1}
+# most = lambda name, budget: max(n for n in range(1, 100) if evaluations[name](n) <= budget)
+# assert [most("DDIM", 39), most("Heun", 39)] == [39, 20]
+# assert [most("DDIM", 40), most("Heun", 40)] == [40, 20]
 # ```
 #
 # </details>

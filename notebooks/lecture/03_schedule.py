@@ -43,14 +43,15 @@ plots.strips(
 )
 
 # %% [markdown]
-# **What you should see.** With the linear schedule this digit is faint at t = 250 and lost at t = 400, so that more than half of the steps
-# work on images of almost pure noise. With the cosine schedule it is faint at t = 400 and lost at t = 550.
+# **What you should see.** With the linear schedule this digit is faint at t = 250 and lost at t = 400, so that more than half of
+# the steps work on images in which the eye sees nothing but noise. With the cosine schedule it is faint at t = 400 and lost at t = 550.
 #
-# Why do the betas grow? A step counts in comparison with the noise that is already in the image:
+# Why do the betas grow? A step counts in comparison with all noise in the image after it:
 #
 # $$\lambda_{t-1} - \lambda_t = -\log \left(1 - \frac{\beta_t}{1-\bar\alpha_t}\right) .$$
 #
-# If all betas are equal, the first steps do almost everything; if all steps lower $\lambda$ by the same amount, the betas grow.
+# If all betas are equal, the first 10 of 1,000 steps take 16 % of the range; if all steps lower $\lambda$ by the same amount, the
+# betas grow.
 
 # %%
 equal = dj.schedules.from_betas(np.full(1000, 0.01))
@@ -66,9 +67,9 @@ log_snr.legend(loc="upper right")
 figure
 
 # %% [markdown]
-# **What you should see.** With equal betas step 2 lowers $\lambda$ by $\log 2 = 0.69$, and step 500 by 0.01. With equal steps the betas grow by
-# a factor of 10,000 and level off where the image is almost pure noise. The linear schedule also spends much of the range on its first steps,
-# but from t = 100 on its steps are nearly even, because its betas grow.
+# **What you should see.** With equal betas step 2 lowers $\lambda$ by $\log 2 = 0.69$, and step 500 by 0.01. With equal steps the
+# betas grow by a factor of 10,000 and level off where the image is almost pure noise. The linear schedule also spends much of the
+# range on its first steps, but from t = 100 on its steps are even up to a factor of 2, because its betas grow.
 #
 # ### Exercises
 #
@@ -105,7 +106,8 @@ figure
 #
 # <details><summary>Answer</summary>
 #
-# $\operatorname{KL} = \frac12 (\bar\alpha_T (x_0^2 - 1) - \log(1 - \bar\alpha_T))$, which is $\bar\alpha_T / 2$ for $x_0 = 1$: 0.00002 nats.
+# $\operatorname{KL} = \frac12 (\bar\alpha_T (x_0^2 - 1) - \log(1 - \bar\alpha_T))$, which is about $\bar\alpha_T / 2$ for
+# $x_0 = 1$: 0.00002 nats.
 #
 # ```python
 # last = schedule.alpha_bar[-1]

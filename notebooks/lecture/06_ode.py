@@ -6,12 +6,12 @@
 #
 # $$dx = \left[f - \tfrac12 g^2\,\nabla\log q(x_t)\right] dt .$$
 #
-# It is the member without noise of a family. For every $\lambda \ge 0$ the reverse-time equation
+# It is the member without noise of a family. For every $\kappa \ge 0$ the reverse-time equation
 #
-# $$dx = \left[f - \tfrac{1 + \lambda^2}{2} g^2\,\nabla\log q(x_t)\right] dt + \lambda\, g\, dw$$
+# $$dx = \left[f - \tfrac{1 + \kappa^2}{2} g^2\,\nabla\log q(x_t)\right] dt + \kappa\, g\, d\bar W$$
 #
-# has these densities. $\lambda = 1$ is Anderson's equation of step 5. DDIM with noise $\eta$ is the family with $\lambda = \eta$
-# in discrete time: $\eta = 0$ is deterministic, $\eta = 1$ is DDPM. The picture shows four chains from each of three starts.
+# has these densities. $\kappa = 1$ is Anderson's equation of step 5. DDIM with noise $\eta$ is, for short steps, the family with
+# $\kappa = \eta$: $\eta = 0$ is deterministic, $\eta = 1$ is DDPM. The picture shows four chains from each of three starts.
 #
 # [`diffusion/samplers/ddim.py`](../ddpm_jax/diffusion/samplers/ddim.py); `test_ddim.py::test_ddim_eta_one_is_ancestral`,
 # `test_lecture_06.py::test_6_5_every_amount_of_noise_has_the_same_densities`
@@ -55,9 +55,10 @@ figure
 # **What you should see.** Over time the lines bend at every $t$. In $\bar x$ and $\rho$ they are nearly straight until $\rho$ is
 # about 1, where the data begin to separate. Euler's method is exact on straight lines; therefore DDIM needs few steps.
 #
-# Why is DDIM stable? Along a flow, starts that are near each other stay near each other; the noise of DDPM separates two chains
-# even if their starts are equal. We measure the distance of two chains over time, the spread of the ends of *one* start, and the
-# distance of all ends from the data's distribution (the mean distance of equal quantiles).
+# Why is DDIM stable? Along the flow, almost all starts that are near each other stay near each other; only at a border between two
+# modes does the flow part neighbours. The noise of DDPM separates two chains even if their starts are equal. We measure the
+# distance of two chains over time, the spread of the ends of *one* start, and the distance of all ends from the data's distribution
+# (the mean distance of equal quantiles).
 
 # %%
 samplers = {"DDIM": dj.samplers.ddim(), "DDPM": dj.samplers.ancestral(dj.Variance.SMALL)}
@@ -83,6 +84,7 @@ for name, sampler in samplers.items():
     spread[name] = [same.std() for same, _ in drawn]
     wrong[name] = [np.abs(np.sort(different) - exact).mean() for _, different in drawn]
     print(name, *(f"{num} steps: {error:.4f}" for num, error in zip(steps, wrong[name])))
+    print(f"  two chains end {apart[name][-1]:.3f} apart; spread of one start:", np.round(spread[name], 2))
 
 # %%
 # figure: 06_stability
@@ -99,10 +101,10 @@ third.set(xlabel="steps", title="error of the distribution")
 figure
 
 # %% [markdown]
-# **What you should see.** Left: two starts at a distance of 0.014 stay at about that distance along DDIM and end even nearer to
-# each other; along DDPM they are soon as far apart as two different images. Middle: from one start DDIM has one end, whatever the
-# number of steps; the ends of DDPM have the spread of the whole data set. Right: with few steps the ends of DDIM have
-# nearly the data's distribution; the error of DDPM is larger at every number of steps.
+# **What you should see.** Left, in the median of 200 pairs: two starts at a distance of 0.014 stay at about that distance along
+# DDIM and end even nearer to each other; along DDPM they are soon as far apart as two different images. Middle: from one start
+# DDIM has one end, whatever the number of steps; the ends of DDPM have the spread of the whole data set. Right: with few steps the
+# ends of DDIM have nearly the data's distribution; the error of DDPM is larger at every number of steps.
 #
 # A solver of a differential equation has an order: if the step is halved, the error of Euler's method halves, and that of the
 # second-order solvers falls to a quarter. Because the flow transports the density, it also gives the likelihood *exactly*:
@@ -180,7 +182,7 @@ figure
 #
 # </details>
 #
-# **3.** How much does the error of DDIM fall if the number of steps is doubled from 100 to 200, and that of Heun's method?
+# **3.** How much does the error of DDIM fall if the number of steps is doubled from 20 to 40, and that of Heun's method?
 #
 # <details><summary>Answer</summary>
 #

@@ -79,7 +79,7 @@ figure
 #
 # ```python
 # shares = schedule.beta / (1 - schedule.alpha_bar[1:])
-# assert np.allclose(shares[[999, 299, 0]], [0.0200, 0.0103, 1.0], atol=5e-4)
+# assert np.allclose(shares[[999, 299, 0]], [0.0200, 0.0100, 1.0], atol=5e-5)
 # ```
 #
 # </details>
@@ -102,7 +102,7 @@ figure
 #
 # </details>
 #
-# **3.** Follow the mean alone, without the noise $\sigma_t z$, in 50 steps from 500 noises. Which spread have the ends?
+# **3.** Follow the mean alone, without the noise $\sigma_t z$, in 50 steps from 500 noises. How large is the spread of the ends?
 #
 # <details><summary>Answer</summary>
 #

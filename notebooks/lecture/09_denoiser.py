@@ -121,7 +121,7 @@ figure
 #
 # ### Exercises
 #
-# **1.** The label of the first row is known to be five. Does that reduce the perplexity at $t = 500$?
+# **1.** The class of this digit is known to be five. Does that reduce the perplexity at $t = 500$?
 #
 # <details><summary>Answer</summary>
 #
@@ -141,16 +141,17 @@ figure
 #
 # <details><summary>Answer</summary>
 #
-# It is the mean posterior variance of the noise, $1 - \mathbb E\,\epsilon^{*2}$ per component, about 0.44. A loss cannot fall to 0.
+# It is the mean posterior variance of the noise, $1 - \mathbb E\,\epsilon^{*2}$ per component, about 0.45. A loss cannot fall to 0.
 #
 # ```python
 # least = F(average, 0 * average, 0)
 # assert abs(least - (1 - float(jnp.mean(average**2)))) < 0.01
+# assert abs(least - 0.451) < 0.01
 # ```
 #
 # </details>
 #
-# **3.** How large is the perplexity at $t = 1000$, and of which image is the prediction there?
+# **3.** How large is the perplexity at $t = 1000$, and which image does the prediction show there?
 #
 # <details><summary>Answer</summary>
 #
