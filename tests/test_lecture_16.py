@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats import norm
 from support.analytic import MIXTURE, normal
+from support.line import LINE, ON_LINE, log_class_of_noisy
 
 from ddpm_jax.diffusion.analytic import GaussianMixture
 from ddpm_jax.diffusion.gaussian import q_sample
@@ -41,29 +42,33 @@ def guided(scale=SCALE, level=LEVEL, x_t=X_T):
     return classifier_guided(MIXTURE.denoiser, classifier, scale)(x_t, level)
 
 
+def log_density(density, x_t):
+    """`log p(x_t)` `[B]` of a density on the line, in closed form."""
+    return density.log_prob(jnp.reshape(x_t, (-1, 1)), LEVEL)
+
+
 def test_16_1_bayes_rule_for_a_noisy_image():
-    written = np.exp(MIXTURE.log_prob(X_T, LEVEL)) * np.exp(classifier(X_T)) / MIXTURE.weights[CLASS]
-    np.testing.assert_allclose(np.exp(ONE.log_prob(X_T, LEVEL)), written, rtol=1e-9)
+    """The classifier by quadrature over clean points, the densities in closed form."""
+    written = np.exp(log_density(LINE, ON_LINE)) * np.exp(log_class_of_noisy(ON_LINE, LEVEL)) / 0.3
+    np.testing.assert_allclose(np.exp(log_density(LINE.components[0], ON_LINE)), written, rtol=1e-8)
 
 
 def test_16_2_its_logarithm():
-    written = MIXTURE.log_prob(X_T, LEVEL) + classifier(X_T) - np.log(MIXTURE.weights[CLASS])
-    np.testing.assert_allclose(ONE.log_prob(X_T, LEVEL), written, rtol=1e-9)
+    written = log_density(LINE, ON_LINE) + log_class_of_noisy(ON_LINE, LEVEL) - np.log(0.3)
+    np.testing.assert_allclose(log_density(LINE.components[0], ON_LINE), written, rtol=1e-8)
 
 
 def test_16_3_the_probability_of_the_class_drops_out_of_the_gradient():
     """Each term is differentiated alone; the class may have any probability."""
-    terms = gradient(lambda x: MIXTURE.log_prob(x, LEVEL)) + GRADIENT
-    np.testing.assert_allclose(gradient(lambda x: ONE.log_prob(x, LEVEL)), terms, rtol=1e-8, atol=1e-9)
-    rare = GaussianMixture([0.79, 0.01, 0.2], MIXTURE.means, MIXTURE.covariances)
-    others = gradient(lambda x: rare.log_prob(x, LEVEL)) + gradient(lambda x: rare.log_prob_label(x, LEVEL)[:, CLASS])
-    np.testing.assert_allclose(others, terms, rtol=1e-7, atol=1e-8)
-    assert (
-        np.abs(gradient(lambda x: rare.log_prob(x, LEVEL)) - gradient(lambda x: MIXTURE.log_prob(x, LEVEL))).max() > 1
-    )
-
-
-LINE = GaussianMixture(weights=[0.3, 0.7], means=[[-0.8], [0.6]], covariances=[[[0.05]], [[0.12]]])
+    on_line = lambda function: gradient(function, ON_LINE)
+    of_class = on_line(lambda x: log_density(LINE.components[0], x))
+    rare = GaussianMixture([0.01, 0.99], LINE.means, LINE.covariances)
+    scores = []
+    for density in (LINE, rare):
+        scores.append(on_line(lambda x, density=density: log_density(density, x)))
+        of_classifier = on_line(lambda x, density=density: log_class_of_noisy(x, LEVEL, density))
+        np.testing.assert_allclose(of_class, scores[-1] + of_classifier, rtol=1e-7, atol=1e-8)
+    assert np.abs(scores[0] - scores[1]).max() > 1
 
 
 def test_16_4_the_noisy_classifier_averages_the_clean_one():

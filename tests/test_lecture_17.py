@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.analytic import MIXTURE, keys, normal
+from support.line import LINE, ON_LINE, log_class_of_noisy
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import FiniteData, Gaussian
@@ -40,13 +41,21 @@ with jax.enable_x64(True):
 
 
 def test_17_1_bayes_rule_gives_a_classifier():
-    written = ONE.log_prob(X_T, LEVEL) - MIXTURE.log_prob(X_T, LEVEL) + np.log(MIXTURE.weights[CLASS])
-    np.testing.assert_allclose(classifier(X_T), written, rtol=1e-8, atol=1e-10)
+    """The classifier by quadrature over clean points, the densities in closed form."""
+    points = ON_LINE[:, None]
+    written = LINE.components[0].log_prob(points, LEVEL) - LINE.log_prob(points, LEVEL) + np.log(0.3)
+    np.testing.assert_allclose(log_class_of_noisy(ON_LINE, LEVEL), written, rtol=1e-7, atol=1e-9)
 
 
 def test_17_2_its_gradient_is_the_difference_of_two_scores():
-    difference = gradient(lambda x: ONE.log_prob(x, LEVEL)) - gradient(lambda x: MIXTURE.log_prob(x, LEVEL))
-    np.testing.assert_allclose(GRADIENT, difference, rtol=1e-7, atol=1e-9)
+    """The left side by differentiating the quadrature."""
+    points = ON_LINE[:, None]
+    of_class, of_all = (
+        jax.grad(lambda x, density=density: density.log_prob(x, LEVEL).sum())(points)[:, 0]
+        for density in (LINE.components[0], LINE)
+    )
+    ours = jax.grad(lambda x: log_class_of_noisy(x, LEVEL).sum())(ON_LINE)
+    np.testing.assert_allclose(ours, of_class - of_all, rtol=1e-7, atol=1e-8)
 
 
 def test_17_3_the_implicit_classifier_of_two_predictions():
@@ -106,14 +115,14 @@ ALL, OF_CLASS = Gaussian(np.zeros(1), [[V]]), Gaussian(np.zeros(1), [[C]])
 PAIR = side_by_side(OF_CLASS.denoiser, ALL.denoiser)
 GAUSS_SCALE = 2.0
 TILTED_VAR = 1 / (GAUSS_SCALE / C + (1 - GAUSS_SCALE) / V)
-LINE = np.linspace(-12, 12, 20001)[:, None]
+PLACES = np.linspace(-12, 12, 20001)[:, None]
 
 
 def tilted_variance(level):
     """The variance of `p(x_t) p(y | x_t)**scale`, scaled to integral 1, by quadrature."""
-    log_weights = GAUSS_SCALE * OF_CLASS.log_prob(LINE, level) + (1 - GAUSS_SCALE) * ALL.log_prob(LINE, level)
+    log_weights = GAUSS_SCALE * OF_CLASS.log_prob(PLACES, level) + (1 - GAUSS_SCALE) * ALL.log_prob(PLACES, level)
     weights = np.exp(log_weights - log_weights.max())
-    return np.sum(weights * LINE[:, 0] ** 2) / np.sum(weights)
+    return np.sum(weights * PLACES[:, 0] ** 2) / np.sum(weights)
 
 
 def test_17_11_the_tilted_gaussian():

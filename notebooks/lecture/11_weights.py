@@ -67,7 +67,7 @@ check.set(xlabel="weight x squared error of the noise", ylabel="nats", title="th
 figure
 
 # %% [markdown]
-# **What you should see.** The bound's weight falls from about 0.6 at $t = 2$ to 0.01 at $t = 1000$; it asks most for the last invisible
+# **What you should see.** The bound's weight falls from 0.6 at $t = 2$ to 0.005 at $t = 350$ and rises to 0.01 at $t = 1000$; it asks most for the last invisible
 # detail. The weight of *L_simple* is the same everywhere. At the right, every term of the bound is its weighted error: the points lie on
 # the diagonal.
 #
@@ -82,8 +82,8 @@ figure
 # <details><summary>Answer</summary>
 #
 # ```python
-# snr = np.exp(moves.now.log_snr), np.exp(moves.next.log_snr)
-# assert np.allclose(weight, 0.5 * (snr[1] / snr[0] - 1), rtol=1e-2)
+# snr = schedule.alpha_bar[1:] / (1 - schedule.alpha_bar[1:])  # t = 1, ..., 1000
+# assert np.allclose(weight[::-1], 0.5 * (snr[:-1] / snr[1:] - 1), rtol=1e-9)
 # ```
 #
 # </details>

@@ -55,8 +55,8 @@ figure
 
 # %% [markdown]
 # **What you should see.** At the left, the two extremes differ only where little noise is left: with many steps that is a small part of the
-# chain, with 50 steps a larger one. At the right, $v = 1$ for standard normal data and $v$ near 0 for data that are almost a point; real
-# data lie between, and $v$ depends on $t$.
+# chain, with 50 steps a larger one. At the right, $v = 1$ for standard normal data and $v$ near 0 for data that are almost a point;
+# Gaussian data of a variance between 0 and 1 lie between, and $v$ depends on $t$.
 #
 # What a wrong variance costs is $\frac12(r - 1 - \log r)$ nats per step and dimension, with $r$ the true variance divided by the chosen
 # one. The learned variance below is the exact one:

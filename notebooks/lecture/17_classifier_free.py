@@ -5,7 +5,7 @@
 #
 # $$\nabla_{x_t} \log p(y \mid x_t) = \nabla_{x_t} \log p(x_t \mid y) - \nabla_{x_t} \log p(x_t) = -\frac{\epsilon(x_t, y) - \epsilon(x_t)}{\sqrt{1-\bar\alpha_t}} .$$
 #
-# Put this into step 16, and the classifier is gone. In the notes $w$ is the weight beside the conditional prediction; the argument of the package is $\mathrm{scale} = 1 + w$:
+# Put this into step 16, and the classifier is gone. In the notes $w$ is the weight with which the difference of the two predictions is added to the conditional one; the argument of the package is $\mathrm{scale} = 1 + w$:
 #
 # $$\tilde\epsilon = (1 + w)\,\epsilon(x_t, y) - w\,\epsilon(x_t) = \epsilon(x_t) + \mathrm{scale}\, \left( \epsilon(x_t, y) - \epsilon(x_t) \right) .$$
 #

@@ -101,7 +101,7 @@ figure
 #
 # ### Occam's razor
 #
-# The best fit of more features is always better, and every feature costs more. At the exact posterior the ELBO *is* the log evidence. Without a test set
+# The best fit of more features is never worse, and every feature costs more. At the exact posterior the ELBO *is* the log evidence. Without a test set
 # it finds the cubic that generated these data:
 
 # %%
