@@ -49,7 +49,7 @@ walks = {steps: jax.lax.fori_loop(0, steps, one_step, 0.2 * x_T - 2) for steps i
 # figure: 04_langevin
 figure, (gap, *axes) = plots.panels(4, width=2.7, height=2.8)
 plots.errors(gap, betas, gaps, order=2, label="largest difference")
-gap.set(xlabel="beta", title="Langevin minus noising")
+gap.set(xlabel="beta", ylabel="largest difference", title="Langevin minus noising")
 for panel, (steps, x) in zip(axes, walks.items()):
     plots.cloud(panel, x, lambda x: mixture.log_prob(x, level), extent=2.7)
     panel.set(title=f"{steps:,} Langevin steps")
