@@ -34,7 +34,7 @@ def guided_samples(log_prob, scale, sampler=dj.samplers.ancestral(dj.Variance.SM
 
 # %%
 # figure: 16_classifier
-figure, axes = plots.panels(4, width=2.7, height=2.9)
+figure, axes = plots.panels(4, width=2.7, height=3.3)
 for i, (name, log_prob) in enumerate(classifiers.items()):
     gradient = jax.grad(lambda x: log_prob(x, level).sum())
     plots.contours(axes[i], lambda x: mixture.log_prob(x, level), extent=2)

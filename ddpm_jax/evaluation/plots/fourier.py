@@ -62,9 +62,9 @@ def band_snr(axes: Axes, schedule: NoiseSchedule, power: ArrayLike, *, first: in
 
 
 def settling(axes: Axes, times: ArrayLike, share: ArrayLike, *, first: int = 0) -> None:
-    """Draws the power `[F, K]` of each band of an estimate, divided by its final power, at the times `[F]`, large t first.
+    """Draws the power `[F, K]` of each band of an estimate, divided by its final power, over the times `[F]`.
 
-    Bands below `first` are left out.
+    Large t is at the left; bands below `first` are left out.
     """
     for k, values in list(enumerate(np.asarray(share).T))[first:]:
         axes.plot(np.asarray(times), values, color=COLOURS[k], label=_periods(k))

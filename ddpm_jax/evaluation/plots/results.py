@@ -25,8 +25,8 @@ def bound(result: Mapping[str, Any]) -> Picture:
 def spectrum(result: Mapping[str, Any]) -> Picture:
     """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first.
 
-    The power of the estimate is divided by that at the end of the chain. Near t = T, where x_t is almost only noise, the
-    ratio can be above 1: an error of eps is multiplied there by `sigma / signal`, which is large, in the estimate.
+    The power of the estimate is divided by that at the end of the chain. Near t = T, where x_t is almost only noise,
+    the ratio can be above 1: in the estimate an error of eps is multiplied by `sigma / signal`, which is large there.
     """
     figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
     times, bands = np.array(result["times"]), np.arange(len(result["data"]))

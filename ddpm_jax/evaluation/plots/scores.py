@@ -29,7 +29,9 @@ def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: Arra
     share = weights / weights.max()
     pale = {"color": "white", "markeredgecolor": "#777777", "markersize": 4, "zorder": 2}
     axes.plot([], [], "o", color=INK, markersize=6, label="x_t")
-    axes.plot([], [], "o-", color=COLOURS[0], label="clean points times sqrt(alpha_bar_t), the darker the more probable")
+    axes.plot(
+        [], [], "o-", color=COLOURS[0], label="clean points times sqrt(alpha_bar_t), the darker the more probable"
+    )
     axes.plot(*ends.T, "o", **pale, label="those of negligible weight")
     axes.plot([], [], color=COLOURS[1], linewidth=2.8, label="their average: the score times sigma squared")
     for end, strength in zip(ends, share, strict=True):

@@ -79,7 +79,7 @@ class Picture(Figure):
         self.savefig(drawn, format="png")
         # A palette is a third of the size, and a notebook keeps every picture that it has shown. This method keeps
         # colours that are rare, such as those of a few arrows over a smooth density.
-        picture = Image.open(drawn).convert("RGB").quantize(128, method=Image.Quantize.MAXCOVERAGE)
+        picture = Image.open(drawn).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
         picture.save(small, format="PNG", optimize=True)
         return small.getvalue()
 

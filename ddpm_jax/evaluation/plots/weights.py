@@ -42,7 +42,9 @@ def fits(
     extent: float,
     top: float,
 ) -> None:
-    """Draws a density of numbers as an area, with Gaussians, by name, as lines; the first panel of a row has the legend.
+    """Draws a density of numbers as an area, with Gaussians, by name, as lines.
+
+    Only the first panel of a row has the legend.
 
     Args:
       axes: a panel.

@@ -20,8 +20,10 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
     seconds = np.array([chain["seconds"] for chain in chains])
     ordered = sorted(chains, key=lambda chain: chain["num_steps"])
     samplers = {name: [chain for chain in ordered if chain["name"] == name] for name in (c["name"] for c in chains)}
-    drawn = [np.array([[chain[key]["value"] for key in ("recall", "precision")] for chain in own])
-             for own in samplers.values()]
+    drawn = [
+        np.array([[chain[key]["value"] for key in ("recall", "precision")] for chain in own])
+        for own in samplers.values()
+    ]
     places = free_places(drawn, far=13)
     for i, (name, own) in enumerate(samplers.items()):
         colour, evaluations = COLOURS[i % len(COLOURS)], [chain["evaluations"] for chain in own]
@@ -43,7 +45,12 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
     )
     shares = {key: [chain[key]["value"] for chain in chains] for key in ("recall", "precision")}
     plane.set(xlim=_limits(shares["recall"]), ylim=_limits(shares["precision"]))
-    cost.set(xlabel="evaluations of the network per image, logarithmic", ylabel="Frechet distance", xscale="log", ylim=(0, None))
+    cost.set(
+        xlabel="evaluations of the network per image, logarithmic",
+        ylabel="Frechet distance",
+        xscale="log",
+        ylim=(0, None),
+    )
     ticks = sorted({chain["evaluations"] for chain in chains})
     cost.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     cost.minorticks_off()
