@@ -77,8 +77,8 @@ figure, axes = plots.panels(4, width=2.6, height=2.3)
 for panel, t in zip(axes, [30, 120, 300, 1000]):
     level = schedule.level(t)
     plots.kernels(panel, five, signal=level.signal, sigma=level.sigma, extent=3)
-    panel.set(title=f"t = {t:,}: signal {level.signal:.3f}", xlabel="x_t")
-figure
+    panel.set(title=f"t = {t:,}: signal {level.signal:.3f}", xlabel="x_t, each panel with its own scale")
+plots.legend_below(figure, axes[0])
 
 # %% [markdown]
 # **What you should see.** The data are five numbers. At t = 30 each has a narrow kernel of its own. The kernels widen, and their centres

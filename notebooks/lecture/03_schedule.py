@@ -19,7 +19,7 @@ for name in ("linear", "quadratic", "sigmoid", "cosine"):
     log_snr.plot(np.arange(1, 1001), other.log_snr)
 beta.set(xlabel="t", title="beta_t: noise that step t adds")
 signal.set(xlabel="t", title="sqrt(alpha_bar_t): signal left")
-log_snr.set(xlabel="t", ylim=(-14, 12), title="lambda_t: log signal-to-noise ratio")
+log_snr.set(xlabel="t", ylim=(-21, 12), title="lambda_t: log signal-to-noise ratio")
 beta.legend(loc="lower right")
 figure
 

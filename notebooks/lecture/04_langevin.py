@@ -53,7 +53,7 @@ print("share of the points in each mode:", np.bincount(in_mode, minlength=3) / l
 # figure: 04_langevin
 figure, (gap, *axes) = plots.panels(4, width=2.7, height=2.8)
 plots.errors(gap, betas, gaps, order=2, label="largest difference")
-gap.set(xlabel="beta", title="Langevin minus noising")
+gap.set(xlabel="beta", ylabel="largest difference", title="Langevin minus noising")
 for panel, (steps, x) in zip(axes, walks.items()):
     plots.cloud(panel, x, lambda x: mixture.log_prob(x, level), extent=2.7)
     panel.set(title=f"{steps:,} Langevin steps")

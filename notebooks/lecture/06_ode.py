@@ -94,9 +94,9 @@ for name, mark in {"DDPM": "^-", "DDIM": "o-"}.items():
     second.semilogx(steps, spread[name], mark, label=name)
     third.loglog(steps, wrong[name], mark, label=name)
 second.axhline(line.covariance[0, 0] ** 0.5, color="black", linestyle=":", label="all data")
-first.set(xlabel="t", title="distance of two chains", xlim=(1000, 0))
-second.set(xlabel="steps", title="spread of the ends of one start")
-third.set(xlabel="steps", title="error of the distribution")
+first.set(xlabel="t", ylabel="distance", title="distance of two chains", xlim=(1000, 0))
+second.set(xlabel="steps", ylabel="standard deviation", title="spread of the ends of one start")
+third.set(xlabel="steps", ylabel="Wasserstein distance", title="error of the distribution")
 [panel.legend() for panel in (first, second, third)]
 figure
 

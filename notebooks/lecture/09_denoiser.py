@@ -36,10 +36,13 @@ num = 5 if smoke else 40
 noise = jax.random.normal(jax.random.key(9), (num, 8, 8, 1))
 left = [plots.perplexity(remembered.log_prob_point(dj.q_sample(digits[:num], noise, at), at))
         for at in map(schedule.level, times)]
-figure, [axes] = plots.panels(1, width=5.5)
-axes.semilogy(times, left, color=plots.COLOURS[5], linewidth=0.6)
+figure, [axes] = plots.panels(1, width=5.5, height=3.4)
+names = ["one digit", *["_"] * (num - 1)]
+axes.semilogy(times, left, color=plots.COLOURS[5], linewidth=0.6, label=names)
 axes.semilogy(times, np.median(left, axis=1), color=plots.COLOURS[0], linewidth=2.5, label="median")
+axes.axhline(1297, color="black", linestyle=":", label="all 1,297 digits")
 axes.set(xlabel="t", title=f"perplexity of q(x_0 | x_t) for {num} digits", xlim=(1000, 100))
+axes.set(ylabel="about how many images remain possible")
 axes.legend(loc="lower left")
 figure
 
@@ -108,9 +111,9 @@ for panel, (title, e) in zip(axes, at.items()):
     for (name, h), colour in zip(changes.items(), plots.COLOURS):
         steepness = 2 * float(jnp.mean(h * (e - average)))  # F_h'(0) by the formula
         panel.plot(shift, [F(e, h, a) for a in shift], ".", color=colour)
-        parabola = F(e, h, 0) + steepness * shift + shift**2 * float(jnp.mean(h**2))
-        panel.plot(shift, parabola, color=colour, label=f"{name}: F'(0) = {steepness:.2f}")
-    panel.set(xlabel="a", title=title)
+        parts, label = [F(e, h, 0), steepness, float(jnp.mean(h**2))], f"F'(0) = {steepness:.2f}"
+        plots.parabola(panel, shift, parts, colour=colour, label=f"{name}: {label}")
+    panel.set(xlabel="a", ylabel="F_h(a)", title=title)
     panel.legend(loc="upper center", fontsize=7)
 figure
 

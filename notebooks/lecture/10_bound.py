@@ -54,7 +54,7 @@ def gap(n, kind):  # what the variances of n steps but the last cost with the ex
 
 models, numbers = np.geomspace(0.03, 0.27, 61), [10, 30, 100, 300, 1000]
 costs = {"bound": [bound(m) for m in models], "-log p(x_0)": [cost(m) for m in models]}
-kinds = {"beta": "log_var_large", "beta_tilde": "log_var_small"}
+kinds = {"beta_tilde (small)": "log_var_small", "beta (large)": "log_var_large"}
 
 # %%
 # figure: 10_gap

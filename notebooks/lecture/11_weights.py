@@ -63,7 +63,9 @@ curves |= {"min-SNR": losses.min_snr_weight()(log_snr), "P2": losses.p2_weight()
 plots.lines(weights, moves.now.t, curves, xlabel="t", xscale="log")
 weights.set(title="weight of the noise error", yscale="log", ylim=(1e-5, 1e6))
 check.loglog(weighted, term["nats"], ".", markersize=3)
+check.axline((1e-4, 1e-4), (1, 1), color="grey", linewidth=0.8, label="equal")
 check.set(xlabel="weight x squared error of the noise", ylabel="nats", title="the terms L_(t-1)")
+check.legend()
 figure
 
 # %% [markdown]

@@ -33,13 +33,15 @@
 t, x_0 = 200, jnp.asarray(digits[3:4])
 eps, noise = jax.random.normal(jax.random.key(12), (2, 1, 8, 8, 1))
 x_t = dj.q_sample(x_0, eps, schedule.level(t))  # the question
-answer = remembered.denoiser(x_t, schedule.level(t)).eps
-figure, (learn, draw) = plots.panels(1, 2, width=8.6, height=4.1)
-shown = {"x_0": x_0[0], "x_t": x_t[0], "answer": answer[0] / 2, "t": t}
-plots.training_diagram(learn, **shown, eps=eps[0] / 2, label=f"class {labels[3]}")
-plots.generation_diagram(draw, **shown, x_T=noise[0] / 2)
-learn.set(title="algorithm 1: training")
-draw.set(title="algorithm 2: generation")
+ddpm, grid = dj.samplers.ancestral(dj.Variance.SMALL), dj.timesteps.trailing(schedule, 100)
+xs = chain(ddpm, remembered.denoiser, grid, x_T=noise, trajectory=True)
+both = jnp.concatenate([x_t, xs[80]])  # the second question: that of the chain at t
+answers = remembered.denoiser(both, schedule.level(t)).eps / 2
+figure, (learn, draw) = plots.panels(1, 2, width=8.6, height=4.3)
+shown = {"x_0": x_0[0], "eps": eps[0] / 2, "label": f"class {labels[3]}"}
+plots.training_diagram(learn, **shown, x_t=x_t[0], answer=answers[0], t=t)
+shown = {"x_T": noise[0] / 2, "x_0": xs[-1][0]}
+plots.generation_diagram(draw, **shown, x_t=xs[80][0], answer=answers[1], t=t)
 figure
 
 # %% [markdown]
@@ -93,9 +95,11 @@ print(f"mean {drawn.mean():.3f}, standard deviation {drawn.std():.3f}; the data 
 figure, (learned, histogram) = plots.panels(2, width=4.3, height=3.2)
 level, line = schedule.level(np.arange(1, 1001)), np.linspace(-0.4, 1.4, 200)
 slope = level.sigma / (level.signal**2 * 0.04 + level.sigma**2)
-learned.plot(level.t, table.T, ".", markersize=2, color=plots.COLOURS[5])
+for i, name in enumerate(["slope", "offset"]):
+    options = {"color": plots.COLOURS[(5, 4)[i]], "label": f"learned {name}"}
+    learned.plot(level.t, table[i], ".", markersize=2, **options)
 exact = {"exact slope": slope, "exact offset": -slope * level.signal * 0.5}
-plots.lines(learned, level.t, exact, xlabel="t", title="algorithm 1: learned (dots)")
+plots.lines(learned, level.t, exact, xlabel="t", title="algorithm 1: two numbers for each t")
 histogram.hist(drawn.ravel(), bins=50, density=True, color=plots.COLOURS[5], label="samples")
 density = {"density of the data": jnp.exp(data.log_prob(line[:, None]))}
 histogram.set_ylim(0, 2.8)

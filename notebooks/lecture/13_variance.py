@@ -84,13 +84,14 @@ def lost(n, chosen):  # nats per dimension, summed over n steps that are even in
 
 
 numbers = [10, 30, 100, 300, 1000]
-kinds = {"beta": "log_var_large", "beta_tilde": "log_var_small"}
+kinds = {"beta_tilde (small)": "log_var_small", "beta (large)": "log_var_large"}
 curves = {name: [lost(n, kind) for n in numbers] for name, kind in kinds.items()}
 
 # %%
 # figure: 13_cost
 figure, (cost, by_steps) = plots.panels(2, width=4.3, height=3.3)
-bounds = {variance.value: nats(variance) for variance in dj.Variance}
+names = [*kinds, "learned"]
+bounds = {name: nats(variance) for name, variance in zip(names, dj.Variance)}
 plots.bars(cost, bounds, ylabel="nats", title="the bound without L_T and L_0, 50 steps")
 plots.lines(by_steps, numbers, curves, xlabel="number of steps", xscale="log", yscale="log")
 by_steps.set(title="what a fixed variance costs", ylabel="nats per dimension")

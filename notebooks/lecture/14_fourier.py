@@ -22,7 +22,7 @@ size = {name: np.hypot(2 * (f * cos).mean(1), 2 * (f * sin).mean(1)) for name, f
 figure, (products, functions, falling) = plots.panels(3, height=3.3)
 names = [f"{wave} {i}" for wave in ("cos", "sin") for i in (1, 2, 3)]
 plots.inner_products(products, [*cos[:3], *sin[:3]], names)
-plots.lines(functions, x, waves, xlabel="x")
+plots.lines(functions, x, waves, xlabel="x", title="three functions", ylim=(-1.2, 2.3))
 plots.decay(falling, size)
 figure
 

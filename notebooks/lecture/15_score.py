@@ -23,7 +23,7 @@ for panel, level in zip(axes, map(schedule.level, [400, 250, 120])):
     exact = jax.grad(lambda x: few.log_prob(x, level).sum())(x_t)  # automatic differentiation
     error = jnp.abs(level.sigma**2 * exact - (weights @ ends - x_t)).max()
     panel.set(title=f"t = {level.t:.0f}, error {error:.0e}")
-figure
+plots.legend_below(figure, axes[0], columns=2)
 
 # %% [markdown]
 # **What you should see.** White dots: 40 clean points $x_0$, scaled by $\sqrt{\bar\alpha_t}$; blue: the density of noisy points. From $x_t$ (black) a line leads to each

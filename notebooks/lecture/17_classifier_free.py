@@ -65,7 +65,8 @@ figure
 line = np.linspace(-3, 5, 1601)[:, None]
 pair = dj.analytic.GaussianMixture([0.5, 0.5], [[-0.5], [0.5]], [[[0.2]], [[0.2]]])
 two = dj.guidance.side_by_side(pair.components[1].denoiser, pair.denoiser)
-quantiles = jax.scipy.stats.norm.ppf((np.arange(400) + 0.5) / 400)[:, None]
+noise = np.linspace(-4.5, 4.5, 401)  # quantiles of x_T, and below the probability up to each
+share = jax.scipy.stats.norm.cdf(noise)
 fine = dj.timesteps.log_snr(schedule, 10 if smoke else 60)
 
 
@@ -79,14 +80,14 @@ def tilted(scale):
 figure, axes = plots.panels(3, width=3.5, height=3.0, sharey=True)
 for panel, scale in zip(axes, [1, 2, 4]):
     free = dj.guidance.classifier_free(two, scale)
-    ends = np.asarray(chain(dj.samplers.heun(), free, fine, x_T=quantiles))[:, 0]
-    drawn = np.gradient(np.arange(400) / 400, ends)  # the density: probability per length
+    ends = np.asarray(chain(dj.samplers.heun(), free, fine, x_T=noise[:, None]))[:, 0]
+    drawn = np.gradient(share, ends)  # the density: probability per length
     panel.plot(line, np.exp(pair.components[1].log_prob(line)), ":", label="p(x | y)")
     panel.plot(line, tilted(scale), "--", label="p(x) p(y | x)^scale")
     panel.plot(ends, drawn, label="samples")
     panel.set(xlim=(-1, 2.5), xlabel="x_0", title=f"scale {scale}")
-axes[0].legend()
-figure
+axes[0].set(ylabel="density")
+plots.legend_below(figure, axes[0])
 
 # %% [markdown]
 # **What you should see.** At scale 1 all three densities are one. At a larger scale the tilted density (dashed) only loses the part near the other class. The samples (solid) are

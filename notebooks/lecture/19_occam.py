@@ -89,7 +89,7 @@ for panel, name, colour in zip(pictures, penalties, (plots.COLOURS[1], plots.COL
     plots.predictions(panel, line, weights[name][:60] @ powers(line).T, colour=colour)
     panel.plot(line, truth(line), "--", color=plots.COLOURS[6], label="truth")
     panel.set(title=f"{name}: 60 data sets", ylim=(-2.6, 2.6))
-    panel.legend(loc="lower right")
+    panel.legend(loc="upper left")
 plots.deviations(deviation, measured, exact)
 deviation.set(title="dots: measured; lines: formula")
 figure

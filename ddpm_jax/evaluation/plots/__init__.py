@@ -6,7 +6,7 @@ figure from `panels`.
 
 from ddpm_jax.evaluation.plots.chains import history, paths
 from ddpm_jax.evaluation.plots.clouds import cloud, clouds, errors, fan, histogram, kernels
-from ddpm_jax.evaluation.plots.curves import bars, lines
+from ddpm_jax.evaluation.plots.curves import bars, lines, parabola
 from ddpm_jax.evaluation.plots.diagrams import Arrow, Box, diagram, generation_diagram, training_diagram
 from ddpm_jax.evaluation.plots.fields import arrows, density, plane
 from ddpm_jax.evaluation.plots.fourier import band_snr, decay, inner_products, settling
@@ -25,7 +25,7 @@ from ddpm_jax.evaluation.plots.samples import (
     uncertainty,
 )
 from ddpm_jax.evaluation.plots.scores import contours, costs, dots, weighted_arrows
-from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, panels, svg_panels
+from ddpm_jax.evaluation.plots.style import COLOURS, STYLE, Picture, legend_below, panels, svg_panels
 from ddpm_jax.evaluation.plots.training import held_out, live_loss, loss
 from ddpm_jax.evaluation.plots.weights import deviations, evidence, fits, kl_over_mean, predictions, razor, ridge_path
 
@@ -73,11 +73,13 @@ __all__ = [
     "kernels",
     "kl_over_mean",
     "labelled",
+    "legend_below",
     "lines",
     "live_loss",
     "loss",
     "nearest_pairs",
     "panels",
+    "parabola",
     "paths",
     "perplexity",
     "plane",

@@ -84,7 +84,9 @@ def kernels(axes: Axes, points: ArrayLike, *, signal: float, sigma: float, exten
         axes.fill_between(line, height, color=colour, alpha=0.25, linewidth=0)
         axes.plot(line, height, color=colour, linewidth=1)
         axes.plot(centre, 0, "^", color=colour, markersize=6, clip_on=False, zorder=3)
-    axes.plot(line, heights.sum(axis=0), color=INK, linewidth=1.5)
+    axes.plot([], [], "^", color="grey", markersize=6, label="sqrt(alpha_bar_t) x_0")
+    axes.plot([], [], color="grey", linewidth=1, label="kernel of one x_0")
+    axes.plot(line, heights.sum(axis=0), color=INK, linewidth=1.5, label="their sum, the density of x_t")
     axes.set(xlim=(-extent, extent), ylim=(0, 1.05 * heights.sum(axis=0).max()), yticks=[])
     axes.grid(visible=False)
 

@@ -1,11 +1,12 @@
 """Curves and bars of named values in one panel."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from ddpm_jax.evaluation.plots.style import COLOURS, Axes
+from ddpm_jax.evaluation.plots.style import COLOURS, INK, Axes
 
 _DASHES = ("-", "--", "-.", ":")
 
@@ -25,6 +26,17 @@ def lines(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], *, legend: bool
     axes.set(**labels)
     if legend:
         axes.legend()
+
+
+def parabola(
+    axes: Axes, x: ArrayLike, coefficients: Sequence[float], *, colour: str, label: str, reach: float = 0.15
+) -> None:
+    """Draws `c_0 + c_1 x + c_2 x**2` at x `[N]` with its tangent at x = 0, from -reach to reach, and a mark there."""
+    first, slope, bend = coefficients
+    x, near = np.asarray(x), np.array([-reach, reach])
+    axes.plot(x, first + slope * x + bend * x**2, color=colour, label=label)
+    axes.plot(near, first + slope * near, color=INK, linewidth=1.5, zorder=3)
+    axes.plot(0, first, "o", color=INK, markersize=5, zorder=3)
 
 
 def bars(axes: Axes, values: Mapping[str, float], *, digits: int = 2, **labels: Any) -> None:

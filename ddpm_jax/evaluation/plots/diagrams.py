@@ -106,12 +106,14 @@ def training_diagram(
         Arrow("eps", "x_t"),
         Arrow("t", "x_t"),
         Arrow("x_t", "network"),
+        Arrow("t", "network"),
         Arrow("network", "answer"),
         Arrow("answer", "loss"),
         Arrow("eps", "loss", "the right answer", offset=(-0.3, 0.22)),
         Arrow("loss", "network", "gradient", dashed=True, offset=(-0.55, -0.05)),
     ]
     diagram(axes, boxes, arrows)
+    axes.set_title("algorithm 1: training")
 
 
 def generation_diagram(
@@ -131,6 +133,8 @@ def generation_diagram(
         "x_t": Box((3.3, 3.0), f"question $x_t$, $t$ = {t}", INK, 1.7, 1.5, x_t),
         "network": Box((5.5, 3.0), "network\n" r"$\epsilon_\theta(x_t, t)$", model),
         "answer": Box((7.5, 3.0), r"answer $\epsilon_\theta$", noise, 1.4, 1.5, answer),
+        "t": Box((5.5, 3.95), f"time $t = {t}$", INK, 1.6, 0.46),
+        "z": Box((7.75, 1.1), "noise $z$", noise, 0.95, 0.5),
         "step": Box((5.5, 1.1), r"step: $x_{t-1} = \mu(x_t, \epsilon_\theta) + \sigma_t z$", INK, 3.1),
         "x_0": Box((0.8, 1.1), "end: image $x_0$", data, 1.6, 1.5, x_0),
     }
@@ -138,11 +142,14 @@ def generation_diagram(
         Arrow("x_T", "x_t", "$t = T$"),
         Arrow("x_t", "network"),
         Arrow("network", "answer"),
+        Arrow("t", "network"),
         Arrow("answer", "step"),
+        Arrow("z", "step"),
         Arrow("step", "x_t", "the next question,\nat $t - 1$", offset=(0.95, 0.0)),
         Arrow("step", "x_0", "after $t = 1$, where $z = 0$", offset=(-0.4, 0.16)),
     ]
     diagram(axes, boxes, arrows)
+    axes.set_title("algorithm 2: generation")
 
 
 def _drawn(axes: Axes, box: Box) -> FancyBboxPatch:

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddpm_jax.evaluation.plots.style import INK, Axes
+from ddpm_jax.evaluation.plots.style import INK, Axes, with_matplotlib_folder
+
+with with_matplotlib_folder():
+    from matplotlib.colors import LogNorm
+    from matplotlib.quiver import Quiver
 
 
 def plane(extent: float, *, num: int = 101) -> np.ndarray:
@@ -22,12 +26,30 @@ def density(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: f
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xticks=[], yticks=[])
 
 
-def arrows(axes: Axes, gradient: Callable[[jax.Array], jax.Array], *, extent: float, num: int = 15) -> None:
-    """Draws a vector field, a function from points `[N, 2]` to vectors `[N, 2]`; the longest arrow is one cell long."""
+def arrows(
+    axes: Axes,
+    gradient: Callable[[jax.Array], jax.Array],
+    *,
+    extent: float,
+    num: int = 15,
+    lengths: tuple[float, float] | None = None,
+) -> Quiver:
+    """Draws a vector field as arrows, of which the longest is one cell long, and returns them.
+
+    Args:
+      axes: a panel.
+      gradient: function from points `[N, 2]` to vectors `[N, 2]`.
+      extent: the panel shows x from -extent to extent.
+      num: number of arrows along each axis.
+      lengths: if given, the colours show the lengths of the vectors between these two on a logarithmic scale.
+    """
     points = plane(0.93 * extent, num=num)
     field = np.asarray(gradient(jnp.asarray(points)))
-    field = field / np.sqrt(
-        np.linalg.norm(field, axis=1, keepdims=True) + 1e-6
-    )  # roots of the lengths, so that short arrows are visible
+    true = np.linalg.norm(field, axis=1)
+    field = field / np.sqrt(true[:, None] + 1e-6)  # roots of the lengths, so that short arrows are visible
     scale = np.linalg.norm(field, axis=1).max() * num / (2 * extent)
-    axes.quiver(*points.T, *field.T, color=INK, angles="xy", scale_units="xy", scale=scale, width=0.004)
+    options = {"angles": "xy", "scale_units": "xy", "scale": scale, "width": 0.004}
+    if lengths is None:
+        return axes.quiver(*points.T, *field.T, color=INK, **options)
+    colours = {"cmap": "inferno_r", "norm": LogNorm(*lengths, clip=True)}
+    return axes.quiver(*points.T, *field.T, true, **colours, **{**options, "width": 0.006})

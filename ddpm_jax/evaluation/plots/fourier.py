@@ -21,6 +21,7 @@ def inner_products(axes: Axes, functions: ArrayLike, names: Sequence[str]) -> No
         axes.text(column, row, text, ha="center", va="center", fontsize=7)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_title("inner products of waves")
     axes.grid(visible=False)
 
 
@@ -39,7 +40,7 @@ def decay(axes: Axes, sizes: Mapping[str, ArrayLike], *, least: float = 1e-7) ->
     k = np.arange(1, max(len(np.asarray(values)) for values in sizes.values()) + 1)
     for power, style in ((1, "--"), (2, ":")):
         axes.loglog(k, 1.0 / k**power, style, color="grey", linewidth=1, label=f"1/k{'²' * (power == 2)}")
-    axes.set(xlabel="frequency k", ylabel="size of the coefficient", ylim=(least, 3))
+    axes.set(xlabel="frequency k", ylabel="size of the coefficient", ylim=(least, 3), title="their coefficients")
     axes.legend()
 
 
@@ -55,20 +56,20 @@ def band_snr(axes: Axes, schedule: NoiseSchedule, power: ArrayLike, *, first: in
         equal = np.argmin(np.abs(np.log(values)))
         axes.plot(times[equal], 1.0, "o", color=COLOURS[k], markersize=6)
     axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set(xlabel="t", ylabel="power of the band / power of the noise")
+    axes.set(xlabel="t", ylabel="ratio", title="forward: power of the band over that of the noise")
     axes.invert_xaxis()
     axes.legend()
 
 
 def settling(axes: Axes, times: ArrayLike, share: ArrayLike, *, first: int = 0) -> None:
-    """Draws the share `[F, K]` of the final power that each band of an estimate has at the times `[F]`, large t first.
+    """Draws the power `[F, K]` of each band of an estimate, divided by its final power, over the times `[F]`.
 
-    Bands below `first` are left out.
+    Large t is at the left; bands below `first` are left out.
     """
     for k, values in list(enumerate(np.asarray(share).T))[first:]:
         axes.plot(np.asarray(times), values, color=COLOURS[k], label=_periods(k))
     axes.axhline(0.5, color="grey", linewidth=0.8)
-    axes.set(xlabel="t", ylabel="share of the final power", ylim=(0, 1.3))
+    axes.set(xlabel="t", ylabel="power / final power", ylim=(0, 1.3), title="reverse: estimate of x_0")
     axes.invert_xaxis()
     axes.legend()
 

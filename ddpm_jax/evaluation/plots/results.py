@@ -23,7 +23,11 @@ def bound(result: Mapping[str, Any]) -> Picture:
 
 
 def spectrum(result: Mapping[str, Any]) -> Picture:
-    """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first."""
+    """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first.
+
+    The power of the estimate is divided by that at the end of the chain. Near t = T, where x_t is almost only noise,
+    the ratio can be above 1: in the estimate an error of eps is multiplied by `sigma / signal`, which is large there.
+    """
     figure, (forward, reverse, settling) = panels(3, width=3.9, height=3.3)
     times, bands = np.array(result["times"]), np.arange(len(result["data"]))
     shown = np.linspace(0, len(times) - 1, 7).astype(int)
@@ -34,10 +38,10 @@ def spectrum(result: Mapping[str, Any]) -> Picture:
         axes.legend(fontsize=7, loc="lower left")
     share = np.array(result["estimate_of_x_0"]) / np.array(result["estimate_of_x_0"])[-1]
     for k in bands:
-        settling.plot(times, share[:, k], label=f"band {k}", color=colour(k / max(1, bands[-1])))
+        settling.plot(times, share[:, k], label=f"band {k}", color=colour(k / max(1, bands[-1]), "plasma"))
     settling.axhline(1, color="grey", linewidth=0.8, zorder=1)
     settling.invert_xaxis()
-    settling.set(xlabel="t", ylabel="share of the final power", title="estimate of x_0, by band", yscale="log")
+    settling.set(xlabel="t", ylabel="power / final power", title="estimate of x_0, by band", yscale="log")
     settling.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     settling.yaxis.set_major_formatter("{x:g}")
     settling.yaxis.set_minor_locator(NullLocator())

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from ddpm_jax.diffusion.bayes import Uncertainty
 from ddpm_jax.errors import one_line
-from ddpm_jax.evaluation.plots.style import INK, Axes, Picture, panels
+from ddpm_jax.evaluation.plots.style import INK, Axes, Picture, legend_below, panels
 from ddpm_jax.runtime.captions import hatched
 from ddpm_jax.runtime.images import to_uint8
 
@@ -88,7 +88,7 @@ def by_steps(results: Mapping[str, Mapping[int, Sequence[float]]], titles: Seque
         panel.set_xticks(steps, [f"{s:,}" for s in steps])
         most = max(row[i] for rows in results.values() for row in rows.values())
         panel.set(xlabel="steps", title=title, ylim=(0, 1.04 if most <= 1 else 1.08 * most))
-    _legend_below(figure, axes[0])
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -100,7 +100,7 @@ def guidance_costs(curves: Mapping[str, ArrayLike]) -> Picture:
     """
     figure, (asked, trade, both) = panels(3, width=3.5, height=3.2)
     rows = {name: np.asarray(curve) for name, curve in curves.items()}
-    offsets = _free_places([curve[:, [3, 2]] for curve in rows.values()])
+    offsets = free_places([curve[:, [3, 2]] for curve in rows.values()])
     for (name, curve), places in zip(rows.items(), offsets, strict=True):
         scale, agreement, precision, recall, distance = curve.T
         asked.plot(scale, agreement, "o-", label=name)
@@ -113,7 +113,7 @@ def guidance_costs(curves: Mapping[str, ArrayLike]) -> Picture:
     asked.set(xlabel="scale", ylabel="share of the samples", title="they show the class asked for", ylim=(0, 1.04))
     trade.set(xlabel="recall: diversity", ylabel="precision: quality", title="each point has its scale")
     both.set(xlabel="scale", ylabel="Frechet distance", title="distance from the data", ylim=(0, None))
-    _legend_below(figure, asked)
+    legend_below(figure, asked)
     return figure
 
 
@@ -132,7 +132,7 @@ def uncertainty(measured: Mapping[str, Uncertainty], *, bins: int = 30) -> Pictu
         for name, v in values.items():
             panel.hist(v, bins=edges, histtype="step", linewidth=1.5, density=True, label=name)
         panel.set(xlabel="nats", ylabel="density", yscale="log", title=title)
-    _legend_below(figure, axes[0])
+    legend_below(figure, axes[0])
     return figure
 
 
@@ -153,7 +153,7 @@ def entropy_over_time(times: ArrayLike, measured: Sequence[Uncertainty], *, num_
     return figure
 
 
-def _free_places(lines: Sequence[np.ndarray], *, far: float = 10) -> list[np.ndarray]:
+def free_places(lines: Sequence[np.ndarray], *, far: float = 10) -> list[np.ndarray]:
     """Where words beside the points of lines `[N, 2]` are farthest from all lines: offsets `[N, 2]`, in points."""
     every = np.concatenate(lines)
     size = np.array([180, 130]) / np.maximum(np.ptp(every, axis=0), 1e-9)  # of a panel, in points
@@ -194,8 +194,3 @@ def _show(panel: Axes, image: np.ndarray, name: str) -> None:
     panel.grid(visible=False)
     panel.spines[:].set_visible(False)
     panel.set_title(one_line(name), fontsize=8, color=INK)
-
-
-def _legend_below(figure: Picture, panel: Axes) -> None:
-    """The legend of a panel below all panels, where it hides no line."""
-    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)

@@ -22,11 +22,18 @@ def contours(axes: Axes, log_prob: Callable[[jax.Array], jax.Array], *, extent: 
 def weighted_arrows(axes: Axes, start: ArrayLike, ends: ArrayLike, weights: ArrayLike) -> None:
     """Draws thin arrows from one point `[2]` to many `[N, 2]`, the darker the greater its weight `[N]`.
 
-    Their weighted mean is one thick arrow; the weights sum to 1.
+    Their weighted mean is one thick arrow; the weights sum to 1. The labels are those of the score: the ends are clean
+    points times `sqrt(alpha_bar_t)`.
     """
     start, ends, weights = np.asarray(start), np.asarray(ends), np.asarray(weights)
     share = weights / weights.max()
-    axes.plot(*ends.T, "o", color="white", markeredgecolor="#777777", markersize=4, zorder=2)
+    pale = {"color": "white", "markeredgecolor": "#777777", "markersize": 4, "zorder": 2}
+    axes.plot([], [], "o", color=INK, markersize=6, label="x_t")
+    axes.plot(
+        [], [], "o-", color=COLOURS[0], label="clean points times sqrt(alpha_bar_t), the darker the more probable"
+    )
+    axes.plot(*ends.T, "o", **pale, label="those of negligible weight")
+    axes.plot([], [], color=COLOURS[1], linewidth=2.8, label="their average: the score times sigma squared")
     for end, strength in zip(ends, share, strict=True):
         if strength > 0.02:
             axes.plot(*np.stack([start, end]).T, color=COLOURS[0], alpha=float(0.15 + 0.75 * strength), linewidth=1.2)

@@ -17,7 +17,9 @@ with with_matplotlib_folder():
     import matplotlib as mpl
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.rcsetup import cycler
+    from matplotlib.text import Text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK = "#222222"
@@ -44,8 +46,27 @@ STYLE: dict[str, Any] = {
 }
 
 
+class Panel(Axes):
+    """A panel whose title and legend have the sizes of `STYLE`, whenever they are set."""
+
+    def set_title(self, *args: Any, **options: Any) -> Text:
+        """Sets the title, as `Axes.set_title` does."""
+        with mpl.rc_context(STYLE):
+            return super().set_title(*args, **options)
+
+    def legend(self, *args: Any, **options: Any) -> Legend:
+        """Draws the legend, as `Axes.legend` does."""
+        with mpl.rc_context(STYLE):
+            return super().legend(*args, **options)
+
+
 class Picture(Figure):
     """A figure without a display, which a notebook shows as a PNG."""
+
+    def legend(self, *args: Any, **options: Any) -> Legend:
+        """Draws a legend of all panels, as `Figure.legend` does, in the size of `STYLE`."""
+        with mpl.rc_context(STYLE):
+            return super().legend(*args, **options)
 
     def savefig(self, fname: str | os.PathLike[str] | IO[bytes], **options: Any) -> None:
         """Writes the figure in the project's style; the suffix of the path gives the format."""
@@ -56,8 +77,10 @@ class Picture(Figure):
         """The figure as a PNG."""
         drawn, small = io.BytesIO(), io.BytesIO()
         self.savefig(drawn, format="png")
-        # A palette is a third of the size, and a notebook keeps every picture that it has shown.
-        Image.open(drawn).convert("RGB").quantize(128).save(small, format="PNG", optimize=True)
+        # A palette is a third of the size, and a notebook keeps every picture that it has shown. This method keeps
+        # colours that are rare, such as those of a few arrows over a smooth density.
+        picture = Image.open(drawn).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
+        picture.save(small, format="PNG", optimize=True)
         return small.getvalue()
 
 
@@ -74,6 +97,7 @@ def panels(
     with mpl.rc_context(STYLE):
         figure = Picture(figsize=(width * columns, height * rows))
         figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.08)
+        options["subplot_kw"] = {"axes_class": Panel, **options.get("subplot_kw", {})}
         return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
 
 
@@ -100,6 +124,12 @@ def svg_panels(figure: Picture, *, salt: str) -> list[str]:
     return files
 
 
-def colour(fraction: float) -> tuple[float, float, float, float]:
+def colour(fraction: float, name: str = "viridis") -> tuple[float, float, float, float]:
     """The colour (RGBA) at a fraction in [0, 1] of a colour map from dark to light, without its lightest part."""
-    return mpl.colormaps["viridis"](0.85 * fraction)
+    return mpl.colormaps[name](0.85 * fraction)
+
+
+def legend_below(figure: Picture, panel: Axes, *, columns: int = 6) -> Picture:
+    """The figure, with the legend of a panel below all panels, where it hides no line, in at most so many columns."""
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
+    return figure

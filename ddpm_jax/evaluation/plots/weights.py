@@ -19,9 +19,9 @@ def evidence(axes: Axes, elbos: ArrayLike, log_evidence: float) -> None:
     axes.fill_between(steps, elbos, log_evidence, color=COLOURS[1], alpha=0.55, linewidth=0, label="KL(q, P(w | D))")
     axes.plot(steps, elbos, color=COLOURS[0])
     axes.axhline(log_evidence, color=INK, linewidth=1.5, label=f"log P(D) = {log_evidence:.1f}")
-    top = log_evidence + 0.3 * (log_evidence - bottom)
+    top = log_evidence + 0.06 * (log_evidence - bottom)
     axes.set(xscale="log", xlim=(1, len(elbos)), ylim=(bottom, top), xlabel="step of training", ylabel="nats")
-    axes.legend(loc="upper left", ncols=2)
+    axes.legend(loc="lower right")
 
 
 def predictions(
@@ -44,6 +44,8 @@ def fits(
 ) -> None:
     """Draws a density of numbers as an area, with Gaussians, by name, as lines.
 
+    Only the first panel of a row has the legend.
+
     Args:
       axes: a panel.
       log_prob: function of points `[N, 1]` to the log density `[N]`.
@@ -57,7 +59,10 @@ def fits(
         density = np.exp(-0.5 * ((line - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi))
         axes.plot(line, density, color=COLOURS[i], linestyle=("-", "--", ":")[i % 3], linewidth=2, label=name)
     axes.set(xlim=(-extent, extent), ylim=(0, top), xlabel="w", yticks=[])
-    axes.legend(loc="upper right", frameon=False)
+    spec = axes.get_subplotspec()
+    if spec is None or spec.is_first_col():
+        axes.set_ylabel("density")
+        axes.legend(loc="upper right", frameon=False)
 
 
 def kl_over_mean(axes: Axes, means: ArrayLike, kls: Mapping[str, ArrayLike]) -> None:

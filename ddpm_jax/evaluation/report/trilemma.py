@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.evaluation.plots import COLOURS, Picture, panels
+from ddpm_jax.evaluation.plots.samples import free_places
 
 
 def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
@@ -17,34 +18,45 @@ def trilemma(chains: Sequence[Mapping[str, Any]]) -> Picture:
     """
     figure, (plane, cost) = panels(2, width=4.6, height=3.7)
     seconds = np.array([chain["seconds"] for chain in chains])
-    for i, name in enumerate(dict.fromkeys(chain["name"] for chain in chains)):
-        own = sorted((chain for chain in chains if chain["name"] == name), key=lambda chain: chain["num_steps"])
+    ordered = sorted(chains, key=lambda chain: chain["num_steps"])
+    samplers = {name: [chain for chain in ordered if chain["name"] == name] for name in (c["name"] for c in chains)}
+    drawn = [
+        np.array([[chain[key]["value"] for key in ("recall", "precision")] for chain in own])
+        for own in samplers.values()
+    ]
+    places = free_places(drawn, far=13)
+    for i, (name, own) in enumerate(samplers.items()):
         colour, evaluations = COLOURS[i % len(COLOURS)], [chain["evaluations"] for chain in own]
         x, y, far = ([chain[key]["value"] for chain in own] for key in ("recall", "precision", "distance"))
-        sizes = [200 + 250 * np.log10(chain["seconds"] / seconds.min()) for chain in own]
+        sizes = [30 + 60 * np.log10(chain["seconds"] / seconds.min()) for chain in own]
         plane.plot(x, y, color=colour, linewidth=0.8, alpha=0.6)
         plane.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0, clip_on=False)
         plane.plot([], [], color=colour, marker="o", label=name)
-        for chain in own:
-            at = (chain["recall"]["value"], chain["precision"]["value"])
-            plane.annotate(
-                f"{chain['num_steps']:,}", at, (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8
-            )
+        words = {"color": colour, "fontsize": 8, "ha": "center", "va": "center", "textcoords": "offset points"}
+        for chain, recall, precision, place in zip(own, x, y, places[i], strict=True):
+            plane.annotate(f"{chain['num_steps']:,}", (recall, precision), tuple(place), **words)
         reach = [[chain["distance"][key] for chain in own] for key in ("low", "high")]
         cost.plot(evaluations, far, color=colour, marker="o", label=name)
         cost.fill_between(evaluations, *reach, color=colour, alpha=0.15, linewidth=0)
     plane.set(
         xlabel="recall (diversity)",
         ylabel="precision (quality)",
-        title="disc: time per image, logarithmic; number: steps",
+        title="quality against diversity",
     )
     shares = {key: [chain[key]["value"] for chain in chains] for key in ("recall", "precision")}
     plane.set(xlim=_limits(shares["recall"]), ylim=_limits(shares["precision"]))
-    cost.set(xlabel="evaluations of the network per image", ylabel="Frechet distance", xscale="log", ylim=(0, None))
+    cost.set(
+        xlabel="evaluations of the network per image, logarithmic",
+        ylabel="Frechet distance",
+        xscale="log",
+        ylim=(0, None),
+    )
     ticks = sorted({chain["evaluations"] for chain in chains})
     cost.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     cost.minorticks_off()
-    cost.set_title("distance to the data, with its interval of 95 %")
+    cost.set_title("distance to the data")
+    plane.scatter([], [], s=30, color="grey", alpha=0.55, linewidths=0, label="larger: slower; number: steps")
+    cost.fill_between([], [], color="grey", alpha=0.3, linewidth=0, label="interval of 95 %")
     for panel in (plane, cost):
         panel.legend()
     return figure
