@@ -77,7 +77,7 @@ figure, axes = plots.panels(4, width=2.6, height=2.3)
 for panel, t in zip(axes, [30, 120, 300, 1000]):
     level = schedule.level(t)
     plots.kernels(panel, five, signal=level.signal, sigma=level.sigma, extent=3)
-    panel.set(title=f"t = {t:,}: signal {level.signal:.3f}", xlabel="x_t, each panel with its own scale")
+    panel.set(title=f"t = {t:,}: signal {level.signal:.3f}", xlabel="x_t, in a scale of its own")
 plots.legend_below(figure, axes[0])
 
 # %% [markdown]

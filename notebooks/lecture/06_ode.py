@@ -84,7 +84,7 @@ for name, sampler in samplers.items():
     spread[name] = [same.std() for same, _ in drawn]
     wrong[name] = [np.abs(np.sort(different) - exact).mean() for _, different in drawn]
     print(name, *(f"{num} steps: {error:.4f}" for num, error in zip(steps, wrong[name])))
-    print(f"  two chains end {apart[name][-1]:.3f} apart; spread of one start:", np.round(spread[name], 2))
+    print(f"  two chains end {apart[name][-1]:.3f} apart; spread:", np.round(spread[name], 2))
 
 # %%
 # figure: 06_stability

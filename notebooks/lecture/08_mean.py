@@ -49,12 +49,14 @@ print(f"1 - gamma = {1 - move.beta / move.now.sigma**2:.4f}; of the distances is
       f"{float(left.min()):.4f} to {float(left.max()):.4f}")
 
 # %%
-# figure: 08_directions
-figure, axes = plots.panels(3, width=3.1, height=3.4)
 one = jnp.argmax(jnp.where(before < 1.3, before, 0))[None]  # a point at some distance
 shown = {"x_t, t = 200, to the estimate of x_0": (x_bar, x_hat),
          "x_t, t = 200, to x_s, s = 150": (x_bar, mean_bar),
          "nearer to the estimate of x_0": (x_bar[one], mean_bar[one])}
+
+# %%
+# figure: 08_directions
+figure, axes = plots.panels(3, width=3.1, height=3.4)
 for panel, (title, (start, end)) in zip(axes, shown.items()):
     plots.density(panel, mixture.log_prob, extent=2.5)
     plots.displacements(panel, start, end)

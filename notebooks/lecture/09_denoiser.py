@@ -30,12 +30,14 @@ plots.candidates(
 # the noise decides which image it becomes.
 
 # %%
-# figure: 09_perplexity
 times = np.linspace(1000, 100, 7 if smoke else 37)
 num = 5 if smoke else 40
 noise = jax.random.normal(jax.random.key(9), (num, 8, 8, 1))
 left = [plots.perplexity(remembered.log_prob_point(dj.q_sample(digits[:num], noise, at), at))
         for at in map(schedule.level, times)]
+
+# %%
+# figure: 09_perplexity
 figure, [axes] = plots.panels(1, width=5.5, height=3.4)
 names = ["one digit", *["_"] * (num - 1)]
 axes.semilogy(times, left, color=plots.COLOURS[5], linewidth=0.6, label=names)
@@ -66,10 +68,12 @@ def weights(prior, x_t, t):
 
 
 # %%
-# figure: 09_influences
 pairs = {"q(x_0)": {"equal": (uniform, 0.0, 150), "rising": (rising, 0.0, 150)},
          "x_t": {"x_t = -0.5": (uniform, -0.5, 120), "x_t = 0.5": (uniform, 0.5, 120)},
          "the noise": {"t = 400": (uniform, 0.2, 400), "t = 60": (uniform, 0.2, 60)}}
+
+# %%
+# figure: 09_influences
 figure, axes = plots.panels(3, width=3.1, height=2.8)
 for panel, (title, cases) in zip(axes, pairs.items()):
     for offset, colour, (name, case) in zip([-0.04, 0.04], plots.COLOURS, cases.items()):
@@ -103,10 +107,12 @@ shift = np.linspace(-0.5, 0.5, 21)
 F = lambda e, h, a: float(jnp.mean((eps - e - a * h) ** 2))
 
 # %%
-# figure: 09_variation
-figure, axes = plots.panels(2, width=4.3, sharey=True)
 other = average + 0.2 * jnp.sin(3 * x_t)
 at = {"at the posterior average": average, "at another prediction": other}
+
+# %%
+# figure: 09_variation
+figure, axes = plots.panels(2, width=4.3, sharey=True)
 for panel, (title, e) in zip(axes, at.items()):
     for (name, h), colour in zip(changes.items(), plots.COLOURS):
         steepness = 2 * float(jnp.mean(h * (e - average)))  # F_h'(0) by the formula

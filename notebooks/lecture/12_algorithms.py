@@ -29,7 +29,6 @@
 # `test_samplers.py::test_ancestral_is_the_papers_algorithm_2`
 
 # %%
-# figure: 12_question_answer
 t, x_0 = 200, jnp.asarray(digits[3:4])
 eps, noise = jax.random.normal(jax.random.key(12), (2, 1, 8, 8, 1))
 x_t = dj.q_sample(x_0, eps, schedule.level(t))  # the question
@@ -37,6 +36,9 @@ ddpm, grid = dj.samplers.ancestral(dj.Variance.SMALL), dj.timesteps.trailing(sch
 xs = chain(ddpm, remembered.denoiser, grid, x_T=noise, trajectory=True)
 both = jnp.concatenate([x_t, xs[80]])  # the second question: that of the chain at t
 answers = remembered.denoiser(both, schedule.level(t)).eps / 2
+
+# %%
+# figure: 12_question_answer
 figure, (learn, draw) = plots.panels(1, 2, width=8.6, height=4.3)
 shown = {"x_0": x_0[0], "eps": eps[0] / 2, "label": f"class {labels[3]}"}
 plots.training_diagram(learn, **shown, x_t=x_t[0], answer=answers[0], t=t)
@@ -91,17 +93,19 @@ drawn = chain(dj.samplers.ancestral(dj.Variance.SMALL), denoise, x_T=start)
 print(f"mean {drawn.mean():.3f}, standard deviation {drawn.std():.3f}; the data have 0.5 and 0.2")
 
 # %%
-# figure: 12_learned
-figure, (learned, histogram) = plots.panels(2, width=4.3, height=3.2)
 level, line = schedule.level(np.arange(1, 1001)), np.linspace(-0.4, 1.4, 200)
 slope = level.sigma / (level.signal**2 * 0.04 + level.sigma**2)
+exact = {"exact slope": slope, "exact offset": -slope * level.signal * 0.5}
+density = {"density of the data": jnp.exp(data.log_prob(line[:, None]))}
+
+# %%
+# figure: 12_learned
+figure, (learned, histogram) = plots.panels(2, width=4.3, height=3.2)
 for i, name in enumerate(["slope", "offset"]):
     options = {"color": plots.COLOURS[(5, 4)[i]], "label": f"learned {name}"}
     learned.plot(level.t, table[i], ".", markersize=2, **options)
-exact = {"exact slope": slope, "exact offset": -slope * level.signal * 0.5}
 plots.lines(learned, level.t, exact, xlabel="t", title="algorithm 1: two numbers for each t")
 histogram.hist(drawn.ravel(), bins=50, density=True, color=plots.COLOURS[5], label="samples")
-density = {"density of the data": jnp.exp(data.log_prob(line[:, None]))}
 histogram.set_ylim(0, 2.8)
 plots.lines(histogram, line, density, xlabel="x_0", title="algorithm 2: 4,000 samples")
 figure

@@ -36,15 +36,13 @@ def guided_samples(log_prob, scale, sampler=dj.samplers.ancestral(dj.Variance.SM
 # figure: 16_classifier
 figure, axes = plots.panels(4, width=2.7, height=3.3)
 for i, (name, log_prob) in enumerate(classifiers.items()):
-    gradient = jax.grad(lambda x: log_prob(x, level).sum())
+    gradient, x = jax.grad(lambda x: log_prob(x, level).sum()), guided_samples(log_prob, 1)
     plots.contours(axes[i], lambda x: mixture.log_prob(x, level), extent=2)
     drawn = plots.arrows(axes[i], gradient, extent=2, lengths=(0.1, 200))
     axes[i].set(title=f"classifier {name}\nlongest gradient {longest(gradient):.3g}")
-    x = guided_samples(log_prob, 1)
     plots.dots(axes[2 + i], x, mixture.log_prob, extent=2)
-    near, far = jnp.mean(inside(x)), 1 - jnp.mean(jnp.abs(x).max(axis=1) <= 2)
-    guided_by = f"class {wanted}, guided by the {('first', 'second')[i]}"
-    axes[2 + i].set(title=f"{guided_by}:\n{near:.0%} in it, {far:.0%} beyond the panel")
+    far, by = 1 - jnp.mean(jnp.abs(x).max(axis=1) <= 2), f"guided by the {('first', 'second')[i]}"
+    axes[2 + i].set(title=f"class {wanted}, {by}:\n{inside(x).mean():.0%} in it, {far:.0%} outside")
 figure.colorbar(drawn, ax=axes[:2], location="bottom", aspect=40, label="length of the gradient")
 figure
 
