@@ -127,4 +127,6 @@ def test_2_11_mean_and_covariance_of_the_marginal(t):
     mean = weights @ x
     covariance = (weights[:, None] * (x - mean)).T @ (x - mean)
     np.testing.assert_allclose(mean, np.sqrt(alpha_bar(t)) * MIXTURE.mean, rtol=1e-7)
-    np.testing.assert_allclose(covariance, alpha_bar(t) * MIXTURE.covariance + (1 - alpha_bar(t)) * np.eye(2), atol=1e-7)
+    np.testing.assert_allclose(
+        covariance, alpha_bar(t) * MIXTURE.covariance + (1 - alpha_bar(t)) * np.eye(2), atol=1e-7
+    )

@@ -1,4 +1,4 @@
-"""Section 6 of the lecture: the Fokker-Planck equation, the probability-flow ODE, DDIM as its Euler step, and the family.
+"""Section 6 of the lecture: the Fokker-Planck equation, the probability-flow ODE, DDIM as its Euler step, the family.
 
 In continuous time `f = -beta(t) x / 2` and `g**2 = beta(t)`, here with `beta(t) = 0.5 + t`, so that
 `alpha_bar(t) = exp(-t / 2 - t**2 / 2)`. The data are mixtures of Gaussians, whose density at every time is known.
