@@ -134,8 +134,8 @@ figure
 # S = np.asarray(dj.spectrum.band_power(digits).mean(axis=0))
 # t = int(np.argmin(np.abs(schedule.alpha_bar - 1 / (1 + S[3]))))
 # level = schedule.level(t)
-# assert abs(level.signal**2 * S[3] / level.sigma**2 - 1) < 0.02
 # print("t =", t)
+# assert abs(level.signal**2 * S[3] / level.sigma**2 - 1) < 0.02
 # ```
 #
 # </details>
