@@ -69,8 +69,8 @@ def test_the_two_algorithms_have_their_questions_and_answers():
         for word in words:
             assert any(word in text for text in texts(panel)), word
         assert len(panel.images) == 4
-    assert len(parts(learn, FancyArrowPatch)) == 8
-    assert len(parts(draw, FancyArrowPatch)) == 6
+    assert len(parts(learn, FancyArrowPatch)) == 9
+    assert len(parts(draw, FancyArrowPatch)) == 8
 
 
 def test_lines_differ_in_colour_and_dashes_and_have_a_legend():
