@@ -1,6 +1,6 @@
 """Plots the quality, diversity and speed of the samplers of a run, as its report does.
 
-  python benchmarks/trilemma.py --workdir=runs/digits --out=docs/images/notes/01_trilemma_run.png
+  python benchmarks/trilemma.py --workdir=runs/digits --out=docs/images/trilemma.png
 
 Draws images by several samplers and numbers of steps, and measures precision and recall, the Frechet distance of pixels
 and the time per image; prints them as a table and plots them.

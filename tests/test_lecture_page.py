@@ -72,9 +72,8 @@ def test_the_figures_of_a_row_are_drawn_by_its_step(row):
     (step,) = [step for step in LESSONS if step.name.startswith(f"{row:02d}_")]
     drawn = [found[1] for code in source(step, "code") if (found := steps.FIGURE.match(code + "\n"))]
     shown = re.findall(r"!\[[^\]]{30,}\]\(images/notes/(\w+)\.png\)", section(row))
-    of_a_run = {"01_trilemma_run"}  # by a benchmark, which the page names
     assert shown
-    assert set(shown) - of_a_run == set(drawn)
+    assert set(shown) == set(drawn)
 
 
 def test_the_korean_page_has_the_same_equations_lines_figures_and_anchors():
