@@ -71,12 +71,14 @@ def ran(request):
     del os.environ["DDPM_JAX_SMOKE"]
 
 
+@pytest.mark.slow
 def test_a_step_runs_alone_and_draws_its_figures(ran):
     step, _, shown = ran
     for code, png in zip(source(step, "code"), shown, strict=True):
         assert png or not steps.FIGURE.match(code), code
 
 
+@pytest.mark.slow
 def test_the_answers_of_a_step_are_right(ran):
     step, names, _ = ran
     for answer in ANSWER.findall("\n".join(source(step, "markdown"))):
