@@ -8,38 +8,20 @@ precision, recall and the Frechet distance of samples, for each seed and as mean
 a command that was interrupted continues.
 """
 
-from dataclasses import dataclass
-
 import _root  # noqa: F401
-import jax
 import numpy as np
 from _digits_features import NUM, quality
+from _fixed_variance import FixedVarianceBound
 from absl import flags
 
 import ddpm_jax as dj
 from ddpm_jax.commands import cli
-from ddpm_jax.diffusion.likelihood import bits_per_dim, bound_term
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/dropped_weight", "The directory in which the runs are kept.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", 1000, "The number of training steps of each run.")
 SAMPLE_STEPS = flags.DEFINE_integer("sample_steps", 100, "The number of ancestral steps of the samples.")
 BOUND_IMAGES = flags.DEFINE_integer("bound_images", 100, "The number of test digits on which the bound is measured.")
 SEEDS = flags.DEFINE_list("seeds", "0,1,2", "The seeds, separated by commas.")
-
-
-@dataclass(frozen=True)
-class FixedVarianceBound:
-    """The bound for the fixed variance beta, as T times its term at a random time, in bits per dimension."""
-
-    num_timesteps: int
-
-    def __call__(
-        self, denoise: dj.Denoiser, x_0: jax.Array, keys: jax.Array, transition: dj.Transition
-    ) -> dict[str, jax.Array]:
-        """The terms "loss" and "eps_mse" of every image, `[B]`."""
-        term = bound_term(denoise, x_0, keys, transition=transition, variance=dj.Variance.LARGE)
-        bits = self.num_timesteps * bits_per_dim(term["nats"], x_0.shape[1:])
-        return {"loss": bits, "eps_mse": term["eps_mse"]}
 
 
 def measured(name: str, seed: int) -> tuple[float, ...]:

@@ -48,7 +48,7 @@ def test_the_quality_of_digits_is_on_pixels_between_minus_1_and_1(monkeypatch):
 
 def test_the_loss_with_the_weights_is_the_bound_of_the_variance_beta(monkeypatch):
     """Over all times, with the same noise at each."""
-    loss = imported("dropped_weight", monkeypatch).FixedVarianceBound(6)
+    loss = imported("_fixed_variance", monkeypatch).FixedVarianceBound(6)
     x_0, steps = np.float32(np.tanh(np.random.default_rng(0).normal(size=(3, 2, 2, 1)))), linear(6).transitions()
     denoise, large = Gaussian(np.zeros((2, 2, 1)), np.eye(4)).denoiser, Variance.LARGE
     nats = bound_terms(denoise, x_0, keys(3), indexed=(np.arange(6), steps), variance=large)["nats"]
