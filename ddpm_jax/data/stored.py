@@ -49,5 +49,6 @@ def _array(path: Path) -> np.ndarray:
         if path.suffix == ".npy":
             return content
         if "arr_0" not in content.files:
-            raise UserError(f"{path} has no arr_0, the images [N, H, W, C]; it has {shortened(str(content.files))}")
+            names = shortened(str(content.files))
+            raise UserError(f"{path} does not contain the images as an array arr_0 [N, H, W, C], but only {names}")
         return content["arr_0"]

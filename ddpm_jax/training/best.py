@@ -15,7 +15,7 @@ from ddpm_jax.errors import writing
 from ddpm_jax.runtime.devices import agreed, by_first
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import read_log
-from ddpm_jax.training.loop import Measure
+from ddpm_jax.training.loop import Measure, measured
 from ddpm_jax.training.restoring import saved_steps
 from ddpm_jax.training.state import TrainState
 
@@ -71,7 +71,7 @@ class _Best:
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:
         """The numbers of all measures, after the state is saved if its number is the lowest so far."""
-        numbers = {name: value for measure in self._measures for name, value in measure(step, state).items()}
+        numbers = measured(self._measures, step, state)
         value = numbers.get(self._name, math.inf)
         if agreed(np.array(value < self._lowest)):
             self._lowest = value

@@ -83,7 +83,7 @@ def train_loop(
         stop = stop_asked(step)
         save = step == num_steps or stop or saves.due(step)
         if save or step % log_every == 0:
-            log.flush(partial(_measured, measures, step, state))
+            log.flush(partial(measured, measures, step, state))
         if save:
             saves.save()
         for hook in hooks:
@@ -96,8 +96,8 @@ def train_loop(
     return state
 
 
-def _measured(measures: Sequence[Measure], step: int, state: TrainState) -> dict[str, float]:
-    """Returns the numbers of all measures."""
+def measured(measures: Sequence[Measure], step: int, state: TrainState) -> dict[str, float]:
+    """Returns the numbers of all measures by name."""
     return {name: value for measure in measures for name, value in measure(step, state).items()}
 
 

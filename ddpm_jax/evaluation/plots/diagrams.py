@@ -14,11 +14,11 @@ with with_matplotlib_folder():
 
 
 class Box(NamedTuple):
-    """A box with text; with an image, the image stands in the upper part and the text below it.
+    """A box with text; an image is drawn in its upper part, above the text.
 
     Attributes:
       centre: its place.
-      text: what stands in it, of one line or more.
+      text: the text in the box, of one line or more.
       colour: of its edge; its face is lighter.
       width, height: its size.
       image: `[H, W]` or `[H, W, 1]` in [-1, 1], or None.
@@ -37,7 +37,7 @@ class Arrow(NamedTuple):
 
     Attributes:
       start, end: the names of the boxes.
-      text: what stands beside its middle.
+      text: the text beside its middle.
       bend: how far it bends to the side, as a share of its length; positive to the right of its direction.
       offset: the place of the text relative to the middle of the straight line between the boxes.
       dashed: whether it is dashed.
@@ -153,7 +153,7 @@ def generation_diagram(
 
 
 def _drawn(axes: Axes, box: Box) -> FancyBboxPatch:
-    """Draws a box with what stands in it, and returns its outline."""
+    """Draws a box with its image and its text, and returns its outline."""
     left, bottom, _, top = _sides(box)
     face = tuple(0.88 + 0.12 * part for part in to_rgb(box.colour))
     patch = FancyBboxPatch(
