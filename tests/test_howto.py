@@ -54,6 +54,7 @@ def test_the_page_has_the_six_programs():
     assert all(len(text) <= 15 for text in lines.values()), {name: len(text) for name, text in lines.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
     """With a tiny configuration in place of each experiment, and images of 8x8."""

@@ -190,6 +190,7 @@ def test_a_configuration_file_may_lie_below_the_home_directory(home):
     assert outcome.err.startswith(f"error: there is no configuration file '{home}/mine.py'")
 
 
+@pytest.mark.slow
 def test_commands_in_messages_run_as_they_stand(home):
     """Their paths have spaces and quotes."""
     workdir = home / "it's my run"
@@ -308,6 +309,7 @@ def test_the_cache_lies_in_the_home_directory(home, monkeypatch):
     assert paths.cache_folder() == home / ".cache" / "ddpm_jax"
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
     """In a namespace of its own, as in a container that is started under any number."""
     user = ["unshare", "--user", "--map-user=12345"]
@@ -324,6 +326,7 @@ def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
     assert (workdir / "evaluation" / "bpd.png").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_samples_is_continued_by_the_run_wherever_it_lies(trained, tmp_path, monkeypatch):
     """Moved, copied, given relative, guided by a classifier that is moved too."""
     digits = {"labels__num_classes": 10, "task": "classify", **SHORT}
