@@ -108,7 +108,7 @@ class Heartbeat:
     def __init__(self, workdir: Path, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self._peak: float | None = None  # steps/s
-        self._warned, self._begin = False, time.time()
+        self._warned = False
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
             name: getattr(earlier, name) for name in ("step", "held_out_loss", "last_error", "last_error_time")
@@ -169,7 +169,7 @@ class Heartbeat:
     def _needs_you_by_another(self) -> bool:
         """Whether another process of this start has written an error of its own that a person must mend."""
         found = self._read()
-        return found is not None and found.state == NEEDS_YOU and (found.time or 0) > self._begin
+        return found is not None and found.state == NEEDS_YOU
 
     def _read(self) -> Status | None:
         """Returns what the file holds, or None."""
