@@ -17,6 +17,7 @@ from support.tiny import ROOT, arguments, random_state, same, tiny_config
 from support.tiny import run as run_program
 
 from ddpm_jax import factory
+from ddpm_jax.commands import endings
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
@@ -165,13 +166,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
 
 
 @pytest.mark.slow
-def test_a_terminated_process_saves_and_ends_well(tmp_path):
+def test_a_terminated_process_saves_and_asks_to_be_started_again(tmp_path):
     config = tiny_config(**{**BUSY, "checkpoint__every": 100_000}, train__num_steps=100_000)
     process = start(tmp_path / "run", config)
     wait_until(lambda: logged(tmp_path / "run") >= 2, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate()[0]
-    assert process.returncode == 0, output
+    assert process.returncode == endings.START_AGAIN, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
     assert step == logged(tmp_path / "run")
     assert output.endswith(f"interrupted: step {step} is saved; the same command resumes from there\n")

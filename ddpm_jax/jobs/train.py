@@ -10,6 +10,7 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, one_line, shortened
 from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_same_run, note_doubts
 from ddpm_jax.jobs.held_out import held_out_loss
+from ddpm_jax.jobs.peak import peak_steps_per_s
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
@@ -36,10 +38,11 @@ from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.heartbeat import Heartbeat
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
 from ddpm_jax.training.log import DivergedError, RunLog, Watch
 from ddpm_jax.training.loop import Hook, compiled_step, interruption, state_shapes, train_loop
-from ddpm_jax.training.restoring import stored_config
+from ddpm_jax.training.restoring import newest_checkpoint, stored_config
 from ddpm_jax.training.saving import Intervals, Saves
 from ddpm_jax.training.state import StateInit, TrainState
 
@@ -52,10 +55,12 @@ class Outcome(NamedTuple):
     Attributes:
       start_step: the step from which the run was resumed; 0 for a new run.
       state: the `TrainState` after the last step, or at the interruption.
+      stopped: the signal that interrupted it, SIGINT or SIGTERM; None after the last step.
     """
 
     start_step: int
     state: TrainState
+    stopped: int | None = None
 
 
 def train(
@@ -119,13 +124,20 @@ def start(
     init = factory.state_init(config, model, spec)
     gathers = config.data.on_device and isinstance(source, Source)
     step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
-    with removed_if_unused(workdir), _checkpoints(config, workdir) as checkpoints:
+    with (
+        removed_if_unused(workdir),
+        _checkpoints(config, workdir) as checkpoints,
+        Heartbeat(workdir, config.train.num_steps, partial(newest_checkpoint, workdir)) as heartbeat,
+    ):
         state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
         start_step = int(state.step)
+        peak = peak_steps_per_s(step_fn, config, mesh, state_shapes(init), num_images=num_images if gathers else None)
+        heartbeat.resumed(start_step, peak_steps_per_s=peak)
         known = {"num_images": num_images, "loss": given.loss}
         measures = [*held_out_loss(config, model, held_out, mesh, **known)]
         measures += quality(config, model, source, mesh, workdir=workdir)
         log = _log(config, workdir, start_step, watch)
+        log.listeners.append(heartbeat.line)
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
@@ -135,7 +147,8 @@ def start(
         with log, inputs as batches, explained, best as measures, saves, interruption() as stop_asked:
             options |= {"measures": measures, "stop_asked": stop_asked}
             state = train_loop(step_fn, state, batches, log=log, saves=saves, **options)
-    return Outcome(start_step, state)
+            stopped = None if int(state.step) >= config.train.num_steps else stop_asked.signal()
+    return Outcome(start_step, state, stopped)
 
 
 def _naming(config: ConfigDict, given: Given) -> ConfigDict:

@@ -5,18 +5,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddpm_jax.runtime.devices import is_first
+from ddpm_jax.training.heartbeat import status_file
 
 
 @contextlib.contextmanager
 def removed_if_unused(workdir: Path) -> Iterator[None]:
     """Removes the folders that the body makes of a run, if it raises before there is a checkpoint or a line of the log.
 
-    Only empty folders are removed, and TensorBoard's file of a run without steps.
+    Only empty folders are removed, and TensorBoard's file and the status of a run without steps.
 
     Args:
       workdir: the run's directory, which may exist.
     """
-    checkpoints, board = workdir / "checkpoints", workdir / "tensorboard"
+    checkpoints, board, status = workdir / "checkpoints", workdir / "tensorboard", status_file(workdir)
+    had_status = status.exists()
     made = [folder for folder in (board, checkpoints, workdir, *workdir.parents) if not folder.exists()]
     try:
         yield
@@ -26,6 +28,8 @@ def removed_if_unused(workdir: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 for events in board.glob("events*") if board in made else ():
                     events.unlink()
+                if not had_status:
+                    status.unlink(missing_ok=True)
                 for folder in made:
                     if folder.exists():
                         folder.rmdir()

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
-from ddpm_jax.errors import UserError, causes, first_line, lacks_space
+from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.training import integrity
 from ddpm_jax.training.restoring import check_fits, newest_whole, note_unverified, reason, saved_steps, stored_record
@@ -227,7 +227,7 @@ def _lock(folder: Path, held: contextlib.ExitStack) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         held.close()
-        raise UserError(
+        raise TransientError(
             f"another process is training in {folder.parent}; wait until it ends, or choose another workdir"
         ) from error
     except OSError:  # a file system without locks

@@ -68,6 +68,9 @@ class RunLog:
       learning_rate: function from the number of steps already taken to the learning rate of the next step.
       watch: function that is called with all lines of the log after each new one, instead of printing; or None.
 
+    Attributes:
+      listeners: functions that the first process calls with each new line.
+
     Raises:
       UserError: the directory cannot be written.
     """
@@ -84,6 +87,7 @@ class RunLog:
     ) -> None:
         self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
         self._path = self._workdir / "log.jsonl"
+        self.listeners: list[Callable[[LogLine], object]] = []
         self._board: EventsWriter | None = None  # of the first process only
         if is_first():
             self._open(start_step)
@@ -206,6 +210,8 @@ class RunLog:
         """Writes a line and shows it."""
         self._write(line)
         self._watch(read_log(self._workdir)) if self._watch else self._show(line)
+        for listener in self.listeners:
+            listener(line)
 
     def _write(self, line: LogLine) -> None:
         """Appends a line to the JSONL file and to TensorBoard."""

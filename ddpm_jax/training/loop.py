@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -122,30 +123,54 @@ def state_shapes(init: StateInit) -> TrainState:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-@contextlib.contextmanager
-def interruption() -> Iterator[Callable[[int], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
+class Interruption:
+    """A request to stop after the step that is being taken; called with a step, it returns whether to stop after it.
 
-    A second signal ends the process at once. Yields a function of the step that returns whether to stop after it. If
-    there are several processes, all stop after the same step, whichever of them got the signal: JAX's preemption
-    service, which handles SIGTERM in this case, makes them agree on it.
+    If there are several processes, all get the same answers, whichever of them got the signal: JAX's preemption
+    service, which handles SIGTERM in this case, makes them agree on the step.
     """
-    raised, previous = [], {}
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        raised.append(number)
-        signal.signal(number, previous[number])
-        if several:
+    def __init__(self) -> None:
+        self._raised: list[int] = []
+
+    def __call__(self, step: int) -> bool:
+        """Returns whether to stop after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(self._raised)
+
+    def signal(self) -> signal.Signals:
+        """Returns the signal that asked: SIGINT if any process got it; all processes call this, after a stop."""
+        interrupted = np.array(signal.SIGINT in self._raised)
+        everywhere = multihost_utils.process_allgather(interrupted) if jax.process_count() > 1 else interrupted
+        return signal.SIGINT if np.any(everywhere) else signal.SIGTERM
+
+    def add(self, number: int) -> None:
+        """Takes a signal that this process got."""
+        self._raised.append(number)
+        if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
-    several = jax.process_count() > 1
-    for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
+
+    A second signal ends the process at once.
+    """
+    asked, previous = Interruption(), {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, previous[number])
+        asked.add(number)
+
+    for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM):
         try:
             previous[number] = signal.signal(number, handler)
         except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
             break
     try:
-        yield multihost_utils.reached_preemption_sync_point if several else lambda step: bool(raised)
+        yield asked
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

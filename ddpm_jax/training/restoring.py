@@ -4,6 +4,7 @@ A damaged checkpoint is reported and kept, and the one before it is read instead
 another reason, the search ends with that reason. Read next: `integrity.py`.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -41,6 +42,19 @@ def saved_steps(folder: str | os.PathLike[str]) -> list[int]:
         return []
     except OSError as error:
         raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
+
+
+def newest_checkpoint(workdir: str | os.PathLike[str]) -> tuple[int, float] | None:
+    """Returns the step of the newest finished checkpoint of a run and when it was finished, or None.
+
+    Raises:
+      UserError: as `saved_steps`.
+    """
+    folder = Path(workdir) / "checkpoints"
+    for step in saved_steps(folder):
+        with contextlib.suppress(OSError):  # deleted in the meantime
+            return step, (folder / str(step)).stat().st_mtime
+    return None
 
 
 def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
