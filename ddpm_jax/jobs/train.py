@@ -5,11 +5,11 @@ key, the batch of a step is a function of the step and the seed, and its randomn
 key. An object of a program (`Given`) takes the place of what the configuration names. Read next: `training/loop.py`.
 """
 
-import contextlib
 import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +22,18 @@ from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, check_ranges, editable, to_json
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
-from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.data.source import Source, image_name
+from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
-from ddpm_jax.errors import UserError, listed, one_line, shortened
-from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_same_run, note_doubts
+from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.jobs.checks import (
+    Given,
+    check_effects,
+    check_given,
+    check_repeatable,
+    check_same_run,
+    note_doubts,
+)
+from ddpm_jax.jobs.divergence import Attempts
 from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
@@ -37,7 +44,7 @@ from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
-from ddpm_jax.training.log import DivergedError, RunLog, Watch
+from ddpm_jax.training.log import RunLog, Watch
 from ddpm_jax.training.loop import Hook, compiled_step, interruption, state_shapes, train_loop
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.saving import Intervals, Saves
@@ -106,10 +113,12 @@ def start(
     workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     stored = stored_config(workdir)
+    config = _passing_over(config, stored)
     check_given(config, stored, given, workdir)
     model = factory.network(config, given.network)
     check_same_run(config, stored, workdir=workdir)
     check_effects(config, given, resumed=stored is not None)
+    check_repeatable(config, given)
     config, source, held_out = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
@@ -120,22 +129,25 @@ def start(
     gathers = config.data.on_device and isinstance(source, Source)
     step_fn = compiled_step(spec, mesh, state_shapes(init), gathers=gathers)
     with removed_if_unused(workdir), _checkpoints(config, workdir) as checkpoints:
-        state = _restored_or_new(init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
-        start_step = int(state.step)
-        known = {"num_images": num_images, "loss": given.loss}
-        measures = [*held_out_loss(config, model, held_out, mesh, **known)]
-        measures += quality(config, model, source, mesh, workdir=workdir)
-        log = _log(config, workdir, start_step, watch)
-        hooks = [*previews(config, model, log, mesh), *hooks]
-        saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
-        inputs = _inputs(config, source, mesh, start_step=start_step)
-        explained = _explained(config, checkpoints, source)
-        best = keeping_best(measures, config.checkpoint.best, workdir, to_json(config), start_step=start_step)
-        options: dict[str, Any] = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
-        with log, inputs as batches, explained, best as measures, saves, interruption() as stop_asked:
-            options |= {"measures": measures, "stop_asked": stop_asked}
-            state = train_loop(step_fn, state, batches, log=log, saves=saves, **options)
-    return Outcome(start_step, state)
+        begin = partial(_restored_or_new, init, jax.random.key(config.seed), checkpoints=checkpoints, mesh=mesh)
+        attempts, start_steps = Attempts(config, checkpoints, source, begin), []
+        for config, state in attempts:
+            start_steps.append(start_step := int(state.step))
+            known = {"num_images": num_images, "loss": given.loss}
+            measures = [*held_out_loss(config, model, held_out, mesh, **known)]
+            measures += quality(config, model, source, mesh, workdir=workdir)
+            log = _log(config, workdir, start_step, watch, rolled_back_from=attempts.rolled_back_from)
+            called = [*previews(config, model, log, mesh), *hooks]
+            saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
+            inputs = _inputs(config, source, mesh, start_step=start_step)
+            best = keeping_best(measures, config.checkpoint.best, workdir, to_json(config), start_step=start_step)
+            options: dict[str, Any] = {"num_steps": config.train.num_steps, "log_every": config.log.every}
+            options |= {"hooks": called, "pass_over": frozenset(config.train.pass_over)}
+            watched = attempts.watched()
+            with log, inputs as batches, watched, best as measures, saves, interruption() as stop_asked:
+                options |= {"measures": measures, "stop_asked": stop_asked}
+                state = train_loop(step_fn, state, batches, log=log, saves=saves, **options)
+    return Outcome(start_steps[0], state)
 
 
 def _naming(config: ConfigDict, given: Given) -> ConfigDict:
@@ -172,7 +184,14 @@ def _inputs(
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)
 
 
-def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None) -> RunLog:
+def _passing_over(config: ConfigDict, stored: dict[str, Any] | None) -> ConfigDict:
+    """A copy of the configuration that also passes over the batches that the stored run passes over."""
+    config, known = editable(config), stored["train"].get("pass_over", ()) if stored else ()
+    config.train.pass_over = tuple(sorted({*config.train.pass_over, *known}))
+    return config
+
+
+def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None, *, rolled_back_from: int) -> RunLog:
     """The log of a run, with the options of its configuration."""
     return RunLog(
         workdir,
@@ -181,6 +200,8 @@ def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None
         batch_size=config.train.batch_size,
         learning_rate=factory.learning_rate(config),
         watch=watch,
+        tolerated=config.train.max_passed_over if config.train.on_divergence == "skip" else 0,
+        rolled_back_from=rolled_back_from,
     )
 
 
@@ -227,29 +248,3 @@ def _restored_or_new(init: StateInit, key: jax.Array, *, checkpoints: Checkpoint
         print(f"resuming from step {int(restored.step):,}", flush=True)
         return restored
     return jax.jit(init, out_shardings=shardings)(key)
-
-
-@contextlib.contextmanager
-def _explained(config: ConfigDict, checkpoints: Checkpoints, source: Source | Batches | BatchesFrom) -> Iterator[None]:
-    """Turns a `DivergedError` into a `UserError` that names the step, its images and the last good checkpoint.
-
-    The images of given batches are not known.
-    """
-    try:
-        yield
-    except DivergedError as error:
-        order = {"batch_size": config.train.batch_size, "seed": config.seed, "step": error.step - 1}
-        names = []
-        if isinstance(source, Source):
-            indices = batch_indices(len(source), **order)
-            names = [one_line(image_name(source, int(index))) for index in indices[:8]] + ["..."] * (len(indices) > 8)
-        images = f", on images {', '.join(names)} of the data" if names else ""
-        last = checkpoints.last_saved()
-        kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
-        table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "
-        raise UserError(
-            f"{error}{images}; {kept}; {table if config.network == CUSTOM and config.labels.dropout else ''}"
-            f"{'correct the loss of your program, ' if config.loss.kind == CUSTOM else ''}"
-            "lower config.optim.learning_rate, set config.optim.grad_clip=1 or use config.model.dtype=float32, "
-            "and start again with the same command"
-        ) from error
