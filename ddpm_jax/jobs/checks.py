@@ -75,6 +75,16 @@ def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
         print(f"note: {line}", flush=True)
 
 
+def check_repeatable(config: ConfigDict, given: Given) -> None:
+    """Refuses to roll back with batches that begin anew, since a roll-back would pass over the wrong ones."""
+    from_beginning = given.source is not None and not isinstance(given.source, Source) and not callable(given.source)
+    if from_beginning and config.train.on_divergence == "rollback":
+        raise UserError(
+            "config.train.on_divergence=rollback needs the batches of any step again: give a function of the number of "
+            "steps taken in place of an iterable, or a source of images"
+        )
+
+
 def _best_not_measured(config: ConfigDict) -> list[str]:
     """A line if the number of the best checkpoint is not measured, or none."""
     name, values = config.checkpoint.best, flatten(config)

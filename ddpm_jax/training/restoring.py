@@ -5,6 +5,7 @@ another reason, the search ends with that reason. Read next: `integrity.py`.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -21,7 +22,7 @@ from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
-from ddpm_jax.training.state import Tree
+from ddpm_jax.training.state import TrainState, Tree
 
 quieten_orbax()
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
@@ -141,6 +142,19 @@ def stored_record(path: Path) -> integrity.Record:
     if record.digests is not None:
         integrity.check({"step": np.int32(path.name)}, record.digests)
     return record
+
+
+def stored_fields(target: TrainState, path: Path) -> dict[str, Tree]:
+    """Returns the fields of the target that a checkpoint has: earlier versions stored no `recent`.
+
+    Args:
+      target: the state that is wanted.
+      path: the folder of the checkpoint.
+    """
+    fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
+    metadata = _alone(ocp.PyTreeCheckpointHandler).metadata(path / "state").item_metadata
+    assert metadata is not None, "it is that of a tree"
+    return fields if "recent" in metadata.tree else {name: fields[name] for name in fields if name != "recent"}
 
 
 def note_unverified(record: integrity.Record, path: Path, consequence: str = "") -> None:
