@@ -10,7 +10,6 @@ import copy
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,6 +33,7 @@ from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
+from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
@@ -125,7 +125,7 @@ def start(
         known = {"num_images": num_images, "loss": given.loss}
         measures = [*held_out_loss(config, model, held_out, mesh, **known)]
         measures += quality(config, model, source, mesh, workdir=workdir)
-        log = _log(config, workdir, start_step, watch)
+        log = _log(config, workdir, start_step, watch, checkpoints.term)
         hooks = [*previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
@@ -172,7 +172,7 @@ def _inputs(
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)
 
 
-def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None) -> RunLog:
+def _log(config: ConfigDict, workdir: AnyPath, start_step: int, watch: Watch | None, term: int) -> RunLog:
     """The log of a run, with the options of its configuration."""
     return RunLog(
         workdir,
@@ -181,6 +181,7 @@ def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None
         batch_size=config.train.batch_size,
         learning_rate=factory.learning_rate(config),
         watch=watch,
+        term=term,
     )
 
 
@@ -189,7 +190,7 @@ def _intervals(config: ConfigDict) -> Intervals:
     return Intervals(config.checkpoint.every, config.checkpoint.every_minutes, config.log.every)
 
 
-def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+def _checkpoints(config: ConfigDict, workdir: AnyPath) -> Checkpoints:
     """Opens the checkpoints of a run with the options of its configuration."""
     options = config.checkpoint
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)

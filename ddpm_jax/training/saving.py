@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from ddpm_jax.errors import AgreedError, UserError, first_line
-from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.devices import agreed, by_first, is_first
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
 from ddpm_jax.training.state import TrainState
@@ -101,6 +101,7 @@ class Saves:
         assert latest is not None, "a step was taken"
         if not np.isfinite(_norm((latest.params, latest.ema_params))):
             raise DivergedError("parameters became infinite", int(latest.step))
+        by_first(self._log.store)
         self._checkpoints.save(latest, self._config)
         self._begun, self._last_time = int(latest.step), time.monotonic()
 
