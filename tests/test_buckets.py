@@ -1,10 +1,18 @@
 """A run in a bucket is the run on a disk, bit for bit: trained, killed, resumed, sampled, measured, converted."""
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
-from support.tiny import same, tiny_config
+from PIL import Image
+from support.tiny import ROOT, arguments, same, save, tiny_config
+from support.tiny import run as program
 
 import ddpm_jax as dj
+from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime import paths, storage
@@ -84,7 +92,10 @@ def test_the_programs_take_addresses(place, tmp_path):
     for command, said in (
         (["sample.py", f"--workdir={place}/run", "--num_images=2"], f"wrote {place}/run/samples_seed0.png"),
         (["sample.py", f"--workdir={place}/run", "--num_images=2", f"--out={place}/two/"], f"wrote {place}/two "),
-        (["ddpm_jax/convert/__main__.py", f"{place}/run", "--to=diffusers", f"--out={place}/out"], f"wrote {place}/out"),
+        (
+            ["ddpm_jax/convert/__main__.py", f"{place}/run", "--to=diffusers", f"--out={place}/out"],
+            f"wrote {place}/out",
+        ),
         (["ddpm_jax/convert/__main__.py", f"{place}/out", f"--out={place}/in"], f"--workdir={place}/in"),
     ):
         outcome = program(*command)
@@ -95,7 +106,9 @@ def test_the_programs_take_addresses(place, tmp_path):
     again = program("ddpm_jax/convert/__main__.py", f"{place}/out", f"--out={place}/in")
     assert again.err == f"error: {place}/in exists already; choose a new name\n"
     missing = program("sample.py", f"--workdir={place}/rum")
-    assert missing.err.startswith(f"error: there is no run in {place}/rum; did you mean {place}/run? Or train one with: ")
+    assert missing.err.startswith(
+        f"error: there is no run in {place}/rum; did you mean {place}/run? Or train one with: "
+    )
     inside = program("sample.py", f"--workdir={place}/run/checkpoints/t1/1")
     assert f"/1 is a checkpoint of the run in {place}/run: give {place}/run, whose newest" in inside.err
 
@@ -192,7 +205,8 @@ def test_a_run_in_a_bucket_that_is_killed_and_resumed_is_that_on_a_disk(place, t
         process.send_signal(signal.SIGKILL)
         process.communicate()
     process = start(f"--workdir={place}/run", *arguments(config))
-    assert process.wait() == 0, process.communicate()[1]
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
     assert logged(f"{place}/run") == logged(tmp_path / "run")
     assert same(Run(f"{place}/run").params, Run(tmp_path / "run").params)
     kept = {name.split("/")[1] for name in content(f"{place}/run/checkpoints") if "/" in name}

@@ -169,7 +169,9 @@ def test_an_address_of_google_cloud_storage_has_one_form():
         assert str(paths.any_path(same)) == "gs://bucket/a/b"
         assert paths.any_path(paths.any_path(same)) == paths.any_path(same)
     assert paths.expanded("gs://bucket/a/") == "gs://bucket/a/"
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket: give a name inside of the bucket, such as gs://buck"):
+    with pytest.raises(
+        UserError, match=r"^cannot use gs://bucket: give a name inside of the bucket, such as gs://buck"
+    ):
         paths.run_folder("gs://bucket")
 
 
@@ -178,7 +180,9 @@ def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
     from ddpm_jax.data.prepare import main
     from ddpm_jax.evaluation.published import INCEPTION, known_file
 
-    message = "cannot use gs://bucket/x: this is read from a disk only: mount the bucket, and give the path of the mount"
+    message = (
+        "cannot use gs://bucket/x: this is read from a disk only: mount the bucket, and give the path of the mount"
+    )
     config = tiny_config(data__source="tfds", data__name="mnist", data__path="gs://bucket/x", data__on_device=False)
     for refused in (
         lambda: train.train(config, "run"),
@@ -218,7 +222,9 @@ def test_a_mounted_bucket_is_recognised(table, folder, expected, tmp_path, monke
             paths.run_folder(folder)
     else:
         assert str(paths.run_folder(folder)) == expected
-    noted = "the mount /mnt/data is of the kind fuse.s3fs, whose locks other hosts may not see" in capsys.readouterr().out
+    noted = (
+        "the mount /mnt/data is of the kind fuse.s3fs, whose locks other hosts may not see" in capsys.readouterr().out
+    )
     assert noted == ("s3fs" in table)
 
 

@@ -22,7 +22,7 @@ class BucketFiles:
 
     Args:
       root: the folder.
-      limit: the bytes that all copies of this user may take; 0 keeps none.
+      limit: the bytes that all copies of this user may take, with one process; 0 keeps none.
       cache: the folder of the copies; None for the user's cache folder, where there is one.
 
     Attributes:
@@ -33,9 +33,11 @@ class BucketFiles:
     """
 
     def __init__(self, root: epath.Path, *, limit: int, cache: Path | None = None) -> None:
-        self._root, self._limit, self._added = root, limit, limit  # so that the first copy looks for old ones
+        self._root, self._limit, self._added = root, limit, 0
         cache = cache or cache_folder()
         self._cache = cache / "images" if cache and limit else None
+        if self._cache and self._cache.is_dir():
+            _shrink(self._cache, limit)
         prefix = f"{root}/"
         self.sizes = {str(path).removeprefix(prefix): size for path, size in storage.files_below(root)}
 
@@ -62,11 +64,13 @@ class BucketFiles:
 
     def _keep(self, copy: Path, content: bytes) -> None:
         """Writes a copy; a disk that is full, or that cannot be written to, only makes the program slower."""
+        if len(content) > self._limit // 2:
+            return
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
             self._added += len(content)
-            if self._added * _SHARE > self._limit:
-                _shrink(copy.parent, self._limit - self._limit // _SHARE)
+            if self._added > self._limit // _SHARE:
+                _shrink(copy.parent, self._limit - self._limit // _SHARE - len(content))
                 self._added = 0
             with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as file:
                 file.write(content)
