@@ -27,8 +27,9 @@ CACHE_GIB = 20.0
 class ImageFolder(EncodedImages):
     """The images below a folder, in the order of their relative paths, labelled by first-level folders.
 
-    The folder is on a disk or in a bucket. Images that all lie in sub-folders have the first-level folder as label, in the order of the folders'
-    names; images that all lie in the folder itself have no labels. Hidden files and folders, and those that an
+    The folder is on a disk or in a bucket. Images that all lie in sub-folders have the first-level folder as label, in
+    the order of the folders' names; images that all lie in the folder itself have no labels. Hidden files and folders,
+    and those that an
     operating system made for its own use, are ignored; links are followed, and each real folder is read once.
 
     Attributes:

@@ -33,6 +33,7 @@ from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh, sharded
 from ddpm_jax.runtime.paths import run_folder
+from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -126,7 +127,7 @@ def start(
         measures = [*held_out_loss(config, model, held_out, mesh, **known)]
         measures += quality(config, model, source, mesh, workdir=workdir)
         log = _log(config, workdir, start_step, watch, checkpoints.term)
-        hooks = [*previews(config, model, log, mesh), *hooks]
+        hooks = [checkpoints.check_held, *previews(config, model, log, mesh), *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, source)
@@ -192,6 +193,7 @@ def _intervals(config: ConfigDict) -> Intervals:
 
 def _checkpoints(config: ConfigDict, workdir: AnyPath) -> Checkpoints:
     """Opens the checkpoints of a run with the options of its configuration."""
+    check_shared(workdir)
     options = config.checkpoint
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 

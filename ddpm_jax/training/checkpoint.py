@@ -124,6 +124,10 @@ class Checkpoints:
         """Waits until the last save is complete and visible; raises as `save`."""
         self._guard(self._publisher.wait)
 
+    def check_held(self, *args: object) -> None:
+        """Raises a `UserError` if another process trains here instead of this one; a `Hook` of the training loop."""
+        self._store.check()
+
     def last_saved(self) -> int | None:
         """Waits for the save in progress, whose failure is a warning, and returns the newest step on disk, or None."""
         try:

@@ -17,7 +17,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax.errors import UserError, causes, first_line
-from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
@@ -248,10 +247,13 @@ def _raise_unless_damaged(path: AnyPath, error: Exception) -> None:
 
 
 def _present(path: AnyPath) -> bool:
-    """Whether something of a checkpoint is there; one that cannot be looked at may be there."""
+    """Whether a checkpoint is still one: something of it is on the disk, or its bucket still lists it, as it may."""
+    if isinstance(path, Path):
+        return os.path.lexists(path)
+    folder = path.parent if path.parent.name == "checkpoints" else path.parent.parent
     try:
-        return os.path.lexists(path) if isinstance(path, Path) else storage.exists(path)
-    except OSError:
+        return path in checkpoint_paths(folder).values()
+    except UserError:
         return True
 
 
