@@ -183,16 +183,16 @@ def test_what_a_stopped_holder_still_writes_is_never_taken_for_a_checkpoint(plac
         with pytest.raises(LostError):
             first.save(random_state(config, step=8), to_json(config))
         with pytest.raises(LostError):
-            first.check_held()
+            first.check_held(4, None, {})
+        storage.write_bytes(workdir / "checkpoints/t1/8/late", b"")
         second.save(random_state(config, step=6), to_json(config))
     first.__exit__(None, None, None)
     assert saved_steps(workdir / "checkpoints") == [6, 4, 2]
-    assert storage.exists(workdir / "checkpoints/t1/4/state")  # what the first one left
     assert same(Run(workdir).params, random_state(config, step=6).ema_params)
     places = stored(workdir / "checkpoints/manifest.json")["checkpoints"]
     assert places == {"2": "t1/2", "4": "t2/4", "6": "t2/6"}
     with Checkpoints(workdir):
-        assert not storage.exists(workdir / "checkpoints/t1/4")  # the next one tidies up
+        assert storage.names(workdir / "checkpoints/t1") == ["2"]  # the next one removes what the first one left
 
 
 PROGRAM = """

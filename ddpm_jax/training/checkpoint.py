@@ -124,7 +124,7 @@ class Checkpoints:
         """Waits until the last save is complete and visible; raises as `save`."""
         self._guard(self._publisher.wait)
 
-    def check_held(self, *args: object) -> None:
+    def check_held(self, step: int, state: object, metrics: object) -> None:
         """Raises a `UserError` if another process trains here instead of this one; a `Hook` of the training loop."""
         self._store.check()
 
