@@ -11,7 +11,7 @@ from support.tiny import tiny_config
 
 from ddpm_jax.errors import AgreedError, TransientError, UserError
 from ddpm_jax.jobs import train
-from ddpm_jax.runtime import atomic, peaks
+from ddpm_jax.runtime import peaks, storage
 from ddpm_jax.training import heartbeat
 from ddpm_jax.training.heartbeat import Heartbeat, Status, read_status
 from ddpm_jax.training.restoring import newest_checkpoint
@@ -160,10 +160,10 @@ def test_a_run_writes_it_while_it_trains(tmp_path):
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    atomic.write_text(path, "before")
-    monkeypatch.setattr(atomic.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
+    storage.write_bytes(path, b"before")
+    monkeypatch.setattr(storage.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        atomic.write_text(path, "after")
+        storage.write_bytes(path, b"after")
     assert path.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
