@@ -134,6 +134,32 @@ def wait_for_steps(workdir, processes, count=4):
 
 
 @pytest.mark.slow
+def test_hosts_with_different_folders_of_one_name_are_refused_in_one_line(tmp_path):
+    """The second process works in another directory, as a host with a disk of its own would."""
+    program = tmp_path / "elsewhere.py"
+    program.write_text(
+        "import os, sys\n"
+        "from ddpm_jax.commands.train import command\n"
+        f"os.chdir({str(tmp_path)!r} + '/' + sys.argv[-1].rpartition('=')[2])\n"
+        "sys.argv[0] = 'train.py'\n"
+        "command()\n"
+    )
+    for name in ("0", "1"):
+        (tmp_path / name).mkdir()
+    os.environ["PYTHONPATH"] = str(ROOT)
+    try:
+        processes = start(program, "--workdir=run", *arguments(tiny_config(**CONFIG, train__num_steps=4)))
+        outputs = [process.communicate(timeout=DEADLOCK)[0] for process in processes]
+    finally:
+        del os.environ["PYTHONPATH"]
+    assert [process.returncode for process in processes] == [1, 1], outputs
+    for output in outputs:
+        assert "run is another folder on the host of process 1 than on that of the first one: give a work" in output
+        assert "Traceback" not in output
+    assert not (tmp_path / "0/run").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, endings.START_AGAIN), (signal.SIGINT, endings.INTERRUPTED)]
 )

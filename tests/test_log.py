@@ -186,13 +186,13 @@ def test_a_full_disk_stops_the_log_in_one_line_and_closing_it_is_silent(tmp_path
         raise OSError(28, "No space left on device")
 
     with run_log(tmp_path) as log:
-        log._board.flush = full
+        log._files[1]._writer.flush = full
         log.add(1, metrics(1))
         with pytest.raises(UserError, match="No space left on device; free some space"):
             log.flush()
     assert "Error" not in capfd.readouterr().err
-    del log._board.flush
-    log._board.close()
+    del log._files[1]._writer.flush
+    log._files[1].close()
 
 
 def test_lines_are_plain_json(tmp_path):

@@ -61,6 +61,9 @@ DATA = {
     "skip_unreadable": Key(
         False, "skip files that cannot be read and print their names, instead of stopping", fixed=False
     ),
+    "cache_gib": Key(
+        20.0, "GiB that copies of the images of a gs:// folder may take on the local disk", NOT_NEGATIVE, fixed=False
+    ),
     "on_device": Key(
         False, "read the whole data set at the start and keep it on every device; for small data sets", fixed=False
     ),
@@ -284,6 +287,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "data.label": (_TFDS,),
     "data.crop": (_FILES,),
     "data.skip_unreadable": (_FILES,),
+    "data.cache_gib": (needs("data.source", "folder"),),
     "data.num_workers": (needs("data.on_device", False),),
     "labels.dropout": (_DENOISES, needs_some("labels.num_classes")),
     "diffusion.beta_start": (_BETAS,),

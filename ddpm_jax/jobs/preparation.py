@@ -2,7 +2,6 @@
 
 import copy
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_repeat
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import check_divides, device_mesh
 from ddpm_jax.runtime.paths import run_folder
+from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 from ddpm_jax.training.loop import compiled_step, state_shapes
 from ddpm_jax.training.restoring import stored_config
@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
     """
 
     config: ConfigDict
-    workdir: Path
+    workdir: AnyPath
     mesh: Mesh
     model: nn.Module
     source: Source | Batches | BatchesFrom

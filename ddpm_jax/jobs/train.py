@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -31,6 +30,8 @@ from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runtime.devices import sharded
+from ddpm_jax.runtime.shared import check_shared
+from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.heartbeat import Heartbeat
@@ -111,7 +112,8 @@ def start(
         for config, state in attempts:
             start_steps.append(int(state.step))
             heartbeat.resumed(start_steps[-1], peak_steps_per_s=peak)
-            log = _log(config, workdir, start_steps[-1], watch, rolled_back_from=attempts.rolled_back_from)
+            known = {"rolled_back_from": attempts.rolled_back_from, "term": checkpoints.term}
+            log = _log(config, workdir, start_steps[-1], watch, **known)
             log.listeners.append(heartbeat.line)
             with log, attempts.watched():
                 state, stopped = _attempt(ready._replace(config=config), state, log, checkpoints, hooks=hooks)
@@ -129,7 +131,7 @@ def _attempt(
     config, mesh, start_step = ready.config, ready.mesh, int(state.step)
     measures = [*held_out_loss(config, ready.model, ready.held_out, mesh, num_images=ready.num_images, loss=ready.loss)]
     measures += quality(config, ready.model, ready.source, mesh, workdir=ready.workdir)
-    hooks = [*previews(config, ready.model, log, mesh), *hooks]
+    hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), *hooks]
     saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
     inputs = _inputs(config, ready.source, mesh, start_step=start_step)
     best = keeping_best(measures, config.checkpoint.best, ready.workdir, to_json(config), start_step=start_step)
@@ -164,7 +166,9 @@ def _inputs(
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)
 
 
-def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None, *, rolled_back_from: int) -> RunLog:
+def _log(
+    config: ConfigDict, workdir: AnyPath, start_step: int, watch: Watch | None, *, rolled_back_from: int, term: int
+) -> RunLog:
     """The log of a run, with the options of its configuration."""
     return RunLog(
         workdir,
@@ -175,6 +179,7 @@ def _log(config: ConfigDict, workdir: Path, start_step: int, watch: Watch | None
         watch=watch,
         tolerated=config.train.max_passed_over if config.train.on_divergence == "skip" else 0,
         rolled_back_from=rolled_back_from,
+        term=term,
     )
 
 
@@ -183,8 +188,9 @@ def _intervals(config: ConfigDict) -> Intervals:
     return Intervals(config.checkpoint.every, config.checkpoint.every_minutes, config.log.every)
 
 
-def _checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+def _checkpoints(config: ConfigDict, workdir: AnyPath) -> Checkpoints:
     """Opens the checkpoints of a run with the options of its configuration."""
+    check_shared(workdir)
     options = config.checkpoint
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 

@@ -11,13 +11,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddpm_jax.errors import AgreedError, first_line, is_transient
-from ddpm_jax.runtime.atomic import write_text
+from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.devices import is_first, lost_connection
+from ddpm_jax.runtime.storage import AnyPath
 
 if TYPE_CHECKING:  # the log loads TensorBoard's writer, without which the status of a run can be read in half the time
     from ddpm_jax.training.log import LogLine
@@ -72,19 +72,19 @@ class Status:
         return dataclasses.replace(self, state=state, seconds_left=0.0 if state == FINISHED else None)
 
 
-def status_file(workdir: Path) -> Path:
+def status_file(workdir: AnyPath) -> AnyPath:
     """The file in which a run's status is."""
     return workdir / "status.json"
 
 
-def read_status(workdir: Path) -> Status | None:
+def read_status(workdir: AnyPath) -> Status | None:
     """Returns the status that a run has written; None if it has written none that can be read.
 
     Raises:
       OSError: the file exists and cannot be read.
     """
     try:
-        content = json.loads(status_file(workdir).read_text())
+        content = json.loads(storage.read_text(status_file(workdir)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("state"), str):
@@ -105,7 +105,9 @@ class Heartbeat:
       last_checkpoint: function that returns the step of the newest checkpoint on disk and its time, or None.
     """
 
-    def __init__(self, workdir: Path, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]) -> None:
+    def __init__(
+        self, workdir: AnyPath, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]
+    ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self._peak: float | None = None  # steps/s
         self._warned = False
@@ -186,7 +188,7 @@ class Heartbeat:
             at: dict[str, Any] = {"checkpoint_step": step, "checkpoint_time": when, "time": time.time()}
             self._status = dataclasses.replace(self._status, **at)
             text = json.dumps(dataclasses.asdict(self._status), indent=1)
-            write_text(status_file(self._workdir), f"{text}\n")
+            storage.write_bytes(status_file(self._workdir), f"{text}\n".encode())
         except Exception as error:
             if not self._warned:
                 self._warned = True

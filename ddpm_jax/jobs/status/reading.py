@@ -6,11 +6,12 @@ Nothing is written, no lock is taken and no device is used, so a run can be look
 import contextlib
 import os
 import socket
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.jobs.status.spans import span
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.heartbeat import FINISHED, STOPPED, TRAINING, WAITING, Status, read_status
 
 _PATIENCE_SECONDS, _PATIENCE_LINES = 120, 3  # a run that is silent for longer than both is said to be silent
@@ -26,7 +27,7 @@ class Observed(NamedTuple):
       notes: what a person should know of it, in sentences.
     """
 
-    workdir: Path
+    workdir: AnyPath
     status: Status | None
     silent_seconds: float | None
     notes: tuple[str, ...]
@@ -38,7 +39,7 @@ class Observed(NamedTuple):
         return {"workdir": str(self.workdir), "state": None, **fields, **rest}
 
 
-def observe(workdir: Path, *, now: float) -> Observed:
+def observe(workdir: AnyPath, *, now: float) -> Observed:
     """Returns what a run is doing.
 
     Args:
@@ -48,7 +49,7 @@ def observe(workdir: Path, *, now: float) -> Observed:
     Raises:
       UserError: the directory does not exist or cannot be read.
     """
-    if not workdir.is_dir():
+    if not storage.is_dir(workdir):
         raise UserError(f"{workdir} is not a directory: give the work directories of runs")
     try:
         status = read_status(workdir) or _of_an_earlier_version(workdir, now=now)
@@ -91,7 +92,7 @@ def _is_gone(status: Status) -> bool:
     return False
 
 
-def _of_an_earlier_version(workdir: Path, *, now: float) -> Status | None:
+def _of_an_earlier_version(workdir: AnyPath, *, now: float) -> Status | None:
     """Returns the status that the log and the checkpoints of a run show; None if there are none.
 
     Such a run does not say that it ends: it is taken for training as long as its log is not silent for longer than is
@@ -106,7 +107,8 @@ def _of_an_earlier_version(workdir: Path, *, now: float) -> Status | None:
     last = lines[-1] if lines else {}
     checkpoint_step, checkpoint_time = checkpoint or (None, None)
     step = max(last.get("step", 0), checkpoint_step or 0)
-    heard = max((workdir / "log.jsonl").stat().st_mtime if lines else 0.0, checkpoint_time or 0.0)
+    log = workdir / "log.jsonl"  # a bucket has other files, and no run of a version that wrote no status
+    heard = max(storage.modified(log) if storage.exists(log) else 0.0, checkpoint_time or 0.0)
     speed, num_steps = last.get("steps_per_s"), None
     with contextlib.suppress(UserError):  # it is damaged
         num_steps = (stored_config(workdir) or {}).get("train", {}).get("num_steps")
