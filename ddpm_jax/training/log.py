@@ -34,6 +34,8 @@ with unless_loaded("torch"):
     from tensorboardX.summary import image as image_summary
 
 
+_NOT_MEANS = {"quarter_sums", "quarter_count", "diverged", "passed_over"}  # metrics that are logged in another way
+
 Watch: TypeAlias = Callable[[list[LogLine]], object]
 """A function that is called with all lines of the log, oldest first, after each new one."""
 
@@ -194,9 +196,9 @@ class RunLog:
             if values["passed_over"] > self._tolerated:
                 raise DivergedError(_what_diverged(values), step)
         (step, values), others = diverged[0], len(diverged) - 1
-        more = f", and those of {others} more since the last line" if others else ""
+        more = f", and {others} more since the last line" if others else ""
         count = f"{int(diverged[-1][1]['passed_over'])} of at most {self._tolerated}"
-        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch{more} is passed over ({count})")
+        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch is passed over{more} ({count})")
 
     def _means(self, step: int, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> LogLine:
         """Returns the line of a step: the means since the last line, every term by quarter of t, and the speeds.
@@ -210,7 +212,7 @@ class RunLog:
         self._last_step, self._last_time = step, now
         passed_over, returned = int(metrics[-1]["passed_over"]), self._rolled_back_from
         self._rolled_back_from = 0
-        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count", "diverged", "passed_over"}
+        scalars = metrics[0].keys() - _NOT_MEANS
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
         counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
         for name in sorted(metrics[0]["quarter_sums"]):
@@ -287,8 +289,8 @@ def _what_diverged(values: Mapping[str, Any]) -> str:
     loss, norm, sums = values["loss"], values["grad_norm"], values["quarter_sums"]
     if not (np.isfinite(loss) and np.isfinite(norm)):
         return f"loss became {loss:g} (gradient norm {norm:g})"
-    terms = sorted(sums)
-    broken = [name for name in terms if not np.isfinite([values[name], *sums[name]]).all()]
+    terms = sorted(values.keys() - _NOT_MEANS)
+    broken = [name for name in terms if not np.isfinite([values[name], *sums.get(name, [])]).all()]
     if broken:
         return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})"
     return f"loss of {loss:g} or its gradient norm of {norm:g} stands out from those of the steps before"
