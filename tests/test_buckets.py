@@ -71,6 +71,14 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(place, tmp_path):
     assert {"fd.json", "results.jsonl"} <= content(f"{place}/run/evaluation").keys()
 
 
+def test_an_object_is_read_in_one_request(place, monkeypatch):
+    """If its size were asked for first, an object that is replaced meanwhile would lose its end."""
+    path = paths.any_path(f"{place}/x")
+    storage.write_bytes(path, b"abc")
+    monkeypatch.setattr(type(storage._gcs()), "_info", None)
+    assert storage.read_bytes(path) == b"abc"
+
+
 def test_a_folder_of_samples_in_a_bucket_is_continued(place, tmp_path):
     run = Run(save(f"{place}/run", tiny_config(**CONFIG)))
     dj.sample_run(run, f"{place}/samples", num_images=2, seed=0)

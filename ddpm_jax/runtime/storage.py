@@ -37,7 +37,8 @@ def in_bucket(path: AnyPath) -> bool:
 def read_bytes(path: AnyPath) -> bytes:
     """The content of a file; raises an `OSError` if it does not exist or cannot be read."""
     with _as_os_errors(path):
-        return path.read_bytes()
+        # One request: an opened file asks for the size first, and has the wrong end if the object is replaced then.
+        return path.read_bytes() if isinstance(path, Path) else _gcs().cat_file(str(path))
 
 
 def read_text(path: AnyPath, *, errors: str = "strict") -> str:
@@ -87,7 +88,7 @@ def write_bytes(path: AnyPath, content: bytes) -> None:
     """
     if not isinstance(path, Path):
         with _as_os_errors(path):
-            path.write_bytes(content)
+            _gcs().pipe_file(str(path), content)
         return
     with _replaced(path) as temporary:
         temporary.write_bytes(content)
