@@ -75,8 +75,16 @@ def test_an_object_is_read_in_one_request(place, monkeypatch):
     """If its size were asked for first, an object that is replaced meanwhile would lose its end."""
     path = paths.any_path(f"{place}/x")
     storage.write_bytes(path, b"abc")
-    monkeypatch.setattr(type(storage._gcs()), "_info", None)
+    system, requests = type(storage._gcs()), []
+    call = system._call
+
+    async def counted(self, *args, **options):
+        requests.append(args)
+        return await call(self, *args, **options)
+
+    monkeypatch.setattr(system, "_call", counted)
     assert storage.read_bytes(path) == b"abc"
+    assert len(requests) == 1, requests
 
 
 def test_a_folder_of_samples_in_a_bucket_is_continued(place, tmp_path):
