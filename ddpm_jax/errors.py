@@ -2,8 +2,8 @@
 
 Every mistake that a user can correct (a wrong path, a mistyped key, a batch that cannot be split evenly) raises
 `UserError` with one line that says what is wrong and what to do. The programs print that line without a traceback and
-exit with status 1; a notebook shows only the line. The remedy is often a command, which `program` writes as the user
-can type it.
+exit with a code by its class (`commands/endings.py`); a notebook shows only the line. The remedy is often a command,
+which `program` writes as the user can type it.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ from pathlib import Path
 _CLONE = Path(__file__).parents[1]
 _LONGEST_NAME, _LONGEST_WORD, _LONGEST_LINE = 60, 200, 480  # characters
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no space on the disk, quota exceeded, file too large
+_PASSING = {errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED}
+_PASSING |= {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH}
 
 
 class UserError(Exception):
@@ -39,6 +41,10 @@ class UserError(Exception):
 
 class AgreedError(UserError):
     """A mistake that every process of a run raises at the same step, so that all can save and end together."""
+
+
+class TransientError(UserError):
+    """An error that may pass by itself, such as a lost connection: the same command, started again, may succeed."""
 
 
 def one_line(text: object) -> str:
@@ -79,6 +85,20 @@ def system_error(error: BaseException) -> int | None:
         return error.errno
     found = re.search(r"\[OS error (\d+)", str(error))
     return int(found[1]) if found else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an exception came from something that may pass by itself: a connection, or storage that did not answer.
+
+    That is a `TransientError`, a lost connection or a time that ran out, by the class, by the number of the operating
+    system or by the code in TensorStore's message.
+    """
+    return any(
+        isinstance(cause, TransientError | ConnectionError | TimeoutError)
+        or system_error(cause) in _PASSING
+        or re.match(r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED)\b", str(cause)) is not None
+        for cause in causes(error)
+    )
 
 
 def lacks_space(error: BaseException) -> bool:

@@ -103,6 +103,7 @@ def test_a_part_that_is_done_is_a_table_and_compares_with_itself(tmp_path):
     assert "| product, bfloat16 | 2,048 |" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_command_that_is_terminated_ends_its_part_and_keeps_what_was_measured(tmp_path):
     process = subprocess.Popen([*COMMAND, f"--out={tmp_path}", "--parts=rates", "--minutes=5"], stdout=subprocess.PIPE)
     file = tmp_path / "rates.json"

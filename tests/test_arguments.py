@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from types import SimpleNamespace
+import sys
 
 import pytest
 from support import tiny
@@ -23,7 +23,7 @@ def trained(monkeypatch, tmp_path):
 
     def start(config, workdir):
         configs.append(config)
-        return train.Outcome(0, SimpleNamespace(step=-1))
+        sys.exit(0)
 
     monkeypatch.setattr(train, "start", start)
     monkeypatch.chdir(tmp_path)

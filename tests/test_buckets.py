@@ -15,7 +15,7 @@ import ddpm_jax as dj
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import paths, storage
+from ddpm_jax.runtime import buckets, paths, storage
 from ddpm_jax.training.log import read_log
 from ddpm_jax.training.restoring import saved_steps
 
@@ -75,7 +75,7 @@ def test_an_object_is_read_in_one_request(place, monkeypatch):
     """If its size were asked for first, an object that is replaced meanwhile would lose its end."""
     path = paths.any_path(f"{place}/x")
     storage.write_bytes(path, b"abc")
-    system, requests = type(storage._gcs()), []
+    system, requests = type(buckets.gcs()), []
     call = system._call
 
     async def counted(self, *args, **options):

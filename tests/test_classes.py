@@ -197,6 +197,7 @@ def test_training_keeps_the_names_and_never_mixes_classes_up(tmp_path, capsys):
         run.source()
 
 
+@pytest.mark.slow
 def test_names_that_are_given_number_the_data(tmp_path):
     data = folder(tmp_path / "data", "cat", "dog")
     train.train(of_folder(data, labels__names=("dog", "cat")), tmp_path / "run")

@@ -67,6 +67,7 @@ def test_a_resumed_classifier_is_the_uninterrupted_one_bit_for_bit(tmp_path, wei
     assert (tmp_path / "whole" / "evaluation" / "accuracy.png").exists()
 
 
+@pytest.mark.slow
 def test_the_training_program_ends_with_the_command_that_measures(tmp_path):
     config = tiny_config(**{**CLASSIFIER, "train__num_steps": 1})
     outcome = run_program("train.py", f"--workdir={tmp_path / 'run'}", *arguments(config))

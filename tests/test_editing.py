@@ -109,6 +109,7 @@ def test_the_program_fills_in_and_interpolates(workdir, pictures, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_interpolation_is_of_one_class(pictures, tmp_path, quick_compilation):
     """Without it where the model was trained so, else it has to be chosen."""
     ends = [pictures["a"], pictures["b"]]

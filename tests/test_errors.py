@@ -259,6 +259,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_and_can_be_passed_over(pictures, tmp_path):
     folder = {"data__source": "folder", "data__path": str(pictures), "train__num_steps": 2}
     with pytest.raises(UserError, match=r"3\.png.*skip_unreadable=True"):

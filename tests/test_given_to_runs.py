@@ -249,6 +249,7 @@ def test_images_of_bytes_are_not_taken_for_images_in_minus_one_to_one(tmp_path):
     assert run.classifier is None
 
 
+@pytest.mark.slow
 def test_a_network_of_a_program_is_not_exported_by_the_settings_of_another(tmp_path):
     network = dj.UNet(dj.Architecture(channels=8, channel_mult=(1,), norm_groups=4, norm_epsilon=0.1), out_channels=1)
     dj.train(given_config(train__num_steps=1), tmp_path / "run", network=network)

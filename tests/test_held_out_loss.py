@@ -170,6 +170,7 @@ def test_a_resumed_run_measures_the_same(measured, tmp_path):
     assert numbers(tmp_path)[1::2] == numbers(measured[0])[1::2]
 
 
+@pytest.mark.slow
 def test_terms_of_a_classifier_and_of_a_posterior_are_measured_too(tmp_path):
     options = {"task": "classify", "labels__num_classes": 10, "data__held_out": 0.1, "train__num_steps": 1}
     options |= {"posterior__weights": "last", "posterior__samples_per_step": 2, "log__held_out_every": 1}

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from support.tiny import ROOT, arguments, tiny_config
 
+from ddpm_jax.commands import endings
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run
 from ddpm_jax.training import log
+from ddpm_jax.training.heartbeat import read_status
 from ddpm_jax.training.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -55,9 +57,9 @@ def start(program, *args):
     ]
 
 
-def finish(processes):
+def finish(processes, code=endings.DONE):
     outputs = [process.communicate(timeout=DEADLOCK)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [process.returncode for process in processes] == [code, code], outputs
     return outputs[0]
 
 
@@ -158,13 +160,17 @@ def test_hosts_with_different_folders_of_one_name_are_refused_in_one_line(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, endings.START_AGAIN), (signal.SIGINT, endings.INTERRUPTED)]
+)
+def test_a_signal_to_one_saves_the_same_step_of_both(tmp_path, number, code):
     processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
     wait_for_steps(tmp_path, processes)
-    processes[1].send_signal(signal.SIGTERM)
-    output = finish(processes)
+    processes[1].send_signal(number)
+    output = finish(processes, code)
     (step,) = saved_steps(tmp_path / "checkpoints")
     assert f"interrupted: step {step} is saved; the same command resumes from there" in output
+    assert read_status(tmp_path).state == "stopped"
 
 
 @pytest.mark.slow
@@ -173,7 +179,8 @@ def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
     (tmp_path / "previews").write_text("where a folder should be")
     processes = start("train.py", f"--workdir={tmp_path}", *arguments(tiny_config(**LONG, log__preview_every=3)))
     first, second = (process.communicate(timeout=DEADLOCK)[0] for process in processes)
-    assert [process.returncode for process in processes] == [1, 1], first + second
+    assert [process.returncode for process in processes] == [endings.MEND, endings.MEND], first + second
+    assert read_status(tmp_path).state == "needs you"
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert "step 3 is saved; the same command resumes from there" in first
     assert f"error: cannot write {tmp_path / 'previews'}" in first
@@ -183,12 +190,12 @@ def test_a_preview_that_the_first_cannot_write_loses_no_step_of_both(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
-    """By the heartbeat that stops, and saying why."""
+    """By the heartbeat that stops, saying why, and with the code that asks for another start."""
     processes = start("-c", IMPATIENT, f"--workdir={tmp_path}", *arguments(tiny_config(**LONG)))
     wait_for_steps(tmp_path, processes)
     processes[1].send_signal(end)
     output = processes[0].communicate(timeout=DEADLOCK)[0]
     processes[1].kill()
-    assert processes[0].returncode not in (0, None)
-    assert "the connection to the other processes was lost" in output or "another task died" in output, output[-2000:]
+    assert processes[0].returncode == endings.START_AGAIN, output[-2000:]
+    assert "the connection to the other processes was lost" in output, output[-2000:]
     processes[1].communicate()

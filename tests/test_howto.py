@@ -1,6 +1,5 @@
 """The programs of docs/howto.md: a stranger's data, network, loss and sampler train, resume bit for bit, and draw."""
 
-import contextlib
 import itertools
 import re
 import sys
@@ -15,8 +14,7 @@ from support.tiny import ROOT, given_config, same, save, tiny_config
 
 import ddpm_jax as dj
 from ddpm_jax.errors import UserError
-from ddpm_jax.jobs import train
-from ddpm_jax.training import inputs
+from ddpm_jax.training import inputs, loop
 from ddpm_jax.training.log import read_log
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -54,6 +52,7 @@ def test_the_page_has_the_six_programs():
     assert all(len(text) <= 15 for text in lines.values()), {name: len(text) for name, text in lines.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
     """With a tiny configuration in place of each experiment, and images of 8x8."""
@@ -160,7 +159,7 @@ def test_a_loader_may_reuse_its_memory():
 
 
 def test_hooks_see_the_step_at_which_a_run_is_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    monkeypatch.setattr(loop.Interruption, "__call__", lambda self, step: step == 2)
     seen = []
     dj.train(given_config(), tmp_path, network=Mlp(), hooks=[lambda step, state, metrics: seen.append(step)])
     assert seen == [1, 2]

@@ -85,7 +85,7 @@ def test_every_folder_of_the_package_is_installed():
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {"ddpm_jax.experiments"}
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "convert"])
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "convert", "status"])
 def test_a_command_is_the_program_of_its_name(name):
     target = PYPROJECT["project"]["scripts"][f"ddpm-{name}"]
     module, _, function = target.partition(":")
@@ -93,7 +93,7 @@ def test_a_command_is_the_program_of_its_name(name):
     assert importlib.util.find_spec(module)
     source = Path(importlib.util.find_spec(module).origin).read_text()
     assert f"\ndef {function}() -> None:\n" in source
-    assert len(PYPROJECT["project"]["scripts"]) == 4
+    assert len(PYPROJECT["project"]["scripts"]) == 5
 
 
 def test_the_address_of_the_repository_stands_in_one_place():

@@ -176,6 +176,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_langevin_chains_reach_the_mixture(name):
     schedule, num = cosine(1000), 2000

@@ -146,6 +146,7 @@ def test_other_metrics_of_the_run_do_not_read_the_held_out_images(run, monkeypat
     assert read[1:] == [1297 - num_held_out, num_held_out]
 
 
+@pytest.mark.slow
 def test_a_source_of_a_program_is_divided_as_in_its_training(tmp_path, monkeypatch):
     images = RNG.integers(256, size=(90, 8, 8, 1), dtype=np.uint8)
     config = tiny_config(data__source="custom", data__held_out=0.3, **SHORT)
@@ -164,6 +165,7 @@ def test_the_program_prints_it(workdir):
     assert "median distance to the nearest training image" in found.out
 
 
+@pytest.mark.slow
 def test_images_that_no_picture_shows_have_no_plot(tmp_path):
     images = RNG.integers(256, size=(40, 8, 8, 2), dtype=np.uint8)
     config = tiny_config(data__source="custom", data__channels=2, data__held_out=0.3, **SHORT)

@@ -284,6 +284,7 @@ def test_a_chain_stays_what_it_was_made(workdirs):
     np.testing.assert_array_equal(dj.to_uint8(drawn), expected)
 
 
+@pytest.mark.slow
 def test_another_guide_takes_the_place_of_the_first(workdirs):
     classifier = dj.Run(workdirs / "classifier")
     run = dj.Run(workdirs / "told").configure(labels=7)
@@ -300,6 +301,7 @@ def test_a_classifier_tells_classes_and_a_denoiser_does_not(workdirs):
         dj.Run(workdirs / "told").log_probs(x)
 
 
+@pytest.mark.slow
 def test_an_interpolation_as_an_array_is_the_one_in_the_file(workdirs, tmp_path):
     ends, _ = dj.load(dj.Digits("test"), 2)
     for name, end in zip("ab", ends, strict=True):

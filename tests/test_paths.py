@@ -24,7 +24,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.plots import strips
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import mounts, paths, storage
+from ddpm_jax.runtime import buckets, mounts, paths
 from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = [
@@ -198,7 +198,7 @@ def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
 
 
 def test_a_bucket_without_its_packages_is_one_line(monkeypatch):
-    monkeypatch.setattr(storage, "_importable", lambda module: module == "gcsfs")
+    monkeypatch.setattr(buckets, "_importable", lambda module: module == "gcsfs")
     with pytest.raises(UserError, match=r"^cannot use gs://b/x: buckets need the packages google-cloud-storage: pip i"):
         paths.any_path("gs://b/x")
 
@@ -247,6 +247,7 @@ def test_a_configuration_file_may_lie_below_the_home_directory(home):
     assert outcome.err.startswith(f"error: there is no configuration file '{home}/mine.py'")
 
 
+@pytest.mark.slow
 def test_commands_in_messages_run_as_they_stand(home):
     """Their paths have spaces and quotes."""
     workdir = home / "it's my run"
@@ -365,6 +366,7 @@ def test_the_cache_lies_in_the_home_directory(home, monkeypatch):
     assert paths.cache_folder() == home / ".cache" / "ddpm_jax"
 
 
+@pytest.mark.slow
 def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
     """In a namespace of its own, as in a container that is started under any number."""
     user = ["unshare", "--user", "--map-user=12345"]
@@ -381,6 +383,7 @@ def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
     assert (workdir / "evaluation" / "bpd.png").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_samples_is_continued_by_the_run_wherever_it_lies(trained, tmp_path, monkeypatch):
     """Moved, copied, given relative, guided by a classifier that is moved too."""
     digits = {"labels__num_classes": 10, "task": "classify", **SHORT}

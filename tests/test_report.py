@@ -149,6 +149,7 @@ def test_names_are_text_and_a_part_without_its_data_says_so(workdirs, monkeypatc
     assert "This part is left out: " in said
 
 
+@pytest.mark.slow
 def test_a_command_of_the_page_gives_its_numbers(report, workdirs):
     page = report[1]
     known = commands(page)
@@ -188,6 +189,7 @@ def test_guidance_costs_two_evaluations(workdirs):
     np.testing.assert_allclose(subject.own.images, subject.run.sample(NUM).astype(int), atol=1)
 
 
+@pytest.mark.slow
 def test_a_classifier_has_its_own_sections(workdirs):
     done = run_program("evaluate.py", f"--workdir={workdirs / 'classifier'}", "--report")
     assert done.status == 0, done.err

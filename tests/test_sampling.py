@@ -131,6 +131,7 @@ def test_settings_that_are_given_replace_the_runs(run, images):
     assert difference(drawn, images[:8]) > 1
 
 
+@pytest.mark.slow
 def test_drawing_gives_the_images_as_an_array(run, images):
     np.testing.assert_array_equal(run.sample(10, batch_size=8), images)
     times, frames, estimates, evaluations = run.trajectory(8, num_frames=10)

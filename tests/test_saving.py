@@ -18,7 +18,7 @@ from ddpm_jax.config import to_json
 from ddpm_jax.data import Digits
 from ddpm_jax.errors import AgreedError, UserError
 from ddpm_jax.jobs import train
-from ddpm_jax.training import inputs, saving
+from ddpm_jax.training import inputs, loop, saving
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
 from ddpm_jax.training.restoring import saved_steps
@@ -199,7 +199,7 @@ def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
 
 
 def test_an_interruption_says_that_a_step_is_saved_once_it_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train, "interruption", lambda: contextlib.nullcontext(lambda step: step == 2))
+    monkeypatch.setattr(loop.Interruption, "__call__", lambda self, step: step == 2)
     fails(tmp_path, "the disk is full", monkeypatch, Checkpoints, "wait", full)
     assert "interrupted" not in capsys.readouterr().err
 

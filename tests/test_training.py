@@ -17,9 +17,10 @@ from support.tiny import ROOT, arguments, random_state, same, tiny_config
 from support.tiny import run as run_program
 
 from ddpm_jax import factory
+from ddpm_jax.commands import endings
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
-from ddpm_jax.jobs import train
+from ddpm_jax.jobs import preparation, train
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 from ddpm_jax.runtime.images import tile_images, to_uint8
@@ -165,13 +166,13 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
 
 
 @pytest.mark.slow
-def test_a_terminated_process_saves_and_ends_well(tmp_path):
+def test_a_terminated_process_saves_and_asks_to_be_started_again(tmp_path):
     config = tiny_config(**{**BUSY, "checkpoint__every": 100_000}, train__num_steps=100_000)
     process = start(tmp_path / "run", config)
     wait_until(lambda: logged(tmp_path / "run") >= 2, process)
     process.send_signal(signal.SIGTERM)
     output = process.communicate()[0]
-    assert process.returncode == 0, output
+    assert process.returncode == endings.START_AGAIN, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
     assert step == logged(tmp_path / "run")
     assert output.endswith(f"interrupted: step {step} is saved; the same command resumes from there\n")
@@ -243,7 +244,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     settings = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 100}
     train.train(tiny_config(**settings, train__num_steps=20), tmp_path / "eight")
     for count, fsdp, num_steps in ((8, 1, 6), (1, 1, 13), (4, 4, 20)):
-        monkeypatch.setattr(train, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
+        monkeypatch.setattr(preparation, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
         train.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
     losses = lambda workdir: [line["loss"] for line in log.read_log(workdir)]
     assert len(losses(tmp_path / "moved")) == 20

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,12 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from ddpm_jax.commands import arguments
+from ddpm_jax.commands import arguments, endings
 from ddpm_jax.config import experiment_file, unknown_key
 from ddpm_jax.config.page import as_text
-from ddpm_jax.errors import UserError, first_line, one_line, program
+from ddpm_jax.errors import TransientError, UserError, first_line, is_transient, one_line, program
 from ddpm_jax.runtime import paths
-from ddpm_jax.runtime.devices import all_devices
+from ddpm_jax.runtime.devices import all_devices, lost_connection
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
@@ -53,59 +54,70 @@ class PathsParser(flags.ListParser):
         return [PathParser().parse(path) for path in super().parse(argument)]
 
 
-def run(main: Callable[..., object], *, module: str, argument: str | None = None) -> None:
-    """Runs `main` under absl; a `UserError` prints `error: ...` on stderr and exits with status 1, without a traceback.
+def run(
+    main: Callable[..., object],
+    *,
+    module: str,
+    argument: str | None = None,
+    repeated: bool = False,
+    uses_devices: bool = True,
+) -> None:
+    """Runs `main` under absl; an error prints `error: ...` on stderr, without a traceback if it is a `UserError`.
+
+    `endings.py` has the exit codes.
 
     Args:
-      main: function without parameters, or of the one argument of the command line that is not a flag.
+      main: function without parameters, or of the arguments of the command line that are not flags.
       module: name of the module that defines the flags; `--help` prints its docstring and the flags.
       argument: a description of that argument, where there is one.
+      repeated: whether there may be several of these arguments.
+      uses_devices: whether the program computes; one that does not leaves the devices to others, and works alone.
     """
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        _use_compilation_cache()
         try:
-            _join_the_others()
-            all_devices()  # before any work
-            main(*argv[1:])
-            sys.stdout.flush()
+            with endings.terminated_in_order():
+                if uses_devices:
+                    _use_compilation_cache()
+                    _join_the_others()
+                    all_devices()  # before any work
+                main(*argv[1:])
+                sys.stdout.flush()
         except BrokenPipeError:
-            _fail_unheard()
-        except UserError as error:
+            _leave_unheard()
+        except Exception as error:
             _fail(error)
-        except jax.errors.JaxRuntimeError as error:
-            if not jax.distributed.is_initialized():
-                raise
-            reason = first_line(error)
-            _fail(
-                f"the connection to the other processes was lost ({reason}); start all processes again to resume from "
-                "the last checkpoint"
-            )
-        except KeyboardInterrupt:
-            sys.exit("interrupted")
+        except KeyboardInterrupt as error:
+            print("interrupted", file=sys.stderr)
+            endings.leave(endings.exit_code(error))
 
-    app.run(guarded, flags_parser=partial(_parse, module=sys.modules[module], argument=argument))
+    parse = partial(_parse, module=sys.modules[module], argument=argument, most=None if repeated else 1)
+    app.run(guarded, flags_parser=parse)
 
 
-def _fail(message: object) -> NoReturn:
-    """Prints the error line and exits.
-
-    One of many processes exits at once, because an orderly end would wait for the others.
-    """
+def _fail(error: Exception) -> NoReturn:
+    """Prints the error, in one line if it is for the user, and exits with the code of its kind."""
+    message: object = error
+    if lost_connection(error):
+        reason = first_line(error)
+        message = (
+            f"the connection to the other processes was lost ({reason}); start all processes again to resume from "
+            "the last checkpoint"
+        )
+    elif not isinstance(error, UserError):
+        if not (jax.distributed.is_initialized() or is_transient(error)):
+            raise error
+        message = "".join(traceback.format_exception(error))
     print(f"error: {message}", file=sys.stderr, flush=True)
-    if jax.distributed.is_initialized():
-        os._exit(1)
-    sys.exit(1)
+    endings.leave(endings.exit_code(error))
 
 
-def _fail_unheard() -> NoReturn:
+def _leave_unheard() -> NoReturn:
     """Exits where the reader of the output has closed it, as `head` does; the rest of the output is dropped."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if jax.distributed.is_initialized():
-        os._exit(1)
-    sys.exit(1)
+    endings.leave(endings.MEND)
 
 
 def _join_the_others() -> None:
@@ -120,8 +132,11 @@ def _join_the_others() -> None:
         return
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"cannot join the other processes: {first_line(error)}") from error
+    except RuntimeError as error:
+        raise TransientError(f"cannot join the other processes: {first_line(error)}") from error
+    endings.leave_if_aborted()
     if jax.process_index():
         sys.stdout = io.StringIO()  # only the first process prints
 
@@ -139,11 +154,17 @@ def _use_compilation_cache() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
 
 
-def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[str]:
-    """Parses the flags, and the argument if there is one; every kind of mistake exits with one line.
+def _parse(argv: list[str], module: ModuleType, argument: str | None, most: int | None = 1) -> list[str]:
+    """Parses the flags, and the arguments if there are any; every kind of mistake exits with one line.
+
+    Args:
+      argv: the command line.
+      module: the module that defines the flags.
+      argument: a description of the argument that is not a flag, where there is one.
+      most: how many of these there may be; None for any number.
 
     Returns:
-      The program's name, and the argument if there is one.
+      The program's name, and the arguments if there are any.
     """
     paths.show_unprintable_by_code()
     if "--help" in argv:
@@ -155,15 +176,16 @@ def _parse(argv: list[str], module: ModuleType, argument: str | None) -> list[st
     except UserError as error:
         _fail(error)
     except flags.Error as error:
-        _fail(arguments.explained(error))
+        _fail(UserError(arguments.explained(error)))
     except Exception as error:  # a user's configuration file may raise anything
-        _fail(_unreadable(error))
+        _fail(UserError(_unreadable(error)))
     if argument and len(rest) == 1:
-        _fail(f"{argument} is missing; see --help")
-    strays = rest[2:] if argument else rest[1:]
+        _fail(UserError(f"{argument} is missing; see --help"))
+    strays = rest[1:] if not argument else rest[1 + most :] if most else []
     if strays:
         stray = strays[0]
-        _fail(f"{stray!r} is not a flag" + (f"; write {shlex.quote('--' + stray)}" if "=" in stray else "; see --help"))
+        hint = f"write {shlex.quote('--' + stray)}" if "=" in stray else "see --help"
+        _fail(UserError(f"{stray!r} is not a flag; {hint}"))
     return rest
 
 
@@ -183,7 +205,7 @@ def _print_and_exit(text: str) -> NoReturn:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        _fail_unheard()
+        _leave_unheard()
     sys.exit(0)
 
 

@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax import errors
-from ddpm_jax.commands import cli
+from ddpm_jax.commands import cli, endings
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.storage import exists
 
@@ -55,9 +55,9 @@ def main() -> None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()
-    start_step, state = start(config, workdir)
-    if state.step < config.train.num_steps:
-        return
+    start_step, state, stopped = start(config, workdir)
+    if stopped is not None:
+        sys.exit(endings.exit_code_of_signal(stopped))
     already = start_step == state.step
     there = as_flag("workdir", workdir)
     made, failed, go_on = (

@@ -10,7 +10,7 @@ from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set,
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 
 
@@ -73,6 +73,16 @@ def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
         if not resumed:
             raise UserError(line)
         print(f"note: {line}", flush=True)
+
+
+def check_repeatable(config: ConfigDict, given: Given) -> None:
+    """Refuses to roll back with batches that begin anew, since a roll-back would pass over the wrong ones."""
+    from_beginning = given.source is not None and not isinstance(given.source, Source) and not callable(given.source)
+    if from_beginning and config.train.on_divergence == "rollback":
+        raise UserError(
+            "config.train.on_divergence=rollback needs the batches of any step again: give a function of the number of "
+            "steps taken in place of an iterable, or a source of images"
+        )
 
 
 def _best_not_measured(config: ConfigDict) -> list[str]:

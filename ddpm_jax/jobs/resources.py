@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, check_ranges, ignored
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, sharded, split
+from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
 from ddpm_jax.training.loop import compiled_step, state_shapes
-from ddpm_jax.training.state import Tree
+from ddpm_jax.training.state import TrainState, Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
@@ -74,10 +75,7 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
     model = factory.network(config)
     spec = factory.train_spec(config, model, num_images=num_images)
     shapes = state_shapes(factory.state_init(config, model, spec))
-    state = _placed(shapes, sharded(mesh, shapes))
-    size, channels, batch_size = config.data.image_size, config.data.channels, config.train.batch_size
-    image = jax.ShapeDtypeStruct((batch_size, size, size, channels), np.uint8, sharding=split(mesh))
-    batch = {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=split(mesh))}
+    state, batch = abstract_arguments(config, mesh, shapes)
     traced = compiled_step(spec, mesh, shapes).trace(state, batch)
     try:
         with warnings.catch_warnings():  # the cache may hold this step, compiled for devices that are not here
@@ -99,6 +97,30 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         flops=costs.get("flops", float("nan")),
         memory=_memory(devices[0], topology),
     )
+
+
+def abstract_arguments(
+    config: ConfigDict, mesh: Mesh, shapes: TrainState, *, num_images: int | None = None
+) -> tuple[Tree, Tree]:
+    """Returns the arguments of a train step, state and batch, with `jax.ShapeDtypeStruct` in place of arrays.
+
+    Args:
+      config: configuration.
+      mesh: the devices.
+      shapes: the shapes of the state.
+      num_images: the size of the data set, if the step gathers its images from it, or None.
+    """
+    size, channels, batch_size = config.data.image_size, config.data.channels, config.train.batch_size
+
+    def examples(count: int, sharding: NamedSharding) -> dict[str, jax.ShapeDtypeStruct]:
+        image = jax.ShapeDtypeStruct((count, size, size, channels), np.uint8, sharding=sharding)
+        return {"image": image, "label": jax.ShapeDtypeStruct((count,), np.int32, sharding=sharding)}
+
+    state = _placed(shapes, sharded(mesh, shapes))
+    if num_images is None:
+        return state, examples(batch_size, split(mesh))
+    index = jax.ShapeDtypeStruct((batch_size,), np.int32, sharding=split(mesh))
+    return state, (examples(num_images, replicated(mesh)), index)
 
 
 def table(config: ConfigDict, plan: Plan) -> list[str]:

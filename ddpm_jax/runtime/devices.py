@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.errors import AgreedError, UserError, first_line
+from ddpm_jax.errors import AgreedError, TransientError, UserError, first_line, is_transient
 from ddpm_jax.runtime.quiet import quieten_libtpu
 
 ShapeTree: TypeAlias = Any
@@ -116,11 +116,18 @@ def agreed(values: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.broadcast_one_to_all(values)) if jax.process_count() > 1 else values
 
 
+def lost_connection(error: BaseException) -> bool:
+    """Whether an exception says that another process no longer answers: one of JAX, and not about memory."""
+    of_jax = jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
+    return of_jax and "RESOURCE_EXHAUSTED" not in str(error)
+
+
 def by_first(action: Callable[[], object]) -> None:
     """Runs an action on the first process alone, such as writing a file; all others wait for it.
 
     Raises:
-      AgreedError: the action failed; every process raises this. A single process raises the error itself.
+      AgreedError: the action failed; every process raises this, from a `TransientError` if it may pass by itself. A
+        single process raises the error itself.
     """
     failure: Exception | None = None
     if is_first():
@@ -130,10 +137,10 @@ def by_first(action: Callable[[], object]) -> None:
             if jax.process_count() == 1:
                 raise
             failure = error
-    if agreed(np.array(failure is not None)):
-        raise AgreedError(
-            first_line(failure) if failure else "the first process failed; its own message says why"
-        ) from failure
+    failed, transient = agreed(np.array([failure is not None, failure is not None and is_transient(failure)]))
+    if failed:
+        message = first_line(failure) if failure else "the first process failed; its own message says why"
+        raise AgreedError(message) from (failure or (TransientError(message) if transient else None))
 
 
 def check_divides(mesh: Mesh, *, batch_size: int, accumulation: int = 1) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 
 from etils import epath
 
-from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.runtime.storage import ChangedError, read_versioned, remove_if, write_if
+from ddpm_jax.errors import TransientError, first_line
+from ddpm_jax.runtime.conditional import ChangedError, read_versioned, remove_if, write_if
 
 BEAT = 10.0
 """Seconds between two renewals."""
@@ -33,7 +33,7 @@ Content = dict[str, Any]
 _OWN = {"holder", "token", "beat", "term"}
 
 
-class LostError(UserError):
+class LostError(TransientError):
     """Another process has taken the lease over."""
 
 
@@ -46,7 +46,7 @@ class Lease:
       now: whether a holder that may still be alive is replaced without waiting, because another lease excludes it.
 
     Raises:
-      UserError: another process holds it.
+      TransientError: another process holds it.
       OSError: the bucket cannot be reached.
 
     Attributes:
@@ -149,9 +149,9 @@ class Lease:
         packed, generation = read_versioned(self._path)
         return _unpacked(packed), generation
 
-    def _taken(self, content: Content) -> UserError:
+    def _taken(self, content: Content) -> TransientError:
         """The error that somebody else holds the lease."""
-        return UserError(
+        return TransientError(
             f"another process ({_described(content.get('holder'))}) is training in {self._what}; wait until it ends, "
             "or choose another workdir"
         )

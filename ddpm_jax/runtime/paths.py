@@ -15,8 +15,8 @@ from pathlib import Path
 from etils import epath
 
 from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.runtime import mounts, storage
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime import buckets, mounts, storage
+from ddpm_jax.runtime.buckets import AnyPath
 
 # Any `word://`, and for the usual words also `word:/`, to which `pathlib` shortens it.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)
@@ -55,12 +55,12 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 def _in_bucket(text: str) -> str:
     """An address `gs://BUCKET/NAME` in its usual form, from one that `pathlib` may have shortened to `gs:/`."""
-    if missing := storage.missing_packages():
+    if missing := buckets.missing_packages():
         raise UserError(
             f"cannot use {shortened(text)}: buckets need the packages {' and '.join(missing)}: "
             "pip install gcsfs google-cloud-storage"
         )
-    storage.prepare_buckets()
+    buckets.prepare_buckets()
     name = _BUCKET.sub("", text)
     return f"gs://{posixpath.normpath(name)}{'/' * name.endswith('/')}"
 

@@ -19,12 +19,21 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
 from ddpm_jax.errors import UserError, causes, first_line, lacks_space
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training import integrity
-from ddpm_jax.training.restoring import check_fits, newest_whole, note_unverified, reason, saved_steps, stored_record
+from ddpm_jax.training.divergence import Recent, no_steps
+from ddpm_jax.training.restoring import (
+    check_fits,
+    newest_whole,
+    note_unverified,
+    reason,
+    saved_steps,
+    stored_fields,
+    stored_record,
+)
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.stores import Publisher, checkpoint_path, open_store
 
@@ -136,6 +145,18 @@ class Checkpoints:
             _warn(failed)
         return next(iter(saved_steps(self.folder)), None)
 
+    def remove_after(self, step: int) -> None:
+        """Removes all checkpoints of later steps, the newest first, so that these steps can be taken again."""
+        self.wait()
+        later = [saved for saved in saved_steps(self.folder) if saved > step]
+        if self._store.publishes:
+            self._guard(partial(self._store.forget, later))
+            agreed(np.zeros(()))  # no process continues before they are removed
+            self._manager.reload()
+        else:
+            for saved in later:
+                self._guard(partial(self._manager.delete, saved))
+
     def restore(self, target: TrainState) -> TrainState | None:
         """Reads the newest undamaged checkpoint onto the devices and shardings of `target`; None without checkpoints.
 
@@ -160,11 +181,14 @@ class Checkpoints:
         """Reads the state of a step and checks it."""
         path = checkpoint_path(self.folder, step)
         record = stored_record(path)
-        check_fits(target, record, path)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        args = ocp.args.PyTreeRestore(target, restore_args=restore_args)
-        restored = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=args))
-        integrity.check(restored, record.digests)
+        stored = stored_fields(target, path)
+        check_fits(stored, record, path)
+        options = ocp.args.PyTreeRestore(
+            stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored), partial_restore=True
+        )
+        read = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
+        integrity.check(read, record.digests)
+        restored = target.replace(**{"recent": _nothing_recent(target), **read})
         if int(restored.step) != step:
             raise integrity.DamagedError(f"it contains step {int(restored.step)}")
         note_unverified(
@@ -232,6 +256,11 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
         *((kind, arrays if kind is jax.Array else types.get_type_handler(kind)) for kind in types.supported_types())
     )
     return {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=of_type), "config": ocp.JsonCheckpointHandler()}
+
+
+def _nothing_recent(target: TrainState) -> Recent:
+    """The memory of a run of an earlier version, which stored none: that of step 0, placed as the target says."""
+    return jax.jit(no_steps, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target.recent))()
 
 
 def _forget(earlier: BaseException | None, error: Exception) -> None:

@@ -19,12 +19,12 @@ import optax
 from tqdm import tqdm
 
 from ddpm_jax.errors import UserError, reading, writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import by_first, is_first
 from ddpm_jax.runtime.images import save_png
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
 from ddpm_jax.runtime.quiet import unless_loaded
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.board import Board
 from ddpm_jax.training.log_lines import Lines, LogLine, open_lines, stored_lines
 from ddpm_jax.training.step import Metrics
@@ -39,10 +39,10 @@ Watch: TypeAlias = Callable[[list[LogLine]], object]
 
 
 class DivergedError(Exception):
-    """A number of a run is no longer finite.
+    """A run diverged: a number is not finite, or stands out from those before.
 
     Attributes:
-      what: which number is not finite, in words.
+      what: which number it is, in words.
       step: the first step at which this was seen.
     """
 
@@ -63,7 +63,12 @@ class RunLog:
       batch_size: the number of images per step, for images/s.
       learning_rate: function from the number of steps already taken to the learning rate of the next step.
       watch: function that is called with all lines of the log after each new one, instead of printing; or None.
+      tolerated: the number of steps passed over in the run up to which a step that diverged is only noted.
+      rolled_back_from: the step from which the run returned to the first one, which the first line names; 0 for none.
       term: the number of this start of a run in a bucket, see `Checkpoints`.
+
+    Attributes:
+      listeners: functions that the first process calls with each new line.
 
     Raises:
       UserError: the directory cannot be written.
@@ -78,9 +83,13 @@ class RunLog:
         batch_size: int,
         learning_rate: optax.Schedule,
         watch: Watch | None = None,
+        tolerated: int = 0,
+        rolled_back_from: int = 0,
         term: int = 0,
     ) -> None:
+        self._tolerated, self._rolled_back_from = tolerated, rolled_back_from
         self._workdir, self._batch_size, self._learning_rate = any_path(workdir), batch_size, learning_rate
+        self.listeners: list[Callable[[LogLine], object]] = []
         self._files: tuple[Lines, Board] | None = None  # of the first process only
         if is_first():
             with self._writing():
@@ -119,7 +128,7 @@ class RunLog:
                 file.store()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Adds the metrics of a step, which stay on the device until the next `flush`.
+        """Adds the metrics of a step, which stay on the device until the next `flush`; `{}` if it was passed over.
 
         It waits until the step before is computed, so that only one step is in flight.
         """
@@ -131,23 +140,27 @@ class RunLog:
     def flush(self, measure: Callable[[], Mapping[str, float]] = dict) -> None:
         """Writes the means of the metrics since the last flush, and other numbers of the last step.
 
+        There is no line if all these steps were passed over.
+
         Args:
           measure: function that returns these numbers by name. It is called once the metrics are known to be finite;
             the speeds do not count its time. A number that is not finite is left out, with a note.
 
         Raises:
-          DivergedError: a term of the loss or the gradient was not finite.
+          DivergedError: a step diverged and is not tolerated.
           UserError: the log cannot be written; if there are several processes, it is raised on all of them.
         """
         if not self._pending:
             return
-        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
-        for step, values in zip(steps, metrics, strict=True):
-            if what := _not_finite(values):
-                raise DivergedError(what, step)
-        line = self._means(steps, metrics)
+        last = self._pending[-1][0]
+        computed = [(step, values) for step, values in jax.device_get(self._pending) if values]
+        self._check([(step, values) for step, values in computed if values["diverged"]])
+        taken = [(step, values) for step, values in computed if not values["diverged"]]
         self._pending = []
-        if measured := self._finite(measure(), steps[-1]):
+        if not taken:
+            return
+        line = self._means(last, taken)
+        if measured := self._finite(measure(), last):
             self.restart_clock()
         by_first(lambda: self._publish({**line, **measured}))
 
@@ -173,27 +186,45 @@ class RunLog:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
 
-    def _means(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> LogLine:
-        """Returns one line of the log: the means over these steps, every term by quarter of t, and the speeds.
+    def _check(self, diverged: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """Notes the steps that diverged, by their metrics on the host; raises a `DivergedError` if too many did."""
+        if not diverged:
+            return
+        for step, values in diverged:
+            if values["passed_over"] > self._tolerated:
+                raise DivergedError(_what_diverged(values), step)
+        (step, values), others = diverged[0], len(diverged) - 1
+        more = f", and those of {others} more since the last line" if others else ""
+        count = f"{int(diverged[-1][1]['passed_over'])} of at most {self._tolerated}"
+        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch{more} is passed over ({count})")
 
-        The metrics are `Metrics` on the host. A quarter of t in which no time was drawn is left out.
+    def _means(self, step: int, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> LogLine:
+        """Returns the line of a step: the means since the last line, every term by quarter of t, and the speeds.
+
+        Of the steps that were taken and not passed over it gets the numbers and `Metrics` on the host. A quarter of t
+        in which no time was drawn is left out.
         """
+        steps, metrics = zip(*taken, strict=True)
         now = time.perf_counter()
-        per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = steps[-1], now
-        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count"}
+        per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        passed_over, returned = int(metrics[-1]["passed_over"]), self._rolled_back_from
+        self._rolled_back_from = 0
+        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count", "diverged", "passed_over"}
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
         counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
         for name in sorted(metrics[0]["quarter_sums"]):
             sums = np.sum([m["quarter_sums"][name] for m in metrics], axis=0)
             quarters |= {f"{name}_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
         return {
-            "step": steps[-1],
+            "step": step,
             **mean,
             **quarters,
-            "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1))),
+            "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1 - passed_over))),
             "steps_per_s": per_second,
             "images_per_s": per_second * self._batch_size,
+            **({"passed_over": passed_over} if passed_over else {}),
+            **({"rolled_back_from": returned} if returned else {}),
         }
 
     def _finite(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
@@ -207,6 +238,8 @@ class RunLog:
         """Writes a line and shows it."""
         self._write(line)
         self._watch(read_log(self._workdir)) if self._watch else self._show(line)
+        for listener in self.listeners:
+            listener(line)
 
     def _write(self, line: LogLine) -> None:
         """Adds a line to the JSONL file and to TensorBoard."""
@@ -249,14 +282,16 @@ class RunLog:
             )
 
 
-def _not_finite(values: Mapping[str, Any]) -> str:
-    """Which number of a step's metrics (on the host) is not finite, in words; "" if all are."""
+def _what_diverged(values: Mapping[str, Any]) -> str:
+    """Which number of the metrics (on the host) of a step that diverged is not finite or stands out, in words."""
     loss, norm, sums = values["loss"], values["grad_norm"], values["quarter_sums"]
     if not (np.isfinite(loss) and np.isfinite(norm)):
         return f"loss became {loss:g} (gradient norm {norm:g})"
-    terms = sorted(values.keys() - {"quarter_sums", "quarter_count"})
-    broken = [name for name in terms if not np.isfinite([values[name], *sums.get(name, [])]).all()]
-    return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})" if broken else ""
+    terms = sorted(sums)
+    broken = [name for name in terms if not np.isfinite([values[name], *sums[name]]).all()]
+    if broken:
+        return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})"
+    return f"loss of {loss:g} or its gradient norm of {norm:g} stands out from those of the steps before"
 
 
 def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:

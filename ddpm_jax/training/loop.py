@@ -5,19 +5,20 @@ Read next: `step.py`, `saving.py`, `log.py`.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ddpm_jax.runtime.devices import replicated, sharded, split
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.saving import Saves
-from ddpm_jax.training.state import StateInit, TrainState
+from ddpm_jax.training.state import StateInit, TrainState, passed_over
 from ddpm_jax.training.step import Metrics, TrainSpec, gathering, train_step
 
 
@@ -29,7 +30,10 @@ class Hook(Protocol):
     """
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> object:
-        """Is called with the number of steps taken, from 1, the state after it and the metrics of the step."""
+        """Is called with the number of the step, from 1, the state after it and its metrics.
+
+        There are no metrics, `{}`, of a step whose batch the run was told to pass over.
+        """
         ...
 
 
@@ -61,6 +65,7 @@ def train_loop(
     hooks: Sequence[Hook] = (),
     measures: Sequence[Measure] = (),
     stop_asked: Callable[[int], bool] = lambda step: False,
+    pass_over: Container[int] = (),
 ) -> TrainState:
     """Takes the steps from `state.step + 1` to `num_steps`; returns the last state.
 
@@ -75,9 +80,17 @@ def train_loop(
       hooks: functions that are called after every step.
       measures: functions that are called for every line of the log, before it is written.
       stop_asked: function from a step to whether to stop after it, from `interruption`.
+      pass_over: the steps whose batch is passed over.
+
+    Raises:
+      DivergedError: a step diverged, and the log does not tolerate it.
     """
     for step in range(int(state.step) + 1, num_steps + 1):
-        state, metrics = step_fn(state, next(batches))
+        batch, metrics = next(batches), {}
+        if step in pass_over:
+            state = passed_over(state)
+        else:
+            state, metrics = step_fn(state, batch)
         saves.latest = state
         log.add(step, metrics)
         stop = stop_asked(step)
@@ -122,30 +135,54 @@ def state_shapes(init: StateInit) -> TrainState:
     return jax.eval_shape(init, jax.random.key(0))
 
 
-@contextlib.contextmanager
-def interruption() -> Iterator[Callable[[int], bool]]:
-    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
+class Interruption:
+    """A request to stop after the step that is being taken; called with a step, it returns whether to stop after it.
 
-    A second signal ends the process at once. Yields a function of the step that returns whether to stop after it. If
-    there are several processes, all stop after the same step, whichever of them got the signal: JAX's preemption
-    service, which handles SIGTERM in this case, makes them agree on it.
+    If there are several processes, all get the same answers, whichever of them got the signal: JAX's preemption
+    service, which handles SIGTERM in this case, makes them agree on the step.
     """
-    raised, previous = [], {}
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        raised.append(number)
-        signal.signal(number, previous[number])
-        if several:
+    def __init__(self) -> None:
+        self._raised: list[int] = []
+
+    def __call__(self, step: int) -> bool:
+        """Returns whether to stop after this step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return bool(self._raised)
+
+    def signal(self) -> signal.Signals:
+        """Returns the signal that asked: SIGINT if any process got it; all processes call this, after a stop."""
+        interrupted = np.array(signal.SIGINT in self._raised)
+        everywhere = multihost_utils.process_allgather(interrupted) if jax.process_count() > 1 else interrupted
+        return signal.SIGINT if np.any(everywhere) else signal.SIGTERM
+
+    def add(self, number: int) -> None:
+        """Takes a signal that this process got."""
+        self._raised.append(number)
+        if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
-    several = jax.process_count() > 1
-    for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Interruption]:
+    """Turns the first SIGINT or SIGTERM into a request to stop, so that the step can be finished and saved.
+
+    A second signal ends the process at once.
+    """
+    asked, previous = Interruption(), {}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, previous[number])
+        asked.add(number)
+
+    for number in (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGINT, signal.SIGTERM):
         try:
             previous[number] = signal.signal(number, handler)
         except ValueError:  # not in the main thread (a notebook's worker, say): signals stay as they are
             break
     try:
-        yield multihost_utils.reached_preemption_sync_point if several else lambda step: bool(raised)
+        yield asked
     finally:
         for number, old in previous.items():
             signal.signal(number, old)

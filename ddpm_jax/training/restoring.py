@@ -4,6 +4,8 @@ A damaged checkpoint is reported and kept, and the one before it is read instead
 another reason, the search ends with that reason. Read next: `integrity.py`.
 """
 
+import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -17,12 +19,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax.errors import UserError, causes, first_line
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training import integrity
-from ddpm_jax.training.state import Tree
+from ddpm_jax.training.state import TrainState, Tree
 from ddpm_jax.training.stores import checkpoint_path, checkpoint_paths
 
 quieten_orbax()
@@ -38,6 +41,18 @@ def saved_steps(folder: str | os.PathLike[str]) -> list[int]:
       UserError: the folder exists and cannot be listed.
     """
     return list(checkpoint_paths(any_path(folder)))
+
+
+def newest_checkpoint(workdir: str | os.PathLike[str]) -> tuple[int, float] | None:
+    """Returns the step of the newest finished checkpoint of a run and when it was finished, or None.
+
+    Raises:
+      UserError: as `saved_steps`.
+    """
+    for step, path in checkpoint_paths(any_path(workdir) / "checkpoints").items():
+        with contextlib.suppress(OSError):  # deleted in the meantime
+            return step, storage.modified(path if isinstance(path, Path) else path / "_CHECKPOINT_METADATA")
+    return None
 
 
 def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -124,6 +139,19 @@ def stored_record(path: AnyPath) -> integrity.Record:
     if record.digests is not None:
         integrity.check({"step": np.int32(path.name)}, record.digests)
     return record
+
+
+def stored_fields(target: TrainState, path: AnyPath) -> dict[str, Tree]:
+    """Returns the fields of the target that a checkpoint has: earlier versions stored no `recent`.
+
+    Args:
+      target: the state that is wanted.
+      path: the folder of the checkpoint.
+    """
+    fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
+    metadata = _alone(ocp.PyTreeCheckpointHandler).metadata(path / "state").item_metadata
+    assert metadata is not None, "it is that of a tree"
+    return fields if "recent" in metadata.tree else {name: fields[name] for name in fields if name != "recent"}
 
 
 def note_unverified(record: integrity.Record, path: AnyPath, consequence: str = "") -> None:

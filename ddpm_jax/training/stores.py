@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import TransientError, UserError, first_line
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.lease import Content, Lease
 from ddpm_jax.runtime.paths import MANIFEST
-from ddpm_jax.runtime.storage import AnyPath
 
 Keep = Callable[[Sequence[int]], Sequence[int]]
 """Which of the steps with a checkpoint, in rising order, are kept."""
@@ -102,6 +102,10 @@ class Store(Protocol):
         """Keeps damaged checkpoints where they are no longer taken for those of their steps."""
         ...
 
+    def forget(self, steps: Sequence[int]) -> None:
+        """Removes checkpoints."""
+        ...
+
     def close(self) -> None:
         """Lets another process train there."""
         ...
@@ -158,6 +162,11 @@ class Folders:
                 raise UserError(f"cannot move the damaged checkpoint {path} to {folder}: {error.strerror}") from error
             _note_kept(aside)
 
+    def forget(self, steps: Sequence[int]) -> None:
+        """Removes checkpoints."""
+        for step in steps if is_first() else ():
+            storage.remove_tree(self.folder / str(step))
+
     def close(self) -> None:
         """Releases the lock."""
         self._held.close()
@@ -170,7 +179,7 @@ class Folders:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
-            raise UserError(
+            raise TransientError(
                 f"another process is training in {self.folder.parent}; wait until it ends, or choose another workdir"
             ) from error
         except OSError:  # a file system without locks

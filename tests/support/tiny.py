@@ -141,7 +141,7 @@ def _own_flags() -> Iterator[None]:
         yield
     finally:
         by_module = flags.FLAGS.flags_by_module_dict().items()
-        commands = {f"ddpm_jax.commands.{name}" for name in ("train", "sample", "evaluate", "chain_flags")}
+        commands = {f"ddpm_jax.commands.{name}" for name in ("train", "sample", "evaluate", "status", "chain_flags")}
         programs = [module for module, _ in by_module if module in commands or module.endswith(sys.argv[0])]
         own = {flag.name for module, known in by_module if module in programs for flag in known}
         for name in own | {name for name in flags.FLAGS if name.startswith("config.")}:
