@@ -119,7 +119,7 @@ def test_a_status_that_cannot_be_written_is_one_warning(tmp_path, capsys):
     with beat(tmp_path) as status:
         status.line(line(1))
     assert capsys.readouterr().err == "warning: cannot write the status of the run: [Errno 21] Is a directory: " + (
-        f"'{tmp_path}/.status.partial.json' -> '{tmp_path}/status.json'\n"
+        f"'{tmp_path}/.status.{os.getpid()}.json' -> '{tmp_path}/status.json'\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 

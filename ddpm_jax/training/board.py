@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.quiet import unless_loaded
-from ddpm_jax.runtime.storage import AnyPath
 
 with unless_loaded("torch"):
     from tensorboardX.event_file_writer import EventsWriter
@@ -66,4 +66,5 @@ class Board:
     def _opened(self, folder: Path) -> EventsWriter:
         """A new file in a folder of the disk; not a `SummaryWriter`: in its thread a full disk ends in tracebacks."""
         folder.mkdir(parents=True, exist_ok=True)
-        return EventsWriter(str(folder / "events"))
+        number = len(list(folder.iterdir()))  # a file that was begun in the same second has the same name before it
+        return EventsWriter(str(folder / "events"), f".{number}")

@@ -19,12 +19,12 @@ import optax
 from tqdm import tqdm
 
 from ddpm_jax.errors import UserError, reading, writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import by_first, is_first
 from ddpm_jax.runtime.images import save_png
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
 from ddpm_jax.runtime.quiet import unless_loaded
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.board import Board
 from ddpm_jax.training.log_lines import Lines, LogLine, open_lines, stored_lines
 from ddpm_jax.training.step import Metrics
