@@ -29,7 +29,6 @@ from ddpm_jax.training.state import TrainState, Tree
 from ddpm_jax.training.stores import checkpoint_path, checkpoint_paths
 
 quieten_orbax()
-_WRITTEN_LAST = "commit_success.txt"  # by Orbax, into a checkpoint in a bucket
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
 
 Content = TypeVar("Content")  # what is read from a checkpoint
