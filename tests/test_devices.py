@@ -1,5 +1,6 @@
 """The mesh over the devices of pods, and which rows of a batch a host reads: on devices that are only described."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_devices_along_fsdp_are_neighbours_of_one_slice(fsdp, order):
     for row in mesh.devices:
         assert len({device.slice_index for device in row}) == 1
         if fsdp in (2, 4):
-            assert all(neighbours(a, b) for a, b in zip(row[:-1], row[1:], strict=True))
+            assert all(neighbours(a, b) for a, b in itertools.pairwise(row))
     halves = [{device.slice_index for device in half.flat} for half in np.split(mesh.devices, 2)]
     assert sorted(map(sorted, halves)) == [[0], [1]]  # what crosses the slices is one exchange along "data"
 

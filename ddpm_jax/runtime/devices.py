@@ -121,7 +121,8 @@ def global_batch(mesh: Mesh, batch: Any) -> Any:
         size = len(own) * mesh.size // num_own  # of the whole batch
         rows = own_rows(mesh, size)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None, "it is of the rows of a device"
             begin = int(np.searchsorted(rows, index[0].start or 0))
             return own[begin : begin + size // mesh.size]
 
