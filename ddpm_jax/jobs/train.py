@@ -44,6 +44,7 @@ from ddpm_jax.training.log import DivergedError, RunLog, Watch
 from ddpm_jax.training.loop import Hook, compiled_step, interruption, state_shapes, train_loop
 from ddpm_jax.training.restoring import newest_checkpoint, stored_config
 from ddpm_jax.training.saving import Intervals, Saves
+from ddpm_jax.training.stacks import StacksOfAHang
 from ddpm_jax.training.state import StateInit, TrainState
 
 _NOTHING = Given()
@@ -138,13 +139,14 @@ def start(
         measures += quality(config, model, source, mesh, workdir=workdir)
         log = _log(config, workdir, start_step, watch)
         log.listeners.append(heartbeat.line)
-        hooks = [*previews(config, model, log, mesh), *hooks]
+        hang = StacksOfAHang(config.log.stacks_after)
+        hooks = [*previews(config, model, log, mesh), hang, *hooks]
         saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
         inputs = _inputs(config, source, mesh, start_step=start_step)
         explained = _explained(config, checkpoints, source)
         best = keeping_best(measures, config.checkpoint.best, workdir, to_json(config), start_step=start_step)
         options: dict[str, Any] = {"num_steps": config.train.num_steps, "log_every": config.log.every, "hooks": hooks}
-        with log, inputs as batches, explained, best as measures, saves, interruption() as stop_asked:
+        with log, inputs as batches, explained, best as measures, saves, hang, interruption() as stop_asked:
             options |= {"measures": measures, "stop_asked": stop_asked}
             state = train_loop(step_fn, state, batches, log=log, saves=saves, **options)
             stopped = None if int(state.step) >= config.train.num_steps else stop_asked.signal()
