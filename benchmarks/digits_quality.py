@@ -8,7 +8,7 @@ training split: precision and recall with k = 3 (Kynkaanniemi et al. 2019), and 
 [-1, 1]. Two rows of real digits show which values can be reached: 500 other digits of the training split (the same
 writers) and the 500 digits of the test split (other writers).
 
-The second command draws 5,000 images for each of three seeds, and prints the Frechet distance to all training digits,
+The second command draws 1,500 images for each of three seeds, and prints the Frechet distance to all training digits,
 by the features of a classifier that was trained here and on pixels, over the steps of two samplers and over the scale
 of classifier-free guidance. It says whether more steps have a smaller distance. Beside it are precision and recall on
 pixels of the first 500 images, and the variance of all relative to that of the digits, as means over the seeds. A
@@ -31,7 +31,7 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", 0, "The number of steps of its cha
 FEATURES = flags.DEFINE_list("features", [], "Runs of classifiers, for the tables over steps and guidance scales.")
 CONDITIONAL = flags.DEFINE_string("conditional_workdir", "runs/digits_conditional", "The run that is guided.")
 STEPS = flags.DEFINE_list("steps", "5,10,20,50", "The numbers of steps, separated by commas.")
-NUM_IMAGES = flags.DEFINE_integer("num_images", 5000, "The number of images for each seed of the table over steps.")
+NUM_IMAGES = flags.DEFINE_integer("num_images", 1500, "The number of images for each seed of the table over steps.")
 
 
 def print_own() -> None:

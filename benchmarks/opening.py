@@ -16,7 +16,8 @@ from PIL import Image
 import ddpm_jax as dj
 from ddpm_jax.commands import cli
 from ddpm_jax.evaluation import plots
-from ddpm_jax.runtime.images import write_whole
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_whole
 
 OUT = flags.DEFINE_string("out", "runs/opening.png", "The PNG file for the picture.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "The run that draws the digits.")
@@ -74,7 +75,7 @@ def main() -> None:
     figure.suptitle("sampling: the score of the noisy data leads from noise to data  \N{RIGHTWARDS ARROW}", fontsize=11)
     figure.savefig(OUT.value, dpi=120)
     image = Image.open(OUT.value).convert("RGB").quantize(160)  # a third of the size
-    write_whole(OUT.value, lambda path: image.save(path, optimize=True))
+    write_whole(any_path(OUT.value), lambda path: image.save(path, optimize=True))
     print(f"wrote {OUT.value}")
 
 

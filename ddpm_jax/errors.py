@@ -174,6 +174,15 @@ def writing(
         raise UserError(f"cannot write {what}: {error.strerror or first_line(error)}; {remedy}") from error
 
 
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an `OSError` into a `UserError` of one line; `path` is named where the error names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or path}: {error.strerror or first_line(error)}") from error
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

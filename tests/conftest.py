@@ -77,3 +77,13 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
     return site
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """The address of a bucket of Google Cloud Storage, emulated on the loopback address."""
+    pytest.importorskip("gcp_storage_emulator", reason="pip install -r requirements-dev.txt")
+    from support.bucket import emulated
+
+    with emulated() as address:
+        yield address

@@ -18,6 +18,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training import restoring
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.divergence import no_steps
 from ddpm_jax.training.restoring import restore_params, saved_steps, stored_config
 from ddpm_jax.training.state import TrainState
 
@@ -33,7 +34,7 @@ def state_at(step, sharding=EIGHT):
     opt_state = jax.tree.map(lambda leaf: leaf + step, optax.chain(optax.identity(), optax.adam(1e-3)).init(params))
     memory = jax.tree.map(lambda leaf: leaf + step, time_sampling.importance(4).init())
     average = jax.tree.map(lambda leaf: leaf + 0.5, params)
-    state = TrainState(jnp.int32(step), params, average, opt_state, memory, jax.random.key(step))
+    state = TrainState(jnp.int32(step), params, average, opt_state, memory, jax.random.key(step), no_steps())
     return jax.device_put(state, sharding)
 
 

@@ -101,6 +101,7 @@ def test_converted_weights_are_trained_on_any_images_of_their_size():
 OUT_OF_RANGE = {
     "data.image_size": 0,
     "data.num_workers": -1,
+    "data.cache_gib": -1.0,
     "data.crop": (0, 0, "a", 4),
     "diffusion.num_timesteps": 0,
     "model.channels": 0,
@@ -125,6 +126,10 @@ OUT_OF_RANGE = {
     "train.batch_size": 0,
     "train.num_steps": 0,
     "train.accumulation": 0,
+    "train.divergence_threshold": -1.0,
+    "train.rollback_batches": 0,
+    "train.max_passed_over": 0,
+    "train.pass_over": (3, 0),
     "sample.corrector_steps": -1,
     "sample.corrector_snr": -1.0,
     "sample.eta": 1.5,
@@ -185,8 +190,8 @@ def test_each_class_has_a_name_of_its_own(names, rule):
 
 
 def test_a_path_that_cannot_be_used_is_refused_with_the_ranges():
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket/photos: buckets are not supported yet"):
-        check_ranges(tiny_config(data__path="gs://bucket/photos"))
+    with pytest.raises(UserError, match=r"^cannot use s3://bucket/photos: only gs:// buckets are used directly"):
+        check_ranges(tiny_config(data__path="s3://bucket/photos"))
 
 
 def without(stored, *keys):

@@ -23,6 +23,7 @@ from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.images import from_uint8
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.divergence import no_steps
 from ddpm_jax.training.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -46,7 +47,7 @@ def workdir(tmp_path_factory):
     )
     model, inputs = factory.network(config), (np.zeros((1, 8, 8, 1)), np.zeros(1), None)
     raw, ema = (random_params(model, *inputs, seed=seed) for seed in (0, 1))
-    state = TrainState(np.int32(3), raw, ema, opt_state=(), times=(), key=jax.random.key(0))
+    state = TrainState(np.int32(3), raw, ema, opt_state=(), times=(), key=jax.random.key(0), recent=no_steps())
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state, to_json(config))
     return workdir

@@ -11,7 +11,7 @@ from support.tiny import tiny_config
 
 from ddpm_jax.errors import AgreedError, TransientError, UserError
 from ddpm_jax.jobs import train
-from ddpm_jax.runtime import atomic, peaks
+from ddpm_jax.runtime import peaks, storage
 from ddpm_jax.training import heartbeat
 from ddpm_jax.training.heartbeat import Heartbeat, Status, read_status
 from ddpm_jax.training.restoring import newest_checkpoint
@@ -119,7 +119,7 @@ def test_a_status_that_cannot_be_written_is_one_warning(tmp_path, capsys):
     with beat(tmp_path) as status:
         status.line(line(1))
     assert capsys.readouterr().err == "warning: cannot write the status of the run: [Errno 21] Is a directory: " + (
-        f"'{tmp_path}/.status.json.{os.getpid()}' -> '{tmp_path}/status.json'\n"
+        f"'{tmp_path}/.status.{os.getpid()}.json' -> '{tmp_path}/status.json'\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
@@ -160,10 +160,10 @@ def test_a_run_writes_it_while_it_trains(tmp_path):
 
 def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    atomic.write_text(path, "before")
-    monkeypatch.setattr(atomic.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
+    storage.write_bytes(path, b"before")
+    monkeypatch.setattr(storage.os, "replace", lambda *args: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        atomic.write_text(path, "after")
+        storage.write_bytes(path, b"after")
     assert path.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.runtime.images import enlargement, save_gif, save_png, tile_images, to_uint8, write_whole
+from ddpm_jax.runtime.images import enlargement, save_gif, save_png, tile_images, to_uint8
+from ddpm_jax.runtime.storage import write_whole
 
 RNG = np.random.default_rng(0)
 

@@ -69,15 +69,15 @@ def test_extras_are_the_requirement_files(metadata):
         declared[extra.group(1) if extra else ""].append(str(requirement))
     files = {"": ROOT / "requirements.txt", **{extra: ROOT / "requirements" / f"{extra}.txt" for extra in EXTRAS}}
     assert declared == {extra: requirements(path) for extra, path in files.items()}
-    assert {"dev", "docs", "notebooks", "diffusers", "prepare", "cuda12", "cuda13", "tpu"} == set(EXTRAS)
+    assert {"dev", "docs", "notebooks", "diffusers", "prepare", "cuda12", "cuda13", "gcs", "tpu"} == set(EXTRAS)
 
 
 def test_no_file_of_an_extra_includes_another():
     """Setuptools does not follow `-r`; only the file that people install for development does so."""
     including = [path.name for path in ROOT.rglob("requirements*/*.txt") if "-r " in path.read_text()]
     assert including == []
-    both = requirements(ROOT / "requirements.txt", ROOT / "requirements" / "dev.txt")
-    assert requirements(ROOT / "requirements-dev.txt") == both
+    files = (ROOT / "requirements.txt", ROOT / "requirements" / "dev.txt", ROOT / "requirements" / "gcs.txt")
+    assert requirements(ROOT / "requirements-dev.txt") == requirements(*files)
 
 
 def test_every_folder_of_the_package_is_installed():

@@ -24,7 +24,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.plots import strips
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import paths
+from ddpm_jax.runtime import buckets, mounts, paths
 from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = [
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections loads a config with it
 ]
 
-BUCKET = "gs://bucket/x"
+BUCKET = "s3://bucket/x"
 SHORT = {"diffusion__num_timesteps": 4}
 
 
@@ -81,10 +81,10 @@ def test_a_home_directory_is_expanded_and_all_else_stays(home):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gs://bucket/x", "buckets are not supported yet: mount the bucket, and give the path of the "),
-        ("S3://bucket/x", "buckets are not"),
-        ("abc+d://x", "buckets are not"),
-        (Path("gs://bucket/x"), "buckets are not"),
+        ("gs://bucket/x", "this is read from a disk only: mount the bucket, and give the path of the mounted folder"),
+        ("S3://bucket/x", "only gs:// buckets are used directly: mount the bucket, and give the path of the mounted f"),
+        ("abc+d://x", "only gs://"),
+        (Path("s3://bucket/x"), "only gs://"),
         ("hf://org/model", "download it, and give the path of the download"),
         ("https://host/x.pt", "download it"),
         ("file:///tmp/x", "write only the path, beginning with its first /"),
@@ -101,7 +101,7 @@ def test_an_empty_path_and_a_long_one_are_one_short_line():
     with pytest.raises(UserError, match=r"^cannot use an empty path"):
         paths.local_path("")
     with pytest.raises(UserError) as caught:
-        paths.local_path("gs://" + "x" * 5000)
+        paths.local_path("s3://" + "x" * 5000)
     assert len(str(caught.value)) < 300
 
 
@@ -130,7 +130,7 @@ DOORS = {
 def test_the_library_refuses_an_address_before_it_writes(door, trained, home, monkeypatch):
     run = Run(trained)
     monkeypatch.setattr(Run, "chain", None)
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket/x: buckets are not supported yet"):
+    with pytest.raises(UserError, match=r"^cannot use s3://bucket/x: only gs:// buckets are used directly: mount"):
         DOORS[door](BUCKET, run)
     assert [*Path().iterdir(), *home.iterdir()] == []
 
@@ -159,16 +159,73 @@ def test_the_programs_refuse_an_address_in_one_line_before_any_work(command, hom
     outcome = program(*(argument.replace("@", BUCKET) for argument in command))
     assert outcome.status == 1
     assert outcome.err.startswith("error: ")
-    assert "cannot use gs://bucket/x: buckets are not supported yet: mount the bucket" in outcome.err
+    assert "cannot use s3://bucket/x: only gs:// buckets are used directly: mount the bucket" in outcome.err
     assert outcome.err.count("\n") == 1
     assert [*Path().iterdir(), *home.iterdir()] == []
 
 
-def test_preparing_data_refuses_an_address(capsys):
-    from ddpm_jax.data.prepare import main
+def test_an_address_of_google_cloud_storage_has_one_form():
+    for same in ("gs://bucket/a/b", "GS://bucket/a//b", Path("gs://bucket/a/b"), "gs://bucket/c/../a/b"):
+        assert str(paths.any_path(same)) == "gs://bucket/a/b"
+        assert paths.any_path(paths.any_path(same)) == paths.any_path(same)
+    assert paths.expanded("gs://bucket/a/") == "gs://bucket/a/"
+    with pytest.raises(
+        UserError, match=r"^cannot use gs://bucket: give a name inside of the bucket, such as gs://buck"
+    ):
+        paths.run_folder("gs://bucket")
 
-    assert main(["mnist", f"--data_dir={BUCKET}"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: cannot use {BUCKET}: buckets")
+
+def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
+    """Prepared data sets, and files of published weights of feature networks."""
+    from ddpm_jax.data.prepare import main
+    from ddpm_jax.evaluation.published import INCEPTION, known_file
+
+    message = (
+        "cannot use gs://bucket/x: this is read from a disk only: mount the bucket, and give the path of the mount"
+    )
+    config = tiny_config(data__source="tfds", data__name="mnist", data__path="gs://bucket/x", data__on_device=False)
+    for refused in (
+        lambda: train.train(config, "run"),
+        lambda: TfdsImages("mnist", "train", data_dir="gs://bucket/x", size=8),
+        lambda: known_file(INCEPTION, "gs://bucket/x"),
+    ):
+        with pytest.raises(UserError) as caught:
+            refused()
+        assert str(caught.value).startswith(message)
+    assert main(["mnist", "--data_dir=gs://bucket/x"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_bucket_without_its_packages_is_one_line(monkeypatch):
+    monkeypatch.setattr(buckets, "_importable", lambda module: module == "gcsfs")
+    with pytest.raises(UserError, match=r"^cannot use gs://b/x: buckets need the packages google-cloud-storage: pip i"):
+        paths.any_path("gs://b/x")
+
+
+@pytest.mark.parametrize(
+    ("table", "folder", "expected"),
+    [
+        ("gcsfuse /gcs fuse.gcsfuse rw 0 0", "/gcs/bucket/my run", "gs://bucket/my run"),
+        ("bucket /gcs/bucket fuse.gcsfuse rw 0 0", "/gcs/bucket/a/b", "gs://bucket/a/b"),
+        ("/dev/sda /gcs ext4 rw 0 0", "/gcs/bucket/run", "/gcs/bucket/run"),
+        ("bucket /mnt/my\\040data fuse.gcsfuse rw 0 0", "/mnt/my data/run", None),
+        ("bucket /mnt/data fuse.gcsfuse rw 0 0", "/mnt/database/run", "/mnt/database/run"),
+        ("s3fs /mnt/data fuse.s3fs rw 0 0", "/mnt/data/run", "/mnt/data/run"),
+    ],
+)
+def test_a_mounted_bucket_is_recognised(table, folder, expected, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mounts").write_text(f"/dev/root / ext4 rw 0 0\n{table}\n")
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mounts")
+    if expected is None:
+        with pytest.raises(UserError, match=r"a lock holds for one host only: give its address, gs://BUCKET/NAME$"):
+            paths.run_folder(folder)
+    else:
+        assert str(paths.run_folder(folder)) == expected
+    noted = (
+        "the mount /mnt/data is of the kind fuse.s3fs, whose locks other hosts may not see" in capsys.readouterr().out
+    )
+    assert noted == ("s3fs" in table)
 
 
 @pytest.mark.slow

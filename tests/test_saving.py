@@ -16,6 +16,7 @@ from support.tiny import random_state, same, save, tiny_config
 from ddpm_jax import factory
 from ddpm_jax.config import to_json
 from ddpm_jax.data import Digits
+from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import AgreedError, UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.training import inputs, loop, saving
@@ -68,7 +69,7 @@ def fails(workdir, message, monkeypatch, *replaced, **changes):
 
 def unreadable_at(step):
     """In place of `factory.parts`: one image of the batch after that step cannot be read."""
-    wrong = int(train.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
+    wrong = int(batch_indices(1297, batch_size=8, seed=0, step=step)[3])
     return factory, "parts", lambda config, given: factory.Parts(Failing(wrong), None)
 
 
@@ -114,7 +115,7 @@ def leave(error, *, consumed=False, last=2):
     saved = []
     save = lambda state, config: saved.append(int(state.step))
     checkpoints = SimpleNamespace(last_saved=lambda: last, save=save, wait=lambda: None)
-    log = SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
+    log = SimpleNamespace(flush=lambda: None, store=lambda: None, say=lambda text: print(text, file=sys.stderr))
     saves = saving.Saves(checkpoints, log, to_json(tiny_config()), every=saving.Intervals(2))
     saves.latest = random_state(tiny_config(), step=3)
     if consumed:
@@ -176,7 +177,10 @@ def no_room():
 @pytest.mark.parametrize(("step", "told"), [(3, "note: no step after step 2 is saved"), (4, SAVED.replace("3", "4"))])
 def test_what_an_error_says_is_saved_is_on_disk(tmp_path, step, told, capsys):
     """Where the save in the background has failed meanwhile; a later step is saved if there is room again."""
-    config, log = tiny_config(), SimpleNamespace(flush=lambda: None, say=lambda text: print(text, file=sys.stderr))
+    config, log = (
+        tiny_config(),
+        SimpleNamespace(flush=lambda: None, store=lambda: None, say=lambda text: print(text, file=sys.stderr)),
+    )
     checkpoints = Checkpoints(save(tmp_path, config, steps=(2,)))
     saves = saving.Saves(checkpoints, log, to_json(config), every=saving.Intervals(2))
     saves.latest = random_state(config, step=3)

@@ -20,7 +20,7 @@ from ddpm_jax import factory
 from ddpm_jax.commands import endings
 from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import UserError
-from ddpm_jax.jobs import train
+from ddpm_jax.jobs import preparation, train
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh, global_batch, sharded
 from ddpm_jax.runtime.images import tile_images, to_uint8
@@ -244,7 +244,7 @@ def test_a_run_moves_from_eight_devices_to_one_to_four(tmp_path, monkeypatch):
     settings = {"train__batch_size": 16, "model__dropout": 0.1, "checkpoint__every": 100}
     train.train(tiny_config(**settings, train__num_steps=20), tmp_path / "eight")
     for count, fsdp, num_steps in ((8, 1, 6), (1, 1, 13), (4, 4, 20)):
-        monkeypatch.setattr(train, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
+        monkeypatch.setattr(preparation, "device_mesh", lambda fsdp, n=count: device_mesh(jax.devices()[:n], fsdp=fsdp))
         train.train(tiny_config(**settings, train__num_steps=num_steps, mesh__fsdp=fsdp), tmp_path / "moved")
     losses = lambda workdir: [line["loss"] for line in log.read_log(workdir)]
     assert len(losses(tmp_path / "moved")) == 20

@@ -127,7 +127,7 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
 
 def _config_file(value: str) -> str:
     """The file that a value of `--config` means, a path or the name of an experiment, with the same argument."""
-    file, colon, argument = paths.expanded(value).partition(":")
+    file, colon, argument = str(paths.local_path(value)).partition(":")
     if not file.endswith(".py") and os.sep not in file:
         file = experiment_file(file)
     elif not Path(file).is_file():

@@ -14,7 +14,6 @@ All other settings are read from the run. Image i depends only on the seed and o
 devices do not change it.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -23,6 +22,7 @@ from ddpm_jax.commands import chain_flags, cli
 from ddpm_jax.commands.chain_flags import LABELS, NUM_STEPS, PARAMS, SEED
 from ddpm_jax.data.classes import file_part, legend
 from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.paths import any_path
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -71,7 +71,7 @@ def main() -> None:
     run, num_images = configured_run(), NUM_IMAGES.value or 64
     name = "interpolation" if INTERPOLATE.value else "inpainted" if INPAINT.value else "samples"
     name += f"_labels_{file_part(LABELS.value)}" if LABELS.value else ""
-    out = OUT.value or str(Path(WORKDIR.value) / f"{name}_seed{SEED.value}.png")
+    out = OUT.value or any_path(WORKDIR.value) / f"{name}_seed{SEED.value}.png"
     chain = {"seed": SEED.value, "num_steps": NUM_STEPS.value}
     written = []
     if INTERPOLATE.value:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from ddpm_jax import errors
 from ddpm_jax.commands import cli, endings
 from ddpm_jax.runtime.paths import as_flag, run_folder
+from ddpm_jax.runtime.storage import exists
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment to train: its name or a Python file (default: digits).", lock_config=True
@@ -67,7 +68,7 @@ def main() -> None:
     if config.task == "denoise":
         picture = workdir / "samples.png"
         try:
-            if not (already and picture.exists()):
+            if not (already and exists(picture)):
                 sample_run(Run(workdir), picture, num_images=config.log.preview_images, seed=0)
             made = f"samples in {picture}, "
         except errors.UserError as error:  # it ends the program, but only after what is finished has been printed

@@ -29,6 +29,9 @@ FRACTION = Rule("be at least 0 and less than 1", lambda value: 0 <= value < 1)
 SHARE = Rule("be at least 0 and at most 1", lambda value: 0 <= value <= 1)
 SEED = Rule("be at least 0 and less than 2**32", lambda value: 0 <= value < 2**32)
 INTEGERS = Rule("contain only whole numbers", lambda value: all(isinstance(item, int) for item in value))
+STEPS = Rule(
+    "contain numbers of steps, from 1", lambda value: INTEGERS.fits(value) and all(item >= 1 for item in value)
+)
 COUNTS = Rule(
     "contain a number of at least 1 for each level", lambda value: INTEGERS.fits(value) and value and min(value) >= 1
 )

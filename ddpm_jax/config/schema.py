@@ -21,6 +21,7 @@ from ddpm_jax.config.keys import (
     SEED,
     SEVERAL,
     SHARE,
+    STEPS,
     Group,
     Key,
     Needs,
@@ -59,6 +60,9 @@ DATA = {
     "random_flip": Key(True, "mirror training images left to right at random"),
     "skip_unreadable": Key(
         False, "skip files that cannot be read and print their names, instead of stopping", fixed=False
+    ),
+    "cache_gib": Key(
+        20.0, "GiB that copies of the images of a gs:// folder may take on the local disk", NOT_NEGATIVE, fixed=False
     ),
     "on_device": Key(
         False, "read the whole data set at the start and keep it on every device; for small data sets", fixed=False
@@ -158,6 +162,23 @@ TRAIN = {
     "batch_size": Key(128, "images per step, over all devices and hosts", COUNT),
     "num_steps": Key(800_000, "number of optimiser steps", COUNT),
     "accumulation": Key(1, "parts of a batch that are computed one after the other, to save memory", COUNT),
+    "on_divergence": Key(
+        "stop",
+        "if a step diverges; skip: its batch is passed over; rollback: the run returns to an earlier checkpoint and "
+        "passes over the latest batches",
+        choices=("stop", "skip", "rollback"),
+    ),
+    "divergence_threshold": Key(
+        0.0,
+        "a step also diverges if its loss or gradient norm exceeds the median of the last 101 steps by this many "
+        "median absolute deviations; 0: only if a number is not finite",
+        NOT_NEGATIVE,
+    ),
+    "rollback_batches": Key(
+        1, "batches that a roll-back passes over: the one of the step that diverged, and those just before it", COUNT
+    ),
+    "max_passed_over": Key(20, "batches of a run that may be passed over before a divergence ends it", COUNT),
+    "pass_over": Key((), "steps whose batch is passed over; roll-backs add theirs", STEPS),
 }
 MESH = {
     "fsdp": Key(
@@ -272,6 +293,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "data.label": (_TFDS,),
     "data.crop": (_FILES,),
     "data.skip_unreadable": (_FILES,),
+    "data.cache_gib": (needs("data.source", "folder"),),
     "data.num_workers": (needs("data.on_device", False),),
     "labels.dropout": (_DENOISES, needs_some("labels.num_classes")),
     "diffusion.beta_start": (_BETAS,),
@@ -288,6 +310,8 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
     "log.quality_every": (_DENOISES,),
     **{f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every")) for key in ("images", "steps", "features")},
+    "train.rollback_batches": (needs("train.on_divergence", "rollback"),),
+    "train.max_passed_over": (needs("train.on_divergence", "skip", "rollback"),),
     "sample.eta": (_DENOISES, needs("sample.sampler", "ddim")),
     "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
 }

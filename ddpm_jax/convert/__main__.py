@@ -17,16 +17,17 @@ the command for each published file. No code in the files is run.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from ddpm_jax import errors
 from ddpm_jax.commands import cli
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, reading
 from ddpm_jax.factory import SCHEDULES
-from ddpm_jax.runtime.paths import as_flag, holds_checkpoints, local_path
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import any_path, as_flag, holds_checkpoints
 
 OUT: flags.FlagHolder[str] = flags.DEFINE(
     cli.PathParser(),
@@ -121,13 +122,13 @@ def read(path: str, given: Mapping[str, Any]) -> None:
 
 def write(path: str) -> None:
     """Writes the run at `path` as a diffusers folder."""
-    from ddpm_jax.convert.files import check_new, reading
+    from ddpm_jax.convert.files import check_new
     from ddpm_jax.convert.outgoing import export_diffusers
     from ddpm_jax.runs.run import Run
 
     check_new(OUT.value)
     with reading(path):
-        if is_foreign(local_path(path)):
+        if is_foreign(any_path(path)):
             raise UserError(
                 f"{path} holds published weights and not a run: leave --to=diffusers out to make a run from them"
             )
@@ -137,12 +138,12 @@ def write(path: str) -> None:
     print(f"wrote {OUT.value} (step {run.step:,}, {PARAMS.value} parameters)")
 
 
-def is_foreign(path: Path) -> bool:
+def is_foreign(path: AnyPath) -> bool:
     """Whether the path holds foreign weights and not a run."""
     names = ("model_index.json", "config.json", "unet", "unet_ema")
-    return path.is_file() or (
-        any((path / name).exists() for name in names) and not holds_checkpoints(path / "checkpoints")
-    )
+    if not storage.is_dir(path):
+        return storage.exists(path)
+    return any(name in names for name in storage.names(path)) and not holds_checkpoints(path / "checkpoints")
 
 
 def command() -> None:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.config import CUSTOM, to_json
 from ddpm_jax.errors import listed, one_line
 from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime import storage
 
 _OPEN = """\
 from diffusers import {pipeline}
@@ -110,9 +111,9 @@ def _data(run: Run) -> str:
         CUSTOM: "images that a program gave",
     }.get(data.source, f"images of the source {data.source}")
     trained = f"{named}, {'with' if data.random_flip else 'without'} random flips."
-    if not source.exists():
+    if not storage.exists(source):
         return trained
-    provenance = json.loads(source.read_text())
+    provenance = json.loads(storage.read_text(source))
     files = ", ".join(f"{file['name']} (sha256 {file['sha256']})" for file in provenance["files"])
     origin = f"converted from {provenance['format']} weights, {files}"
     return (
@@ -125,8 +126,9 @@ def _data(run: Run) -> str:
 def _figures(run: Run) -> str:
     """The results of the evaluations of the exported parameters, as a list in Markdown; empty where there are none."""
     lines = []
-    for path in sorted((run.workdir / "evaluation").glob("*.json")):
-        result = json.loads(path.read_text())
+    folder = run.workdir / "evaluation"
+    for path in (folder / name for name in storage.names(folder) if name.endswith(".json")):
+        result = json.loads(storage.read_text(path))
         if result.get("params") == run.params_name:
             numbers = [f"{key} {value:.5g}" for key, value in result.items() if isinstance(value, int | float)]
             lines.append(f"- {path.stem}: {', '.join(numbers)}")

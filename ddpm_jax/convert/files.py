@@ -16,11 +16,14 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import safetensors
+from etils import epath
 
 from ddpm_jax.convert import pickles, torch_files
 from ddpm_jax.convert.names import StateDict
-from ddpm_jax.errors import UserError, first_line, shortened, writing
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.errors import UserError, first_line, reading, shortened, writing
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import any_path, local_path
 
 # A function that takes the number of a signal and the frame that it interrupts.
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any]
@@ -50,15 +53,6 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
             raise UserError(
                 f"{path} is not a complete file of weights ({shortened(first_line(error), 120)}); download it again"
             ) from error
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an OSError into a UserError of one line; `path` is named where the error names no file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror or first_line(error)}") from error
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -100,15 +94,19 @@ def sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_new(path: str | os.PathLike[str]) -> Path:
+def check_new(path: str | os.PathLike[str]) -> AnyPath:
     """The path of a new folder with links resolved, checked before the work that fills it.
 
     Raises:
       UserError: as `new_folder`.
     """
-    path = local_path(path)
-    place = Path(os.path.realpath(path))
+    path = any_path(path)
     with writing(path):
+        if not isinstance(path, Path):
+            if storage.exists(path):
+                raise UserError(f"{path} exists already; choose a new name")
+            return path
+        place = Path(os.path.realpath(path))
         if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
             raise UserError(f"{path} exists already; choose a new name")
         if place.exists() and (place.is_mount() or place.samefile(os.curdir)):
@@ -118,31 +116,50 @@ def check_new(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike[str]) -> Iterator[AnyPath]:
     """Yields a folder to fill, which is given its name when it is complete and is removed when anything fails.
 
     Where the name is a link, the folder is made at the link's target. Parent folders that were made for it are removed
-    with it. In the meantime SIGTERM acts like Ctrl-C.
+    with it. In a bucket, which has no folders, it has its name from the beginning. In the meantime SIGTERM acts like
+    Ctrl-C.
 
     Raises:
       UserError: something other than an empty folder has that name, or the folder cannot be written.
     """
     path = check_new(path)
+    made = _renamed(path) if isinstance(path, Path) else _removed_unless_complete(path)
+    with writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM), made as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """`new_folder` on a disk."""
     partial = path.with_name(f".{path.name}.partial")
     made: list[Path] = []
-    with writing(path), _signals_to(signal.default_int_handler, signal.SIGTERM):
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            made = [parent for parent in partial.parents if not parent.exists()]
-            partial.mkdir(parents=True)
-            yield partial
-            partial.rename(path)
-            made = []
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            for parent in made:
-                with contextlib.suppress(OSError):
-                    parent.rmdir()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        made = [parent for parent in partial.parents if not parent.exists()]
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+        made = []
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+@contextlib.contextmanager
+def _removed_unless_complete(path: epath.Path) -> Iterator[epath.Path]:
+    """`new_folder` in a bucket."""
+    try:
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):  # the error that ends it says more
+            storage.remove_tree(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.convert import loader
-from ddpm_jax.convert.files import is_state_dict, read_weights, reading, sha256
+from ddpm_jax.convert.files import is_state_dict, read_weights, sha256
 from ddpm_jax.convert.names import StateDict, Tensor, flat
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, reading
 from ddpm_jax.models.inception import NUM_LOGITS, Inception
 from ddpm_jax.runtime.paths import local_path
 

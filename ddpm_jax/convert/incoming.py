@@ -3,10 +3,11 @@
 Read next: `network.py`, then one file for each family.
 """
 
+import contextlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.config import check_ranges, experiment, flatten, to_json
 from ddpm_jax.convert import diffusers, ho, openai
-from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, reading, sha256, undisturbed, without_prefix
+from ddpm_jax.convert.files import is_state_dict, new_folder, read_weights, sha256, undisturbed, without_prefix
 from ddpm_jax.convert.loader import parameters
 from ddpm_jax.convert.names import Params, StateDict, tensors
 from ddpm_jax.convert.network import Network
-from ddpm_jax.errors import UserError, listed
+from ddpm_jax.errors import UserError, listed, reading
 from ddpm_jax.runtime.devices import all_devices
 from ddpm_jax.runtime.paths import holds_checkpoints, outside_checkpoints, run_folder
+from ddpm_jax.runtime.storage import local_folder, write_bytes
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.state import initial_state
 
@@ -31,19 +33,14 @@ def understood(path: str | os.PathLike[str], given: Mapping[str, Any]) -> tuple[
     """The foreign `Network` in a folder or file, and the files it was read from.
 
     Args:
-      path: diffusers folder, or state dict of OpenAI's or Ho et al.'s networks.
+      path: diffusers folder, or state dict of OpenAI's or Ho et al.'s networks, on a disk.
       given: `{flag: value}` for what the weights leave open; a value of None means that the flag was not given.
 
     Raises:
       UserError: the path holds none of these, or our configuration cannot express the network.
     """
-    path = outside_checkpoints(path)
+    path = Path(path)
     with reading(path):
-        if holds_checkpoints(path / "checkpoints"):
-            raise UserError(
-                f"{path} is a run already, which sample.py can draw from: export_diffusers, or --to=diffusers, "
-                "converts it into a diffusers folder"
-            )
         if path.is_dir():
             return diffusers.understood(path, given)
         if path.suffix == ".json" and path.is_file():
@@ -128,8 +125,8 @@ def import_weights(
     """
     all_devices()  # before any work
     out = run_folder(out)
-    with new_folder(out) as folder:
-        network, files = understood(path, given or {})
+    with new_folder(out) as folder, _on_disk(path) as source:
+        network, files = understood(source, given or {})
         config = configured(network, experiment("base"), name=out.name)
         ema_params, params = converted(network, config, source=path)
         spec = factory.train_spec(config, factory.network(config), num_images=1)
@@ -139,15 +136,34 @@ def import_weights(
         provenance = {
             "format": network.kind,
             "files": [
-                {"name": _within(file, path), "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
+                {"name": _within(file, source), "bytes": file.stat().st_size, "sha256": sha256(file)} for file in files
             ],
             "assumed": network.assumed,
             "notes": network.notes,
         }
-        (folder / "provenance.json").write_text(json.dumps(provenance, indent=1, allow_nan=False))
+        write_bytes(folder / "provenance.json", json.dumps(provenance, indent=1, allow_nan=False).encode())
         with undisturbed(), Checkpoints(folder) as checkpoints:  # its threads would go on writing after an interrupt
             checkpoints.save(state.replace(ema_params=ema_params), to_json(config))
     return network, config, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@contextlib.contextmanager
+def _on_disk(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields the foreign weights on a disk.
+
+    Raises:
+      UserError: there are none, they cannot be read, or the path holds a run.
+    """
+    place = outside_checkpoints(path)
+    if holds_checkpoints(place / "checkpoints"):
+        raise UserError(
+            f"{place} is a run already, which sample.py can draw from: export_diffusers, or --to=diffusers, "
+            "converts it into a diffusers folder"
+        )
+    with contextlib.ExitStack() as opened:
+        with reading(place):
+            copy = opened.enter_context(local_folder(place))
+        yield copy
 
 
 def _within(file: Path, source: str | os.PathLike[str]) -> str:

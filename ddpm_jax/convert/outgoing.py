@@ -24,7 +24,8 @@ from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.unet import UNet
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_bytes
 
 
 def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
@@ -56,13 +57,12 @@ def export_diffusers(run: Run, out: str | os.PathLike[str]) -> None:
     table = tensors(DIFFUSERS, run.params, heads=model.arch.heads)
     with new_folder(out) as folder:
         for name, content in settings.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+            write_bytes(folder / name, f"{json.dumps(content, indent=2, allow_nan=False)}\n".encode())
         weights = state_dict(run.params, table)
-        (folder / "unet" / WEIGHTS[0]).write_bytes(safetensors.numpy.save(weights, metadata={"format": "pt"}))
+        write_bytes(folder / "unet" / WEIGHTS[0], safetensors.numpy.save(weights, metadata={"format": "pt"}))
         size = sum(array.size for array in weights.values())
-        card = model_card(run, local_path(out).name, pipelines=pipelines(run.config), num_params=size)
-        (folder / "README.md").write_text(card, encoding="utf-8", errors="backslashreplace")
+        card = model_card(run, any_path(out).name, pipelines=pipelines(run.config), num_params=size)
+        write_bytes(folder / "README.md", card.encode(errors="backslashreplace"))
 
 
 def network_config(config: ConfigDict, model: UNet | Classifier) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import PIL
@@ -93,18 +93,30 @@ def why_not(path: str) -> str:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a file that may hold an image.
+    """The bytes of a file of the disk that may hold an image.
 
     Raises:
-      UnreadableImageError: it cannot be read, is not a regular file (reading a pipe would wait), or is too large.
+      UnreadableImageError: as `checked_read`, or it is not a regular file (reading a pipe would wait).
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImageError("it is not a regular file")
-        if status.st_size > _MEMORY:
-            raise UnreadableImageError(f"the file has {status.st_size:,} bytes; at most {_MEMORY:,} are read")
-        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or type(error).__name__) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("it is not a regular file")
+    return checked_read(Path(path).read_bytes, status.st_size)
+
+
+def checked_read(read: Callable[[], bytes], num_bytes: int) -> bytes:
+    """What a function reads from a file of a known size.
+
+    Raises:
+      UnreadableImageError: it cannot be read, or is too large.
+    """
+    if num_bytes > _MEMORY:
+        raise UnreadableImageError(f"the file has {num_bytes:,} bytes; at most {_MEMORY:,} are read")
+    try:
+        return read()
     except OSError as error:
         raise UnreadableImageError(error.strerror or type(error).__name__) from error
 

@@ -5,7 +5,7 @@ Read next: `folder.py`, which makes a source of the images.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,14 +49,35 @@ class Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """Lists the files below a folder; no image is opened.
+    """Lists the files below a folder of the disk; no image is opened.
 
     Raises:
       UserError: a folder cannot be listed.
     """
-    read, others, folders = suffixes(supported_formats()), defaultdict(list), set()
+    folders: set[str] = set()
+    return listing(_files(root, folders), folders)
+
+
+def list_names(paths: Iterable[str]) -> Listing:
+    """Lists the files of a folder in a bucket, which has no other folders than those that files are in.
+
+    Args:
+      paths: the relative paths of all files, with "/".
+    """
+    shown = [path for path in paths if not any(map(_hidden, path.split("/")))]
+    return listing(shown, {path.partition("/")[0] for path in shown if "/" in path})
+
+
+def listing(paths: Iterable[str], folders: set[str]) -> Listing:
+    """The `Listing` of files.
+
+    Args:
+      paths: the relative paths of the files.
+      folders: the names of the first-level folders, which may grow while the paths are taken.
+    """
+    read, others = suffixes(supported_formats()), defaultdict(list)
     images = []
-    for path in _files(root, folders):
+    for path in paths:
         if path.lower().endswith(read):
             images.append(path)
         else:
@@ -86,8 +107,8 @@ def _files(root: Path, folders: set[str]) -> Iterator[str]:
                     yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _hidden(folder: str) -> bool:
-    return folder.startswith(".") or folder.lower() in _OF_THE_SYSTEM
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
 
 
 def _cannot_list(error: OSError) -> None:

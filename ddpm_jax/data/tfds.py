@@ -19,7 +19,7 @@ import numpy as np
 
 from ddpm_jax.data.encoded import EncodedImages, ImageForm
 from ddpm_jax.errors import UserError, did_you_mean, listed, module
-from ddpm_jax.runtime.paths import as_flag, expanded
+from ddpm_jax.runtime.paths import as_flag, local_path
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -136,9 +136,9 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> str:
       UserError: it is not a local folder, or no folder is given and there is no home directory.
     """
     if data_dir or (data_dir := os.environ.get("TFDS_DATA_DIR")):
-        return expanded(data_dir)
+        return str(local_path(data_dir))
     try:
-        return expanded("~/tensorflow_datasets")
+        return str(local_path("~/tensorflow_datasets"))
     except UserError as error:
         raise UserError(
             "there is no home directory in which prepared data sets could be: give their folder with "

@@ -5,7 +5,6 @@ Read next: `quality.py`, the table of metrics; `extraction.py`, which makes the 
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -17,6 +16,7 @@ from ddpm_jax.evaluation.feature_sets import FeatureSet, check_comparable, write
 from ddpm_jax.evaluation.features import extractor
 from ddpm_jax.evaluation.quality import QUALITY
 from ddpm_jax.evaluation.references import Images, ImageSet, images_of, reference_of
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh
 
 
@@ -58,7 +58,7 @@ def compare(
     mesh: Mesh,
     features: str = "",
     weights: str | os.PathLike[str] | None = None,
-    cache: Path | None = None,
+    cache: AnyPath | None = None,
     batch_size: int = 100,
 ) -> dict[str, dict[str, Any]]:
     """Measures images against a reference.
@@ -122,7 +122,7 @@ def make_reference(
     mesh: Mesh,
     features: str,
     weights: str | os.PathLike[str] | None = None,
-    cache: Path | None = None,
+    cache: AnyPath | None = None,
     batch_size: int = 100,
 ) -> FeatureSet:
     """Writes a reference file, with all outputs of the extractor, and returns its content.

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_jax import factory
@@ -21,7 +20,9 @@ from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, 
 from ddpm_jax.evaluation.quality import PICTURES, QUALITY, QualityMetric
 from ddpm_jax.evaluation.references import reference_of, samples_of
 from ddpm_jax.evaluation.results import as_json, check_finite, record
-from ddpm_jax.runtime.images import write_whole
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_whole
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -98,7 +99,7 @@ def evaluate(
     chosen = _chosen(metrics, task=run.config.task, workdir=run.workdir)
     of_run = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     of_samples = [name for name in chosen if name not in of_run]
-    folder, results = Path(run.workdir) / "evaluation", {}
+    folder, results = any_path(run.workdir) / "evaluation", {}
     if of_run:
         source = run.source() if source is None else factory.fitted(run.config, source)
         images = Images(source, num_images=num_images or 500, batch_size=batch_size, mesh=run.mesh)
@@ -118,7 +119,7 @@ def evaluate(
 
 
 def _chosen(
-    metrics: Sequence[str] | Mapping[str, Metric], *, task: str, workdir: Path
+    metrics: Sequence[str] | Mapping[str, Metric], *, task: str, workdir: AnyPath
 ) -> dict[str, Metric | QualityMetric]:
     """The metrics by name.
 
@@ -150,7 +151,7 @@ def _named(metrics: Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric | 
 
 
 def _written(
-    folder: Path, name: str, result: dict[str, Any], draw: Callable[[printing.Result], plots.Picture] | None
+    folder: AnyPath, name: str, result: dict[str, Any], draw: Callable[[printing.Result], plots.Picture] | None
 ) -> dict[str, Any]:
     """The result of a metric, after it was written as JSON, as a plot where it has one, and as a line of the record.
 
@@ -166,7 +167,7 @@ def _written(
     return result
 
 
-def _compared(folder: Path, name: str, result: dict[str, Any]) -> dict[str, Any]:
+def _compared(folder: AnyPath, name: str, result: dict[str, Any]) -> dict[str, Any]:
     """The result of a metric of `QUALITY`, written as by `_written`, with its images in the plot alone."""
     plot, pictures = QUALITY[name].plot, result.pop(PICTURES, None)
     draw = None if plot is None or pictures is None else lambda known: plot(known, pictures)

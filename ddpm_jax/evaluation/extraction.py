@@ -6,11 +6,11 @@ depend on: of a run's samples their network, settings, seed and indices; of imag
 """
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -23,9 +23,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.extractors import Extractor
 from ddpm_jax.evaluation.feature_sets import FeatureSet
 from ddpm_jax.runs.chain import root_key
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, padded, replicated, split, to_host
-from ddpm_jax.runtime.images import to_uint8, write_whole
+from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.runtime.progress import progress_bar
+from ddpm_jax.runtime.storage import read_bytes, write_whole
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -97,7 +99,7 @@ class Extraction:
         extractors: Mapping[str, tuple[Extractor, Iterable[str]]],
         *,
         mesh: Mesh,
-        cache: Path | None = None,
+        cache: AnyPath | None = None,
         batch_size: int = 100,
     ) -> None:
         self.batch_size, self._cache = math.ceil(batch_size / mesh.size) * mesh.size, cache
@@ -205,10 +207,9 @@ def spread(num_images: int, of: int) -> np.ndarray:
     return np.arange(num_images) * of // max(num_images, 1)
 
 
-def _load(path: Path) -> np.ndarray | None:
+def _load(path: AnyPath) -> np.ndarray | None:
     """The features in a file of the cache; None if it does not exist or is damaged."""
     try:
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
+        return np.load(io.BytesIO(read_bytes(path)), allow_pickle=False)
     except Exception:  # a damaged file can raise anything, and is made again
         return None

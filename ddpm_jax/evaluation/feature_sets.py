@@ -8,7 +8,6 @@ covariance of `pool`, by which other projects read it) and `about`, JSON. Statis
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from ddpm_jax.config import changes, in_words
 from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.metrics.frechet import Moments, moments
 from ddpm_jax.runtime.arrays import opened_arrays
-from ddpm_jax.runtime.images import write_whole
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_whole
 
 OUTPUTS = ("pool", "logits", "spatial")
 """The names of features: of the whole image; for the Inception score; by place in the image, for sFID."""
@@ -107,7 +107,7 @@ def write_reference(path: str | os.PathLike[str], features: FeatureSet) -> None:
     known = features.moments("pool")
     about = json.dumps({"protocol": dict(features.protocol), "about": dict(features.about)})
     arrays: dict[str, Any] = {**features.arrays, "mu": known.mean, "sigma": known.cov, "about": np.array(about)}
-    write_whole(path, lambda temporary: np.savez(temporary, **arrays))
+    write_whole(any_path(path), lambda temporary: np.savez(temporary, **arrays))
 
 
 def read_reference(path: str | os.PathLike[str]) -> FeatureSet:
@@ -116,7 +116,7 @@ def read_reference(path: str | os.PathLike[str]) -> FeatureSet:
     Raises:
       UserError: it cannot be read, or is neither.
     """
-    path = local_path(path)
+    path = any_path(path)
     content = read_arrays(path)
     try:
         return _reference(path, content)
@@ -124,7 +124,7 @@ def read_reference(path: str | os.PathLike[str]) -> FeatureSet:
         raise UserError(f"{path} is not a reference file: {shortened(first_line(error), 120)}") from error
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: AnyPath) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, without its images `arr_0`, for which an empty array stands.
 
     Raises:
@@ -134,7 +134,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {name: np.zeros(0) if name == "arr_0" else content[name] for name in content.files}
 
 
-def _reference(path: Path, content: dict[str, np.ndarray]) -> FeatureSet:
+def _reference(path: AnyPath, content: dict[str, np.ndarray]) -> FeatureSet:
     """The feature set of the arrays in a reference file, in which ADM's files have images as well."""
     stored: dict[str, Any] = {"protocol": _OF_ADM if "mu_s" in content else {}, "about": {}}
     if "about" in content:

@@ -10,7 +10,7 @@ from ddpm_jax.evaluation import published
 from ddpm_jax.evaluation.extractors import Extractor, of_classifier, of_pixels
 from ddpm_jax.metrics.resize import PROTOCOLS
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime.paths import holds_checkpoints, local_path
+from ddpm_jax.runtime.paths import any_path, holds_checkpoints
 
 Weights: TypeAlias = str | os.PathLike[str] | None
 """The published file of a network's weights, or None if it is known already."""
@@ -43,7 +43,7 @@ def extractor(name: str, *, weights: Weights = None) -> Extractor:
         raise UserError(f"features={name} needs no weights of a published network, and {os.fspath(weights)} is given")
     if name in NEED_NOTHING:
         return NEED_NOTHING[name]()
-    if holds_checkpoints(local_path(name) / "checkpoints"):
+    if holds_checkpoints(any_path(name) / "checkpoints"):
         return of_classifier(Run(name))
     hint = did_you_mean(name, NAMES, otherwise=f"choose from {', '.join(NAMES)}")
     raise UserError(f"there are no features {name!r}, and no run of a classifier has this path; {hint}")

@@ -21,8 +21,8 @@ from ddpm_jax.metrics.resize import inception_input, resized
 from ddpm_jax.models.dinov2 import normalised
 from ddpm_jax.models.inception import Inception, InceptionFeatures
 from ddpm_jax.runtime.devices import is_first
-from ddpm_jax.runtime.images import write_whole
-from ddpm_jax.runtime.paths import cache_folder
+from ddpm_jax.runtime.paths import cache_folder, local_path
+from ddpm_jax.runtime.storage import write_whole
 
 _DINOV2_SIZE = 224  # pixels along each side of the images that DINOv2 is given
 
@@ -101,7 +101,7 @@ def known_file(published: Published, given: str | os.PathLike[str] | None) -> Pa
       UserError: it is nowhere.
     """
     if given is not None:
-        return Path(given)
+        return local_path(given)
     places = [folder / name for folder in _folders() for name in published.files]
     found = next((path for path in places if path.is_file()), None)
     if found is None:

@@ -4,7 +4,6 @@ import copy
 import functools
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,10 +15,12 @@ from ddpm_jax.data.folder import ImageFolder
 from ddpm_jax.data.in_memory import ArrayImages
 from ddpm_jax.data.source import Source
 from ddpm_jax.data.stored import stored_images
-from ddpm_jax.errors import UserError, did_you_mean
+from ddpm_jax.errors import UserError, did_you_mean, reading
 from ddpm_jax.evaluation.extraction import Extraction, spread
 from ddpm_jax.evaluation.feature_sets import FeatureSet, read_arrays, read_reference
-from ddpm_jax.runtime.paths import expanded
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import exists, is_dir
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -89,13 +90,13 @@ def of_path(
     Raises:
       UserError: there is nothing that can be read.
     """
-    path = Path(path)
+    path = any_path(path)
     about: dict[str, Any] = {"kind": "images", "name": str(path), "flips": False}
     content = read_arrays(path) if path.suffix == ".npz" else {}
     known = read_reference(path) if (content and "arr_0" not in content) or "mu" in content else None
     if known is not None and "arr_0" not in content:
         return lambda extraction: dict.fromkeys(extraction.compiled, known)
-    if crop_to is None or not path.is_dir():
+    if crop_to is None or not _exists(path, is_dir):
         images = stored_images(path)
     else:
         crop = tuple(crop_to.crop) or None
@@ -105,6 +106,12 @@ def of_path(
     if known is None:
         return made
     return lambda extraction: {name: _with_statistics(found, known) for name, found in made(extraction).items()}
+
+
+def _exists(path: AnyPath, kind: Callable[[AnyPath], bool]) -> bool:
+    """Whether there is something of a kind; raises a `UserError` if that cannot be known."""
+    with reading(path):
+        return kind(path)
 
 
 def _with_statistics(features: FeatureSet, known: FeatureSet) -> FeatureSet:
@@ -126,7 +133,7 @@ def images_of(given: Images, *, num_images: int | None = None) -> ImageSet:
         return of_source(ArrayImages(given), num_images=num_images, kind="array", name="an array")
     if isinstance(given, Source):
         return of_source(given, num_images=num_images, kind="source", name=factory.described(given))
-    return of_path(expanded(given), num_images=num_images)
+    return of_path(given, num_images=num_images)
 
 
 def reference_of(given: Images, run: "Run | None" = None) -> ImageSet:
@@ -148,8 +155,8 @@ def reference_of(given: Images, run: "Run | None" = None) -> ImageSet:
             of = "" if run is None else f"{run.workdir} was trained on images that a program gave, so "
             raise UserError(f"{of}there is nothing to compare with: give a reference, such as a folder or a Source")
         return of_data(run.config, num_images=MOST)
-    if Path(expanded(name)).exists():
-        return of_path(expanded(name), crop_to=run and run.config.data, num_images=MOST)
+    if _exists(any_path(name), exists):
+        return of_path(name, crop_to=run and run.config.data, num_images=MOST)
     if name in experiment_names():
         return of_data(experiment(name), num_images=MOST)
     hint = did_you_mean(name, experiment_names(), otherwise=f"the experiments are {', '.join(experiment_names())}")

@@ -3,20 +3,23 @@
 A line of the record has everything that repeats its measurement.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddpm_jax import __version__
-from ddpm_jax.errors import UserError, first_line, shortened, writing
+from ddpm_jax.errors import UserError, reading, shortened, writing
+from ddpm_jax.runtime.conditional import add_line
 from ddpm_jax.runtime.devices import all_devices, is_first
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import read_text
 
 
 def record(folder: str | os.PathLike[str], metric: str, result: Mapping[str, Any]) -> None:
@@ -38,13 +41,9 @@ def record(folder: str | os.PathLike[str], metric: str, result: Mapping[str, Any
         "device": all_devices()[0].device_kind,
         "num_devices": len(all_devices()),
     }
-    path = Path(folder) / "results.jsonl"
+    path = any_path(folder) / "results.jsonl"
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")  # a line may have been cut off
-        with path.open("a") as file:
-            file.write("" if whole else "\n")
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        add_line(path, json.dumps(line, allow_nan=False))
 
 
 def read_results(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -53,17 +52,11 @@ def read_results(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: the file cannot be read.
     """
-    path, lines = Path(workdir) / "evaluation" / "results.jsonl", []
-    try:
-        for line in path.read_text().splitlines():
-            try:
+    path, lines = any_path(workdir) / "evaluation" / "results.jsonl", []
+    with reading(path), contextlib.suppress(FileNotFoundError):
+        for line in read_text(path).splitlines():
+            with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
-            except ValueError:
-                continue
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
     return lines
 
 

@@ -204,6 +204,7 @@ def train_spec(
         ema_decay=config.optim.ema_decay,
         accumulation=config.train.accumulation,
         random_flip=config.data.random_flip,
+        threshold=config.train.divergence_threshold,
     )
 
 

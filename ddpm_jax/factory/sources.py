@@ -114,7 +114,8 @@ def _folder(data: ConfigDict, shape: Mapping[str, Any]) -> Source:
 
     if not data.path:
         raise UserError("give the folder of images with config.data.path=FOLDER")
-    images = ImageFolder(data.path, skip_unreadable=data.skip_unreadable, **shape)
+    options = {"skip_unreadable": data.skip_unreadable, "cache_gib": data.cache_gib}
+    images = ImageFolder(data.path, **options, **shape)
     print(images.note, flush=True)
     return images
 

@@ -1,6 +1,5 @@
 """What a training job checks before its first step: its objects, the run that is stored, keys without effect."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set,
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 
 
@@ -36,7 +36,7 @@ BEST_BY = {"fd": ("log.quality_every",), "held_out_loss": ("data.held_out", "log
 """The numbers by which the best checkpoint may be chosen, each with the keys without which it is not measured."""
 
 
-def check_given(config: ConfigDict, stored: dict[str, Any] | None, given: Given, workdir: Path) -> None:
+def check_given(config: ConfigDict, stored: dict[str, Any] | None, given: Given, workdir: AnyPath) -> None:
     """Raises a `UserError` that names every object which the configuration or the stored run asks for and is missing.
 
     A stored run does not ask for its loss, which may change.
@@ -54,7 +54,7 @@ def check_given(config: ConfigDict, stored: dict[str, Any] | None, given: Given,
     )
 
 
-def check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: Path) -> None:
+def check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir: AnyPath) -> None:
     """Refuses a directory that holds another run; prints which keys that may change have changed."""
     if stored is None:
         return
@@ -73,6 +73,16 @@ def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
         if not resumed:
             raise UserError(line)
         print(f"note: {line}", flush=True)
+
+
+def check_repeatable(config: ConfigDict, given: Given) -> None:
+    """Refuses to roll back with batches that begin anew, since a roll-back would pass over the wrong ones."""
+    from_beginning = given.source is not None and not isinstance(given.source, Source) and not callable(given.source)
+    if from_beginning and config.train.on_divergence == "rollback":
+        raise UserError(
+            "config.train.on_divergence=rollback needs the batches of any step again: give a function of the number of "
+            "steps taken in place of an iterable, or a source of images"
+        )
 
 
 def _best_not_measured(config: ConfigDict) -> list[str]:

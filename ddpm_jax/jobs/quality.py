@@ -1,7 +1,5 @@
 """The quality of samples while a run is trained: a measure of the training loop, the Frechet distance to its data."""
 
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -15,6 +13,7 @@ from ddpm_jax.evaluation.references import MOST, of_source
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.runs.chain import root_key
 from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import padded, replicated
 from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.training.loop import due
@@ -23,7 +22,7 @@ from ddpm_jax.training.state import TrainState
 _SEED = 0
 
 
-def quality(config: ConfigDict, model: nn.Module, source: object, mesh: Mesh, *, workdir: Path) -> "list[Quality]":
+def quality(config: ConfigDict, model: nn.Module, source: object, mesh: Mesh, *, workdir: AnyPath) -> "list[Quality]":
     """The measure of the quality of a run's samples, or none.
 
     Args:
@@ -52,7 +51,7 @@ class Quality:
       UserError: there are no features of this name, they are not for these images, or an image cannot be read.
     """
 
-    def __init__(self, config: ConfigDict, model: nn.Module, source: Source, mesh: Mesh, *, workdir: Path) -> None:
+    def __init__(self, config: ConfigDict, model: nn.Module, source: Source, mesh: Mesh, *, workdir: AnyPath) -> None:
         options, name = config.log, config.log.quality_features
         self._every, self._log_every, self._num = options.quality_every, options.every, options.quality_images
         steps = min(options.quality_steps, config.diffusion.num_timesteps)

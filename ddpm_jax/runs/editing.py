@@ -9,7 +9,6 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import chex
@@ -26,8 +25,10 @@ from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.configured import checked_image
-from ddpm_jax.runtime.images import check_writable, from_uint8, save_gif, save_png, tile_images, to_uint8
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.images import from_uint8, save_gif, save_png, tile_images, to_uint8
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import check_writable, read_bytes
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -52,7 +53,7 @@ def read_picture(path: str | os.PathLike[str], shape: tuple[int, int, int], *, w
       UserError: the file cannot be read, is not an image, or has another size.
     """
     try:
-        picture = decode(local_path(path).read_bytes())
+        picture = decode(read_bytes(any_path(path)))
     except (OSError, UnreadableImageError) as error:
         raise UserError(f"cannot read the {what} {path}: {getattr(error, 'strerror', None) or error}") from error
     height, width, channels = shape
@@ -178,7 +179,7 @@ def interpolate(
     *,
     num_images: int = 9,
     num_steps: int = 0,
-) -> Path:
+) -> AnyPath:
     """Writes the `interpolation` between two picture files.
 
     Args:
@@ -192,7 +193,7 @@ def interpolate(
     Raises:
       UserError: a picture cannot be read, `out` cannot be written, or as `flow`.
     """
-    out = local_path(out)
+    out = any_path(out)
     if out.suffix not in (".png", ".gif"):
         raise UserError(f"{out} must end in .png (a row of images) or .gif (an animation)")
     if len(paths) != 2 or num_images < 2:

@@ -18,7 +18,7 @@ from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
-from ddpm_jax.errors import UserError, check_counts, listed, nearest, shortened
+from ddpm_jax.errors import UserError, check_counts, listed, nearest, reading, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw, root_key
 from ddpm_jax.runs.configured import (
@@ -30,6 +30,8 @@ from ddpm_jax.runs.configured import (
     names_of,
     with_settings,
 )
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
@@ -72,9 +74,9 @@ class Run:
         if params not in _PARAMS:
             raise UserError(f"params={shortened(repr(params))} {not_one_of(str(params), _PARAMS)}")
         workdir = run_folder(workdir)
-        if not workdir.is_dir():
-            beside = [str(path.parent) for path in workdir.parent.glob("*/checkpoints")]
-            near = nearest(str(workdir), beside, cutoff=0.8)
+        if not _is_folder(workdir):
+            beside = [name for name in _listed(workdir.parent) if _is_folder(workdir.parent / name / "checkpoints")]
+            near = nearest(str(workdir), [str(workdir.parent / name) for name in beside], cutoff=0.8)
             hint = f"did you mean {near[0]}? Or train one" if near else "train one"
             train = f"{errors.program('train')} {as_flag('workdir', workdir)}"
             raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
@@ -321,6 +323,20 @@ class Run:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(f"{self.workdir} is the run of a classifier, which cannot draw images, but can guide them")
+
+
+def _is_folder(folder: AnyPath) -> bool:
+    """Whether there is such a folder; raises a `UserError` if that cannot be known."""
+    with reading(folder):
+        return storage.is_dir(folder)
+
+
+def _listed(folder: AnyPath) -> list[str]:
+    """The names of what is in a folder; none if it cannot be listed."""
+    try:
+        return storage.names(folder)
+    except OSError:
+        return []
 
 
 def _note_another(network: nn.Module | None, trained: str) -> None:

@@ -3,13 +3,13 @@
 Read next: `run.py`.
 """
 
+import io
 import json
 import os
 import sys
 import zlib
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +17,18 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from ddpm_jax.config import changes, in_words, to_json
-from ddpm_jax.errors import UserError, check_counts, first_line
+from ddpm_jax.errors import UserError, check_counts, first_line, reading
 from ddpm_jax.runs import pictures
 from ddpm_jax.runs.chain import draw
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.images import (
     check_pictured,
-    check_writable,
     save_gif,
     save_png,
-    write_whole,
 )
-from ddpm_jax.runtime.paths import expanded, local_path
+from ddpm_jax.runtime.paths import any_path
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -42,7 +42,7 @@ def sample_run(
     seed: int,
     num_steps: int = 0,
     batch_size: int = 64,
-) -> Path:
+) -> AnyPath:
     """Draws images of a run into a file or a folder.
 
     Args:
@@ -61,8 +61,8 @@ def sample_run(
       UserError: `out` cannot be written, or the folder holds images of other settings.
     """
     check_counts(num_images=num_images, batch_size=batch_size)
-    out = expanded(out)
-    is_folder, out = out.endswith("/") or Path(out).is_dir(), Path(out)
+    is_folder, out = os.fspath(out).endswith("/"), any_path(out)
+    is_folder = is_folder or _is_dir(out)
     if out.suffix != ".npz":
         check_pictured(run.shape[-1], otherwise="write them as an array, FILE.npz")
     chain = run.chain(num_steps)
@@ -77,13 +77,13 @@ def sample_run(
         return out
     if out.suffix not in (".png", ".npz"):
         raise UserError(f"{out} must end in .png (a grid), .npz (an array) or / (a folder)")
-    check_writable(out)
+    storage.check_writable(out)
     images = run.sample(num_images, seed=seed, num_steps=num_steps, batch_size=batch_size)
     if out.suffix == ".png":
         picture = pictures.grid(images, chain.labels, names=run.class_names, num_classes=run.num_classes)
         save_png(out, pictures.inpainted(picture, *run.inpainting) if run.inpainting else picture)
     else:
-        write_whole(out, lambda path: np.savez(path, arr_0=images))
+        storage.write_whole(out, lambda path: np.savez(path, arr_0=images))
     return out
 
 
@@ -95,7 +95,7 @@ def sample_trajectory(
     seed: int,
     num_steps: int = 0,
     num_frames: int = 60,
-) -> Path:
+) -> AnyPath:
     """Writes the chain of the first images as a GIF, from noise to images: x_t beside the estimate of x_0.
 
     The frames follow each other at about equal steps of the log SNR.
@@ -111,38 +111,45 @@ def sample_trajectory(
     Raises:
       UserError: `out` is not a GIF or cannot be written.
     """
-    out = local_path(out)
+    out = any_path(out)
     if out.suffix != ".gif":
         raise UserError(f"{out} must end in .gif")
     check_pictured(run.shape[-1], otherwise="Run.trajectory gives the chain as arrays")
-    check_writable(out)
+    storage.check_writable(out)
     frames = run.trajectory(num_images, seed=seed, num_steps=num_steps, num_frames=num_frames, by_log_snr=True)
     save_gif(out, pictures.frames(frames, columns=run.chain(num_steps).columns))
     return out
 
 
 def _open_folder(
-    folder: Path, settings: dict[str, Any], indices: np.ndarray, shape: tuple[int, int, int]
+    folder: AnyPath, settings: dict[str, Any], indices: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
     """Makes or continues a folder of samples; returns which of the indices have no whole image yet, `[N]` bool."""
     record = folder / "sampling.json"
-    if record.exists():
+    with reading(folder):
+        known = set(storage.names(folder))
+    if record.name in known:
         clashes = changes(_recorded(record), settings)
         if clashes:
             raise UserError(f"{folder} holds other samples: {in_words(clashes)}; choose another folder")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif known:
         raise UserError(f"{folder} holds other files; choose an empty or new folder")
     else:
-        write_whole(record, lambda path: path.write_text(json.dumps(settings)))
-    return np.array([not _is_whole(folder / f"{i:06d}.png", shape) for i in indices], bool)
+        storage.write_whole(record, lambda path: path.write_text(json.dumps(settings)))
+    whole = lambda name: name in known and _is_whole(folder / name, shape)
+    return np.array([not whole(f"{i:06d}.png") for i in indices], bool)
 
 
-def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
+def _is_dir(out: AnyPath) -> bool:
+    """Whether a folder exists."""
+    with reading(out):
+        return storage.is_dir(out)
+
+
+def _is_whole(path: AnyPath, shape: tuple[int, int, int]) -> bool:
     """Whether an image of the folder exists and is a complete PNG file of this shape, by the checksums of its parts."""
-    if not path.exists():
-        return False
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(storage.read_bytes(path)), formats=["PNG"]) as image:
             if (image.height, image.width, len(image.getbands())) != shape:
                 raise ValueError("another shape")
             image.verify()
@@ -152,14 +159,14 @@ def _is_whole(path: Path, shape: tuple[int, int, int]) -> bool:
     return True
 
 
-def _recorded(record: Path) -> dict[str, Any]:
+def _recorded(record: AnyPath) -> dict[str, Any]:
     """The settings that a folder of samples was drawn with.
 
     Raises:
       UserError: the record cannot be read, or comes from a version that did not store which network it was.
     """
     try:
-        settings = json.loads(record.read_text())
+        settings = json.loads(storage.read_text(record))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {record}: {first_line(error)}; choose another folder") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("sample"), dict):
@@ -177,7 +184,7 @@ def _fingerprint(arrays: Iterable[ArrayLike]) -> int:
     return zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
 
 
-def _save_images(folder: Path, indices: np.ndarray, images: np.ndarray) -> None:
+def _save_images(folder: AnyPath, indices: np.ndarray, images: np.ndarray) -> None:
     """Writes one PNG per image `[N, H, W, C]` uint8, named by its index."""
     for index, image in zip(indices, images, strict=True):
         save_png(folder / f"{index:06d}.png", image)

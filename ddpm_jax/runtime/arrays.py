@@ -2,23 +2,24 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.storage import local_file
 
 
 @contextlib.contextmanager
-def opened_arrays(path: Path) -> Iterator[Any]:
+def opened_arrays(path: AnyPath) -> Iterator[Any]:
     """Yields what `numpy.load` returns for a .npz or .npy file; a .npz file is read while the `with` statement lasts.
 
     Raises:
       UserError: the file cannot be read, is damaged, or contains objects other than arrays of numbers or text.
     """
     try:
-        with path.open("rb") as file:
+        with local_file(path) as place, place.open("rb") as file:
             content = np.load(file, allow_pickle=False)
             with content if isinstance(content, np.lib.npyio.NpzFile) else contextlib.nullcontext():
                 yield content

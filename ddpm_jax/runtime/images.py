@@ -1,18 +1,15 @@
 """Pictures: from arrays in [-1, 1] to 8 bits and back, grids, PNG and GIF files that are complete or absent."""
 
-import errno
 import math
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ddpm_jax.errors import UserError, writing
-from ddpm_jax.runtime.devices import is_first
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_whole
 
 PICTURED = (1, 3)
 """The numbers of channels that a picture can show: grey and colour."""
@@ -104,45 +101,9 @@ def _pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
-    """Makes a file by `write(temporary path)` and renames it, so that a half-written file never has its name.
-
-    Of many processes only the first one writes.
-
-    Raises:
-      UserError: the folder cannot be written to or the disk is full.
-    """
-    path = local_path(path)
-    if not is_first():
-        return
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            temporary.replace(path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raises the UserError of `write_whole` now, before the content of the file is computed."""
-    path = local_path(path)
-    if not is_first():
-        return
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():  # which a file cannot replace
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        probe = path.with_name(f".{path.name}.probe")
-        probe.touch()
-        probe.unlink()
-
-
 def save_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Writes one image `[H, W, C]` uint8, C = 1 or 3, as a PNG file."""
-    write_whole(path, _pil(image).save)
+    write_whole(any_path(path), _pil(image).save)
 
 
 def save_gif(path: str | os.PathLike[str], frames: np.ndarray, *, seconds: float = 4.0, hold: float = 1.5) -> None:
@@ -150,7 +111,7 @@ def save_gif(path: str | os.PathLike[str], frames: np.ndarray, *, seconds: float
     pictures = [_pil(frame) for frame in frames]
     durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [round(1000 * hold)]
     write_whole(
-        path,
+        any_path(path),
         lambda temporary: pictures[0].save(
             temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0
         ),

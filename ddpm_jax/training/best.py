@@ -2,22 +2,22 @@
 
 import contextlib
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from ddpm_jax.errors import writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, by_first
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import read_log
 from ddpm_jax.training.loop import Measure, measured
 from ddpm_jax.training.restoring import saved_steps
 from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.stores import forget
 
 FOLDER = "best"
 """The folder of the best checkpoint in the directory of its run; it is a work directory itself."""
@@ -25,7 +25,7 @@ FOLDER = "best"
 
 @contextlib.contextmanager
 def keeping_best(
-    measures: Sequence[Measure], name: str, workdir: Path, config: dict[str, Any], *, start_step: int
+    measures: Sequence[Measure], name: str, workdir: AnyPath, config: dict[str, Any], *, start_step: int
 ) -> Iterator[Sequence[Measure]]:
     """Keeps the state at which a number was lowest, in `WORKDIR/best`; yields the measures in whose place it stands.
 
@@ -55,7 +55,7 @@ class _Best:
         self,
         measures: Sequence[Measure],
         name: str,
-        workdir: Path,
+        workdir: AnyPath,
         config: dict[str, Any],
         *,
         start_step: int,
@@ -76,12 +76,11 @@ class _Best:
         if agreed(np.array(value < self._lowest)):
             self._lowest = value
             if self._checkpoints is None:
-                self._checkpoints = self._opened.enter_context(Checkpoints(self._folder, keep=1))
+                self._checkpoints = self._opened.enter_context(Checkpoints(self._folder, keep=1, held=True))
             self._checkpoints.save(jax.block_until_ready(state), self._config)
         return numbers
 
     def _remove(self, steps: Sequence[int]) -> None:
         """Removes the checkpoints of these steps."""
         with writing(self._folder):
-            for step in steps:
-                shutil.rmtree(self._folder / "checkpoints" / str(step))
+            forget(self._folder / "checkpoints", steps)

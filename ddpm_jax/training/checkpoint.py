@@ -1,20 +1,15 @@
 """Checkpoints: the whole state and its configuration, written by Orbax in the background, read back onto any devices.
 
-A checkpoint is a folder `WORKDIR/checkpoints/STEP`. Orbax writes it under another name and renames it when it is
-complete, so an interrupted save is never mistaken for a checkpoint. The digests of `integrity.py` are stored with it
-and compared with what is read back: a damaged checkpoint is reported and kept, and the one before it is read instead.
-Read next: `integrity.py`.
+A checkpoint is a folder, `WORKDIR/checkpoints/STEP` on a disk, which is visible when it is complete and not before
+(`stores.py`), so an interrupted save is never mistaken for a checkpoint. The digests of `integrity.py` are stored with
+it and compared with what is read back: a damaged checkpoint is reported and kept, and the one before it is read
+instead. Read next: `stores.py`, `integrity.py`.
 """
 
-import contextlib
-import fcntl
-import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,11 +18,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
-from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
+from ddpm_jax.errors import UserError, causes, first_line, lacks_space
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.lease import LostError
+from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.training import integrity
-from ddpm_jax.training.restoring import check_fits, newest_whole, note_unverified, reason, saved_steps, stored_record
+from ddpm_jax.training.divergence import Recent, no_steps
+from ddpm_jax.training.restoring import (
+    check_fits,
+    newest_whole,
+    note_unverified,
+    reason,
+    saved_steps,
+    stored_fields,
+    stored_record,
+)
 from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.stores import Publisher, checkpoint_path, open_store
 
 _policies = ocp.checkpoint_managers
 
@@ -38,28 +46,45 @@ class Checkpoints:
     While it is open, no other process can train in the same directory.
 
     Args:
-      workdir: the run's directory; checkpoints are written to `workdir/checkpoints`.
+      workdir: the run's directory, on a disk or in a bucket; checkpoints are written to `workdir/checkpoints`.
       every: the number of steps between regular checkpoints; others are saved by the clock or at the end of a run.
       keep: how many of the latest regular checkpoints are kept. The newest two of all checkpoints are kept too, or
         only the newest one if `keep` is 1.
       keep_every: checkpoints whose step is a multiple of this number are kept for good; 0 for none.
+      held: whether other open `Checkpoints` keep all other processes away from this directory.
 
     Raises:
       UserError: the directory cannot be written, or another process trains there.
+
+    Attributes:
+      folder: the folder of the checkpoints.
+      term: the number of this start among those that wrote a run in a bucket; 0 on a disk.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, every: int = 1, keep: int = 3, keep_every: int = 0) -> None:
-        self.folder, self._held = Path(workdir).resolve() / "checkpoints", contextlib.ExitStack()
-        preservation = [_policies.LatestN(min(keep, 2)), _LatestRegular(every, keep)]
-        preservation += [_policies.EveryNSteps(keep_every)] if keep_every else []
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=_policies.AnyPreservationPolicy(preservation), cleanup_tmp_directories=True
-        )
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        keep: int = 3,
+        keep_every: int = 0,
+        held: bool = False,
+    ) -> None:
+        self.folder = absolute(any_path(workdir)) / "checkpoints"
+        kept = _Kept(every, keep, keep_every)
         try:
-            _lock(self.folder, self._held)  # first, or Orbax would delete the save of another process as a leftover
-            self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=_handlers())
+            # First, or Orbax would delete the save of another process as a leftover.
+            self._store = open_store(self.folder, kept.of, held=held)
+            self.term = self._store.term
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=_policies.LatestN(None) if self._store.publishes else kept,
+                cleanup_tmp_directories=True,
+            )
+            self._manager = ocp.CheckpointManager(self._store.root, options=options, item_handlers=_handlers())
         except OSError as error:
-            raise UserError(f"cannot write to {workdir}: {error.strerror or error}; choose another workdir") from error
+            reason = error.strerror or first_line(error)
+            raise UserError(f"cannot write to {workdir}: {reason}; choose another workdir") from error
+        self._publisher = Publisher(self._store, self._manager.wait_until_finished)
 
     def __enter__(self) -> Self:
         """Returns self."""
@@ -77,7 +102,7 @@ class Checkpoints:
                 raise
             _warn(failed)
         finally:
-            self._held.close()
+            self._store.close()
 
     def save(self, state: TrainState, config: dict[str, Any]) -> None:
         """Starts to save the state under its step; returns while the files are still being written.
@@ -94,11 +119,23 @@ class Checkpoints:
             "state": ocp.args.PyTreeSave(state),
             "config": ocp.args.JsonSave(integrity.to_json(record)),
         }
-        self._guard(lambda: self._manager.save(int(state.step), args=ocp.args.Composite(**items), force=True))
+        self._guard(partial(self._begin, int(state.step), ocp.args.Composite(**items)))
+
+    def _begin(self, step: int, items: ocp.args.Composite) -> None:
+        """Starts to write a checkpoint, after the one before is visible."""
+        self._publisher.wait()
+        self._store.check()
+        self._manager.save(step, args=items, force=True)
+        if self._store.publishes:
+            self._publisher.begin(step)
 
     def wait(self) -> None:
-        """Waits until the last save is on disk; raises as `save`."""
-        self._guard(self._manager.wait_until_finished)
+        """Waits until the last save is complete and visible; raises as `save`."""
+        self._guard(self._publisher.wait)
+
+    def check_held(self, step: int, state: object, metrics: object) -> None:
+        """Raises a `UserError` if another process trains here instead of this one; a `Hook` of the training loop."""
+        self._store.check()
 
     def last_saved(self) -> int | None:
         """Waits for the save in progress, whose failure is a warning, and returns the newest step on disk, or None."""
@@ -107,6 +144,18 @@ class Checkpoints:
         except Exception as failed:
             _warn(failed)
         return next(iter(saved_steps(self.folder)), None)
+
+    def remove_after(self, step: int) -> None:
+        """Removes all checkpoints of later steps, the newest first, so that these steps can be taken again."""
+        self.wait()
+        later = [saved for saved in saved_steps(self.folder) if saved > step]
+        if self._store.publishes:
+            self._guard(partial(self._store.forget, later))
+            agreed(np.zeros(()))  # no process continues before they are removed
+            self._manager.reload()
+        else:
+            for saved in later:
+                self._guard(partial(self._manager.delete, saved))
 
     def restore(self, target: TrainState) -> TrainState | None:
         """Reads the newest undamaged checkpoint onto the devices and shardings of `target`; None without checkpoints.
@@ -123,20 +172,23 @@ class Checkpoints:
         if step is None or restored is None:
             return None
         if is_first():
-            _set_aside([self.folder / str(s) for s in saved_steps(self.folder) if s > step])
+            self._store.set_aside([s for s in saved_steps(self.folder) if s > step])
         agreed(np.zeros(()))  # no process continues before they are moved
         self._manager.reload()
         return restored
 
     def _read(self, step: int, *, target: TrainState) -> TrainState:
         """Reads the state of a step and checks it."""
-        path = self.folder / str(step)
+        path = checkpoint_path(self.folder, step)
         record = stored_record(path)
-        check_fits(target, record, path)
-        restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-        items = ocp.args.Composite(state=ocp.args.PyTreeRestore(target, restore_args=restore_args))
-        restored = jax.block_until_ready(self._manager.restore(step, args=items)["state"])
-        integrity.check(restored, record.digests)
+        stored = stored_fields(target, path)
+        check_fits(stored, record, path)
+        options = ocp.args.PyTreeRestore(
+            stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored), partial_restore=True
+        )
+        read = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
+        integrity.check(read, record.digests)
+        restored = target.replace(**{"recent": _nothing_recent(target), **read})
         if int(restored.step) != step:
             raise integrity.DamagedError(f"it contains step {int(restored.step)}")
         note_unverified(
@@ -153,6 +205,9 @@ class Checkpoints:
             action()
         except Exception as error:
             _forget(earlier, error)
+            taken_over = next((cause for cause in causes(error) if isinstance(cause, LostError)), None)
+            if taken_over:
+                raise taken_over from error
             lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
             if lost:
                 raise lost from error  # the disk is not the cause: another process has ended
@@ -162,19 +217,28 @@ class Checkpoints:
             ) from error
 
 
-@dataclass(frozen=True)
-class _LatestRegular:
-    """A policy for Orbax that preserves the latest `keep` of the checkpoints whose step is a multiple of `every`."""
+class _Kept:
+    """A policy for Orbax that preserves the newest two of all checkpoints, and the latest regular ones.
 
-    every: int
-    keep: int
+    Args:
+      every, keep, keep_every: as for `Checkpoints`.
+    """
+
+    def __init__(self, every: int, keep: int, keep_every: int) -> None:
+        self._every, self._keep, self._keep_every = every, keep, keep_every
+
+    def of(self, steps: Sequence[int]) -> list[int]:
+        """The steps that are kept of those with a checkpoint, in rising order."""
+        regular = [step for step in steps if step % self._every == 0]
+        kept = {*steps[-min(self._keep, 2) :], *regular[-self._keep :]}
+        return [step for step in steps if step in kept or (self._keep_every and step % self._keep_every == 0)]
 
     def should_preserve(
         self, checkpoints: Sequence[_policies.PolicyCheckpointInfo], *, context: _policies.PreservationContext
     ) -> list[bool]:
         """Returns for each checkpoint, from the oldest to the newest, whether it is preserved."""
-        regular = [checkpoint.step for checkpoint in checkpoints if checkpoint.step % self.every == 0]
-        return [checkpoint.step in regular[-self.keep :] for checkpoint in checkpoints]
+        kept = self.of([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _handlers() -> dict[str, ocp.CheckpointHandler]:
@@ -194,6 +258,11 @@ def _handlers() -> dict[str, ocp.CheckpointHandler]:
     return {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=of_type), "config": ocp.JsonCheckpointHandler()}
 
 
+def _nothing_recent(target: TrainState) -> Recent:
+    """The memory of a run of an earlier version, which stored none: that of step 0, placed as the target says."""
+    return jax.jit(no_steps, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target.recent))()
+
+
 def _forget(earlier: BaseException | None, error: Exception) -> None:
     """Removes an exception that was already being handled when a save began from the causes of `error`."""
     for cause in causes(error):
@@ -206,43 +275,7 @@ def _warn(error: Exception) -> None:
     print(f"warning: {first_line(error)}", file=sys.stderr, flush=True)
 
 
-def _kept(folder: Path) -> str:
+def _kept(folder: AnyPath) -> str:
     """Returns in words from which checkpoint a run can resume."""
     steps = saved_steps(folder)
     return f"the last good checkpoint is step {steps[0]}" if steps else "no earlier checkpoint exists"
-
-
-def _lock(folder: Path, held: contextlib.ExitStack) -> None:
-    """Locks a folder, which is made if absent, for this process until `held` is closed.
-
-    If there are several processes, the first one has the lock. The system releases it when the process ends in any
-    way.
-    """
-    if not is_first():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    held.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        held.close()
-        raise TransientError(
-            f"another process is training in {folder.parent}; wait until it ends, or choose another workdir"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-
-
-def _set_aside(paths: list[Path]) -> None:
-    """Moves damaged checkpoints to `WORKDIR/damaged_checkpoints`."""
-    for path in paths:
-        folder = path.parents[1] / "damaged_checkpoints"
-        names = itertools.chain([path.name], (f"{path.name}.{i}" for i in itertools.count(1)))
-        try:
-            folder.mkdir(exist_ok=True)
-            aside = next(folder / name for name in names if not os.path.lexists(folder / name))
-            path.rename(aside)
-        except OSError as error:
-            raise UserError(f"cannot move the damaged checkpoint {path} to {folder}: {error.strerror}") from error
-        print(f"note: the damaged checkpoint is kept in {aside}", file=sys.stderr, flush=True)

@@ -11,17 +11,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddpm_jax.errors import AgreedError, first_line, is_transient
-from ddpm_jax.runtime.atomic import write_text
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, lost_connection
+from ddpm_jax.runtime.lease import LostError
 
 if TYPE_CHECKING:  # the log loads TensorBoard's writer, without which the status of a run can be read in half the time
     from ddpm_jax.training.log import LogLine
 
+_SECONDS = 10.0  # between two writes to a bucket while a run is training
 WAITING, TRAINING, STOPPED, FINISHED, NEEDS_YOU = "waiting", "training", "stopped", "finished", "needs you"
 
 
@@ -72,19 +74,19 @@ class Status:
         return dataclasses.replace(self, state=state, seconds_left=0.0 if state == FINISHED else None)
 
 
-def status_file(workdir: Path) -> Path:
+def status_file(workdir: AnyPath) -> AnyPath:
     """The file in which a run's status is."""
     return workdir / "status.json"
 
 
-def read_status(workdir: Path) -> Status | None:
+def read_status(workdir: AnyPath) -> Status | None:
     """Returns the status that a run has written; None if it has written none that can be read.
 
     Raises:
       OSError: the file exists and cannot be read.
     """
     try:
-        content = json.loads(status_file(workdir).read_text())
+        content = json.loads(storage.read_bytes(status_file(workdir)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("state"), str):
@@ -105,10 +107,12 @@ class Heartbeat:
       last_checkpoint: function that returns the step of the newest checkpoint on disk and its time, or None.
     """
 
-    def __init__(self, workdir: Path, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]) -> None:
+    def __init__(
+        self, workdir: AnyPath, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]
+    ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self._peak: float | None = None  # steps/s
-        self._warned = False
+        self._warned, self._written = False, float("-inf")
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
             name: getattr(earlier, name) for name in ("step", "held_out_loss", "last_error", "last_error_time")
@@ -124,7 +128,9 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Writes how the run has ended."""
+        """Writes how the run has ended, unless another process has taken it over and writes its own status."""
+        if isinstance(error, LostError):
+            return
         steps, last = self._status.step, self._status.num_steps
         if error is None:
             state = FINISHED if steps is not None and last is not None and steps >= last else STOPPED
@@ -154,17 +160,25 @@ class Heartbeat:
     def line(self, line: "LogLine") -> None:
         """Takes a new line of the log, on the first process."""
         speed, step = line["steps_per_s"], line["step"]
-        last = self._status.step or 0
-        self._write(
-            state=TRAINING,
-            step=step,
-            steps_per_s=speed,
-            images_per_s=line["images_per_s"],
-            mfu=speed / self._peak if self._peak else None,
-            seconds_left=((self._status.num_steps or 0) - step) / max(speed, 1e-9),
-            seconds_per_line=(step - last) / max(speed, 1e-9),
-            held_out_loss=line.get("held_out_loss", self._status.held_out_loss),
-        )
+        last, before = self._status.step or 0, self._status.state
+        known: dict[str, Any] = {
+            "state": TRAINING,
+            "step": step,
+            "steps_per_s": speed,
+            "images_per_s": line["images_per_s"],
+            "mfu": speed / self._peak if self._peak else None,
+            "seconds_left": ((self._status.num_steps or 0) - step) / max(speed, 1e-9),
+            "seconds_per_line": (step - last) / max(speed, 1e-9),
+            "held_out_loss": line.get("held_out_loss", self._status.held_out_loss),
+        }
+        if before == TRAINING and self._is_soon():
+            self._status = dataclasses.replace(self._status, **known)
+        else:
+            self._write(**known)
+
+    def _is_soon(self) -> bool:
+        """Whether the status was written so recently that a bucket, which takes several requests, is left alone."""
+        return storage.in_bucket(self._workdir) and time.monotonic() - self._written < _SECONDS
 
     def _needs_you_by_another(self) -> bool:
         """Whether another process of this start has written an error of its own that a person must mend."""
@@ -186,7 +200,8 @@ class Heartbeat:
             at: dict[str, Any] = {"checkpoint_step": step, "checkpoint_time": when, "time": time.time()}
             self._status = dataclasses.replace(self._status, **at)
             text = json.dumps(dataclasses.asdict(self._status), indent=1)
-            write_text(status_file(self._workdir), f"{text}\n")
+            storage.write_bytes(status_file(self._workdir), f"{text}\n".encode())
+            self._written = time.monotonic()
         except Exception as error:
             if not self._warned:
                 self._warned = True

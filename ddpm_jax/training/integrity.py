@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.errors import causes, first_line, system_error
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, to_host
 from ddpm_jax.training.state import Tree
 
@@ -135,7 +137,7 @@ def fingerprint(tree: Tree, settings: Any) -> str:
     return _sha256_of_json({"digests": digests(tree), "settings": settings})[:16]
 
 
-def obstacle(folder: Path, error: BaseException) -> str | None:
+def obstacle(folder: AnyPath, error: BaseException) -> str | None:
     """Returns the reason, other than damage, why a checkpoint could not be read; None if the checkpoint is damaged.
 
     Args:
@@ -157,13 +159,17 @@ def obstacle(folder: Path, error: BaseException) -> str | None:
     return _unreadable(folder)
 
 
-def _unreadable(folder: Path) -> str | None:
+def _unreadable(folder: AnyPath) -> str | None:
     """Returns why some file below a folder cannot be read, or None if all can be read."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error
 
     try:
+        if not isinstance(folder, Path):
+            for path, _ in storage.files_below(folder):
+                storage.read_bytes(path)
+            return None
         for place, _, names in os.walk(folder, onerror=refuse):
             for name in names:
                 with open(os.path.join(place, name), "rb") as file:

@@ -1,17 +1,15 @@
 """The log of a run: a progress bar, a JSONL file, TensorBoard, and grids of samples.
 
-`WORKDIR/log.jsonl` is the record of the run. It gets one line of JSON every `config.log.every` steps; TensorBoard
-shows the same numbers. When a run is resumed, the lines logged after its checkpoint are removed, so that every step
-is in the log once.
+`WORKDIR/log.jsonl`, or in a bucket `WORKDIR/log/` (`log_lines.py`), is the record of the run. It gets one line of JSON
+every `config.log.every` steps; TensorBoard shows the same numbers. When a run is resumed, the lines logged after its
+checkpoint are removed, so that every step is in the log once.
 """
 
 import contextlib
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -20,33 +18,33 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from ddpm_jax.errors import writing
+from ddpm_jax.errors import UserError, reading, writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import by_first, is_first
 from ddpm_jax.runtime.images import save_png
-from ddpm_jax.runtime.paths import local_path
+from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
 from ddpm_jax.runtime.quiet import unless_loaded
+from ddpm_jax.training.board import Board
+from ddpm_jax.training.log_lines import Lines, LogLine, open_lines, stored_lines
 from ddpm_jax.training.step import Metrics
 
 with unless_loaded("torch"):
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
     from tensorboardX.summary import image as image_summary
 
 
-LogLine: TypeAlias = dict[str, Any]
-"""One line of the log: "step", an integer, and the numbers of that step by name."""
+_NOT_MEANS = {"quarter_sums", "quarter_count", "diverged", "passed_over"}  # metrics that are logged in another way
 
 Watch: TypeAlias = Callable[[list[LogLine]], object]
 """A function that is called with all lines of the log, oldest first, after each new one."""
 
 
 class DivergedError(Exception):
-    """A number of a run is no longer finite.
+    """A run diverged: a number is not finite, or stands out from those before.
 
     Attributes:
-      what: which number is not finite, in words.
+      what: which number it is, in words.
       step: the first step at which this was seen.
     """
 
@@ -67,6 +65,9 @@ class RunLog:
       batch_size: the number of images per step, for images/s.
       learning_rate: function from the number of steps already taken to the learning rate of the next step.
       watch: function that is called with all lines of the log after each new one, instead of printing; or None.
+      tolerated: the number of steps passed over in the run up to which a step that diverged is only noted.
+      rolled_back_from: the step from which the run returned to the first one, which the first line names; 0 for none.
+      term: the number of this start of a run in a bucket, see `Checkpoints`.
 
     Attributes:
       listeners: functions that the first process calls with each new line.
@@ -84,13 +85,18 @@ class RunLog:
         batch_size: int,
         learning_rate: optax.Schedule,
         watch: Watch | None = None,
+        tolerated: int = 0,
+        rolled_back_from: int = 0,
+        term: int = 0,
     ) -> None:
-        self._workdir, self._batch_size, self._learning_rate = Path(workdir), batch_size, learning_rate
-        self._path = self._workdir / "log.jsonl"
+        self._tolerated, self._rolled_back_from = tolerated, rolled_back_from
+        self._workdir, self._batch_size, self._learning_rate = any_path(workdir), batch_size, learning_rate
         self.listeners: list[Callable[[LogLine], object]] = []
-        self._board: EventsWriter | None = None  # of the first process only
+        self._files: tuple[Lines, Board] | None = None  # of the first process only
         if is_first():
-            self._open(start_step)
+            with self._writing():
+                lines = open_lines(self._workdir, start_step=start_step, term=term)
+                self._files = lines, Board(self._workdir / "tensorboard", start_step=start_step)
         self._pending: list[tuple[int, Metrics]] = []
         self._last_step, self._last_time = start_step, time.perf_counter()
         self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
@@ -98,15 +104,6 @@ class RunLog:
         bar_format = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # short: 80 columns hold it
         options = {"initial": start_step, "disable": not shown, "bar_format": bar_format}
         self._bar = progress_bar(num_steps, "training", unit="step", **options)
-
-    def _open(self, start_step: int) -> None:
-        """Makes the folder and prepares the files for the step at which the run resumes."""
-        with self._writing():
-            (self._workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
-            _drop_after(self._path, start_step)
-            # Not `SummaryWriter`: in its thread a full disk ends in tracebacks.
-            self._board = EventsWriter(str(self._workdir / "tensorboard" / "events"))
-            self._to_board(start_step + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is dropped
 
     def __enter__(self) -> Self:
         """Returns self."""
@@ -117,12 +114,23 @@ class RunLog:
     ) -> None:
         """Closes the bar and the files."""
         self._bar.close()
-        with contextlib.suppress(OSError):  # nothing is left to write but what failed before
-            if self._board:
-                self._board.close()
+        if self._files:
+            try:
+                self.store()
+            except UserError:
+                if error is None:
+                    raise
+            finally:
+                self._files[1].close()
+
+    def store(self) -> None:
+        """Stores what was added so far, which a bucket gets now and then only; raises a `UserError` if it cannot."""
+        for file in self._files or ():
+            with self._writing():
+                file.store()
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Adds the metrics of a step, which stay on the device until the next `flush`.
+        """Adds the metrics of a step, which stay on the device until the next `flush`; `{}` if it was passed over.
 
         It waits until the step before is computed, so that only one step is in flight.
         """
@@ -134,34 +142,38 @@ class RunLog:
     def flush(self, measure: Callable[[], Mapping[str, float]] = dict) -> None:
         """Writes the means of the metrics since the last flush, and other numbers of the last step.
 
+        There is no line if all these steps were passed over.
+
         Args:
           measure: function that returns these numbers by name. It is called once the metrics are known to be finite;
             the speeds do not count its time. A number that is not finite is left out, with a note.
 
         Raises:
-          DivergedError: a term of the loss or the gradient was not finite.
+          DivergedError: a step diverged and is not tolerated.
           UserError: the log cannot be written; if there are several processes, it is raised on all of them.
         """
         if not self._pending:
             return
-        steps, metrics = zip(*jax.device_get(self._pending), strict=True)
-        for step, values in zip(steps, metrics, strict=True):
-            if what := _not_finite(values):
-                raise DivergedError(what, step)
-        line = self._means(steps, metrics)
+        last = self._pending[-1][0]
+        computed = [(step, values) for step, values in jax.device_get(self._pending) if values]
+        self._check([(step, values) for step, values in computed if values["diverged"]])
+        taken = [(step, values) for step, values in computed if not values["diverged"]]
         self._pending = []
-        if measured := self._finite(measure(), steps[-1]):
+        if not taken:
+            return
+        line = self._means(last, taken)
+        if measured := self._finite(measure(), last):
             self.restart_clock()
         by_first(lambda: self._publish({**line, **measured}))
 
-    def picture(self, name: str, image: np.ndarray, *, step: int) -> Path:
+    def picture(self, name: str, image: np.ndarray, *, step: int) -> AnyPath:
         """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
         path = self._workdir / "previews" / f"{name}_{step:07d}.png"
 
         def write() -> None:
             save_png(path, image)
             with self._writing():
-                self._to_board(step, summary=image_summary(name, image, dataformats="HWC"))
+                self._opened[1].add(step, summary=image_summary(name, image, dataformats="HWC"))
 
         by_first(write)
         return path
@@ -172,31 +184,49 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
-        if self._board:
+        if self._files:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
 
-    def _means(self, steps: Sequence[int], metrics: Sequence[Mapping[str, Any]]) -> LogLine:
-        """Returns one line of the log: the means over these steps, every term by quarter of t, and the speeds.
+    def _check(self, diverged: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """Notes the steps that diverged, by their metrics on the host; raises a `DivergedError` if too many did."""
+        if not diverged:
+            return
+        for step, values in diverged:
+            if values["passed_over"] > self._tolerated:
+                raise DivergedError(_what_diverged(values), step)
+        (step, values), others = diverged[0], len(diverged) - 1
+        more = f", and {others} more since the last line" if others else ""
+        count = f"{int(diverged[-1][1]['passed_over'])} of at most {self._tolerated}"
+        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch is passed over{more} ({count})")
 
-        The metrics are `Metrics` on the host. A quarter of t in which no time was drawn is left out.
+    def _means(self, step: int, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> LogLine:
+        """Returns the line of a step: the means since the last line, every term by quarter of t, and the speeds.
+
+        Of the steps that were taken and not passed over it gets the numbers and `Metrics` on the host. A quarter of t
+        in which no time was drawn is left out.
         """
+        steps, metrics = zip(*taken, strict=True)
         now = time.perf_counter()
-        per_second = (steps[-1] - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = steps[-1], now
-        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count"}
+        per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
+        self._last_step, self._last_time = step, now
+        passed_over, returned = int(metrics[-1]["passed_over"]), self._rolled_back_from
+        self._rolled_back_from = 0
+        scalars = metrics[0].keys() - _NOT_MEANS
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
         counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
         for name in sorted(metrics[0]["quarter_sums"]):
             sums = np.sum([m["quarter_sums"][name] for m in metrics], axis=0)
             quarters |= {f"{name}_t{i + 1}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
         return {
-            "step": steps[-1],
+            "step": step,
             **mean,
             **quarters,
-            "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1))),
+            "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1 - passed_over))),
             "steps_per_s": per_second,
             "images_per_s": per_second * self._batch_size,
+            **({"passed_over": passed_over} if passed_over else {}),
+            **({"rolled_back_from": returned} if returned else {}),
         }
 
     def _finite(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
@@ -214,18 +244,18 @@ class RunLog:
             listener(line)
 
     def _write(self, line: LogLine) -> None:
-        """Appends a line to the JSONL file and to TensorBoard."""
+        """Adds a line to the JSONL file and to TensorBoard."""
         scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        lines, board = self._opened
         with self._writing():
-            with self._path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            self._to_board(line["step"], summary=Summary(value=scalars))
+            lines.add(line)
+            board.add(line["step"], summary=Summary(value=scalars))
 
-    def _to_board(self, step: int, **content: Summary | SessionLog) -> None:
-        """Writes an event to TensorBoard's file; `content` is one field of `Event`."""
-        assert self._board is not None, "only the first process writes"
-        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._board.flush()
+    @property
+    def _opened(self) -> tuple[Lines, Board]:
+        """The files, of the first process."""
+        assert self._files is not None, "only the first process writes"
+        return self._files
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Turns an error of the disk into a `UserError`."""
@@ -254,14 +284,16 @@ class RunLog:
             )
 
 
-def _not_finite(values: Mapping[str, Any]) -> str:
-    """Which number of a step's metrics (on the host) is not finite, in words; "" if all are."""
+def _what_diverged(values: Mapping[str, Any]) -> str:
+    """Which number of the metrics (on the host) of a step that diverged is not finite or stands out, in words."""
     loss, norm, sums = values["loss"], values["grad_norm"], values["quarter_sums"]
     if not (np.isfinite(loss) and np.isfinite(norm)):
         return f"loss became {loss:g} (gradient norm {norm:g})"
-    terms = sorted(values.keys() - {"quarter_sums", "quarter_count"})
+    terms = sorted(values.keys() - _NOT_MEANS)
     broken = [name for name in terms if not np.isfinite([values[name], *sums.get(name, [])]).all()]
-    return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})" if broken else ""
+    if broken:
+        return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})"
+    return f"loss of {loss:g} or its gradient norm of {norm:g} stands out from those of the steps before"
 
 
 def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:
@@ -269,24 +301,10 @@ def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:
 
     Every line has "step", "loss", "grad_norm", "learning_rate", "steps_per_s" and "images_per_s"; "loss_t1" to
     "loss_t4" are the means over the quarters of t, from little noise to much. A run without a log gives `[]`.
+
+    Raises:
+      UserError: the log cannot be read.
     """
-    return [line for _, line in _lines(local_path(workdir) / "log.jsonl")]
-
-
-def _lines(path: Path) -> Iterator[tuple[str, LogLine]]:
-    """Yields the text and the content of every line of a log."""
-    text = path.read_text(errors="replace") if path.exists() else ""
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            content = json.loads(line)
-            if isinstance(content, dict) and isinstance(content.get("step"), int):
-                yield line, content
-
-
-def _drop_after(path: Path, step: int) -> None:
-    """Keeps only the complete lines up to a step: a killed run may have logged more than it saved, or half a line."""
-    if not path.exists():
-        return
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(f"{text}\n" for text, line in _lines(path) if line["step"] <= step))
-    os.replace(temporary, path)
+    path = any_path(workdir)
+    with reading(path):
+        return [line for _, line in stored_lines(path)]

@@ -5,7 +5,7 @@ Read next: `step.py`, `saving.py`, `log.py`.
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ddpm_jax.runtime.devices import replicated, sharded, split
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.saving import Saves
-from ddpm_jax.training.state import StateInit, TrainState
+from ddpm_jax.training.state import StateInit, TrainState, passed_over
 from ddpm_jax.training.step import Metrics, TrainSpec, gathering, train_step
 
 
@@ -30,7 +30,10 @@ class Hook(Protocol):
     """
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> object:
-        """Is called with the number of steps taken, from 1, the state after it and the metrics of the step."""
+        """Is called with the number of the step, from 1, the state after it and its metrics.
+
+        There are no metrics, `{}`, of a step whose batch the run was told to pass over.
+        """
         ...
 
 
@@ -62,6 +65,7 @@ def train_loop(
     hooks: Sequence[Hook] = (),
     measures: Sequence[Measure] = (),
     stop_asked: Callable[[int], bool] = lambda step: False,
+    pass_over: Container[int] = (),
 ) -> TrainState:
     """Takes the steps from `state.step + 1` to `num_steps`; returns the last state.
 
@@ -76,9 +80,17 @@ def train_loop(
       hooks: functions that are called after every step.
       measures: functions that are called for every line of the log, before it is written.
       stop_asked: function from a step to whether to stop after it, from `interruption`.
+      pass_over: the steps whose batch is passed over.
+
+    Raises:
+      DivergedError: a step diverged, and the log does not tolerate it.
     """
     for step in range(int(state.step) + 1, num_steps + 1):
-        state, metrics = step_fn(state, next(batches))
+        batch, metrics = next(batches), {}
+        if step in pass_over:
+            state = passed_over(state)
+        else:
+            state, metrics = step_fn(state, batch)
         saves.latest = state
         log.add(step, metrics)
         stop = stop_asked(step)

@@ -5,6 +5,7 @@ another reason, the search ends with that reason. Read next: `integrity.py`.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import re
@@ -18,10 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddpm_jax.errors import UserError, causes, first_line
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
-from ddpm_jax.training.state import Tree
+from ddpm_jax.training.state import TrainState, Tree
+from ddpm_jax.training.stores import checkpoint_path, checkpoint_paths
 
 quieten_orbax()
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
@@ -35,13 +40,7 @@ def saved_steps(folder: str | os.PathLike[str]) -> list[int]:
     Raises:
       UserError: the folder exists and cannot be listed.
     """
-    try:
-        names = [name for name in os.listdir(folder) if name.isascii() and name.isdecimal()]
-        return sorted((int(name) for name in names if str(int(name)) == name), reverse=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror}") from error
+    return list(checkpoint_paths(any_path(folder)))
 
 
 def newest_checkpoint(workdir: str | os.PathLike[str]) -> tuple[int, float] | None:
@@ -50,10 +49,9 @@ def newest_checkpoint(workdir: str | os.PathLike[str]) -> tuple[int, float] | No
     Raises:
       UserError: as `saved_steps`.
     """
-    folder = Path(workdir) / "checkpoints"
-    for step in saved_steps(folder):
+    for step, path in checkpoint_paths(any_path(workdir) / "checkpoints").items():
         with contextlib.suppress(OSError):  # deleted in the meantime
-            return step, (folder / str(step)).stat().st_mtime
+            return step, storage.modified(path if isinstance(path, Path) else path / "_CHECKPOINT_METADATA")
     return None
 
 
@@ -63,8 +61,8 @@ def stored_config(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
       UserError: as `Checkpoints.restore`.
     """
-    folder = Path(workdir).resolve() / "checkpoints"
-    read = lambda step: stored_record(folder / str(step))
+    folder = absolute(any_path(workdir)) / "checkpoints"
+    read = lambda step: stored_record(checkpoint_path(folder, step))
     record = newest_whole(folder, read, check=read)[1]
     return record.config if record else None
 
@@ -86,10 +84,10 @@ def restore_params(
     Raises:
       UserError: there is no checkpoint, its configuration defines no valid network, or as `Checkpoints.restore`.
     """
-    folder = Path(workdir).resolve() / "checkpoints"
+    folder = absolute(any_path(workdir)) / "checkpoints"
 
     def read(step: int) -> tuple[dict[str, Any], Content]:
-        path = folder / str(step)
+        path = checkpoint_path(folder, step)
         record = stored_record(path)
         target = {name: _shapes(shapes_of, record, path)}
         check_fits(target, record, path)
@@ -106,7 +104,7 @@ def restore_params(
     return step, *found
 
 
-def _shapes(shapes_of: Callable[[dict[str, Any]], Tree], record: integrity.Record, path: Path) -> Tree:
+def _shapes(shapes_of: Callable[[dict[str, Any]], Tree], record: integrity.Record, path: AnyPath) -> Tree:
     """Returns the shapes for a stored configuration; an error is not damage, so the checkpoint is left as it is."""
     try:
         return shapes_of(record.config)
@@ -128,7 +126,7 @@ def _alone(handler: Callable[..., ocp.CheckpointHandler]) -> ocp.Checkpointer:
     return ocp.Checkpointer(handler(multiprocessing_options=options), multiprocessing_options=options)
 
 
-def stored_record(path: Path) -> integrity.Record:
+def stored_record(path: AnyPath) -> integrity.Record:
     """Reads what is stored beside the arrays of a checkpoint.
 
     Args:
@@ -143,7 +141,20 @@ def stored_record(path: Path) -> integrity.Record:
     return record
 
 
-def note_unverified(record: integrity.Record, path: Path, consequence: str = "") -> None:
+def stored_fields(target: TrainState, path: AnyPath) -> dict[str, Tree]:
+    """Returns the fields of the target that a checkpoint has: earlier versions stored no `recent`.
+
+    Args:
+      target: the state that is wanted.
+      path: the folder of the checkpoint.
+    """
+    fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
+    metadata = _alone(ocp.PyTreeCheckpointHandler).metadata(path / "state").item_metadata
+    assert metadata is not None, "it is that of a tree"
+    return fields if "recent" in metadata.tree else {name: fields[name] for name in fields if name != "recent"}
+
+
+def note_unverified(record: integrity.Record, path: AnyPath, consequence: str = "") -> None:
     """Prints a note if a checkpoint of an earlier version was opened without digests, and the consequence."""
     if record.digests is None and is_first():
         print(
@@ -153,7 +164,7 @@ def note_unverified(record: integrity.Record, path: Path, consequence: str = "")
         )
 
 
-def _check_alone(path: Path) -> None:
+def _check_alone(path: AnyPath) -> None:
     """Checks a whole checkpoint without the other processes, in parts, as it may not fit on the first host."""
     checkpointer, record = _alone(ocp.PyTreeCheckpointHandler), stored_record(path)
     metadata = checkpointer.metadata(path / "state").item_metadata
@@ -179,7 +190,7 @@ def _parts(sizes: Sequence[int]) -> Iterator[range]:
     yield range(begin, len(sizes))
 
 
-def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
+def check_fits(target: Tree, record: integrity.Record, path: AnyPath) -> None:
     """Refuses an undamaged checkpoint whose arrays have other names or shapes than the target.
 
     Raises:
@@ -195,7 +206,7 @@ def check_fits(target: Tree, record: integrity.Record, path: Path) -> None:
 
 
 def newest_whole(
-    folder: Path, read: Callable[[int], Content], *, check: Callable[[int], object] | None = None
+    folder: AnyPath, read: Callable[[int], Content], *, check: Callable[[int], object] | None = None
 ) -> tuple[int, Content] | tuple[None, None]:
     """Returns the newest step that can be read and the result of `read(step)`; (None, None) without checkpoints.
 
@@ -213,12 +224,12 @@ def newest_whole(
     """
     if jax.process_count() == 1:
         return _search(folder, read)
-    check = check or (lambda step: _check_alone(folder / str(step)))
+    check = check or (lambda step: _check_alone(checkpoint_path(folder, step)))
     step = _search(folder, check)[0] if is_first() else None
     step = int(agreed(np.array(-1 if step is None else step)))
     if step < 0:
         return None, None
-    path = folder / str(step)
+    path = checkpoint_path(folder, step)
     try:
         return step, read(step)
     except Exception as error:
@@ -230,17 +241,17 @@ def newest_whole(
         ) from error
 
 
-def _search(folder: Path, read: Callable[[int], Content]) -> tuple[int, Content] | tuple[None, None]:
+def _search(folder: AnyPath, read: Callable[[int], Content]) -> tuple[int, Content] | tuple[None, None]:
     """`newest_whole` for one process."""
     damaged = []
     while steps := [step for step in saved_steps(folder) if step not in damaged]:
-        path = folder / str(steps[0])
+        path = checkpoint_path(folder, steps[0])
         try:
             return steps[0], read(steps[0])
         except Exception as error:
             _raise_unless_damaged(path, error)
             damaged.append(steps[0])
-            if not os.path.lexists(path):  # deleted in the meantime by the process that trains
+            if not _present(path):  # deleted in the meantime by the process that trains
                 continue
             print(
                 f"warning: checkpoint {path} is damaged ({reason(error)}); the previous checkpoint is used",
@@ -252,15 +263,26 @@ def _search(folder: Path, read: Callable[[int], Content]) -> tuple[int, Content]
     return None, None
 
 
-def _raise_unless_damaged(path: Path, error: Exception) -> None:
+def _raise_unless_damaged(path: AnyPath, error: Exception) -> None:
     """Raises the error that ended the reading of a checkpoint unless its files are damaged or gone."""
     if isinstance(error, UserError):
         raise error
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         raise error  # from the devices or from another process
-    obstacle = integrity.obstacle(path, error) if os.path.lexists(path) else None
+    obstacle = integrity.obstacle(path, error) if _present(path) else None
     if obstacle:
         raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left unchanged") from error
+
+
+def _present(path: AnyPath) -> bool:
+    """Whether a checkpoint is still one: something of it is on the disk, or its bucket still lists it, as it may."""
+    if isinstance(path, Path):
+        return os.path.lexists(path)
+    folder = path.parent if path.parent.name == "checkpoints" else path.parent.parent
+    try:
+        return path in checkpoint_paths(folder).values()
+    except UserError:
+        return True
 
 
 def reason(error: BaseException) -> str:

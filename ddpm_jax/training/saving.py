@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from ddpm_jax.errors import AgreedError, UserError, first_line
-from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.devices import agreed, by_first, is_first
+from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
 from ddpm_jax.training.state import TrainState
@@ -65,8 +66,11 @@ class Saves:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Saves the steps that an error would lose, or prints what is lost; a state that diverged is not saved."""
-        if error is None or isinstance(error, DivergedError) or self.latest is None:
+        """Saves the steps that an error would lose, or prints what is lost.
+
+        A state that diverged is not saved, nor that of a run which another process has taken over.
+        """
+        if error is None or isinstance(error, DivergedError | LostError) or self.latest is None:
             return
         last = self._checkpoints.last_saved()
         together = jax.process_count() == 1 or isinstance(error, AgreedError)
@@ -103,6 +107,7 @@ class Saves:
         assert latest is not None, "a step was taken"
         if not np.isfinite(_norm((latest.params, latest.ema_params))):
             raise DivergedError("parameters became infinite", int(latest.step))
+        by_first(self._log.store)
         self._checkpoints.save(latest, self._config)
         self._begun, self._last_time = int(latest.step), time.monotonic()
 

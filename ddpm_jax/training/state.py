@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.diffusion.time_sampling import TimeSampler
+from ddpm_jax.training.divergence import Recent, no_steps
 
 Params = TypeVar("Params")  # a tree of arrays
 
@@ -23,12 +24,13 @@ class TrainState(flax.struct.PyTreeNode):
     """The state of a run.
 
     Attributes:
-      step: int32 `[]`, the number of steps taken.
+      step: int32 `[]`, the number of steps, those that were passed over included.
       params: the parameters that are trained.
       ema_params: their exponential moving average, which is used for sampling.
       opt_state: the state of the optimiser.
       times: the state of the `TimeSampler`, see `diffusion/time_sampling.py`.
       key: a key `[]` that never changes: `fold_in(key, step)` gives the randomness of a step.
+      recent: the losses of the latest steps, and how many steps were passed over, see `divergence.py`.
     """
 
     step: jax.Array
@@ -37,6 +39,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     times: chex.ArrayTree
     key: jax.Array
+    recent: Recent
 
 
 StateInit: TypeAlias = Callable[[jax.Array], TrainState]
@@ -66,7 +69,14 @@ def initial_state(
         opt_state=optimizer.init(params),
         times=times.init(),
         key=stream(key, "train"),
+        recent=no_steps(),
     )
+
+
+def passed_over(state: TrainState) -> TrainState:
+    """Returns the state after a step whose batch is passed over: nothing is learned from it, and the step advances."""
+    recent = state.recent.replace(passed_over=state.recent.passed_over + 1)
+    return state.replace(step=state.step + 1, recent=recent)
 
 
 def ema_update(ema_params: Params, params: Params, *, step: ArrayLike, decay: ArrayLike) -> Params:

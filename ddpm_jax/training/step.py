@@ -20,13 +20,14 @@ from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.training.state import TrainState, ema_update
+from ddpm_jax.training import divergence
+from ddpm_jax.training.state import TrainState, ema_update, passed_over
 
 Batch: TypeAlias = dict[str, Array]
 """A batch of a data set: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`."""
 
 Metrics: TypeAlias = dict[str, Array | dict[str, Array]]
-"""The metrics of one step, as `summarise` names them: numbers `[]`, and sums and counts `[4]` by quarter of t."""
+"""The metrics of one step, see `train_step`: numbers `[]`, and sums and counts `[4]` by quarter of t."""
 
 NOT_TERMS = (
     "step",
@@ -35,6 +36,9 @@ NOT_TERMS = (
     "steps_per_s",
     "images_per_s",
     "fd",
+    "diverged",
+    "passed_over",
+    "rolled_back_from",
     "quarter_sums",
     "quarter_count",
 )
@@ -81,6 +85,7 @@ class TrainSpec:
       accumulation: the number of parts into which the batch is cut and which are computed one after the other, to
         save memory.
       random_flip: whether each image is mirrored with probability one half.
+      threshold: of a loss or a gradient norm that stands out, see `divergence.diverged`; 0 for none.
     """
 
     objective: Objective
@@ -90,6 +95,7 @@ class TrainSpec:
     ema_decay: float = 0.9999
     accumulation: int = 1
     random_flip: bool = False
+    threshold: float = 0.0
 
 
 def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
@@ -241,7 +247,9 @@ def summarise(terms: dict[str, Array], grads: chex.ArrayTree, examples: Examples
 
 
 def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Takes one step, whose parts have these names in a profile: examples, gradient, optimizer, ema, metrics.
+    """Takes one step, whose parts have these names in a profile: examples, gradient, metrics, optimizer, ema.
+
+    A step that diverged is passed over, in the same program.
 
     Args:
       spec: the objective, the times and the optimiser; static under `jax.jit`.
@@ -249,7 +257,8 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
       batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
 
     Returns:
-      The new state and the metrics of `summarise`.
+      The new state and the metrics of `summarise`, with "diverged", a boolean `[]`, and "passed_over", the number of
+      steps of the run so far that were passed over, int32 `[]`.
 
     Raises:
       UserError: the batch does not have this form, or its images do not have the shape that the network expects.
@@ -260,18 +269,25 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
         examples = draw_examples(spec, batch, key, times_state=state.times)
     with _fitting(batch), jax.named_scope("gradient"):
         grads, terms = mean_gradient(spec, state.params, examples, stream(key, "dropout"))
+    with jax.named_scope("metrics"):
+        metrics = summarise(terms, grads, examples, num_timesteps=spec.transitions.num_steps)
+        diverged = divergence.diverged(metrics, state.recent, threshold=spec.threshold)
     with jax.named_scope("optimizer"):
         updates, opt_state = spec.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-    step = state.step + 1
+    held = passed_over(state)
     with jax.named_scope("ema"):
-        ema_params = ema_update(state.ema_params, params, step=step, decay=spec.ema_decay)
+        ema_params = ema_update(state.ema_params, params, step=held.step, decay=spec.ema_decay)
     t = jnp.asarray(examples.transition.now.t, jnp.int32)
-    times = spec.times.update(state.times, t, terms["loss"])
-    with jax.named_scope("metrics"):
-        metrics = summarise(terms, grads, examples, num_timesteps=spec.transitions.num_steps)
-    state = state.replace(step=step, params=params, ema_params=ema_params, opt_state=opt_state, times=times)
-    return state, metrics
+    taken = held.replace(
+        params=params,
+        ema_params=ema_params,
+        opt_state=opt_state,
+        times=spec.times.update(state.times, t, terms["loss"]),
+        recent=divergence.with_step(state.recent, metrics),
+    )
+    new = jax.tree.map(lambda old, new: old if old is new else jnp.where(diverged, old, new), held, taken)
+    return new, {**metrics, "diverged": diverged, "passed_over": new.recent.passed_over}
 
 
 def gathering(step: TrainStep) -> Callable[[TrainState, tuple[Batch, Array]], tuple[TrainState, Metrics]]:

@@ -24,7 +24,7 @@ def densities(axes: Axes, x: ArrayLike, ys: Mapping[str, ArrayLike], **labels: s
     """
     for (name, y), (line, width), colour in zip(ys.items(), CURVES, COLOUR_OF_CURVE, strict=False):
         axes.plot(x, y, line, linewidth=width, color=colour, label=name)
-    axes.set(ylim=(0, 1.35 * max(np.max(y) for y in ys.values())), **labels)
+    axes.set(ylim=(0, 1.35 * max(np.asarray(y).max() for y in ys.values())), **labels)
     axes.legend(fontsize=7, loc="upper center", ncols=2)
 
 

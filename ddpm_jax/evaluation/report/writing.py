@@ -7,7 +7,6 @@ import datetime
 import os
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 from string import Template
 
 from ddpm_jax.errors import UserError, check_counts, one_line, shortened
@@ -15,8 +14,10 @@ from ddpm_jax.evaluation.report import chains, measured, provenance
 from ddpm_jax.evaluation.report.markup import Html, element, escaped, joined, paragraph
 from ddpm_jax.evaluation.report.subject import Section, Subject
 from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first
-from ddpm_jax.runtime.images import check_writable, write_whole
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import check_writable, write_whole
 
 NUM_IMAGES = 192
 """Images that each chain draws, if no other number is asked for."""
@@ -51,7 +52,7 @@ def write_report(
     features: str = "",
     weights: str | os.PathLike[str] | None = None,
     batch_size: int = 64,
-) -> Path:
+) -> AnyPath:
     """Measures a run and writes its report, a page of HTML that needs no other file and no network connection.
 
     A section for which something is missing, such as the data, says so, and the others are complete.
@@ -75,7 +76,7 @@ def write_report(
         raise UserError(f"write_report needs an opened run: Run({str(run)!r})")
     check_counts(least=_LEAST_IMAGES, num_images=num_images)
     check_counts(batch_size=batch_size)
-    path = Path(run.workdir) / "evaluation" / "report.html" if path is None else Path(path)
+    path = run.workdir / "evaluation" / "report.html" if path is None else any_path(path)
     check_writable(path)
     subject = Subject(run, num_images, seed, features, weights, batch_size)
     page = _page(subject, {name: _made(name, make, subject) for name, make in SECTIONS[run.config.task].items()})

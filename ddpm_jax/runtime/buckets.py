@@ -1,0 +1,97 @@
+"""Access to Google Cloud Storage: the libraries that it needs, and their errors as those of the system.
+
+`storage.py` reads and writes files with it, `conditional.py` writes objects of a known generation.
+"""
+
+import contextlib
+import errno
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from etils import epath
+
+from ddpm_jax.errors import UserError, first_line
+
+AnyPath: TypeAlias = Path | epath.Path
+"""A path on a disk, or in a bucket."""
+
+
+def missing_packages() -> list[str]:
+    """The packages that buckets need and that are not installed."""
+    return [name for name, module in (("gcsfs", "gcsfs"), ("google-cloud-storage", "google.cloud.storage"))
+            if not _importable(module)]  # fmt: skip
+
+
+@functools.cache
+def _importable(module: str) -> bool:
+    """Whether a module is installed, without importing it."""
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
+
+
+@functools.cache
+def prepare_buckets() -> None:
+    """Has every part of the program read buckets by gcsfs, whose listings are never kept: another process writes too.
+
+    epath would use TensorFlow where that is installed.
+    """
+    import fsspec.config
+
+    os.environ.setdefault("EPATH_USE_TF", "false")
+    for name in ("gs", "gcs"):
+        fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+
+
+def gcs() -> Any:
+    """The file system of buckets, the same as epath's."""
+    import fsspec
+
+    return fsspec.filesystem("gcs", finalize_on_close=True)
+
+
+@contextlib.contextmanager
+def as_os_errors(path: AnyPath, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns the errors of the libraries for buckets into an `OSError`; those of a disk are such already.
+
+    Args:
+      path: the path that is read or written.
+      passing: kinds of errors that stay as they are.
+    """
+    if not isinstance(path, Path):
+        prepare_buckets()  # also in a process that was started to read images
+    try:
+        yield
+    except (UserError, *passing):
+        raise
+    except Exception as error:
+        if isinstance(path, Path) or (isinstance(error, OSError) and not _may_pass(error)):
+            raise
+        raise OSError(errno.ETIMEDOUT if _may_pass(error) else errno.EIO, _reason(error), str(path)) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the bucket did not answer, or asked to come again later, after the libraries have tried for a while."""
+    import aiohttp
+    import requests
+    from gcsfs.retry import is_retriable
+    from google.api_core import exceptions
+
+    of_google = exceptions.ServerError | exceptions.TooManyRequests | exceptions.RetryError
+    of_network = requests.ConnectionError | requests.Timeout | aiohttp.ClientError | TimeoutError
+    return isinstance(error, of_google | of_network) or is_retriable(error)
+
+
+def _reason(error: Exception) -> str:
+    """Why a bucket cannot be used, in a few words, with a remedy if it is known."""
+    from google.auth.exceptions import DefaultCredentialsError, RefreshError
+
+    if isinstance(error, DefaultCredentialsError | RefreshError):
+        return "no valid login to Google Cloud was found: run `gcloud auth application-default login`"
+    return first_line(error)
