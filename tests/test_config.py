@@ -156,6 +156,7 @@ OUT_OF_RANGE = {
     "log.quality_every": -1,
     "log.quality_images": 1,
     "log.quality_steps": 0,
+    "log.stacks_after": -1.0,
     "data.held_out": 1.0,
     "seed": -1,
 }

@@ -241,3 +241,15 @@ def test_a_dead_data_worker_is_one_line():
     next(stream)
     with pytest.raises(UserError, match=r"^a process that reads images ended .*exit code -9\).*num_workers.*again$"):
         next(stream)
+
+
+def test_a_step_ends_before_processes_agree_on_the_time_of_a_save(monkeypatch):
+    """A broadcast beside a step that communicates can leave all of them waiting for ever."""
+    order = []
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(saving.jax, "block_until_ready", order.append)
+    monkeypatch.setattr(saving, "agreed", lambda value: order.append("agreed") or value)
+    saves = saving.Saves(None, None, {}, every=saving.Intervals(50, 10.0))
+    saves.latest = "the state"
+    assert not saves.due(1)
+    assert order == ["the state", "agreed"]
