@@ -227,15 +227,21 @@ command()
 
 
 @pytest.mark.slow
-def test_two_processes_roll_back_together(tmp_path):
-    """To the run that was told to pass over the batch."""
-    changes = {**CONFIG, "train__num_steps": 14, "checkpoint__every": 5}
-    back, told = tiny_config(**changes, train__on_divergence="rollback"), tiny_config(**changes, train__pass_over=(12,))
-    output = finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'back'}", *arguments(back)))
-    assert output.count("at step 12; the run returns to step 10 and passes over the batch of step 12 (1 of") == 1
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_two_processes_roll_back_together(bucket, tmp_path, where):
+    """To the run that was told to pass over the batches; the checkpoint of step 10 is removed and saved again."""
+    changes = {**CONFIG, "train__num_steps": 14, "checkpoint__every": 5, "train__rollback_batches": 3}
+    back, told = (
+        tiny_config(**changes, train__on_divergence="rollback"),
+        tiny_config(**changes, train__pass_over=(10, 11, 12)),
+    )
+    workdir = tmp_path / "back" if where == "disk" else f"{bucket}/back"
+    output = finish(start("-c", FRAGILE, f"--workdir={workdir}", *arguments(back)))
+    assert output.count("at step 12; the run returns to step 5 and passes over the batch of steps 10 to 12 (3 of") == 1
     finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'told'}", *arguments(told)))
-    assert Run(tmp_path / "back").digest() == Run(tmp_path / "told").digest()
-    assert losses(tmp_path / "back") == losses(tmp_path / "told")
+    assert Run(workdir).digest() == Run(tmp_path / "told").digest()
+    assert losses(workdir) == losses(tmp_path / "told")
+    assert saved_steps(f"{workdir}/checkpoints") == saved_steps(tmp_path / "told/checkpoints")
 
 
 INTERLEAVED = """
