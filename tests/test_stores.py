@@ -132,9 +132,9 @@ def test_a_holder_that_was_paused_in_its_sweep_leaves_the_checkpoints_of_its_suc
     assert saved_steps(folder) == [4, 2]
 
 
-def test_a_listing_that_lags_hides_no_checkpoint(folder, opened, monkeypatch):
+def test_a_listing_that_lags_hides_no_checkpoint_and_brings_none_back(folder, opened, monkeypatch):
     publish(opened(folder), 2)
-    monkeypatch.setattr(storage, "names", lambda folder: [])
+    monkeypatch.setattr(storage, "names", lambda folder: ["7"])
     assert saved_steps(folder) == [2]
 
 
