@@ -109,6 +109,7 @@ def test_of_several_processes_the_first_writes_and_the_error_of_another_one_stay
         first.__exit__(TransientError, TransientError("lost"), None)
         ended = read_status(tmp_path)
     assert (ended.state, ended.last_error, ended.time) == ("needs you", "cannot read cat.png; replace it", 1010.0)
+    assert ended.step == 10  # as the first one knows it
     with beat(tmp_path):
         assert read_status(tmp_path).state == "waiting"
     assert read_status(tmp_path).state == "stopped"
@@ -183,6 +184,18 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 )
 def test_the_peak_is_that_of_the_longest_name(kind, teraflops):
     assert peaks.peak_flops(kind) == (teraflops and teraflops * 1e12)
+
+
+def test_the_arithmetic_is_counted_for_devices_whose_plugin_cannot_count(monkeypatch):
+    """As those of TPUs and GPUs: JAX refuses to count for them."""
+    from jax._src.interpreters import pxla
+
+    from ddpm_jax.jobs import peak
+
+    monkeypatch.setattr(pxla.xb, "using_pjrt_c_api", lambda backend: True)
+    lowered = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
+    assert lowered.cost_analysis() is None
+    assert peak._flops(lowered) == 2 * 64**3
 
 
 @pytest.mark.slow

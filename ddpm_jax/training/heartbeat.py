@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the log loads TensorBoard's writer, without which the statu
     from ddpm_jax.training.log import LogLine
 
 _SECONDS = 10.0  # between two writes to a bucket while a run is training
+_OF_THE_ERROR = ("last_error", "last_error_time", "host", "pid")
 WAITING, TRAINING, STOPPED, FINISHED, NEEDS_YOU = "waiting", "training", "stopped", "finished", "needs you"
 
 
@@ -143,7 +144,9 @@ class Heartbeat:
             self._status = dataclasses.replace(self._status, **said)
         alone = state == NEEDS_YOU and not isinstance(error, AgreedError)
         if alone or (is_first() and not self._needs_you_by_another()):
-            self._status = self._status.ended(state)
+            known = self._status if is_first() else self._read() or self._status  # the first one knows the numbers
+            fields: dict[str, Any] = {name: getattr(self._status, name) for name in _OF_THE_ERROR}
+            self._status = dataclasses.replace(known, **fields).ended(state)
             self._write()
 
     def resumed(self, step: int, *, peak_steps_per_s: float | None = None) -> None:
