@@ -1,5 +1,6 @@
 """The log has the means of every step once, TensorBoard shows the same, and a run that diverges is stopped."""
 
+import contextlib
 import io
 import json
 import re
@@ -11,8 +12,11 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import log as log_module
+from ddpm_jax.training import goodput
+from ddpm_jax.training.board import TensorBoard
 from ddpm_jax.training.log import DivergedError, RunLog, read_log
+from ddpm_jax.training.log_lines import LogFile
+from ddpm_jax.training.sinks import Start
 
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
@@ -21,10 +25,13 @@ def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0),
     return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters}
 
 
+@contextlib.contextmanager
 def run_log(workdir, start_step=0):
     """A log of up to 10 steps of 4 images; the learning rate of step s is s / 100."""
     rate = lambda step: step / 100
-    return RunLog(workdir, start_step=start_step, num_steps=10, batch_size=4, learning_rate=rate)
+    start, sinks = Start(workdir, {}, start_step), [LogFile(), TensorBoard()]
+    with RunLog(start, sinks, num_steps=10, batch_size=4, learning_rate=rate) as log, log.clock.phase("steps"):
+        yield log
 
 
 def write(workdir, steps, start_step=0):
@@ -52,13 +59,12 @@ def scalars(workdir):
 
 def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
         log.add(1, metrics(3, 5, counts=(2, 0, 1, 0), sums=(6.0, 0.0, 1.0, 0.0), bound_nats=np.float32(7)))
         log.add(2, metrics(4, 6, counts=(0, 0, 3, 0), sums=(0.0, 0.0, 3.0, 0.0), bound_nats=np.float32(8)))
         now[0] = 104.0
         log.flush()
-        log.restart_clock()
         now[0] = 105.0
         log.flush()  # nothing new
         log.add(3, metrics(1))
@@ -84,10 +90,10 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
 
 def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
-        now[0] = 50.0
-        log.restart_clock()
+        with log.clock.phase("previews"):
+            now[0] = 50.0
         log.add(1, metrics(1))
         now[0] = 52.0
         log.flush()
@@ -171,8 +177,8 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
         rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; fix the cause; then .* last good checkpoint$"
     )
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(UserError, match=message):
-        run_log(tmp_path)
+    with pytest.raises(UserError, match=message), run_log(tmp_path):
+        pass
     (tmp_path / "log.jsonl").rmdir()
     with run_log(tmp_path) as log:
         (tmp_path / "log.jsonl").mkdir()
@@ -186,13 +192,14 @@ def test_a_full_disk_stops_the_log_in_one_line_and_closing_it_is_silent(tmp_path
         raise OSError(28, "No space left on device")
 
     with run_log(tmp_path) as log:
-        log._files[1]._writer.flush = full
+        board = log._sinks[1]
+        board._writer.flush = full
         log.add(1, metrics(1))
         with pytest.raises(UserError, match="No space left on device; free some space"):
             log.flush()
     assert "Error" not in capfd.readouterr().err
-    del log._files[1]._writer.flush
-    log._files[1].close()
+    del board._writer.flush
+    board.end(None)
 
 
 def test_lines_are_plain_json(tmp_path):
@@ -203,7 +210,7 @@ def test_lines_are_plain_json(tmp_path):
 
 def test_measured_numbers_are_in_the_line_and_their_time_is_not_in_the_speed(tmp_path, monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
 
     def measured():
         now[0] += 50

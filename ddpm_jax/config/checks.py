@@ -24,8 +24,9 @@ def not_one_of(value: object, choices: Iterable[str]) -> str:
 def problem(path: str, value: Any) -> str:
     """What is wrong with the value of a key, as the end of a message; "" if it obeys the schema."""
     key = KEYS[path]
-    if key.choices and value not in key.choices:
-        return not_one_of(value, key.choices)
+    for name in value if type(key.default) is tuple else (value,):
+        if key.choices and name not in key.choices:
+            return not_one_of(name, key.choices)
     return "" if key.rule is None or key.rule.fits(value) else f"must {key.rule.words}"
 
 

@@ -85,22 +85,29 @@ def train_loop(
     Raises:
       DivergedError: a step diverged, and the log does not tolerate it.
     """
+    clock, compiled = log.clock, False
     for step in range(int(state.step) + 1, num_steps + 1):
-        batch, metrics = next(batches), {}
+        metrics: Metrics = {}
+        with clock.phase("input"):
+            batch = next(batches)
         if step in pass_over:
             state = passed_over(state)
         else:
-            state, metrics = step_fn(state, batch)
+            with clock.phase("steps" if compiled else "compiling"):
+                state, metrics = step_fn(state, batch)
+            compiled = True
         saves.latest = state
         log.add(step, metrics)
         stop = stop_asked(step)
         save = step == num_steps or stop or saves.due(step)
         if save or step % log_every == 0:
             log.flush(partial(measured, measures, step, state))
-        if save:
-            saves.save()
-        for hook in hooks:
-            hook(step, state, dict(metrics))
+        with clock.phase("saving"):
+            if save:
+                saves.save()
+        with clock.phase("hooks"):
+            for hook in hooks:
+                hook(step, state, dict(metrics))
         if stop:
             saves.wait()
             log.say(f"interrupted: step {step} is saved; the same command resumes from there")
