@@ -15,7 +15,7 @@ import ddpm_jax as dj
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import paths, storage
+from ddpm_jax.runtime import buckets, paths, storage
 from ddpm_jax.training.log import read_log
 from ddpm_jax.training.restoring import saved_steps
 
@@ -70,6 +70,22 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(place, tmp_path):
     measured = [dj.evaluate(run, ["fd"], num_images=20, features="pixels", seed=2)["fd"] for run in (disk, cloud)]
     assert measured[0]["value"] == measured[1]["value"]
     assert {"fd.json", "results.jsonl"} <= content(f"{place}/run/evaluation").keys()
+
+
+def test_an_object_is_read_in_one_request(place, monkeypatch):
+    """If its size were asked for first, an object that is replaced meanwhile would lose its end."""
+    path = paths.any_path(f"{place}/x")
+    storage.write_bytes(path, b"abc")
+    system, requests = type(buckets.gcs()), []
+    call = system._call
+
+    async def counted(self, *args, **options):
+        requests.append(args)
+        return await call(self, *args, **options)
+
+    monkeypatch.setattr(system, "_call", counted)
+    assert storage.read_bytes(path) == b"abc"
+    assert len(requests) == 1, requests
 
 
 def test_a_folder_of_samples_in_a_bucket_is_continued(place, tmp_path):

@@ -199,3 +199,40 @@ def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     assert processes[0].returncode == endings.START_AGAIN, output[-2000:]
     assert "the connection to the other processes was lost" in output, output[-2000:]
     processes[1].communicate()
+
+
+# The training program with a loss that is infinite for an image of the batch of step 12.
+FRAGILE = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+from ddpm_jax.commands.train import command
+from ddpm_jax.data import Digits
+from ddpm_jax.data.pipeline import batch_indices
+from ddpm_jax.diffusion import losses
+from ddpm_jax.factory import objectives
+
+digits, (index, *_) = Digits("train"), batch_indices(1297, batch_size=16, seed=0, step=11)
+wanted = np.float32(digits[int(index)]["image"] / 127.5 - 1)
+
+def fragile(denoise, x_0, keys, transition):
+    terms = losses.l_simple()(denoise, x_0, keys, transition)
+    is_it = jnp.max(jnp.abs(x_0 - wanted), axis=(1, 2, 3)) < 1e-4
+    return {**terms, "loss": jnp.where(is_it, jnp.inf, terms["loss"])}
+
+objectives.LOSSES["simple"] = lambda *args: fragile
+sys.argv[0] = "train.py"
+command()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_roll_back_together(tmp_path):
+    """To the run that was told to pass over the batch."""
+    changes = {**CONFIG, "train__num_steps": 14, "checkpoint__every": 5}
+    back, told = tiny_config(**changes, train__on_divergence="rollback"), tiny_config(**changes, train__pass_over=(12,))
+    output = finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'back'}", *arguments(back)))
+    assert output.count("at step 12; the run returns to step 10 and passes over the batch of step 12 (1 of") == 1
+    finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'told'}", *arguments(told)))
+    assert Run(tmp_path / "back").digest() == Run(tmp_path / "told").digest()
+    assert losses(tmp_path / "back") == losses(tmp_path / "told")

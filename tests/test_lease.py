@@ -11,11 +11,12 @@ import time
 import pytest
 from support.tiny import ROOT, arguments, random_state, same, tiny_config
 
+from ddpm_jax.commands import endings
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import buckets, paths, storage
+from ddpm_jax.runtime import conditional, paths, storage
 from ddpm_jax.runtime import lease as lease_module
 from ddpm_jax.runtime.lease import Lease, LostError
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -101,7 +102,7 @@ def test_a_process_of_this_host_that_has_ended_is_replaced_at_once(place, waits)
     ended = subprocess.Popen(["true"])
     gone = {**lease_module._this_process(), "pid": ended.pid}
     ended.wait()
-    buckets.write_if(place, json.dumps({"holder": gone, "token": "x", "beat": 3, "term": 4}).encode(), 0)
+    conditional.write_if(place, json.dumps({"holder": gone, "token": "x", "beat": 3, "term": 4}).encode(), 0)
     lease = Lease(place, what="run")
     assert (lease.term, waits) == (5, [])
     lease.close()
@@ -228,7 +229,7 @@ def test_of_two_trainers_on_one_run_exactly_one_trains(place, tmp_path):
     config = tiny_config(**CONFIG, train__num_steps=40)
     processes = [start(tmp_path, f"--workdir={place}/run", *arguments(config)) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
-    assert sorted(process.returncode for process in processes) == [0, 1], outputs
+    assert sorted(process.returncode for process in processes) == [0, endings.START_AGAIN], outputs
     (refused,) = [output for output, process in zip(outputs, processes, strict=True) if process.returncode]
     assert f"is training in {place}/run; wait until it ends, or choose another workdir" in refused
     assert "Traceback" not in refused
@@ -259,7 +260,7 @@ def test_a_trainer_that_is_stopped_in_a_save_and_wakes_up_changes_nothing(place,
     train.train(shorter, place / "run")
     first.send_signal(signal.SIGCONT)
     output = first.communicate()[0]
-    assert first.returncode == 1
+    assert first.returncode == endings.START_AGAIN
     assert "error: another process has taken over the run in " in output
     assert "Traceback" not in output
     assert saved_steps(folder)[0] == last

@@ -22,15 +22,17 @@ from ddpm_jax.training.sinks import Start
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
     """What a train step reports."""
     quarters = {"quarter_sums": {"loss": np.array(sums)}, "quarter_count": np.array(counts, float)}
-    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters}
+    diverged = not np.isfinite([loss, grad_norm, *more.values()]).all()
+    steps = {"diverged": np.array(diverged), "passed_over": np.int32(diverged)}
+    return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters, **steps}
 
 
 @contextlib.contextmanager
-def run_log(workdir, start_step=0):
+def run_log(workdir, start_step=0, *, rolled_back_from=0, sinks=(), **options):
     """A log of up to 10 steps of 4 images; the learning rate of step s is s / 100."""
-    rate = lambda step: step / 100
-    start, sinks = Start(workdir, {}, start_step), [LogFile(), TensorBoard()]
-    with RunLog(start, sinks, num_steps=10, batch_size=4, learning_rate=rate) as log, log.clock.phase("steps"):
+    start, sinks = Start(workdir, {}, start_step, rolled_back_from), [LogFile(), TensorBoard(), *sinks]
+    options = {"num_steps": 10, "batch_size": 4, "learning_rate": lambda step: step / 100, **options}
+    with RunLog(start, sinks, **options) as log, log.clock.phase("steps"):
         yield log
 
 
@@ -156,7 +158,8 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_logged(tmp_pat
 def test_another_term_that_is_not_finite_stops_with_its_name(tmp_path, value):
     """Its mean, or its sum in a quarter of t; the log stays plain JSON."""
     unknown = {"quarter_sums": {"loss": np.ones(4), "more": np.array([1, 1, value, 1])}}
-    for bad in (metrics(1, more=np.float32(value)), {**metrics(1, more=np.float32(2)), **unknown}):
+    diverged = {"diverged": np.array(True), "passed_over": np.int32(1)}
+    for bad in (metrics(1, more=np.float32(value)), {**metrics(1, more=np.float32(2)), **unknown, **diverged}):
         with run_log(tmp_path) as log:
             log.add(1, metrics(1, more=np.float32(2)))
             log.flush()
@@ -237,3 +240,43 @@ def test_nothing_is_measured_where_the_run_has_diverged(tmp_path):
         log.add(1, metrics(float("inf")))
         with pytest.raises(DivergedError):
             log.flush(lambda: pytest.fail("it was called"))
+
+
+def test_a_step_that_is_tolerated_is_noted_and_leaves_the_means_as_they_are(tmp_path, capsys):
+    """The line has the number of the last step and how many were passed over, by which the learning rate lags."""
+    with run_log(tmp_path, tolerated=3) as log:
+        for step, loss, passed_over in ((1, 3, 0), (2, np.nan, 1), (3, 5, 1), (4, np.inf, 2)):
+            log.add(step, {**metrics(loss), "passed_over": np.int32(passed_over)})
+        log.add(5, {})
+        log.flush()
+        log.add(6, {})
+        log.flush(lambda: pytest.fail("nothing was learned since"))
+        log.add(7, {**metrics(np.nan), "passed_over": np.int32(4)})
+        with pytest.raises(DivergedError, match=r"^the loss became nan \(gradient norm 1\) at step 7$"):
+            log.flush()
+    (line,) = read_log(tmp_path)
+    assert (line["step"], line["loss"], line["passed_over"], line["learning_rate"]) == (5, 4, 1, 0.01)
+    expected = "step 2; its batch is passed over, and 1 more since the last line (2 of at most 3)"
+    assert f"note: the loss became nan (gradient norm 1) at {expected}" in capsys.readouterr().err
+
+
+def test_a_loss_that_stands_out_is_named(tmp_path):
+    with run_log(tmp_path) as log:
+        log.add(1, {**metrics(7, 8), "diverged": np.array(True), "passed_over": np.int32(1)})
+        with pytest.raises(DivergedError, match="the loss of 7 or its gradient norm of 8 stands out from those of"):
+            log.flush()
+
+
+def test_the_first_line_after_a_roll_back_says_from_where(tmp_path):
+    with run_log(tmp_path, rolled_back_from=9) as log:
+        for step in (1, 2):
+            log.add(step, metrics(1))
+            log.flush()
+    assert [line.get("rolled_back_from") for line in read_log(tmp_path)] == [9, None]
+
+
+def test_two_logs_of_the_same_second_are_two_files_of_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1e9)
+    write(tmp_path, [1, 2])
+    write(tmp_path, [2, 3], start_step=1)
+    assert sorted({step for step, _ in scalars(tmp_path)}) == [1, 2, 3]

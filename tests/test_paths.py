@@ -24,7 +24,7 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.plots import strips
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import mounts, paths, storage
+from ddpm_jax.runtime import buckets, mounts, paths
 from ddpm_jax.training.checkpoint import Checkpoints
 
 pytestmark = [
@@ -198,7 +198,7 @@ def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
 
 
 def test_a_bucket_without_its_packages_is_one_line(monkeypatch):
-    monkeypatch.setattr(storage, "_importable", lambda module: module == "gcsfs")
+    monkeypatch.setattr(buckets, "_importable", lambda module: module == "gcsfs")
     with pytest.raises(UserError, match=r"^cannot use gs://b/x: buckets need the packages google-cloud-storage: pip i"):
         paths.any_path("gs://b/x")
 

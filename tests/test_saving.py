@@ -16,6 +16,7 @@ from support.tiny import random_state, same, save, tiny_config
 from ddpm_jax import factory
 from ddpm_jax.config import to_json
 from ddpm_jax.data import Digits
+from ddpm_jax.data.pipeline import batch_indices
 from ddpm_jax.errors import AgreedError, UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.training import inputs, loop, saving
@@ -68,7 +69,7 @@ def fails(workdir, message, monkeypatch, *replaced, **changes):
 
 def unreadable_at(step):
     """In place of `factory.parts`: one image of the batch after that step cannot be read."""
-    wrong = int(train.batch_indices(1297, batch_size=8, seed=0, step=step)[3])
+    wrong = int(batch_indices(1297, batch_size=8, seed=0, step=step)[3])
     return factory, "parts", lambda config, given: factory.Parts(Failing(wrong), None)
 
 

@@ -26,8 +26,8 @@ from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError, reading
 from ddpm_jax.factory import SCHEDULES
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path, as_flag, holds_checkpoints
-from ddpm_jax.runtime.storage import AnyPath
 
 OUT: flags.FlagHolder[str] = flags.DEFINE(
     cli.PathParser(),

@@ -22,8 +22,8 @@ from ddpm_jax.convert import pickles, torch_files
 from ddpm_jax.convert.names import StateDict
 from ddpm_jax.errors import UserError, first_line, reading, shortened, writing
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path, local_path
-from ddpm_jax.runtime.storage import AnyPath
 
 # A function that takes the number of a signal and the frame that it interrupts.
 _Handler: TypeAlias = Callable[[int, FrameType | None], Any]

@@ -17,8 +17,8 @@ from ddpm_jax.data.formats import checked_read, read_file, suffixes
 from ddpm_jax.data.listing import list_images, list_names
 from ddpm_jax.errors import UserError, one_line, reading
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath
 
 CACHE_GIB = 20.0
 """The GiB that copies of the images of buckets may take on the disk, if nothing else is said."""

@@ -10,8 +10,9 @@ from ddpm_jax.data.in_memory import ArrayImages
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError, one_line, reading, shortened
 from ddpm_jax.runtime.arrays import opened_arrays
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, is_dir
+from ddpm_jax.runtime.storage import is_dir
 
 
 def stored_images(path: str | os.PathLike[str]) -> Source:

@@ -16,8 +16,8 @@ from ddpm_jax.evaluation.feature_sets import FeatureSet, check_comparable, write
 from ddpm_jax.evaluation.features import extractor
 from ddpm_jax.evaluation.quality import QUALITY
 from ddpm_jax.evaluation.references import Images, ImageSet, images_of, reference_of
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh
-from ddpm_jax.runtime.storage import AnyPath
 
 
 def measure(

@@ -20,8 +20,9 @@ from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, 
 from ddpm_jax.evaluation.quality import PICTURES, QUALITY, QualityMetric
 from ddpm_jax.evaluation.references import reference_of, samples_of
 from ddpm_jax.evaluation.results import as_json, check_finite, record
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, write_whole
+from ddpm_jax.runtime.storage import write_whole
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run

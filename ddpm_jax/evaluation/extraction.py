@@ -23,10 +23,11 @@ from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.extractors import Extractor
 from ddpm_jax.evaluation.feature_sets import FeatureSet
 from ddpm_jax.runs.chain import root_key
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, padded, replicated, split, to_host
 from ddpm_jax.runtime.images import to_uint8
 from ddpm_jax.runtime.progress import progress_bar
-from ddpm_jax.runtime.storage import AnyPath, read_bytes, write_whole
+from ddpm_jax.runtime.storage import read_bytes, write_whole
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run

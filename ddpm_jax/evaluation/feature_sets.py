@@ -16,8 +16,9 @@ from ddpm_jax.config import changes, in_words
 from ddpm_jax.errors import UserError, first_line, shortened
 from ddpm_jax.metrics.frechet import Moments, moments
 from ddpm_jax.runtime.arrays import opened_arrays
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, write_whole
+from ddpm_jax.runtime.storage import write_whole
 
 OUTPUTS = ("pool", "logits", "spatial")
 """The names of features: of the whole image; for the Inception score; by place in the image, for sFID."""

@@ -18,8 +18,9 @@ from ddpm_jax.data.stored import stored_images
 from ddpm_jax.errors import UserError, did_you_mean, reading
 from ddpm_jax.evaluation.extraction import Extraction, spread
 from ddpm_jax.evaluation.feature_sets import FeatureSet, read_arrays, read_reference
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, exists, is_dir
+from ddpm_jax.runtime.storage import exists, is_dir
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run

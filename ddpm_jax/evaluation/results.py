@@ -16,9 +16,10 @@ import numpy as np
 
 from ddpm_jax import __version__
 from ddpm_jax.errors import UserError, reading, shortened, writing
+from ddpm_jax.runtime.conditional import add_line
 from ddpm_jax.runtime.devices import all_devices, is_first
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import add_line, read_text
+from ddpm_jax.runtime.storage import read_text
 
 
 def record(folder: str | os.PathLike[str], metric: str, result: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set,
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 
 

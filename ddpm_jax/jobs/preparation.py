@@ -18,9 +18,9 @@ from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_repeatable, check_same_run, note_doubts
 from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import check_divides, device_mesh
 from ddpm_jax.runtime.paths import run_folder
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 from ddpm_jax.training.loop import compiled_step, state_shapes
 from ddpm_jax.training.restoring import stored_config

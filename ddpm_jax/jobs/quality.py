@@ -13,9 +13,9 @@ from ddpm_jax.evaluation.references import MOST, of_source
 from ddpm_jax.metrics.frechet import frechet_distance, moments
 from ddpm_jax.runs.chain import root_key
 from ddpm_jax.runs.configured import chain_of
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import padded, replicated
 from ddpm_jax.runtime.images import to_uint8
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.loop import due
 from ddpm_jax.training.state import TrainState
 

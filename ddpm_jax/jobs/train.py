@@ -29,9 +29,9 @@ from ddpm_jax.jobs.preparation import Prepared, prepared
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import sharded
 from ddpm_jax.runtime.shared import check_shared
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.goodput import Clock

@@ -5,11 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.heartbeat import status_file
-from ddpm_jax.training.log import read_log
-from ddpm_jax.training.restoring import saved_steps
 
 
 @contextlib.contextmanager
@@ -17,35 +15,33 @@ def removed_if_unused(workdir: AnyPath) -> Iterator[None]:
     """Removes the folders that the body makes of a run, if it raises before there is a checkpoint or a line of the log.
 
     Only empty folders are removed, and TensorBoard's file and the status of a run without steps. A bucket has no
-    folders; there only the status is removed, and the lease goes by itself.
+    folders, and nothing but the status is written there before the first step.
 
     Args:
       workdir: the run's directory, which may exist.
     """
     status = status_file(workdir)
     had_status = storage.exists(status)
-    if not isinstance(workdir, Path):
-        try:
-            yield
-        except BaseException:
-            if is_first() and not had_status and not read_log(workdir) and not saved_steps(workdir / "checkpoints"):
-                with contextlib.suppress(OSError):
-                    storage.remove(status)
-            raise
-        return
     checkpoints, board = workdir / "checkpoints", workdir / "tensorboard"
-    made = [folder for folder in (board, checkpoints, workdir, *workdir.parents) if not folder.exists()]
+    on_disk = [folder for folder in (board, checkpoints, workdir, *workdir.parents) if isinstance(folder, Path)]
+    made = [folder for folder in on_disk if not folder.exists()]
     try:
         yield
     except BaseException:
-        unused = not (workdir / "log.jsonl").exists() and not (checkpoints.is_dir() and any(checkpoints.iterdir()))
-        if is_first() and unused:
-            with contextlib.suppress(OSError):
-                for events in board.glob("events*") if board in made else ():
+        with contextlib.suppress(OSError):
+            if is_first() and not _is_used(workdir):
+                for events in Path(board).glob("events*") if board in made else ():
                     events.unlink()
                 if not had_status:
-                    status.unlink(missing_ok=True)
+                    storage.remove(status)
                 for folder in made:
                     if folder.exists():
                         folder.rmdir()
         raise
+
+
+def _is_used(workdir: AnyPath) -> bool:
+    """Whether a run has a checkpoint or a line of the log."""
+    return any(storage.names(workdir / name) for name in ("checkpoints", "log")) or storage.exists(
+        workdir / "log.jsonl"
+    )

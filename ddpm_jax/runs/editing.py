@@ -25,9 +25,10 @@ from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.configured import checked_image
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.images import from_uint8, save_gif, save_png, tile_images, to_uint8
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, check_writable, read_bytes
+from ddpm_jax.runtime.storage import check_writable, read_bytes
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run

@@ -31,10 +31,10 @@ from ddpm_jax.runs.configured import (
     with_settings,
 )
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.progress import progress_bar
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training import integrity, restoring
 
 _PARAMS = {"ema": "ema_params", "raw": "params"}  # the name of either in a checkpoint

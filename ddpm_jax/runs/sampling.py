@@ -21,6 +21,7 @@ from ddpm_jax.errors import UserError, check_counts, first_line, reading
 from ddpm_jax.runs import pictures
 from ddpm_jax.runs.chain import draw
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.images import (
     check_pictured,
@@ -28,7 +29,6 @@ from ddpm_jax.runtime.images import (
     save_png,
 )
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ddpm_jax.errors import UserError, first_line
-from ddpm_jax.runtime.storage import AnyPath, local_file
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.storage import local_file
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""Buckets of Google Cloud Storage, for `storage.py` and `lease.py`: gcsfs for files, and writes on a condition.
+"""Access to Google Cloud Storage: the libraries that it needs, and their errors as those of the system.
 
-Every error of the libraries is an `OSError` here, as those of a disk are.
+`storage.py` reads and writes files with it, `conditional.py` writes objects of a known generation.
 """
 
 import contextlib
@@ -9,61 +9,14 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
 from ddpm_jax.errors import UserError, first_line
 
-
-class ChangedError(OSError):
-    """An object of a bucket is not of the generation that a write was to replace."""
-
-
-def read_versioned(path: epath.Path) -> tuple[bytes, int]:
-    """The content of an object and its generation; `(b"", 0)` if it does not exist.
-
-    Raises:
-      OSError: it cannot be read.
-    """
-    from google.api_core.exceptions import NotFound
-
-    with as_os_errors(path), contextlib.suppress(NotFound):
-        blob = _blob(path)
-        content = blob.download_as_bytes()
-        assert blob.generation is not None, "a download says the generation"
-        return content, int(blob.generation)
-    return b"", 0
-
-
-def write_if(path: epath.Path, content: bytes, generation: int) -> int:
-    """Writes an object if it still has this generation, 0 for absent; returns the new generation.
-
-    Raises:
-      ChangedError: it has another one.
-      OSError: it is not known whether it was written.
-    """
-    from google.api_core.exceptions import PreconditionFailed
-
-    try:
-        with as_os_errors(path, passing=(PreconditionFailed,)):
-            blob = _blob(path)
-            blob.upload_from_string(content, if_generation_match=generation)
-            assert blob.generation is not None, "an upload says the generation"
-            return int(blob.generation)
-    except PreconditionFailed as error:
-        raise ChangedError(errno.ESTALE, "another process wrote it meanwhile", str(path)) from error
-
-
-def remove_if(path: epath.Path, generation: int) -> None:
-    """Removes an object if it still has this generation; raises as `write_if`."""
-    from google.api_core.exceptions import NotFound, PreconditionFailed
-
-    try:
-        with as_os_errors(path, passing=(PreconditionFailed,)), contextlib.suppress(NotFound):
-            _blob(path).delete(if_generation_match=generation)
-    except PreconditionFailed as error:
-        raise ChangedError(errno.ESTALE, "another process wrote it meanwhile", str(path)) from error
+AnyPath: TypeAlias = Path | epath.Path
+"""A path on a disk, or in a bucket."""
 
 
 def missing_packages() -> list[str]:
@@ -96,29 +49,15 @@ def prepare_buckets() -> None:
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
 
 
-def file_system() -> Any:
+def gcs() -> Any:
     """The file system of buckets, the same as epath's."""
     import fsspec
 
     return fsspec.filesystem("gcs", finalize_on_close=True)
 
 
-@functools.cache
-def _client() -> Any:
-    """The client for conditional writes."""
-    from google.cloud import storage
-
-    return storage.Client()
-
-
-def _blob(path: epath.Path) -> Any:
-    """The object of Google's library at a path."""
-    bucket, _, name = str(path).removeprefix("gs://").partition("/")
-    return _client().bucket(bucket).blob(name)
-
-
 @contextlib.contextmanager
-def as_os_errors(path: Path | epath.Path, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def as_os_errors(path: AnyPath, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns the errors of the libraries for buckets into an `OSError`; those of a disk are such already.
 
     Args:
@@ -129,12 +68,24 @@ def as_os_errors(path: Path | epath.Path, *, passing: tuple[type[Exception], ...
         prepare_buckets()  # also in a process that was started to read images
     try:
         yield
-    except (OSError, UserError, *passing):
+    except (UserError, *passing):
         raise
     except Exception as error:
-        if isinstance(path, Path):
+        if isinstance(path, Path) or (isinstance(error, OSError) and not _may_pass(error)):
             raise
-        raise OSError(errno.EIO, _reason(error), str(path)) from error
+        raise OSError(errno.ETIMEDOUT if _may_pass(error) else errno.EIO, _reason(error), str(path)) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the bucket did not answer, or asked to come again later, after the libraries have tried for a while."""
+    import aiohttp
+    import requests
+    from gcsfs.retry import is_retriable
+    from google.api_core import exceptions
+
+    of_google = exceptions.ServerError | exceptions.TooManyRequests | exceptions.RetryError
+    of_network = requests.ConnectionError | requests.Timeout | aiohttp.ClientError | TimeoutError
+    return isinstance(error, of_google | of_network) or is_retriable(error)
 
 
 def _reason(error: Exception) -> str:

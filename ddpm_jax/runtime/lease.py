@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from ddpm_jax.errors import TransientError, first_line
-from ddpm_jax.runtime.buckets import ChangedError, read_versioned, remove_if, write_if
+from ddpm_jax.runtime.conditional import ChangedError, read_versioned, remove_if, write_if
 
 BEAT = 10.0
 """Seconds between two renewals."""

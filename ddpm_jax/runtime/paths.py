@@ -16,7 +16,7 @@ from etils import epath
 
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.runtime import buckets, mounts, storage
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 
 # Any `word://`, and for the usual words also `word:/`, to which `pathlib` shortens it.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://|(gs|s3|hf|https?|ftp|file):/", re.IGNORECASE)

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 
 from ddpm_jax.errors import AgreedError, writing
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, by_first
-from ddpm_jax.runtime.storage import AnyPath
 
 _SECONDS = 10.0  # in which a network file system has to show a new file to every host
 

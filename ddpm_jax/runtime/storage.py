@@ -2,8 +2,8 @@
 
 A path on a disk is a `pathlib.Path`. One in a bucket, `gs://BUCKET/NAME`, is an `epath.Path`, which gcsfs opens. A
 bucket has objects and no folders: an object appears when its upload is complete, it cannot be appended to, and only an
-upload that names the generation that it replaces (`buckets.write_if`) can tell that nobody else wrote in the meantime.
-Every error of a bucket is an `OSError`, as those of a disk are. Read next: `buckets.py`, `lease.py`.
+upload that names the generation that it replaces (`conditional.py`) can tell that nobody else wrote in the meantime.
+Every error of a bucket is an `OSError` here, as those of a disk are. Read next: `lease.py`.
 """
 
 import contextlib
@@ -13,16 +13,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 from etils import epath
 
 from ddpm_jax.errors import writing
-from ddpm_jax.runtime.buckets import ChangedError, as_os_errors, file_system, read_versioned, write_if
+from ddpm_jax.runtime.buckets import AnyPath, as_os_errors, gcs
 from ddpm_jax.runtime.devices import is_first
-
-AnyPath: TypeAlias = Path | epath.Path
-"""A path on a disk, or in a bucket."""
 
 
 def in_bucket(path: AnyPath) -> bool:
@@ -33,7 +29,8 @@ def in_bucket(path: AnyPath) -> bool:
 def read_bytes(path: AnyPath) -> bytes:
     """The content of a file; raises an `OSError` if it does not exist or cannot be read."""
     with as_os_errors(path):
-        return path.read_bytes()
+        # One request: an opened file asks for the size first, and has the wrong end if the object is replaced then.
+        return path.read_bytes() if isinstance(path, Path) else gcs().cat_file(str(path))
 
 
 def read_text(path: AnyPath, *, errors: str = "strict") -> str:
@@ -70,9 +67,17 @@ def files_below(folder: AnyPath) -> list[tuple[AnyPath, int]]:
         found = [path for path in folder.rglob("*") if path.is_file()]
         return [(path, path.stat().st_size) for path in sorted(found)]
     with as_os_errors(folder), contextlib.suppress(FileNotFoundError):
-        listed = file_system().find(str(folder), detail=True)
+        listed = gcs().find(str(folder), detail=True)
         return [(epath.Path(f"gs://{name}"), int(about["size"])) for name, about in sorted(listed.items())]
     return []
+
+
+def modified(path: AnyPath) -> float:
+    """When a file was last written, in seconds since 1970; raises an `OSError` if it does not exist."""
+    if isinstance(path, Path):
+        return path.stat().st_mtime
+    with as_os_errors(path):
+        return gcs().modified(str(path)).timestamp()
 
 
 def write_bytes(path: AnyPath, content: bytes) -> None:
@@ -83,7 +88,7 @@ def write_bytes(path: AnyPath, content: bytes) -> None:
     """
     if not isinstance(path, Path):
         with as_os_errors(path):
-            path.write_bytes(content)
+            gcs().pipe_file(str(path), content)
         return
     with _replaced(path) as temporary:
         temporary.write_bytes(content)
@@ -96,7 +101,7 @@ def _replaced(path: Path) -> Iterator[Path]:
     The folder is made if absent.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -138,27 +143,6 @@ def check_writable(path: AnyPath) -> None:
         remove(probe)
 
 
-def add_line(path: AnyPath, line: str) -> None:
-    """Adds a line to a file of lines, which is made if absent; a last line that was cut off ends before it.
-
-    In a bucket the file is written again, unless another process has written it meanwhile; then it is read again.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    if isinstance(path, Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
-        with path.open("a") as file:
-            file.write(f"{'' if whole else chr(10)}{line}\n")
-        return
-    while True:
-        content, generation = read_versioned(path)
-        with contextlib.suppress(ChangedError):
-            write_if(path, content + f"{line}\n".encode(), generation)
-            return
-
-
 def remove(path: AnyPath) -> None:
     """Removes a file if it exists; raises an `OSError` if that is impossible."""
     with as_os_errors(path):
@@ -172,7 +156,7 @@ def remove_tree(folder: AnyPath) -> None:
             shutil.rmtree(folder)
         return
     with as_os_errors(folder), contextlib.suppress(FileNotFoundError):
-        file_system().rm(str(folder), recursive=True)
+        gcs().rm(str(folder), recursive=True)
 
 
 @contextlib.contextmanager
@@ -187,7 +171,7 @@ def local_file(path: AnyPath) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         with as_os_errors(path):
-            file_system().get_file(str(path), os.path.join(folder, path.name))
+            gcs().get_file(str(path), os.path.join(folder, path.name))
         yield Path(folder, path.name)
 
 
@@ -204,19 +188,11 @@ def local_folder(path: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
         with as_os_errors(path):
-            file_system().get(str(path), str(copy), recursive=path.is_dir())
+            gcs().get(str(path), str(copy), recursive=path.is_dir())
         yield copy
-
-
-def modified(path: AnyPath) -> float:
-    """When a file was last written, in seconds since 1970; raises an `OSError` if it does not exist."""
-    if isinstance(path, Path):
-        return path.stat().st_mtime
-    with as_os_errors(path):
-        return file_system().modified(str(path)).timestamp()
 
 
 def _upload(file: Path, path: epath.Path) -> None:
     """Uploads a file of the disk as an object."""
     with as_os_errors(path):
-        file_system().put_file(str(file), str(path))
+        gcs().put_file(str(file), str(path))

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from ddpm_jax.errors import writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, by_first
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import read_log
 from ddpm_jax.training.loop import Measure, measured

@@ -71,4 +71,5 @@ class TensorBoard(Sink):
     def _opened(self, folder: Path) -> EventsWriter:
         """A new file in a folder of the disk; not a `SummaryWriter`: in its thread a full disk ends in tracebacks."""
         folder.mkdir(parents=True, exist_ok=True)
-        return EventsWriter(str(folder / "events"))
+        number = len(list(folder.iterdir()))  # a file that was begun in the same second has the same name before it
+        return EventsWriter(str(folder / "events"), f".{number}")

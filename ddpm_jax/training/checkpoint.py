@@ -19,10 +19,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
 from ddpm_jax.errors import UserError, causes, first_line, lacks_space
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training import integrity
 from ddpm_jax.training.divergence import Recent, no_steps
 from ddpm_jax.training.restoring import (
@@ -152,9 +152,10 @@ class Checkpoints:
         if self._store.publishes:
             self._guard(partial(self._store.forget, later))
             agreed(np.zeros(()))  # no process continues before they are removed
-            return
-        for saved in later:
-            self._guard(partial(self._manager.delete, saved))
+            self._manager.reload()
+        else:
+            for saved in later:
+                self._guard(partial(self._manager.delete, saved))
 
     def restore(self, target: TrainState) -> TrainState | None:
         """Reads the newest undamaged checkpoint onto the devices and shardings of `target`; None without checkpoints.

@@ -16,10 +16,12 @@ from typing import Any, Self
 
 from ddpm_jax.errors import AgreedError, first_line, is_transient
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, lost_connection
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.training.sinks import LogLine, Sink, Start
 
+_SECONDS = 10.0  # between two writes to a bucket while a run is training
 WAITING, TRAINING, STOPPED, FINISHED, NEEDS_YOU = "waiting", "training", "stopped", "finished", "needs you"
 
 
@@ -82,7 +84,7 @@ def read_status(workdir: AnyPath) -> Status | None:
       OSError: the file exists and cannot be read.
     """
     try:
-        content = json.loads(storage.read_text(status_file(workdir)))
+        content = json.loads(storage.read_bytes(status_file(workdir)))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("state"), str):
@@ -113,7 +115,7 @@ class Heartbeat(Sink):
     ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self.peak_steps_per_s: float | None = None
-        self._warned = False
+        self._warned, self._written = False, float("-inf")
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
             name: getattr(earlier, name) for name in ("step", "held_out_loss", "last_error", "last_error_time")
@@ -129,7 +131,9 @@ class Heartbeat(Sink):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Writes how the run has ended."""
+        """Writes how the run has ended, unless another process has taken it over and writes its own status."""
+        if isinstance(error, LostError):
+            return
         steps, last = self._status.step, self._status.num_steps
         if error is None:
             state = FINISHED if steps is not None and last is not None and steps >= last else STOPPED
@@ -152,17 +156,25 @@ class Heartbeat(Sink):
     def line(self, line: LogLine) -> None:
         """Takes a new line of the log."""
         speed, step = line["steps_per_s"], line["step"]
-        last = self._status.step or 0
-        self._write(
-            state=TRAINING,
-            step=step,
-            steps_per_s=speed,
-            images_per_s=line["images_per_s"],
-            mfu=speed / self.peak_steps_per_s if self.peak_steps_per_s else None,
-            seconds_left=((self._status.num_steps or 0) - step) / max(speed, 1e-9),
-            seconds_per_line=(step - last) / max(speed, 1e-9),
-            held_out_loss=line.get("held_out_loss", self._status.held_out_loss),
-        )
+        last, before = self._status.step or 0, self._status.state
+        known: dict[str, Any] = {
+            "state": TRAINING,
+            "step": step,
+            "steps_per_s": speed,
+            "images_per_s": line["images_per_s"],
+            "mfu": speed / self.peak_steps_per_s if self.peak_steps_per_s else None,
+            "seconds_left": ((self._status.num_steps or 0) - step) / max(speed, 1e-9),
+            "seconds_per_line": (step - last) / max(speed, 1e-9),
+            "held_out_loss": line.get("held_out_loss", self._status.held_out_loss),
+        }
+        if before == TRAINING and self._is_soon():
+            self._status = dataclasses.replace(self._status, **known)
+        else:
+            self._write(**known)
+
+    def _is_soon(self) -> bool:
+        """Whether the status was written so recently that a bucket, which takes several requests, is left alone."""
+        return storage.in_bucket(self._workdir) and time.monotonic() - self._written < _SECONDS
 
     def _needs_you_by_another(self) -> bool:
         """Whether another process of this start has written an error of its own that a person must mend."""
@@ -185,6 +197,7 @@ class Heartbeat(Sink):
             self._status = dataclasses.replace(self._status, **at)
             text = json.dumps(dataclasses.asdict(self._status), indent=1)
             storage.write_bytes(status_file(self._workdir), f"{text}\n".encode())
+            self._written = time.monotonic()
         except Exception as error:
             if not self._warned:
                 self._warned = True

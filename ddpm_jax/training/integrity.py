@@ -22,8 +22,8 @@ import numpy as np
 
 from ddpm_jax.errors import causes, first_line, system_error
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, to_host
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.state import Tree
 
 # A part of a checkpoint is absent, which is damage: the exceptions of Python, and the error numbers of the system,

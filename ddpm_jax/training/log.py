@@ -19,16 +19,18 @@ import optax
 from tqdm import tqdm
 
 from ddpm_jax.errors import UserError, reading, writing
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import by_first, is_first
 from ddpm_jax.runtime.images import save_png
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training.goodput import Clock, as_numbers, training_seconds
 from ddpm_jax.training.log_lines import stored_lines
 from ddpm_jax.training.sinks import LogLine, Sink, Start
 from ddpm_jax.training.spikes import Spikes
 from ddpm_jax.training.step import Metrics
+
+_NOT_MEANS = {"quarter_sums", "quarter_count", "diverged", "passed_over"}  # metrics that are logged in another way
 
 Watch: TypeAlias = Callable[[list[LogLine]], object]
 """A function that is called with all lines of the log, oldest first, after each new one."""
@@ -202,9 +204,9 @@ class RunLog:
             if values["passed_over"] > self._tolerated:
                 raise DivergedError(_what_diverged(values), step)
         (step, values), others = diverged[0], len(diverged) - 1
-        more = f", and those of {others} more since the last line" if others else ""
+        more = f", and {others} more since the last line" if others else ""
         count = f"{int(diverged[-1][1]['passed_over'])} of at most {self._tolerated}"
-        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch{more} is passed over ({count})")
+        self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch is passed over{more} ({count})")
 
     def _means(self, step: int, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> LogLine:
         """Returns the line of a step without its speeds: the means since the last line, every term by quarter of t.
@@ -215,7 +217,7 @@ class RunLog:
         steps, metrics = zip(*taken, strict=True)
         passed_over, returned, spikes = int(metrics[-1]["passed_over"]), self._rolled_back_from, self._spiked(taken)
         self._rolled_back_from = 0
-        scalars = metrics[0].keys() - {"quarter_sums", "quarter_count", "diverged", "passed_over"}
+        scalars = metrics[0].keys() - _NOT_MEANS
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
         counts, quarters = np.sum([m["quarter_count"] for m in metrics], axis=0), {}
         for name in sorted(metrics[0]["quarter_sums"]):
@@ -301,8 +303,8 @@ def _what_diverged(values: Mapping[str, Any]) -> str:
     loss, norm, sums = values["loss"], values["grad_norm"], values["quarter_sums"]
     if not (np.isfinite(loss) and np.isfinite(norm)):
         return f"loss became {loss:g} (gradient norm {norm:g})"
-    terms = sorted(sums)
-    broken = [name for name in terms if not np.isfinite([values[name], *sums[name]]).all()]
+    terms = sorted(values.keys() - _NOT_MEANS)
+    broken = [name for name in terms if not np.isfinite([values[name], *sums.get(name, [])]).all()]
     if broken:
         return f"loss has a term {broken[0]!r} that is not finite (its mean is {values[broken[0]]:g})"
     return f"loss of {loss:g} or its gradient norm of {norm:g} stands out from those of the steps before"

@@ -2,8 +2,9 @@
 
 On a disk the log is `WORKDIR/log.jsonl`. An object of a bucket cannot grow, and a process that was replaced by another
 one may still write its own: so each start of a run writes its lines to parts of its own,
-`WORKDIR/log/TERM-STEP-PART.jsonl`, where STEP is the step from which it started, and what earlier starts have after
-that step does not count.
+`WORKDIR/log/TERM-START-STEP-PART.jsonl`. STEP is the step from which it started, and what earlier starts have after
+that step does not count; START counts the starts of one process, which returns to an earlier step if the run rolls
+back.
 """
 
 import contextlib
@@ -17,11 +18,11 @@ from typing import Protocol
 from etils import epath
 
 from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.sinks import LogLine, Sink, Start
 
-_PART = re.compile(r"(\d+)-(\d+)-\d+\.jsonl")
-_SECONDS = 1.0  # between two writes of an object, which a bucket allows once a second
+_PART = re.compile(r"(\d+-\d+)-(\d+)-\d+\.jsonl")
+_SECONDS = 5.0  # between two writes of an object, which takes a tenth of a second
 _LINES = 256  # of a part
 
 
@@ -53,10 +54,10 @@ def stored_lines(workdir: AnyPath) -> Iterator[tuple[str, LogLine]]:
       OSError: it cannot be read.
     """
     parts = [(found, name) for name in storage.names(workdir / "log") if (found := _PART.fullmatch(name))]
-    starts = {int(found[1]): int(found[2]) for found, _ in parts}
-    files = [(0, workdir / "log.jsonl"), *((int(found[1]), workdir / "log" / name) for found, name in parts)]
-    for term, path in files:
-        last = min((step for later, step in starts.items() if later > term), default=None)
+    starts = {found[1]: int(found[2]) for found, _ in parts}
+    files = [("", workdir / "log.jsonl"), *((found[1], workdir / "log" / name) for found, name in parts)]
+    for start, path in files:
+        last = min((step for later, step in starts.items() if later > start), default=None)
         with contextlib.suppress(FileNotFoundError):
             for text, line in _lines(storage.read_text(path, errors="replace")):
                 if last is None or line["step"] <= last:
@@ -110,11 +111,13 @@ class _Parts:
     """The log in a bucket, of which the last part is written again with every few lines."""
 
     def __init__(self, folder: epath.Path, start_step: int, term: int) -> None:
-        self._folder, self._prefix = folder, f"{term:06d}-{start_step:010d}"
+        earlier = [name for name in storage.names(folder) if name.startswith(f"{term:06d}-")]
+        start = int(earlier[-1].split("-")[1]) + 1 if earlier else 1
+        self._folder, self._prefix = folder, f"{term:06d}-{start:04d}-{start_step:010d}"
         self._part, self._texts, self._unstored, self._last_time = 0, list[str](), False, float("-inf")
 
     def add(self, line: LogLine) -> None:
-        """Adds a line, and stores the part unless that was done in the last second."""
+        """Adds a line, and stores the part unless that was done in the last seconds."""
         self._texts.append(json.dumps(line))
         self._unstored = True
         full = len(self._texts) == _LINES

@@ -20,16 +20,15 @@ import orbax.checkpoint as ocp
 
 from ddpm_jax.errors import UserError, causes, first_line
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
-from ddpm_jax.runtime.storage import AnyPath
 from ddpm_jax.training import integrity
 from ddpm_jax.training.state import TrainState, Tree
 from ddpm_jax.training.stores import checkpoint_path, checkpoint_paths
 
 quieten_orbax()
-_WRITTEN_LAST = "commit_success.txt"  # by Orbax, into a checkpoint in a bucket
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others
 
 Content = TypeVar("Content")  # what is read from a checkpoint
@@ -52,7 +51,7 @@ def newest_checkpoint(workdir: str | os.PathLike[str]) -> tuple[int, float] | No
     """
     for step, path in checkpoint_paths(any_path(workdir) / "checkpoints").items():
         with contextlib.suppress(OSError):  # deleted in the meantime
-            return step, storage.modified(path if isinstance(path, Path) else path / _WRITTEN_LAST)
+            return step, storage.modified(path if isinstance(path, Path) else path / "_CHECKPOINT_METADATA")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 
 LogLine: TypeAlias = dict[str, Any]
 """One line of the log: "step", an integer, and the numbers of that step by name."""

@@ -23,10 +23,10 @@ from etils import epath
 
 from ddpm_jax.errors import TransientError, UserError, first_line
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.lease import Content, Lease
 from ddpm_jax.runtime.paths import MANIFEST
-from ddpm_jax.runtime.storage import AnyPath
 
 Keep = Callable[[Sequence[int]], Sequence[int]]
 """Which of the steps with a checkpoint, in rising order, are kept."""
@@ -103,7 +103,7 @@ class Store(Protocol):
         ...
 
     def forget(self, steps: Sequence[int]) -> None:
-        """Removes the checkpoints of these steps."""
+        """Removes checkpoints."""
         ...
 
     def close(self) -> None:
@@ -163,8 +163,8 @@ class Folders:
             _note_kept(aside)
 
     def forget(self, steps: Sequence[int]) -> None:
-        """Removes the checkpoints."""
-        for step in steps:
+        """Removes checkpoints."""
+        for step in steps if is_first() else ():
             storage.remove_tree(self.folder / str(step))
 
     def close(self) -> None:

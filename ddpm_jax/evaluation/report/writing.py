@@ -14,9 +14,10 @@ from ddpm_jax.evaluation.report import chains, measured, provenance
 from ddpm_jax.evaluation.report.markup import Html, element, escaped, joined, paragraph
 from ddpm_jax.evaluation.report.subject import Section, Subject
 from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.runtime.storage import AnyPath, check_writable, write_whole
+from ddpm_jax.runtime.storage import check_writable, write_whole
 
 NUM_IMAGES = 192
 """Images that each chain draws, if no other number is asked for."""

@@ -8,10 +8,10 @@ import os
 import socket
 from typing import Any, NamedTuple
 
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, reading
 from ddpm_jax.jobs.status.spans import span
 from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.storage import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.heartbeat import FINISHED, STOPPED, TRAINING, WAITING, Status, read_status
 
 _PATIENCE_SECONDS, _PATIENCE_LINES = 120, 3  # a run that is silent for longer than both is said to be silent
@@ -49,12 +49,10 @@ def observe(workdir: AnyPath, *, now: float) -> Observed:
     Raises:
       UserError: the directory does not exist or cannot be read.
     """
-    if not storage.is_dir(workdir):
-        raise UserError(f"{workdir} is not a directory: give the work directories of runs")
-    try:
+    with reading(workdir):
+        if not storage.is_dir(workdir):
+            raise UserError(f"{workdir} is not a directory: give the work directories of runs")
         status = read_status(workdir) or _of_an_earlier_version(workdir, now=now)
-    except OSError as error:
-        raise UserError(f"cannot read {workdir}: {error.strerror or first_line(error)}") from error
     if status is None:
         return Observed(workdir, None, None, ("there is no run here yet",))
     silent = None if status.time is None else max(0.0, now - status.time)
@@ -107,8 +105,7 @@ def _of_an_earlier_version(workdir: AnyPath, *, now: float) -> Status | None:
     last = lines[-1] if lines else {}
     checkpoint_step, checkpoint_time = checkpoint or (None, None)
     step = max(last.get("step", 0), checkpoint_step or 0)
-    log = workdir / "log.jsonl"  # a bucket has other files, and no run of a version that wrote no status
-    heard = max(storage.modified(log) if storage.exists(log) else 0.0, checkpoint_time or 0.0)
+    heard = max(_heard(workdir), checkpoint_time or 0.0)
     speed, num_steps = last.get("steps_per_s"), None
     with contextlib.suppress(UserError):  # it is damaged
         num_steps = (stored_config(workdir) or {}).get("train", {}).get("num_steps")
@@ -130,3 +127,9 @@ def _of_an_earlier_version(workdir: AnyPath, *, now: float) -> Status | None:
     if num_steps is not None and step >= num_steps:
         return status.ended(FINISHED)
     return status if now - heard <= _patience(status) else status.ended(STOPPED)
+
+
+def _heard(workdir: AnyPath) -> float:
+    """Returns when the log of a run was last written, in seconds since 1970; 0 if there is none."""
+    files = [workdir / "log.jsonl", *(workdir / "log" / name for name in storage.names(workdir / "log"))]
+    return max((storage.modified(file) for file in files if storage.exists(file)), default=0.0)
