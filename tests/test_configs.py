@@ -186,6 +186,7 @@ TABLES = {
     "sample.variance": factory.VARIANCES,
     "sample.grid": factory.GRIDS,
     "data.source": (*factory.SOURCES, CUSTOM),
+    "log.sinks": factory.SINKS,
     "checkpoint.best": ("none", *BEST_BY),
 }
 OF_THE_NETWORK = {"model.padding", "model.time_embedding", "model.dtype"}

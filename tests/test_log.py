@@ -82,9 +82,10 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
         "learning_rate": 0.01,
         "steps_per_s": 0.5,
         "images_per_s": 2.0,
+        "seconds_steps": 4.0,
     }
     quarters = {f"loss_t{i}": float(i) for i in range(1, 5)}
-    rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0}
+    rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0, "seconds_steps": 1.0}
     assert second == {"step": 3, "loss": 1.0, "grad_norm": 1.0, **quarters, **rest}
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "step 2/10  loss 3.5000  (3.000 - 1.000 -)  0.50 steps/s  2 images/s  00:00:16 left"
@@ -280,3 +281,19 @@ def test_two_logs_of_the_same_second_are_two_files_of_tensorboard(tmp_path, monk
     write(tmp_path, [1, 2])
     write(tmp_path, [2, 3], start_step=1)
     assert sorted({step for step, _ in scalars(tmp_path)}) == [1, 2, 3]
+
+
+def test_a_spike_of_the_loss_is_noted_in_one_line_and_counted(tmp_path, capsys):
+    """It is far above the 101 losses before it; a fall is none, nor is anything before there are so many."""
+    rng, spikes = np.random.default_rng(0), {60: 9.0, 151: 2.0, 153: 3.0, 155: 0.01}
+    with run_log(tmp_path, num_steps=160) as log:
+        for step in range(1, 161):
+            log.add(step, metrics(spikes.get(step, 1 + 0.1 * rng.standard_normal())))
+            if step % 80 == 0:
+                log.flush()
+    assert [line.get("spikes") for line in read_log(tmp_path)] == [None, 2]
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "loss at step" in line]
+    begin = (
+        r"^note: the loss at step 151 is 2; the median of those before is (0\.9|1\.0)\d*; 1 more since the last line$"
+    )
+    assert re.search(begin, note)

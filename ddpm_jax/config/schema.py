@@ -235,6 +235,7 @@ LOG = {
     "sinks": Key(
         ("tensorboard",),
         "where lines and previews go besides the work directory's own log; tensorboard: WORKDIR/tensorboard",
+        NAMES,
         choices=("tensorboard",),
     ),
     "held_out_every": Key(

@@ -7,7 +7,7 @@ key. An object of a program (`Given`) takes the place of what the configuration 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,10 +34,10 @@ from ddpm_jax.runtime.devices import sharded
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
-from ddpm_jax.training.goodput import Clock
+from ddpm_jax.training.goodput import Clock, seconds_of_run
 from ddpm_jax.training.heartbeat import Heartbeat
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
-from ddpm_jax.training.log import RunLog, Watch
+from ddpm_jax.training.log import RunLog, Watch, read_log
 from ddpm_jax.training.log_lines import LogFile
 from ddpm_jax.training.loop import Hook, interruption, train_loop
 from ddpm_jax.training.restoring import newest_checkpoint
@@ -55,11 +55,13 @@ class Outcome(NamedTuple):
       start_step: the step from which the run was resumed; 0 for a new run.
       state: the `TrainState` after the last step, or at the interruption.
       stopped: the signal that interrupted it, SIGINT or SIGTERM; None after the last step.
+      seconds: the seconds of the run with all its starts by phase, as in `goodput.PHASES`.
     """
 
     start_step: int
     state: TrainState
-    stopped: int | None = None
+    stopped: int | None
+    seconds: Mapping[str, float]
 
 
 def train(
@@ -123,7 +125,8 @@ def start(
             log = _log(config, begun, sinks, clock=clock, watch=watch)
             with log, attempts.watched():
                 state, stopped = _attempt(ready._replace(config=config), state, log, checkpoints, hooks=hooks)
-    return Outcome(start_steps[0], state, stopped)
+        seconds = seconds_of_run(read_log(workdir), clock)
+    return Outcome(start_steps[0], state, stopped, seconds)
 
 
 def _attempt(

@@ -5,10 +5,15 @@ that of a run with all its starts. Read next: `log.py`, `loop.py`.
 """
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 from ddpm_jax.training.sinks import LogLine
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 PHASES = {
     "steps": "training steps",
@@ -25,6 +30,8 @@ PHASES = {
 """What a run spends its time on, each with its meaning."""
 SECONDS = {phase: f"seconds_{phase}" for phase in PHASES}
 """The name of each in a line of the log."""
+TIMED = frozenset({"steps_per_s", "images_per_s", *SECONDS.values()})
+"""The numbers in a line of the log that depend on how fast the run was, and not on what it computed."""
 _SPEED = ("steps", "input", "saving", "hooks", "logging")
 
 
@@ -48,6 +55,16 @@ class Clock:
             yield
         finally:
             self._enter(outer)
+
+    def compiling_first(self, step_fn: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """A train step whose first call, which compiles it, counts to the phase "compiling"."""
+        phases = itertools.chain(["compiling"], itertools.repeat("steps"))
+
+        def timed(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            with self.phase(next(phases)):
+                return step_fn(*args, **kwargs)
+
+        return timed
 
     def taken(self) -> dict[str, float]:
         """Returns the seconds since the last call by phase."""
@@ -81,6 +98,12 @@ def as_numbers(seconds: Mapping[str, float]) -> dict[str, float]:
 def seconds_by_phase(lines: Sequence[LogLine]) -> dict[str, float]:
     """The sum of the seconds of lines of the log, by phase; lines of earlier versions have none."""
     return {name: sum(line.get(SECONDS[name], 0.0) for line in lines) for name in PHASES}
+
+
+def seconds_of_run(lines: Sequence[LogLine], clock: Clock) -> dict[str, float]:
+    """The seconds of a run by phase: those of its log, and those of this process since the last line."""
+    logged = seconds_by_phase(lines)
+    return {name: logged[name] + value for name, value in clock.taken().items()}
 
 
 def goodput_table(seconds: Mapping[str, float]) -> list[str]:

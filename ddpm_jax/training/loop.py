@@ -85,34 +85,33 @@ def train_loop(
     Raises:
       DivergedError: a step diverged, and the log does not tolerate it.
     """
-    clock, compiled = log.clock, False
+    clock, stop = log.clock, False
+    step_fn = clock.compiling_first(step_fn)
     for step in range(int(state.step) + 1, num_steps + 1):
-        metrics: Metrics = {}
         with clock.phase("input"):
-            batch = next(batches)
+            batch, metrics = next(batches), {}
         if step in pass_over:
             state = passed_over(state)
         else:
-            with clock.phase("steps" if compiled else "compiling"):
-                state, metrics = step_fn(state, batch)
-            compiled = True
+            state, metrics = step_fn(state, batch)
         saves.latest = state
         log.add(step, metrics)
         stop = stop_asked(step)
         save = step == num_steps or stop or saves.due(step)
         if save or step % log_every == 0:
             log.flush(partial(measured, measures, step, state))
-        with clock.phase("saving"):
-            if save:
+        if save:
+            with clock.phase("saving"):
                 saves.save()
         with clock.phase("hooks"):
             for hook in hooks:
                 hook(step, state, dict(metrics))
         if stop:
-            saves.wait()
-            log.say(f"interrupted: step {step} is saved; the same command resumes from there")
             break
-    saves.wait()
+    with clock.phase("saving"):
+        saves.wait()
+    if stop:
+        log.say(f"interrupted: step {int(state.step)} is saved; the same command resumes from there")
     return state
 
 

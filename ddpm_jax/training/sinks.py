@@ -42,15 +42,20 @@ class Sink(Protocol):
 
     def start(self, start: Start) -> None:
         """Is called before the first line."""
+        return
 
     def line(self, line: LogLine) -> None:
         """Takes a line of the log: "step", and finite numbers by name."""
+        return
 
     def picture(self, name: str, image: np.ndarray, *, step: int) -> None:
         """Takes a picture `[H, W, C]` uint8, with C of 1 or 3: a grid of samples; `name` is "raw" or "ema"."""
+        return
 
     def store(self) -> None:
         """Stores what may still be in memory; is called before each save of the run, and at its end."""
+        return
 
     def end(self, error: BaseException | None) -> None:
         """Is called at the end, with the exception that ended the run or None; must release what `start` opened."""
+        return
