@@ -46,8 +46,8 @@ def batches(step):
         yield {"image": rng.integers(7, size=(8, 8, 8, 1), dtype=np.uint8), "label": rng.integers(10, size=8)}
 
 
-def test_the_page_has_the_six_programs():
-    assert len(PROGRAMS) == 6
+def test_the_page_has_the_seven_programs():
+    assert len(PROGRAMS) == 7
     lines = {name: [line for line in text.splitlines() if line.strip()] for name, text in PROGRAMS.items()}
     assert all(len(text) <= 15 for text in lines.values()), {name: len(text) for name, text in lines.items()}
 

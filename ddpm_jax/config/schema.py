@@ -234,9 +234,10 @@ LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
     "sinks": Key(
         ("tensorboard",),
-        "where lines and previews go besides the work directory's own log; tensorboard: WORKDIR/tensorboard",
+        "where lines and previews go besides the work directory's own log; tensorboard: WORKDIR/tensorboard; wandb: "
+        "Weights & Biases; mlflow: MLFLOW_TRACKING_URI",
         NAMES,
-        choices=("tensorboard",),
+        choices=("tensorboard", "wandb", "mlflow"),
     ),
     "held_out_every": Key(
         500,

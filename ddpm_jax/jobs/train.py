@@ -108,7 +108,7 @@ def start(
     clock, hooks, sinks = Clock(), factory.checked_hooks(hooks), factory.checked_sinks(sinks)
     ready = prepared(config, workdir, given)
     config, workdir, num_steps = ready.config, ready.workdir, ready.config.train.num_steps
-    stopped: int | None = None
+    stopped, sinks = None, [LogFile(), *factory.sinks(config), *sinks]
     with (
         removed_if_unused(workdir),
         _checkpoints(config, workdir) as checkpoints,
@@ -118,11 +118,10 @@ def start(
         attempts, start_steps = Attempts(config, checkpoints, ready.source, begin), []
         peak = peak_steps_per_s(ready.step_fn, config, ready.mesh, ready.shapes, num_images=ready.num_gathered)
         heartbeat.peak_steps_per_s = peak
-        sinks = [LogFile(), *factory.sinks(config), heartbeat, *sinks]
         for config, state in attempts:
             start_steps.append(int(state.step))
             begun = Start(workdir, to_json(config), start_steps[-1], attempts.rolled_back_from, checkpoints.term)
-            log = _log(config, begun, sinks, clock=clock, watch=watch)
+            log = _log(config, begun, [*sinks, heartbeat], clock=clock, watch=watch)
             with log, attempts.watched():
                 state, stopped = _attempt(ready._replace(config=config), state, log, checkpoints, hooks=hooks)
         seconds = seconds_of_run(read_log(workdir), clock)
