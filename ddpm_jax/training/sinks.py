@@ -1,7 +1,7 @@
 """Sinks: where the lines and the pictures of a run's log go.
 
-`log_lines.LogFile`, `board.TensorBoard` and `heartbeat.Heartbeat` are sinks, and so is an object of a program that is
-given to `train`. Read next: `log.py`, which calls them.
+`log_lines.LogFile`, `board.TensorBoard`, `trackers.Tracker` and `heartbeat.Heartbeat` are sinks, and so is an object of
+a program that is given to `train`. Read next: `log.py`, which calls them.
 """
 
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
