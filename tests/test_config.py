@@ -144,6 +144,7 @@ OUT_OF_RANGE = {
     "labels.num_classes": -1,
     "labels.dropout": 1.0,
     "labels.names": (1, 2),
+    "log.sinks": ("tensorboard", "tensorboard"),
     "checkpoint.every": 0,
     "checkpoint.every_minutes": -1.0,
     "checkpoint.keep": 0,
@@ -156,6 +157,7 @@ OUT_OF_RANGE = {
     "log.quality_every": -1,
     "log.quality_images": 1,
     "log.quality_steps": 0,
+    "log.stacks_after": -1.0,
     "data.held_out": 1.0,
     "seed": -1,
 }

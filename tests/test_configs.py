@@ -187,6 +187,7 @@ TABLES = {
     "sample.grid": factory.GRIDS,
     "data.source": (*factory.SOURCES, CUSTOM),
     "log.sinks": factory.SINKS,
+    "train.on_divergence": ("stop", "skip", "rollback"),
     "checkpoint.best": ("none", *BEST_BY),
 }
 OF_THE_NETWORK = {"model.padding", "model.time_embedding", "model.dtype"}

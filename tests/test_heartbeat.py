@@ -186,6 +186,7 @@ def test_the_peak_is_that_of_the_longest_name(kind, teraflops):
     assert peaks.peak_flops(kind) == (teraflops and teraflops * 1e12)
 
 
+@pytest.mark.slow
 def test_the_share_of_the_peak_is_by_the_arithmetic_of_a_step_which_is_traced_once(tmp_path, monkeypatch):
     """With the same peak for every device, the share of eight devices is that of one with eight times the peak."""
     from ddpm_jax.jobs import peak

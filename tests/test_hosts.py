@@ -236,3 +236,28 @@ def test_two_processes_roll_back_together(tmp_path):
     finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'told'}", *arguments(told)))
     assert Run(tmp_path / "back").digest() == Run(tmp_path / "told").digest()
     assert losses(tmp_path / "back") == losses(tmp_path / "told")
+
+
+INTERLEAVED = """
+import sys
+import jax, numpy as np
+from jax.sharding import Mesh
+from ddpm_jax.commands import cli
+from ddpm_jax.runtime.devices import global_batch, own_rows, to_host
+
+def main():
+    mesh = Mesh(np.array(jax.devices())[[0, 2, 1, 3]].reshape(4, 1), ("data", "fsdp"))
+    rows = own_rows(mesh, 8)
+    print(rows.tolist(), to_host(global_batch(mesh, 10 * rows)).tolist())
+
+cli.run(main, module="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_rows_of_hosts_whose_devices_alternate_have_their_places(tmp_path):
+    """As on a pod whose mesh follows the topology and not the hosts."""
+    program = tmp_path / "interleaved.py"
+    program.write_text(INTERLEAVED)
+    output = finish(start(program))
+    assert "[0, 1, 4, 5] [0, 10, 20, 30, 40, 50, 60, 70]" in output

@@ -1,6 +1,8 @@
 """The dry run: what it counts is what a run holds, and the programs lower for machines that are not here."""
 
 import builtins
+import re
+import time
 
 import jax
 import numpy as np
@@ -9,9 +11,10 @@ from support.tiny import tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError
-from ddpm_jax.jobs import resources, train
+from ddpm_jax.jobs import kept_plans, resources, train
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.runtime.progress import waiting
 from ddpm_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -82,9 +85,9 @@ def test_a_topology_needs_its_compiler(monkeypatch):
         resources.topology_devices("v5e:2x2")
 
 
-@pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 "])
+@pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 ", "0xv5e:4x4", "xv5e:4"])
 def test_what_is_no_slice_is_refused(name):
-    with pytest.raises(UserError, match="is not a TPU slice: write it as v5e:4x4 or v4:2x2x4"):
+    with pytest.raises(UserError, match="is not a TPU slice: write it as v5e:4x4 or v4:2x2x4, two as 2xv5e:4x4"):
         resources.plan(tiny_config(), topology=name)
 
 
@@ -99,7 +102,7 @@ def test_a_batch_that_does_not_divide_is_refused():
         resources.plan(tiny_config(train__batch_size=12))
 
 
-@pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4)])
+@pytest.mark.parametrize(("topology", "chips"), [("v4:2x2x2", 8), ("v5e:2x4", 8), ("v5p:2x2x1", 4), ("2xv5e:2x4", 16)])
 def test_a_device_of_a_topology_is_a_chip(topology, chips, monkeypatch, capfd):
     """So that its memory is the chip's; and libtpu prints nothing of the TPU that is not here."""
     pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
@@ -126,3 +129,27 @@ def test_the_programs_lower_for_other_machines(platform):
     assert step.trace(shapes, kept).lower(lowering_platforms=(platform,)).as_text()
     chain = chain_of(config, model, num_steps=4, mesh=mesh)
     assert chain.lower(shapes.params, batch_size=8, platform=platform).as_text()
+
+
+def test_a_plan_is_kept_for_the_same_step_on_the_same_devices(plans, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    computed = []
+    monkeypatch.setattr(kept_plans, "plan", lambda config, **options: computed.append(config) or plans[1])
+    assert kept_plans.kept_plan(tiny_config()) == (plans[1], None)
+    again, file = kept_plans.kept_plan(tiny_config())
+    assert again == plans[1]
+    assert file.parent == tmp_path / "ddpm_jax/plans"
+    kept_plans.kept_plan(tiny_config(train__batch_size=16))
+    assert len(computed) == 2
+    file.write_text("{}")
+    monkeypatch.setattr(kept_plans, "plan", lambda config, **options: plans[4])
+    assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # what cannot be read is made again
+    monkeypatch.setattr(kept_plans, "_PACKAGES", ())
+    assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # of other versions
+
+
+def test_a_long_wait_says_how_long_it_has_taken(capfd):
+    with waiting("compiling", every=0.05):
+        while not (said := capfd.readouterr().err):
+            time.sleep(0.05)
+    assert re.match(r"compiling: \d+ s so far\n", said)

@@ -21,6 +21,7 @@ from ddpm_jax.jobs import train
 from ddpm_jax.training import inputs, loop, saving
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
+from ddpm_jax.training.log_lines import LogFile
 from ddpm_jax.training.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -79,9 +80,9 @@ def full(*args, **kwargs):
 
 
 def test_a_log_that_cannot_be_written_loses_no_step(whole_run, tmp_path, monkeypatch):
-    original = RunLog._write
-    write = lambda log, line: full() if line["step"] == 4 else original(log, line)
-    fails(tmp_path, "the disk is full", monkeypatch, RunLog, "_write", write)
+    original = LogFile.line
+    line = lambda file, line: full() if line["step"] == 4 else original(file, line)
+    fails(tmp_path, "the disk is full", monkeypatch, LogFile, "line", line)
     assert saved_steps(tmp_path / "checkpoints") == [4]
     assert same(train.train(tiny_config(**READS), tmp_path), whole_run[1])
 
@@ -234,3 +235,15 @@ def test_a_dead_data_worker_is_one_line():
     next(stream)
     with pytest.raises(UserError, match=r"^a process that reads images ended .*exit code -9\).*num_workers.*again$"):
         next(stream)
+
+
+def test_a_step_ends_before_processes_agree_on_the_time_of_a_save(monkeypatch):
+    """A broadcast beside a step that communicates can leave all of them waiting for ever."""
+    order = []
+    monkeypatch.setattr(saving.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(saving.jax, "block_until_ready", order.append)
+    monkeypatch.setattr(saving, "agreed", lambda value: order.append("agreed") or value)
+    saves = saving.Saves(None, None, {}, every=saving.Intervals(50, 10.0))
+    saves.latest = "the state"
+    assert not saves.due(1)
+    assert order == ["the state", "agreed"]

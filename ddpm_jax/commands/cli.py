@@ -1,9 +1,11 @@
 """The common part of the command-line programs: flags with one-line errors, the compilation cache, exit codes."""
 
+import faulthandler
 import io
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -77,6 +79,7 @@ def run(
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+        faulthandler.register(signal.SIGUSR1, file=2)  # shows where each thread is, on stderr
         try:
             with endings.terminated_in_order():
                 if uses_devices:

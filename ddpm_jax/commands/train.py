@@ -40,7 +40,9 @@ HELP_CONFIG = flags.DEFINE_boolean(
     "help_config", False, "Print every key of the configuration with its default, its meaning and its values, and stop."
 )
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "The TPU slice to estimate for with --dry_run, such as v5e:4x4; needs the package libtpu."
+    "topology",
+    None,
+    "The TPU slice to estimate for with --dry_run, such as v5e:4x4, or several, 2xv5e:4x4; needs the package libtpu.",
 )
 
 
@@ -86,9 +88,12 @@ def main() -> None:
 
 def dry_run(config: ConfigDict) -> None:
     """Prints the parameters, the memory and the arithmetic that a training step takes."""
-    from ddpm_jax.jobs.resources import plan, table
+    from ddpm_jax.jobs.kept_plans import kept_plan
+    from ddpm_jax.jobs.resources import table
 
-    print("\n".join(table(config, plan(config, topology=TOPOLOGY.value))))
+    plan, file = kept_plan(config, topology=TOPOLOGY.value)
+    lines = table(config, plan)
+    print("\n".join([*lines, *([f"kept             in {file}, since the step is the same"] if file else [])]))
 
 
 def command() -> None:

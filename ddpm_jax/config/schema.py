@@ -251,6 +251,12 @@ LOG = {
     ),
     "preview_images": Key(64, "images per preview", COUNT),
     "preview_steps": Key(100, "steps of the chain that draws a preview", COUNT),
+    "stacks_after": Key(
+        10.0,
+        "the stack of every thread is written to stderr if no step ends for five minutes and for this many times the "
+        "longest time between two steps so far; 0 for never",
+        NOT_NEGATIVE,
+    ),
     "quality_every": Key(
         0, "steps between measurements of the Frechet distance of samples to the data; 0 for none", NOT_NEGATIVE
     ),

@@ -2,7 +2,7 @@
 
 The images form one endless sequence of epochs, each shuffled differently by the seed. With batches of size B, step s
 takes the elements s B .. s B + B - 1 of it, so a batch may contain the end of one epoch and the beginning of the
-next; host p of P takes the p-th of P equal parts of the batch (`share.py`). A run is resumed by its step alone, on any
+next; a host takes the rows of the batch that its devices hold (`share.py`). A run is resumed by its step alone, on any
 number of hosts, and there is no iterator state to store.
 
 Read next: `digits.py`.
@@ -29,8 +29,7 @@ def batches(
     seed: int,
     start_step: int = 0,
     num_workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> "grain.DatasetIterator":
     """An endless iterator over this host's share of the batches of steps `start_step`, `start_step` + 1, ...
 
@@ -42,28 +41,25 @@ def batches(
       num_workers: number of processes that read ahead, each spawned with a copy of the source; with 0 a thread
         reads ahead. The batches are the same. A program that uses workers needs the `if __name__ ==
         "__main__"` guard.
-      process_index: p, the number of this host, as `jax.process_index()`.
-      process_count: P, the number of hosts.
+      rows: the rows of each batch that this host takes, as `devices.own_rows` gives them; by default all, 0..B - 1.
 
     Returns:
-      A Grain iterator of `Example`: numpy arrays, image uint8 `[B / P, H, W, C]` and label int32 `[B / P]`; of
-      numbers, arrays `[B / P]` of them. Its `close` ends the workers; `contextlib.closing` calls it.
+      A Grain iterator of `Example`: numpy arrays, image uint8 `[R, H, W, C]` and label int32 `[R]` for R rows; of
+      numbers, arrays `[R]` of them. Its `close` ends the workers; `contextlib.closing` calls it.
 
     Raises:
-      UserError: there are no images, B is not a positive multiple of P, or the seed is negative. An image that
+      UserError: there are no images, B is not positive, or the seed is negative. An image that
         cannot be read raises when its batch is requested.
     """
     import grain
 
     from ddpm_jax.data.share import Share
 
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"the batch size {batch_size} must be a positive multiple of the number of hosts, {process_count}"
-        )
+    if batch_size < 1:
+        raise UserError(f"the batch size must be positive, got {batch_size}")
     sequence = _endless_sequence(grain.MapDataset.source(source), seed)
-    share = Share(sequence, batch_size=batch_size, process_index=process_index, process_count=process_count)
-    share = share.batch(batch_size // process_count, drop_remainder=True)
+    share = Share(sequence, batch_size=batch_size, rows=range(batch_size) if rows is None else rows)
+    share = share.batch(share.num_rows, drop_remainder=True)
     # One thread: decoding and stacking hold the interpreter lock, so that processes help and more threads do not.
     dataset = share[start_step:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
     if num_workers:
@@ -83,7 +79,7 @@ def batch_indices(num_examples: int, *, batch_size: int, seed: int, step: int) -
       step: the step.
 
     Returns:
-      Indices in 0..num_examples - 1, `[B]`, in the order of the batch; host p of P has the p-th of P equal parts.
+      Indices in 0..num_examples - 1, `[B]`, in the order of the batch.
     """
     import grain
 

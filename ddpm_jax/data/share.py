@@ -4,6 +4,7 @@ It is a module of its own because worker processes import it by name, and other 
 it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -12,15 +13,19 @@ import grain
 class Share(grain.MapDataset):
     """One host's part of every global batch, in the order of the batch.
 
-    Host p of P has the elements `p B/P .. (p + 1) B/P - 1` of each batch of B, so that the parts of all hosts, in the
-    order of the devices, are the batch that a single host would have.
+    A host has the same rows of each batch, those that its devices hold, so that the parts of all hosts are the batch
+    that a single host would have.
     """
 
-    def __init__(self, sequence: grain.MapDataset, *, batch_size: int, process_index: int, process_count: int) -> None:
-        """Takes the sequence, and B, p and P of the class's description."""
+    def __init__(self, sequence: grain.MapDataset, *, batch_size: int, rows: Sequence[int]) -> None:
+        """Takes the sequence, the size of the global batch, and the rows of this host."""
         super().__init__(sequence)
-        self._batch_size, self._size = batch_size, batch_size // process_count
-        self._begin = process_index * self._size
+        self._batch_size, self._rows, self._size = batch_size, tuple(map(int, rows)), len(rows)
+
+    @property
+    def num_rows(self) -> int:
+        """The number of elements of each batch that this host takes."""
+        return self._size
 
     def __len__(self) -> int:
         """The number of elements of this host."""
@@ -31,4 +36,4 @@ class Share(grain.MapDataset):
         if isinstance(index, slice):
             return self.slice(index)
         step, offset = divmod(index, self._size)
-        return self._parent[step * self._batch_size + self._begin + offset]
+        return self._parent[step * self._batch_size + self._rows[offset]]

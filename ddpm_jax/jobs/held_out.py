@@ -18,7 +18,7 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.arrays import image_keys, stream
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.diffusion.schedules import Transition
-from ddpm_jax.runtime.devices import global_batch, replicated
+from ddpm_jax.runtime.devices import global_batch, own_rows, replicated
 from ddpm_jax.training.loop import due
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.step import Batch, Examples, Objective, augment, by_quarter
@@ -112,8 +112,7 @@ def draw_fixed(transitions: Transition, batch: Batch, key: jax.Array) -> Example
 
 def _batch(source: Source, examples: np.ndarray, mesh: Mesh) -> Batch:
     """Examples of these numbers, on the devices; their images are evenly spaced over the source, in turn."""
-    share = len(examples) // jax.process_count()
-    own = examples[jax.process_index() * share :][:share]
+    own = examples[own_rows(mesh, len(examples))]
     num = min(NUM_EXAMPLES, len(source))
     found = [source[int(i)] for i in own % num * len(source) // num]
     images, labels = (np.stack([example[name] for example in found]) for name in ("image", "label"))

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from ddpm_jax.training.loop import compiled_step, state_shapes
 from ddpm_jax.training.state import TrainState, Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
-_TOPOLOGY = r"v\d+[a-z]*:[1-9]\d*(x[1-9]\d*)+"
+_TOPOLOGY = r"(?:([1-9]\d*)x)?(v\d+[a-z]*:[1-9]\d*(?:x[1-9]\d*)+)"
 _REMEDY = (
     "reduce the state (config.mesh.fsdp), the batch (config.train.accumulation) or the activations (config.model.remat)"
 )
@@ -59,7 +59,7 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
 
     Args:
       config: configuration.
-      topology: TPU slice, such as "v5e:4x4"; None for the devices of this machine.
+      topology: TPU slices, as for `topology_devices`; None for the devices of this machine.
       num_images: the size of the training set; only the KL of a posterior depends on it, the plan does not.
 
     Raises:
@@ -162,7 +162,10 @@ def _assumed(config: ConfigDict) -> list[str]:
 
 
 def topology_devices(name: str) -> Sequence[jax.Device]:
-    """Returns the devices of a TPU slice, such as "v5e:4x4", which this machine need not have, to compile for them.
+    """Returns the devices of TPU slices, which this machine need not have, to compile for them.
+
+    Args:
+      name: a slice, such as "v5e:4x4", or several that are connected by the network of the data centre: "2xv5e:4x4".
 
     Raises:
       UserError: `libtpu` is not installed, or there is no such slice.
@@ -171,16 +174,19 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     quieten_libtpu()
-    if not re.fullmatch(_TOPOLOGY, name):
-        raise UserError(f"topology={name} is not a TPU slice: write it as v5e:4x4 or v4:2x2x4")
+    found = re.fullmatch(_TOPOLOGY, name)
+    if not found:
+        raise UserError(f"topology={name} is not a TPU slice: write it as v5e:4x4 or v4:2x2x4, two as 2xv5e:4x4")
+    slices, kind = int(found[1] or 1), found[2]
     try:
         import libtpu  # noqa: F401
     except ImportError:
         raise UserError("a topology needs the compiler for TPUs: pip install libtpu") from None
     try:
         # A chip of v4 has two cores: this setting joins them into one device, as on a real slice.
-        joined = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
-        return topologies.get_topology_desc(name, platform="tpu", **joined).devices
+        options: dict[str, Any] = {"chip_config_name": "megacore"} if kind.startswith("v4:") else {}
+        options |= {"num_slices": slices} if slices > 1 else {}
+        return topologies.get_topology_desc(kind, platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UserError(f"topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
@@ -208,6 +214,6 @@ def _kind(devices: Sequence[jax.Device]) -> str:
 def _memory(device: jax.Device, topology: str | None) -> int | None:
     """Returns the memory of one device in bytes, or None if it is unknown."""
     if topology:
-        gib = _MEMORY_GIB.get(topology.partition(":")[0])
+        gib = _MEMORY_GIB.get(topology.partition(":")[0].rpartition("x")[2])
         return gib and gib * 2**30
     return (device.memory_stats() or {}).get("bytes_limit")

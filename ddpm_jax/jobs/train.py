@@ -43,6 +43,7 @@ from ddpm_jax.training.loop import Hook, interruption, train_loop
 from ddpm_jax.training.restoring import newest_checkpoint
 from ddpm_jax.training.saving import Intervals, Saves
 from ddpm_jax.training.sinks import Sink, Start
+from ddpm_jax.training.stacks import StacksOfAHang
 from ddpm_jax.training.state import TrainState
 
 _NOTHING = Given()
@@ -139,11 +140,13 @@ def _attempt(
     config, mesh, start_step = ready.config, ready.mesh, int(state.step)
     measures = [*held_out_loss(config, ready.model, ready.held_out, mesh, num_images=ready.num_images, loss=ready.loss)]
     measures += quality(config, ready.model, ready.source, mesh, workdir=ready.workdir)
-    hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), *hooks]
+    hang = StacksOfAHang(config.log.stacks_after)
+    hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), hang, *hooks]
     saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
     inputs = _inputs(config, ready.source, mesh, start_step=start_step)
     best = keeping_best(measures, config.checkpoint.best, ready.workdir, to_json(config), start_step=start_step)
-    with inputs as batches, best as measures, saves, interruption() as stop_asked, log.clock.phase("steps"):
+    in_steps = log.clock.phase("steps")
+    with inputs as batches, best as measures, saves, hang, interruption() as stop_asked, in_steps:
         state = train_loop(
             ready.step_fn,
             state,

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, overload
 import absl.logging
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddpm_jax.errors import AgreedError, TransientError, UserError, first_line, is_transient
@@ -49,13 +49,24 @@ def all_devices() -> list[jax.Device]:
 def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -> Mesh:
     """The mesh over the given devices (all by default), with the axes "data" and "fsdp", the latter of the given size.
 
+    On TPUs the devices along an axis are neighbours in the topology, and those along "fsdp", which exchange most, are
+    of one slice; elsewhere they are in their own order.
+
     Raises:
-      UserError: the number of devices is not a multiple of it, or JAX finds no device.
+      UserError: the number of devices (of a slice, if there are several) is not a multiple of it, or JAX finds no
+        device.
     """
-    chosen = np.array(devices if devices is not None else all_devices())
-    if chosen.size % fsdp:
-        raise UserError(f"config.mesh.fsdp={fsdp} does not divide {chosen.size} devices")
-    return Mesh(chosen.reshape(-1, fsdp), ("data", "fsdp"))
+    chosen = list(devices if devices is not None else all_devices())
+    slices = len({getattr(device, "slice_index", 0) for device in chosen})
+    size = len(chosen) // slices
+    if size % fsdp:
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide {size} devices{' of a slice' if slices > 1 else ''}")
+    shape, options = (size // fsdp, fsdp), {"allow_split_physical_axes": True}
+    if slices > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1), chosen, **options)
+    else:
+        arranged = mesh_utils.create_device_mesh(shape, chosen, **options)
+    return Mesh(arranged, ("data", "fsdp"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -66,6 +77,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def split(mesh: Mesh) -> NamedSharding:
     """The sharding of an array whose first axis is split over all devices, such as a batch."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def own_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> np.ndarray:
+    """The rows of a global batch that the devices of a process hold, in rising order: integers `[B of the process]`.
+
+    Args:
+      mesh: the devices.
+      batch_size: B, the rows of all processes, a multiple of the number of devices.
+      process: the number of the process; by default this one.
+    """
+    number = jax.process_index() if process is None else process
+    own = [device.process_index == number for device in mesh.devices.flat]
+    return np.flatnonzero(np.repeat(own, batch_size // mesh.size))
 
 
 def sharded(mesh: Mesh, tree: ShapeTree) -> ShardingTree:
@@ -90,8 +114,21 @@ def global_batch(mesh: Mesh, batch: np.ndarray) -> jax.Array: ...
 @overload
 def global_batch(mesh: Mesh, batch: Mapping[str, object]) -> dict[str, jax.Array]: ...
 def global_batch(mesh: Mesh, batch: Any) -> Any:
-    """A tree of host arrays (this process's part of the batch) as global arrays, split over the mesh."""
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
+    """A tree of host arrays, the rows `own_rows` of a batch, as global arrays, which are split over the mesh."""
+    num_own = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+
+    def placed(own: np.ndarray) -> jax.Array:
+        size = len(own) * mesh.size // num_own  # of the whole batch
+        rows = own_rows(mesh, size)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None, "it is of the rows of a device"
+            begin = int(np.searchsorted(rows, index[0].start or 0))
+            return own[begin : begin + size // mesh.size]
+
+        return jax.make_array_from_callback((size, *own.shape[1:]), split(mesh), part)
+
+    return jax.tree.map(placed, batch)
 
 
 def padded(indices: np.ndarray, multiple: int) -> np.ndarray:

@@ -43,6 +43,7 @@ class Lease:
     Args:
       path: the object.
       what: what is held, for messages: "gs://bucket/run".
+      first: what the object holds besides, where it does not hold that yet.
       now: whether a holder that may still be alive is replaced without waiting, because another lease excludes it.
 
     Raises:
@@ -53,12 +54,12 @@ class Lease:
       term: the number of this holder: 1 for the first, and one more than that of the holder before.
     """
 
-    def __init__(self, path: epath.Path, *, what: str, now: bool = False) -> None:
+    def __init__(self, path: epath.Path, *, what: str, first: Content | None = None, now: bool = False) -> None:
         self._path, self._what, self._token, self._lost = path, what, secrets.token_hex(8), False
         before, generation = self._await_free(now=now)
         self._new, self.term = generation == 0, int(before.get("term", 0)) + 1
         mine: Content = {"holder": _this_process(), "token": self._token, "beat": 0, "term": self.term}
-        self._content: Content = {**before, **mine}
+        self._content: Content = {**(first or {}), **before, **mine}
         try:
             self._generation = write_if(path, _packed(self._content), generation)
         except ChangedError as error:

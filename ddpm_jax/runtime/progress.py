@@ -1,7 +1,11 @@
 """Progress bars, the same everywhere: updated often on a terminal or in a notebook, twice a minute in a log file."""
 
+import contextlib
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -35,6 +39,25 @@ def progress_bar(total: int, name: str, *, unit: str, **options: Any) -> tqdm:
     options = {"disable": not is_first(), "mininterval": 0.1 if lively else 30.0, "leave": not in_notebook(), **options}
     width: dict[str, Any] = {"ncols": 80, "nrows": 24} if _without_width() else {"dynamic_ncols": True}
     return tqdm(total=total, desc=name, unit=unit, smoothing=0.05, **{**width, **options})
+
+
+@contextlib.contextmanager
+def waiting(what: str, *, every: float = 30.0) -> Iterator[None]:
+    """Prints on stderr how long the `with` statement has taken so far, every so many seconds, on the first process."""
+    done = threading.Event()
+    begin = time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(every):
+            print(f"{what}: {time.monotonic() - begin:,.0f} s so far", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=tell, name="waiting", daemon=True)
+    if is_first():
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _without_width() -> bool:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.data.source import Example, Source
 from ddpm_jax.errors import UserError, first_line, shortened
-from ddpm_jax.runtime.devices import global_batch, replicated
+from ddpm_jax.runtime.devices import global_batch, own_rows, replicated
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training.step import Batch, check_batch
 
@@ -59,7 +59,7 @@ def read_batches(source: Source, mesh: Mesh, order: Order, *, num_workers: int =
     """
     if num_workers:
         _check_sendable(source)
-    with contextlib.closing(batches(source, num_workers=num_workers, **_share(order))) as stream:
+    with contextlib.closing(batches(source, num_workers=num_workers, **_share(order, mesh))) as stream:
         yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
 
 
@@ -73,7 +73,7 @@ def gathered_batches(source: Source, mesh: Mesh, order: Order) -> Iterator[Itera
       UserError: the images take more than 4 GiB, have another form, or one of them cannot be read.
     """
     data = on_devices(source, mesh)
-    with contextlib.closing(batches(range(len(source)), **_share(order))) as stream:
+    with contextlib.closing(batches(range(len(source)), **_share(order, mesh))) as stream:
         yield ((data, global_batch(mesh, index.astype(np.int32))) for index in stream)
 
 
@@ -85,8 +85,8 @@ def given_batches(
 
     An iterable starts at its beginning whenever a run is started or resumed, and again when it ends. A function of the
     number of steps taken decides itself, so with it a resumed run can see the batches of an uninterrupted one. An
-    object that can be called is such a function, also if it can be iterated. Of
-    several processes each gives its own part, `B / processes` examples.
+    object that can be called is such a function, also if it can be iterated. Of several processes each gives the
+    examples of its own devices, those of the rows `devices.own_rows`.
 
     Args:
       given: the batches.
@@ -100,7 +100,7 @@ def given_batches(
     """
 
     def stream() -> Iterator[Batch]:
-        step, share = order.start_step, order.batch_size // jax.process_count()
+        step, share = order.start_step, len(own_rows(mesh, order.batch_size))
         while True:
             begin, round_ = step, iter(_begun(given, step))
             for step, batch in enumerate(round_, begin + 1):
@@ -178,9 +178,9 @@ def _of_classes(num_classes: int, batch: Mapping[str, Any]) -> Example:
     return {"image": batch["image"], "label": batch["label"].astype(np.int32)}
 
 
-def _share(order: Order) -> dict[str, int]:
+def _share(order: Order, mesh: Mesh) -> dict[str, Any]:
     """The order as arguments of `pipeline.batches`, for the part of this process."""
-    return {**order._asdict(), "process_index": jax.process_index(), "process_count": jax.process_count()}
+    return {**order._asdict(), "rows": own_rows(mesh, order.batch_size)}
 
 
 def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:

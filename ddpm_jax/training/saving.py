@@ -92,6 +92,8 @@ class Saves:
             return True
         if not self._every.minutes or (jax.process_count() > 1 and step % self._every.agree_every):
             return False
+        if jax.process_count() > 1:  # two programs that communicate at the same time may wait for each other on CPUs
+            jax.block_until_ready(self.latest)
         return bool(agreed(np.array(time.monotonic() - self._last_time >= 60 * self._every.minutes)))
 
     def save(self) -> None:

@@ -210,10 +210,9 @@ class Bucket:
         term = 0
         if is_first():
             found = {str(step): str(path.relative_to(folder)) for step, path in checkpoint_paths(folder).items()}
-            self._lease = Lease(folder / MANIFEST, what=str(folder.parent), now=held)
+            first = {"checkpoints": found, "damaged": []}
+            self._lease = Lease(folder / MANIFEST, what=str(folder.parent), first=first, now=held)
             term = self._lease.term
-            if "checkpoints" not in self._lease.content:
-                self._lease.update(lambda content: {**content, "checkpoints": found, "damaged": []})
             self._sweep()
         self.term = int(agreed(np.array(term)))
         self.root: AnyPath = folder / f"t{self.term}"

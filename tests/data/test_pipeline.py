@@ -70,9 +70,9 @@ def test_resumed_stream_is_the_uninterrupted_one(start):
 def test_hosts_share_the_batch_of_one_host(process_count):
     options = {"batch_size": 8, "seed": 7, "start_step": 3}
     whole = labels(take(6, Numbered(10), **options))
-    for p in range(process_count):
-        share = take(6, Numbered(10), **options, process_index=p, process_count=process_count)
-        np.testing.assert_array_equal(labels(share), np.split(whole, process_count, axis=1)[p])
+    for rows in np.array_split(np.random.default_rng(0).permutation(8), process_count):  # of its devices, in any order
+        share = take(6, Numbered(10), **options, rows=np.sort(rows))
+        np.testing.assert_array_equal(labels(share), whole[:, np.sort(rows)])
 
 
 def test_batch_indices_are_those_of_the_batches():
@@ -122,9 +122,7 @@ def test_mistake_of_the_user_passes_through_unchanged():
 def test_impossible_requests_are_refused_before_the_first_batch():
     with pytest.raises(UserError, match="no images"):
         batches(Numbered(0), batch_size=1, seed=0)
-    with pytest.raises(UserError, match="batch size 6 must be a positive multiple of the number of hosts, 4"):
-        batches(Numbered(9), batch_size=6, seed=0, process_count=4)
-    with pytest.raises(UserError, match="batch size 0"):
+    with pytest.raises(UserError, match="the batch size must be positive, got 0"):
         batches(Numbered(9), batch_size=0, seed=0)
     with pytest.raises(UserError, match="seed"):
         batches(Numbered(9), batch_size=1, seed=-1)

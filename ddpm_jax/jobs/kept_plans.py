@@ -1,0 +1,67 @@
+"""Plans that are kept: compiling a step for a TPU slice takes minutes, and the same step has the same plan.
+
+A plan is kept in the user's cache folder, under a digest of all that it depends on: the configuration, the devices and
+the versions of this package, JAX and the compiler for TPUs.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import to_json
+from ddpm_jax.jobs.resources import Plan, plan, topology_devices
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.devices import all_devices
+from ddpm_jax.runtime.paths import cache_folder
+from ddpm_jax.runtime.progress import waiting
+
+_PACKAGES = ("ddpm_jax", "jax", "jaxlib", "flax", "optax", "libtpu")
+
+
+def kept_plan(config: ConfigDict, *, topology: str | None = None) -> tuple[Plan, Path | None]:
+    """Returns the plan of a configuration, from the cache if it is there, and the file in which it was or None.
+
+    While it is computed, the time that this has taken so far is printed now and then.
+
+    Args:
+      config, topology: as for `resources.plan`.
+
+    Raises:
+      UserError: as `resources.plan`.
+    """
+    folder = cache_folder()
+    devices = all_devices() if topology is None else topology_devices(topology)
+    what = f"{topology or devices[0].device_kind} {len(devices)} {devices[0].platform}"
+    file = None if folder is None else folder / "plans" / f"{_digest(config, what)}.json"
+    if file is not None and (found := _read(file)) is not None:
+        return found, file
+    with waiting(f"compiling the step for {len(devices)} x {devices[0].device_kind}"):
+        made = plan(config, topology=topology)
+    if file is not None:
+        with contextlib.suppress(OSError):  # it is only kept for the next time
+            storage.write_bytes(file, json.dumps(made._asdict()).encode())
+    return made, None
+
+
+def _digest(config: ConfigDict, devices: str) -> str:
+    """A digest of all that a plan depends on."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    from ddpm_jax import __version__
+
+    content = [to_json(config), devices, versions, __version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read(file: Path) -> Plan | None:
+    """Returns the plan in a file; None if there is none that can be read."""
+    try:
+        return Plan(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
