@@ -20,7 +20,7 @@ from ddpm_jax.training.log import read_log
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PAGE = (ROOT / "docs" / "howto.md").read_text()
-PROGRAMS = dict(re.findall(r"^## (.*?)$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
+PROGRAMS = dict(re.findall(r"^## ([^\n]*)\n(?:(?!^## ).)*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
 
 
 def huber(denoise, x_0, keys, transition):

@@ -43,7 +43,7 @@ class Told(dj.Sink):
 def test_a_sink_of_a_program_is_told_what_the_log_has_with_the_configuration_and_the_pictures(tmp_path):
     """Again from the checkpoint when the run is resumed; what it has in memory is stored before each save."""
     told, config = Told(), tiny_config(train__num_steps=2, log__preview_every=2)
-    train.train(config, tmp_path, sinks=[told])
+    outcome = train.start(config, tmp_path, sinks=[told])
     assert told.lines == untimed(tmp_path)
     assert told.calls == ["start", 1, 2, "store", "store", None]
     assert [(name, step, dtype) for name, step, _, dtype in told.pictures] == [
@@ -51,6 +51,7 @@ def test_a_sink_of_a_program_is_told_what_the_log_has_with_the_configuration_and
         ("ema", 2, np.uint8),
     ]
     assert {shape[2] for _, _, shape, _ in told.pictures} == {1}
+    assert outcome.seconds["previews"] > 0
     (start,) = told.starts
     assert (start.workdir, start.step, start.rolled_back_from, start.term) == (tmp_path, 0, 0, 0)
     assert start.config == to_json(config)
@@ -63,9 +64,10 @@ def test_a_sink_of_a_program_is_told_what_the_log_has_with_the_configuration_and
 def test_an_error_in_a_sink_ends_the_run_after_its_state_is_saved_and_every_sink_is_told(tmp_path):
     told, failing = Told(), Told(fails_at=3)
     with pytest.raises(ValueError, match="no more") as caught:
-        train.train(tiny_config(), tmp_path, sinks=[told, failing])
+        train.train(tiny_config(log__sinks=()), tmp_path, sinks=[told, failing])
     assert (told.calls[-1], failing.calls[-1]) == (caught.value, caught.value)
     assert saved_steps(tmp_path / "checkpoints")[0] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "log.jsonl", "status.json"]
 
 
 def test_a_sink_that_cannot_start_ends_those_before_it_and_leaves_nothing(tmp_path):
@@ -101,8 +103,3 @@ def test_what_is_no_sink_is_refused(tmp_path, sinks, message):
     with pytest.raises(UserError, match=message):
         train.train(tiny_config(), tmp_path / "run", sinks=sinks)
     assert not list(tmp_path.iterdir())
-
-
-def test_without_sinks_a_run_has_its_own_log_alone(tmp_path):
-    train.train(tiny_config(train__num_steps=1, log__sinks=()), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "log.jsonl", "status.json"]

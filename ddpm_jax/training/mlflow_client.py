@@ -22,9 +22,6 @@ class MLflow:
 
     name = "mlflow"
 
-    def __init__(self) -> None:
-        self._id = ""
-
     def open(self, start: Start, run_id: str | None) -> tuple[str, int]:
         """Opens a run of the experiment, which is made if absent."""
         self._client = MlflowClient()
