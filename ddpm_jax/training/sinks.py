@@ -57,5 +57,9 @@ class Sink(Protocol):
         return
 
     def end(self, error: BaseException | None) -> None:
-        """Is called at the end, with the exception that ended the run or None; must release what `start` opened."""
+        """Releases what `start` opened.
+
+        Args:
+          error: the exception that ended the run; None after the last step, and after a signal asked it to stop.
+        """
         return
