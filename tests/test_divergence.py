@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.tiny import given_config, same
+from support.tiny import given_config, same, untimed
 
 import ddpm_jax as dj
 from ddpm_jax.data.pipeline import batch_indices
@@ -59,8 +59,7 @@ def run(workdir, *steps, hooks=(), **changes):
 
 def lines(workdir):
     """The lines of a log without their speeds and the step of a roll-back."""
-    own = ("steps_per_s", "images_per_s", "rolled_back_from")
-    return [{name: value for name, value in line.items() if name not in own} for line in read_log(workdir)]
+    return [{name: line[name] for name in line if name != "rolled_back_from"} for line in untimed(workdir)]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from ddpm_jax.runtime import peaks, storage
 from ddpm_jax.training import heartbeat
 from ddpm_jax.training.heartbeat import Heartbeat, Status, read_status
 from ddpm_jax.training.restoring import newest_checkpoint
+from ddpm_jax.training.sinks import Start
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +41,8 @@ def test_the_file_has_what_is_known_at_each_time(tmp_path, now):
     checkpoint = {"checkpoint_step": 20, "checkpoint_time": 900.0}
     with beat(tmp_path, checkpoint=(20, 900.0)) as status:
         assert read_status(tmp_path) == Status("waiting", **ours, **checkpoint, time=1000.0)
-        status.resumed(20, peak_steps_per_s=8.0)
+        status.peak_steps_per_s = 8.0
+        status.start(Start(tmp_path, {}, 20))
         now[0] = 1005.0
         status.line(line(30, held_out_loss=0.5))
         speeds = {"steps_per_s": 2.0, "images_per_s": 16.0, "mfu": 0.25, "seconds_per_line": 5.0}
@@ -98,7 +100,6 @@ def test_of_several_processes_the_first_writes_and_the_error_of_another_one_stay
         before = read_status(tmp_path)
         monkeypatch.setattr(heartbeat, "is_first", lambda: False)
         other.__enter__()
-        other.resumed(0)
         other.__exit__(AgreedError, AgreedError("of all"), None)
         other.__exit__(TransientError, TransientError("lost"), None)
         assert read_status(tmp_path) == before
