@@ -190,6 +190,17 @@ def test_a_roll_back_is_the_run_that_was_told_to_pass_over_the_batch(told, tmp_p
     assert stored_config(tmp_path)["train"]["pass_over"] == [BAD]
 
 
+def test_a_roll_back_in_a_bucket_removes_later_checkpoints_and_saves_their_steps_again(bucket, tmp_path):
+    told = run(tmp_path, 6, train__pass_over=(4, 5, 6), checkpoint__every=1)
+    workdir, seen = f"{bucket}/rolled_back", []
+    look = lambda step, *_: seen.append(saved_steps(f"{workdir}/checkpoints")) if step == 4 else None
+    changes = {"train__on_divergence": "rollback", "train__rollback_batches": 3, "checkpoint__every": 1}
+    assert same(run(workdir, 6, hooks=[look], checkpoint__keep=8, **changes), told)
+    assert max(seen[-1]) <= 4
+    assert lines(workdir) == lines(tmp_path)
+    assert saved_steps(f"{workdir}/checkpoints") == [*range(int(told.step), 0, -1)]
+
+
 class KilledError(BaseException):
     """The end of a process, as far as a run can see it: nothing is saved."""
 
