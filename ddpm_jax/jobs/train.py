@@ -6,6 +6,7 @@ key. An object of a program (`Given`) takes the place of what the configuration 
 `training/loop.py`.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import sharded
+from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -107,14 +109,15 @@ def start(
 ) -> Outcome:
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     clock, hooks, sinks = Clock(), factory.checked_hooks(hooks), factory.checked_sinks(sinks)
-    ready = prepared(config, workdir, given)
-    config, workdir, num_steps = ready.config, ready.workdir, ready.config.train.num_steps
-    stopped, sinks = None, [LogFile(), *factory.sinks(config), *sinks]
-    with (
-        removed_if_unused(workdir),
-        _checkpoints(config, workdir) as checkpoints,
-        Heartbeat(workdir, num_steps, partial(newest_checkpoint, workdir)) as heartbeat,
-    ):
+    workdir, stopped = run_folder(workdir), None
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(removed_if_unused(workdir))
+        check_shared(workdir)
+        ready = prepared(config, workdir, given)
+        config, sinks = ready.config, [LogFile(), *factory.sinks(ready.config), *sinks]
+        checkpoints = opened.enter_context(_checkpoints(config, workdir))
+        heartbeat = Heartbeat(workdir, config.train.num_steps, partial(newest_checkpoint, workdir))
+        opened.enter_context(heartbeat)
         begin = partial(_restored_or_new, ready, checkpoints)
         attempts, start_steps = Attempts(config, checkpoints, ready.source, begin), []
         peak = peak_steps_per_s(ready.step_fn, config, ready.mesh, ready.shapes, num_images=ready.num_gathered)
@@ -138,7 +141,10 @@ def _attempt(
       The last state, and the signal that interrupted the run, or None.
     """
     config, mesh, start_step = ready.config, ready.mesh, int(state.step)
-    measures = [*held_out_loss(config, ready.model, ready.held_out, mesh, num_images=ready.num_images, loss=ready.loss)]
+    measures = [
+        checkpoints.still_held,
+        *held_out_loss(config, ready.model, ready.held_out, mesh, num_images=ready.num_images, loss=ready.loss),
+    ]
     measures += quality(config, ready.model, ready.source, mesh, workdir=ready.workdir)
     hang = StacksOfAHang(config.log.stacks_after)
     hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), hang, *hooks]
@@ -198,7 +204,6 @@ def _intervals(config: ConfigDict) -> Intervals:
 
 def _checkpoints(config: ConfigDict, workdir: AnyPath) -> Checkpoints:
     """Opens the checkpoints of a run with the options of its configuration."""
-    check_shared(workdir)
     options = config.checkpoint
     return Checkpoints(workdir, every=options.every, keep=options.keep, keep_every=options.keep_every)
 
