@@ -1,7 +1,6 @@
 """What a training run is made of: from its configuration and the objects of a program, checked before it writes."""
 
 import copy
-import os
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,7 +19,6 @@ from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_repeat
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import check_divides, device_mesh
-from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.inputs import Batches, BatchesFrom
 from ddpm_jax.training.loop import compiled_step, state_shapes
 from ddpm_jax.training.restoring import stored_config
@@ -65,7 +63,7 @@ class Prepared(NamedTuple):
         return self.num_images if self.config.data.on_device else None
 
 
-def prepared(config: ConfigDict, workdir: str | os.PathLike[str], given: Given) -> Prepared:
+def prepared(config: ConfigDict, workdir: AnyPath, given: Given) -> Prepared:
     """Makes and checks all that a run needs, for the configuration that is stored in its work directory, if any.
 
     Raises:
@@ -77,7 +75,7 @@ def prepared(config: ConfigDict, workdir: str | os.PathLike[str], given: Given) 
         )
     check_ranges(config)
     config = _naming(config, given)
-    workdir, mesh = run_folder(workdir), device_mesh(fsdp=config.mesh.fsdp)
+    mesh = device_mesh(fsdp=config.mesh.fsdp)
     check_divides(mesh, batch_size=config.train.batch_size, accumulation=config.train.accumulation)
     stored = stored_config(workdir)
     config = _passing_over(config, stored)

@@ -149,6 +149,11 @@ class Checkpoints:
         """Raises a `UserError` if another process trains here instead of this one; a `Hook` of the training loop."""
         self._store.check()
 
+    def still_held(self, step: int, state: object) -> dict[str, float]:
+        """Does the same as `check_held`, before a line of the log is written; a `Measure` that measures nothing."""
+        self._store.check()
+        return {}
+
     def last_saved(self) -> int | None:
         """Waits for the save in progress, whose failure is a warning, and returns the newest step on disk, or None."""
         try:
