@@ -142,11 +142,11 @@ def resent(monkeypatch):
     """Lets the library send the next write again although it was done, so that it fails."""
     write_if, sent = conditional.write_if, []
 
-    def twice(path, content, generation):
-        result = write_if(path, content, generation)
+    def twice(*args, **options):
+        result = write_if(*args, **options)
         if not sent:
             sent.append(result)
-            return write_if(path, content, generation)
+            return write_if(*args, **options)
         return result
 
     monkeypatch.setattr(lease_module, "write_if", twice)

@@ -115,19 +115,10 @@ class Lease:
                     self._generation = write_if(self._path, _packed(content), self._generation)
                 except ChangedError:
                     found, generation = self._read()
-                    if generation == 0:
-                        self._lost = (
-                            f"{self._path} was removed while this process trained: restore it from a copy or an older "
-                            "version of the object, and start again"
-                        )
-                    elif found.get("token") != self._token:
-                        self._lost = (
-                            f"another process has taken over the run in {self._what}, because this one did not "
-                            f"answer for {MISSED * BEAT:.0f} seconds: what it saved before stays, and only the other "
-                            "one goes on"
-                        )
-                    else:  # the answer to an earlier write was lost: go on from what it wrote
+                    if found.get("token") == self._token:  # the answer to an earlier write was lost: go on from there
                         self._content, self._generation = found, generation
+                    else:
+                        self._lost = self._why_lost(generation)
                 else:
                     self._content = content
                     return
@@ -179,6 +170,18 @@ class Lease:
         except ValueError as error:
             raise self._damaged(error) from error
         return content, generation
+
+    def _why_lost(self, generation: int) -> str:
+        """Why this process no longer holds the lease, where the object has this generation."""
+        if generation == 0:
+            return (
+                f"{self._path} was removed while this process trained: restore it from a copy or an older version of "
+                "the object, and start again"
+            )
+        return (
+            f"another process has taken over the run in {self._what}, because this one did not answer for "
+            f"{MISSED * BEAT:.0f} seconds: what it saved before stays, and only the other one goes on"
+        )
 
     def _damaged(self, error: ValueError) -> UserError:
         """The error that the object is not what a lease writes."""
