@@ -27,6 +27,7 @@ BEAT = 10.0
 """Seconds between two renewals."""
 MISSED = 3
 """Beats after which a silent holder has lost the lease."""
+_BEAT_LASTS = 8.0  # seconds for which one beat is tried: a request that hangs must not cost the next ones
 
 Content = dict[str, Any]
 """What the object holds: the keys of the lease itself, and what `Lease.update` changes."""
@@ -83,8 +84,12 @@ class Lease:
                 f"{MISSED * BEAT:.0f} seconds: what it saved before stays, and only the other one goes on"
             )
 
-    def update(self, change: Callable[[Content], Content]) -> None:
+    def update(self, change: Callable[[Content], Content], *, seconds: float = 60.0) -> None:
         """Writes the content that `change` makes of the present one, if this process still holds the lease.
+
+        Args:
+          change: function of the present content.
+          seconds: for how long a write, and a reading after it, is tried.
 
         Raises:
           LostError: another process has taken over; nothing was written.
@@ -95,9 +100,9 @@ class Lease:
                 self.check()
                 content = {**change(self.content), "beat": self._content["beat"] + 1}
                 try:
-                    self._generation = write_if(self._path, _packed(content), self._generation)
+                    self._generation = write_if(self._path, _packed(content), self._generation, seconds=seconds)
                 except ChangedError:
-                    found, generation = self._read()
+                    found, generation = self._read(seconds)
                     self._lost = found.get("token") != self._token
                     if not self._lost:  # the answer to an earlier write was lost: go on from what it wrote
                         self._content, self._generation = found, generation
@@ -116,13 +121,13 @@ class Lease:
             if self._new and not any(self._content[key] for key in self._content.keys() - _OWN):
                 remove_if(self._path, self._generation)
             else:
-                self.update(lambda content: {**content, "holder": None})
+                self.update(lambda content: {**content, "holder": None}, seconds=_BEAT_LASTS)
 
     def _renew(self) -> None:
         """Writes a beat from time to time; a bucket that does not answer is asked again at the next beat."""
         while not self._stop.wait(BEAT):
             try:
-                self.update(lambda content: content)
+                self.update(lambda content: content, seconds=_BEAT_LASTS)
             except LostError:
                 return
             except OSError:
@@ -145,9 +150,9 @@ class Lease:
                 raise self._taken(seen)
         return content, generation
 
-    def _read(self) -> tuple[Content, int]:
+    def _read(self, seconds: float = 60.0) -> tuple[Content, int]:
         """The object and its generation."""
-        packed, generation = read_versioned(self._path)
+        packed, generation = read_versioned(self._path, seconds=seconds)
         return _unpacked(packed), generation
 
     def _taken(self, content: Content) -> TransientError:
