@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from ddpm_jax.errors import UserError, causes, first_line
+from ddpm_jax.errors import UserError, causes, first_line, is_transient
 
 AnyPath: TypeAlias = Path | epath.Path
 """A path on a disk, or in a bucket."""
@@ -94,8 +94,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def did_not_answer(path: AnyPath, error: BaseException) -> bool:
-    """Whether an exception came from a bucket that did not answer; False for a path on a disk."""
-    return not isinstance(path, Path) and any(may_pass(cause) for cause in causes(error))
+    """Whether an exception came from the storage of a path, which may answer if the same command is started again."""
+    return is_transient(error) or (not isinstance(path, Path) and any(may_pass(cause) for cause in causes(error)))
 
 
 def _of_login(error: BaseException) -> list[BaseException]:
