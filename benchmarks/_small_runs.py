@@ -11,6 +11,7 @@ from ddpm_jax.config import from_json
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training import log
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.goodput import TIMED
 from ddpm_jax.training.loop import state_shapes
 from ddpm_jax.training.restoring import stored_config
 from ddpm_jax.training.state import TrainState
@@ -48,7 +49,7 @@ def record(workdir: Path) -> Record:
     with Checkpoints(workdir) as checkpoints:
         state = checkpoints.restore(target)
     assert state is not None, "the run has ended"
-    return state, [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
+    return state, [{k: v for k, v in line.items() if k not in TIMED} for line in log.read_log(workdir)]
 
 
 def same(left: Record, right: Record) -> bool:

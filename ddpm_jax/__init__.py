@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.runtime.images import from_uint8, picture, to_uint8
     from ddpm_jax.training.log import read_log
     from ddpm_jax.training.loop import Hook
+    from ddpm_jax.training.sinks import Sink
     from ddpm_jax.training.state import TrainState
     from ddpm_jax.training.step import TrainSpec, train_step
 
@@ -102,6 +103,7 @@ _LATER: dict[str, tuple[str, ...]] = {
     ),
     "training.log": ("read_log",),
     "training.loop": ("Hook",),
+    "training.sinks": ("Sink",),
     "training.state": ("TrainState",),
     "training.step": (
         "TrainSpec",
@@ -134,6 +136,7 @@ __all__ = [
     "Run",
     "Sampler",
     "SamplerState",
+    "Sink",
     "Source",
     "StepInfo",
     "Target",

@@ -47,6 +47,10 @@ class TransientError(UserError):
     """An error that may pass by itself, such as a lost connection: the same command, started again, may succeed."""
 
 
+class BusyError(TransientError):
+    """Another process has what this one asked for, such as a run that it trains."""
+
+
 def one_line(text: object) -> str:
     """A text that may contain names from files, made printable as one line of less than 500 characters.
 

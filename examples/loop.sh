@@ -19,7 +19,10 @@ for ((start = 1; ; start++)); do
   case $code in 0 | 1 | 130) exit $code ;; esac
   if [[ -n $stopped ]] || ((start >= ${MOST:-100})); then exit $code; fi
   echo "start $start ended with code $code: again in ${PAUSE:-10} s" >&2
-  sleep "${PAUSE:-10}" &
-  wait $!
+  for ((left = ${PAUSE:-10}; left > 0; left--)); do # second by second: a signal just before `wait` does not end it
+    if [[ -n $stopped ]]; then exit $code; fi
+    sleep 1 &
+    wait $!
+  done
   if [[ -n $stopped ]]; then exit $code; fi
 done

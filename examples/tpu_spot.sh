@@ -2,14 +2,14 @@
 # A run on a spot slice of TPUs, which may be taken away at any time: a queued resource waits for the slice, and one that
 # was taken away is asked for again. Without --spot it is a slice on demand.
 #
-#   WORKDIR=gs://BUCKET/imagenet64 ZONE=us-east5-b TYPE=v6e-16 VERSION=v2-alpha-tpuv6e examples/tpu_spot.sh
+#   WORKDIR=gs://BUCKET/imagenet64 DATA=/mnt/data ZONE=us-east5-b TYPE=v6e-16 VERSION=v2-alpha-tpuv6e examples/tpu_spot.sh
 #
 # It runs wherever gcloud does, and started again it goes on with the resource that it finds. Arguments are those of
 # train.py. What each host prints is in logs/NAME.TIME/HOST.log.
 set -u
 name=${NAME:-$(basename "$WORKDIR")} queued="gcloud compute tpus queued-resources"
-setup="[ -d ddpm_jax ] || git clone -q https://github.com/ddpm-jax/ddpm_jax; cd ddpm_jax && pip install -q -r requirements.txt 'jax[tpu]'"
-train="python train.py --distributed --config=configs/imagenet64.py --workdir=$WORKDIR $*"
+setup="[ -d ddpm_jax ] || git clone -q https://github.com/ddpm-jax/ddpm_jax; cd ddpm_jax && pip install -q -r requirements.txt -r requirements/tpu.txt -r requirements/gcs.txt"
+train="python train.py --distributed --config=configs/imagenet64.py --config.data.path=$DATA --workdir=$WORKDIR $*"
 
 for ((turn = 1; turn <= ${MOST:-10000}; turn++)); do
   if ! state=$($queued describe "$name" --zone="$ZONE" --format="value(state.state)" 2>&1); then

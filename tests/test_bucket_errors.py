@@ -156,7 +156,7 @@ def test_a_bucket_that_is_down_hides_no_error(saved, monkeypatch, capsys):
     ],
 )
 def test_another_workdir_is_no_remedy_for_a_silent_bucket(saved, monkeypatch, made, code, remedy):
-    monkeypatch.setattr(checkpoint, "open_store", raising(made()))
+    monkeypatch.setattr(Checkpoints, "_opened", raising(made()))
     with pytest.raises(UserError, match=f"^cannot write to {saved}: .*; {remedy}$") as caught:
         Checkpoints(saved)
     assert endings.exit_code(caught.value) == code

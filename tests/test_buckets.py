@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny import ROOT, arguments, same, save, tiny_config
+from support.tiny import ROOT, arguments, same, save, tiny_config, untimed
 from support.tiny import run as program
 
 import ddpm_jax as dj
@@ -22,7 +22,6 @@ from ddpm_jax.training.restoring import saved_steps
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = {"diffusion__num_timesteps": 4, "log__preview_every": 4, "log__preview_steps": 2}
-TIMED = {"steps_per_s", "images_per_s"}
 
 
 @pytest.fixture
@@ -37,10 +36,6 @@ def content(folder):
     return {str(path.relative_to(folder)): storage.read_bytes(path) for path, _ in storage.files_below(folder)}
 
 
-def logged(workdir):
-    return [{name: line[name] for name in line if name not in TIMED} for line in read_log(workdir)]
-
-
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_that_on_a_disk(place, tmp_path):
     """Trained in two starts, with previews; sampled to a folder, an array and a grid; measured."""
@@ -52,8 +47,8 @@ def test_a_run_in_a_bucket_is_that_on_a_disk(place, tmp_path):
     assert (disk.step, disk.digest()) == (cloud.step, cloud.digest())
     assert same(disk.params, cloud.params)
     assert saved_steps(f"{place}/run/checkpoints") == saved_steps(tmp_path / "run/checkpoints")
-    assert logged(f"{place}/run") == logged(tmp_path / "run")
-    assert [line["step"] for line in logged(f"{place}/run")] == [*range(1, 9)]
+    assert untimed(f"{place}/run") == untimed(tmp_path / "run")
+    assert [line["step"] for line in untimed(f"{place}/run")] == [*range(1, 9)]
     assert len(content(f"{place}/run/previews")) == 4
     assert content(f"{place}/run/previews") == content(tmp_path / "run/previews")
     assert content(f"{place}/run/tensorboard")
@@ -146,7 +141,7 @@ def test_a_run_may_be_copied_from_a_disk_to_a_bucket_and_back(place, tmp_path):
     assert [line["step"] for line in read_log(tmp_path / "c")] == [*range(1, 7)]
     train.train(tiny_config(**CONFIG, train__num_steps=8), tmp_path / "c")
     assert saved_steps(tmp_path / "c/checkpoints") == [8, 6]
-    assert logged(tmp_path / "c") == logged(tmp_path / "whole")
+    assert untimed(tmp_path / "c") == untimed(tmp_path / "whole")
     assert same(Run(tmp_path / "c").params, Run(tmp_path / "whole").params)
     assert not (tmp_path / "c/checkpoints/manifest.json").exists()
     assert not list((tmp_path / "c/log").iterdir())
@@ -226,7 +221,7 @@ def test_a_run_in_a_bucket_that_is_killed_and_resumed_is_that_on_a_disk(place, t
     process = start(f"--workdir={place}/run", *arguments(config))
     error = process.communicate()[1]
     assert process.returncode == 0, error
-    assert logged(f"{place}/run") == logged(tmp_path / "run")
+    assert untimed(f"{place}/run") == untimed(tmp_path / "run")
     assert same(Run(f"{place}/run").params, Run(tmp_path / "run").params)
     kept = {name.split("/")[1] for name in content(f"{place}/run/checkpoints") if "/" in name}
     assert kept == {str(step) for step in saved_steps(f"{place}/run/checkpoints")}

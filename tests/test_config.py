@@ -144,6 +144,7 @@ OUT_OF_RANGE = {
     "labels.num_classes": -1,
     "labels.dropout": 1.0,
     "labels.names": (1, 2),
+    "log.sinks": ("tensorboard", "tensorboard"),
     "checkpoint.every": 0,
     "checkpoint.every_minutes": -1.0,
     "checkpoint.keep": 0,
@@ -265,10 +266,13 @@ def test_a_crop_is_no_or_four_whole_numbers():
 @pytest.mark.parametrize("path", [path for path, key in KEYS.items() if key.choices])
 def test_an_unknown_name_is_refused_with_the_nearest_choice(path):
     typed = f"{KEYS[path].choices[-1]}q"
+    value = (KEYS[path].choices[0], typed) if type(KEYS[path].default) is tuple else typed
     with pytest.raises(UserError) as caught:
-        check_ranges(tiny_config(**{path.replace(".", "__"): typed}))
+        check_ranges(tiny_config(**{path.replace(".", "__"): value}))
     known = ", ".join(KEYS[path].choices)
-    assert str(caught.value).startswith(f"config.{path}={typed!r} is not one of: {known}")
+    assert str(caught.value).startswith(
+        f"config.{path}={value!r} {'has ' + repr(typed) + ', which ' if value != typed else ''}is not one of: {known}"
+    )
     if len(typed) > 3:  # difflib finds nothing near in a name of one letter
         assert str(caught.value).endswith(f"; did you mean {typed[:-1]!r}?")
 

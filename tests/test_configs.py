@@ -186,6 +186,8 @@ TABLES = {
     "sample.variance": factory.VARIANCES,
     "sample.grid": factory.GRIDS,
     "data.source": (*factory.SOURCES, CUSTOM),
+    "log.sinks": factory.SINKS,
+    "train.on_divergence": ("stop", "skip", "rollback"),
     "checkpoint.best": ("none", *BEST_BY),
 }
 OF_THE_NETWORK = {"model.padding", "model.time_embedding", "model.dtype"}

@@ -74,6 +74,12 @@ def test_fsdp_must_divide_the_devices_of_a_slice():
         device_mesh(fsdp=3)
 
 
+def test_hosts_of_gpus_are_no_slices():
+    """XLA gives GPUs and CPUs the number of their host as that of a slice."""
+    gpus = [Chip(i, (0, 0, 0), i // 8, i // 8, platform="gpu", device_kind="NVIDIA H100 80GB HBM3") for i in range(32)]
+    assert [device.id for device in device_mesh(gpus, fsdp=16).devices.flat] == list(range(32))
+
+
 def test_other_devices_keep_their_order():
     mesh = device_mesh(fsdp=2)
     assert [device.id for device in mesh.devices.flat] == list(range(8))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support.tiny import given_config, same
+from support.tiny import given_config, same, untimed
 
 import ddpm_jax as dj
 from ddpm_jax.data.pipeline import batch_indices
@@ -59,8 +59,7 @@ def run(workdir, *steps, hooks=(), **changes):
 
 def lines(workdir):
     """The lines of a log without their speeds and the step of a roll-back."""
-    own = ("steps_per_s", "images_per_s", "rolled_back_from")
-    return [{name: value for name, value in line.items() if name not in own} for line in read_log(workdir)]
+    return [{name: line[name] for name in line if name != "rolled_back_from"} for line in untimed(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +190,17 @@ def test_a_roll_back_is_the_run_that_was_told_to_pass_over_the_batch(told, tmp_p
     assert stored_config(tmp_path)["train"]["pass_over"] == [BAD]
 
 
+def test_a_roll_back_in_a_bucket_removes_later_checkpoints_and_saves_their_steps_again(bucket, tmp_path):
+    told = run(tmp_path, 6, train__pass_over=(4, 5, 6), checkpoint__every=1)
+    workdir, seen = f"{bucket}/rolled_back", []
+    look = lambda step, *_: seen.append(saved_steps(f"{workdir}/checkpoints")) if step == 4 else None
+    changes = {"train__on_divergence": "rollback", "train__rollback_batches": 3, "checkpoint__every": 1}
+    assert same(run(workdir, 6, hooks=[look], checkpoint__keep=8, **changes), told)
+    assert max(seen[-1]) <= 4
+    assert lines(workdir) == lines(tmp_path)
+    assert saved_steps(f"{workdir}/checkpoints") == [*range(int(told.step), 0, -1)]
+
+
 class KilledError(BaseException):
     """The end of a process, as far as a run can see it: nothing is saved."""
 
@@ -230,6 +240,30 @@ def test_no_more_batches_are_passed_over_than_permitted(tmp_path, way):
         run(tmp_path, 4, 5, 7, train__on_divergence=way, train__max_passed_over=2)
     assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 6]
     assert read_log(tmp_path)[-1]["passed_over"] == 2
+
+
+def test_a_roll_back_over_more_batches_than_permitted_is_refused_at_the_start(tmp_path):
+    changes = {"train__on_divergence": "rollback", "train__rollback_batches": 200}
+    with pytest.raises(UserError, match=r"rollback_batches=200 is above config.train.max_passed_over=20, so that no"):
+        train.train(given_config(**changes), tmp_path / "run", source=lambda step: [], network=Line())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_roll_back_holds_no_second_state_while_it_reads_one(tmp_path, monkeypatch):
+    """What is left of the attempt that diverged is one state, in the buffers of its save."""
+    held, begin = [], train._restored_or_new
+
+    def counted(ready, checkpoints):
+        held.append(sum(leaf.nbytes for leaf in jax.live_arrays()))
+        return begin(ready, checkpoints)
+
+    monkeypatch.setattr(train, "_restored_or_new", counted)
+    before = sum(leaf.nbytes for leaf in jax.live_arrays())
+    state = run(tmp_path, 7, train__on_divergence="rollback")
+    size = sum(
+        leaf.nbytes for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and leaf.dtype != state.key.dtype
+    )
+    assert held[1] - before < 1.5 * size
 
 
 def test_batches_that_begin_anew_are_not_rolled_back(tmp_path):

@@ -159,4 +159,7 @@ thread.join()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 75, done
-    assert done.stderr == "error: the connection to the other processes was lost; start all processes again\n"
+    assert (
+        done.stderr
+        == "error: aborted, most likely because another process was lost (see above): start all of them again\n"
+    )

@@ -88,6 +88,9 @@ def test_the_loop_passes_a_signal_on_and_starts_nothing_after_it(stand_in, numbe
     assert len(stand_in.starts()) == 1
 
 
+DISTRIBUTED = "train.py --distributed --config=configs/imagenet64.py"
+
+
 def test_a_signal_ends_the_pause_of_the_loop(stand_in):
     stand_in.codes([75, 0])
     loop = subprocess.Popen(
@@ -149,7 +152,9 @@ def children(pid):
 def test_slurm_requeues_by_the_codes_of_all_tasks(stand_in, first, second, end, starts):
     stand_in.codes(first, second)
     assert sbatch(stand_in) == end
-    expected = ["train.py --config=configs/imagenet64.py --workdir=gs://bucket/run --config.seed=1"] * starts
+    expected = [
+        "train.py --config=configs/imagenet64.py --config.data.path=data --workdir=gs://bucket/run --config.seed=1"
+    ] * starts
     assert [stand_in.starts(task) for task in (0, 1)] == [expected, expected]
     assert stand_in.lines("requeued") == ["7"] * (starts - 1)
 
@@ -180,11 +185,11 @@ def test_a_jobset_starts_all_hosts_again_by_the_codes(stand_in, codes, end, rest
     stand_in.codes(*codes)
     jobset = JobSet(EXAMPLES / "gke_jobset.yaml", lambda command, i: stand_in.start(*command, TASK=str(i)))
     assert (jobset.run(), jobset.restarts) == (end, restarts)
-    command = "train.py --distributed --config=configs/imagenet64.py --workdir=gs://BUCKET/imagenet64"
+    command = f"{DISTRIBUTED} --config.data.path=DATA --workdir=gs://BUCKET/imagenet64"
     assert [stand_in.starts(i) for i in range(4)] == [[command] * (restarts + 1)] * 4
 
 
-TPU = {"ZONE": "z", "TYPE": "v6e-16", "VERSION": "v"}
+TPU = {"DATA": "/mnt/data", "ZONE": "z", "TYPE": "v6e-16", "VERSION": "v"}
 
 
 def asked(stand_in):
@@ -199,7 +204,7 @@ def test_a_spot_slice_that_is_taken_away_is_asked_for_again(stand_in):
     assert stand_in.run(EXAMPLES / "tpu_spot.sh", "--config.seed=1", **TPU) == 0
     assert asked(stand_in)[0] == "create"
     assert asked(stand_in)[-5:] == ["ssh", "delete", "create", "ssh", "delete"]
-    command = "train.py --distributed --config=configs/imagenet64.py --workdir=gs://bucket/run --config.seed=1"
+    command = f"{DISTRIBUTED} --config.data.path=/mnt/data --workdir=gs://bucket/run --config.seed=1"
     assert set(stand_in.starts() + stand_in.starts(1)) == {command}
     assert stand_in.lines("codes.0") == stand_in.lines("codes.1") == []
 

@@ -15,6 +15,7 @@ from ddpm_jax.runtime import peaks, storage
 from ddpm_jax.training import heartbeat
 from ddpm_jax.training.heartbeat import Heartbeat, Status, read_status
 from ddpm_jax.training.restoring import newest_checkpoint
+from ddpm_jax.training.sinks import Start
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -40,7 +41,8 @@ def test_the_file_has_what_is_known_at_each_time(tmp_path, now):
     checkpoint = {"checkpoint_step": 20, "checkpoint_time": 900.0}
     with beat(tmp_path, checkpoint=(20, 900.0)) as status:
         assert read_status(tmp_path) == Status("waiting", **ours, **checkpoint, time=1000.0)
-        status.resumed(20, peak_steps_per_s=8.0)
+        status.peak_steps_per_s = 8.0
+        status.start(Start(tmp_path, {}, 20))
         now[0] = 1005.0
         status.line(line(30, held_out_loss=0.5))
         speeds = {"steps_per_s": 2.0, "images_per_s": 16.0, "mfu": 0.25, "seconds_per_line": 5.0}
@@ -98,7 +100,6 @@ def test_of_several_processes_the_first_writes_and_the_error_of_another_one_stay
         before = read_status(tmp_path)
         monkeypatch.setattr(heartbeat, "is_first", lambda: False)
         other.__enter__()
-        other.resumed(0)
         other.__exit__(AgreedError, AgreedError("of all"), None)
         other.__exit__(TransientError, TransientError("lost"), None)
         assert read_status(tmp_path) == before
@@ -109,6 +110,7 @@ def test_of_several_processes_the_first_writes_and_the_error_of_another_one_stay
         first.__exit__(TransientError, TransientError("lost"), None)
         ended = read_status(tmp_path)
     assert (ended.state, ended.last_error, ended.time) == ("needs you", "cannot read cat.png; replace it", 1010.0)
+    assert ended.step == 10  # as the first one knows it
     with beat(tmp_path):
         assert read_status(tmp_path).state == "waiting"
     assert read_status(tmp_path).state == "stopped"
@@ -183,6 +185,18 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 )
 def test_the_peak_is_that_of_the_longest_name(kind, teraflops):
     assert peaks.peak_flops(kind) == (teraflops and teraflops * 1e12)
+
+
+def test_the_arithmetic_is_counted_for_devices_whose_plugin_cannot_count(monkeypatch):
+    """As those of TPUs and GPUs: JAX refuses to count for them."""
+    from jax._src.interpreters import pxla
+
+    from ddpm_jax.jobs import peak
+
+    monkeypatch.setattr(pxla.xb, "using_pjrt_c_api", lambda backend: True)
+    lowered = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
+    assert lowered.cost_analysis() is None
+    assert peak._flops(lowered) == 2 * 64**3
 
 
 @pytest.mark.slow

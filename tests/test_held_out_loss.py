@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tiny import random_state, same, tiny_config
+from support.tiny import random_state, same, tiny_config, untimed
 
 import ddpm_jax as dj
 from ddpm_jax import factory
@@ -130,10 +130,6 @@ def measured(tmp_path_factory, quick_compilation):
     return workdir, train.train(tiny_config(**RUN), workdir)
 
 
-def numbers(workdir):
-    return [{key: v for key, v in line.items() if not key.endswith("per_s")} for line in read_log(workdir)]
-
-
 def test_the_log_has_the_loss_of_the_averaged_parameters_without_dropout(measured):
     workdir, state = measured
     lines = read_log(workdir)
@@ -160,14 +156,14 @@ def test_the_log_has_the_loss_of_the_averaged_parameters_without_dropout(measure
 def test_the_run_itself_is_the_same_without_the_measurement(measured, tmp_path):
     state = train.train(tiny_config(**RUN | {"log__held_out_every": 0}), tmp_path)
     assert same(state, measured[1])
-    plain = [{key: v for key, v in line.items() if "held_out" not in key} for line in numbers(measured[0])]
-    assert plain == numbers(tmp_path)
+    plain = [{key: v for key, v in line.items() if "held_out" not in key} for line in untimed(measured[0])]
+    assert plain == untimed(tmp_path)
 
 
 def test_a_resumed_run_measures_the_same(measured, tmp_path):
     train.train(tiny_config(**RUN | {"train__num_steps": 3}), tmp_path)
     train.train(tiny_config(**RUN), tmp_path)
-    assert numbers(tmp_path)[1::2] == numbers(measured[0])[1::2]
+    assert untimed(tmp_path)[1::2] == untimed(measured[0])[1::2]
 
 
 @pytest.mark.slow

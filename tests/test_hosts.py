@@ -18,6 +18,7 @@ from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runs.sampling import sample_run
 from ddpm_jax.training import log
+from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.heartbeat import read_status
 from ddpm_jax.training.restoring import saved_steps
 
@@ -201,6 +202,17 @@ def test_a_process_that_dies_or_hangs_ends_the_other(tmp_path, end):
     processes[1].communicate()
 
 
+@pytest.mark.slow
+def test_two_processes_are_refused_together_by_the_one_that_trains(tmp_path):
+    """The second does not wait until it finds the first one gone."""
+    with Checkpoints(tmp_path / "run"):
+        processes = start("train.py", f"--workdir={tmp_path / 'run'}", *arguments(tiny_config(**CONFIG)))
+        outputs = [process.communicate(timeout=DEADLOCK)[0] for process in processes]
+    assert [process.returncode for process in processes] == [endings.START_AGAIN] * 2, outputs
+    assert f"error: another process is training in {tmp_path / 'run'}; wait until" in outputs[0]
+    assert "error: the first process failed; its own message says why" in outputs[1]
+
+
 # The training program with a loss that is infinite for an image of the batch of step 12.
 FRAGILE = """
 import sys
@@ -227,15 +239,19 @@ command()
 
 
 @pytest.mark.slow
-def test_two_processes_roll_back_together(tmp_path):
-    """To the run that was told to pass over the batch."""
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_two_processes_roll_back_together(bucket, tmp_path, where):
+    """To the run that was told to pass over the batches; the checkpoint of step 10 is removed and saved again."""
     changes = {**CONFIG, "train__num_steps": 14, "checkpoint__every": 5}
-    back, told = tiny_config(**changes, train__on_divergence="rollback"), tiny_config(**changes, train__pass_over=(12,))
-    output = finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'back'}", *arguments(back)))
-    assert output.count("at step 12; the run returns to step 10 and passes over the batch of step 12 (1 of") == 1
+    back = tiny_config(**changes, train__on_divergence="rollback", train__rollback_batches=3)
+    told = tiny_config(**changes, train__pass_over=(10, 11, 12))
+    workdir = tmp_path / "back" if where == "disk" else f"{bucket}/back"
+    output = finish(start("-c", FRAGILE, f"--workdir={workdir}", *arguments(back)))
+    assert output.count("at step 12; the run returns to step 5 and passes over the batch of steps 10 to 12 (3 of") == 1
     finish(start("-c", FRAGILE, f"--workdir={tmp_path / 'told'}", *arguments(told)))
-    assert Run(tmp_path / "back").digest() == Run(tmp_path / "told").digest()
-    assert losses(tmp_path / "back") == losses(tmp_path / "told")
+    assert Run(workdir).digest() == Run(tmp_path / "told").digest()
+    assert losses(workdir) == losses(tmp_path / "told")
+    assert saved_steps(f"{workdir}/checkpoints") == saved_steps(tmp_path / "told/checkpoints")
 
 
 INTERLEAVED = """

@@ -69,7 +69,19 @@ def test_extras_are_the_requirement_files(metadata):
         declared[extra.group(1) if extra else ""].append(str(requirement))
     files = {"": ROOT / "requirements.txt", **{extra: ROOT / "requirements" / f"{extra}.txt" for extra in EXTRAS}}
     assert declared == {extra: requirements(path) for extra, path in files.items()}
-    assert {"dev", "docs", "notebooks", "diffusers", "prepare", "cuda12", "cuda13", "gcs", "tpu"} == set(EXTRAS)
+    assert {
+        "dev",
+        "docs",
+        "notebooks",
+        "diffusers",
+        "prepare",
+        "cuda12",
+        "cuda13",
+        "gcs",
+        "tpu",
+        "wandb",
+        "mlflow",
+    } == set(EXTRAS)
 
 
 def test_no_file_of_an_extra_includes_another():

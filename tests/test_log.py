@@ -1,5 +1,6 @@
 """The log has the means of every step once, TensorBoard shows the same, and a run that diverges is stopped."""
 
+import contextlib
 import io
 import json
 import re
@@ -11,8 +12,11 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from ddpm_jax.errors import UserError
-from ddpm_jax.training import log as log_module
+from ddpm_jax.training import goodput
+from ddpm_jax.training.board import TensorBoard
 from ddpm_jax.training.log import DivergedError, RunLog, read_log
+from ddpm_jax.training.log_lines import LogFile
+from ddpm_jax.training.sinks import Start
 
 
 def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0), **more):
@@ -23,10 +27,13 @@ def metrics(loss, grad_norm=1.0, counts=(1, 1, 1, 1), sums=(1.0, 2.0, 3.0, 4.0),
     return {"loss": np.float32(loss), "grad_norm": np.float32(grad_norm), **more, **quarters, **steps}
 
 
-def run_log(workdir, start_step=0, **options):
+@contextlib.contextmanager
+def run_log(workdir, start_step=0, *, rolled_back_from=0, sinks=(), **options):
     """A log of up to 10 steps of 4 images; the learning rate of step s is s / 100."""
-    rate = lambda step: step / 100
-    return RunLog(workdir, start_step=start_step, num_steps=10, batch_size=4, learning_rate=rate, **options)
+    start, sinks = Start(workdir, {}, start_step, rolled_back_from), [LogFile(), TensorBoard(), *sinks]
+    options = {"num_steps": 10, "batch_size": 4, "learning_rate": lambda step: step / 100, **options}
+    with RunLog(start, sinks, **options) as log, log.clock.phase("steps"):
+        yield log
 
 
 def write(workdir, steps, start_step=0):
@@ -54,13 +61,12 @@ def scalars(workdir):
 
 def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
         log.add(1, metrics(3, 5, counts=(2, 0, 1, 0), sums=(6.0, 0.0, 1.0, 0.0), bound_nats=np.float32(7)))
         log.add(2, metrics(4, 6, counts=(0, 0, 3, 0), sums=(0.0, 0.0, 3.0, 0.0), bound_nats=np.float32(8)))
         now[0] = 104.0
         log.flush()
-        log.restart_clock()
         now[0] = 105.0
         log.flush()  # nothing new
         log.add(3, metrics(1))
@@ -76,9 +82,10 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
         "learning_rate": 0.01,
         "steps_per_s": 0.5,
         "images_per_s": 2.0,
+        "seconds_steps": 4.0,
     }
     quarters = {f"loss_t{i}": float(i) for i in range(1, 5)}
-    rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0}
+    rest = {"learning_rate": 0.02, "steps_per_s": 1.0, "images_per_s": 4.0, "seconds_steps": 1.0}
     assert second == {"step": 3, "loss": 1.0, "grad_norm": 1.0, **quarters, **rest}
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "step 2/10  loss 3.5000  (3.000 - 1.000 -)  0.50 steps/s  2 images/s  00:00:16 left"
@@ -86,10 +93,10 @@ def test_a_line_has_the_means_since_the_last(tmp_path, monkeypatch, capsys):
 
 def test_previews_do_not_count_as_training_time(tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
     with run_log(tmp_path) as log:
-        now[0] = 50.0
-        log.restart_clock()
+        with log.clock.phase("previews"):
+            now[0] = 50.0
         log.add(1, metrics(1))
         now[0] = 52.0
         log.flush()
@@ -174,8 +181,8 @@ def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
         rf"^cannot write the log in {re.escape(str(tmp_path))}: [^\n]*; fix the cause; then .* last good checkpoint$"
     )
     (tmp_path / "log.jsonl").mkdir()
-    with pytest.raises(UserError, match=message):
-        run_log(tmp_path)
+    with pytest.raises(UserError, match=message), run_log(tmp_path):
+        pass
     (tmp_path / "log.jsonl").rmdir()
     with run_log(tmp_path) as log:
         (tmp_path / "log.jsonl").mkdir()
@@ -189,13 +196,14 @@ def test_a_full_disk_stops_the_log_in_one_line_and_closing_it_is_silent(tmp_path
         raise OSError(28, "No space left on device")
 
     with run_log(tmp_path) as log:
-        log._files[1]._writer.flush = full
+        board = log._sinks[1]
+        board._writer.flush = full
         log.add(1, metrics(1))
         with pytest.raises(UserError, match="No space left on device; free some space"):
             log.flush()
     assert "Error" not in capfd.readouterr().err
-    del log._files[1]._writer.flush
-    log._files[1].close()
+    del board._writer.flush
+    board.end(None)
 
 
 def test_lines_are_plain_json(tmp_path):
@@ -206,7 +214,7 @@ def test_lines_are_plain_json(tmp_path):
 
 def test_measured_numbers_are_in_the_line_and_their_time_is_not_in_the_speed(tmp_path, monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
 
     def measured():
         now[0] += 50
@@ -273,3 +281,19 @@ def test_two_logs_of_the_same_second_are_two_files_of_tensorboard(tmp_path, monk
     write(tmp_path, [1, 2])
     write(tmp_path, [2, 3], start_step=1)
     assert sorted({step for step, _ in scalars(tmp_path)}) == [1, 2, 3]
+
+
+def test_a_spike_of_the_loss_is_noted_in_one_line_and_counted(tmp_path, capsys):
+    """It is far above the 101 losses before it; a fall is none, nor is anything before there are so many."""
+    rng, spikes = np.random.default_rng(0), {60: 9.0, 151: 2.0, 153: 3.0, 155: 0.01}
+    with run_log(tmp_path, num_steps=160) as log:
+        for step in range(1, 161):
+            log.add(step, metrics(spikes.get(step, 1 + 0.1 * rng.standard_normal())))
+            if step % 80 == 0:
+                log.flush()
+    assert [line.get("spikes") for line in read_log(tmp_path)] == [None, 2]
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "loss at step" in line]
+    begin = (
+        r"^note: the loss at step 151 is 2; the median of those before is (0\.9|1\.0)\d*; 1 more since the last line$"
+    )
+    assert re.search(begin, note)

@@ -1,7 +1,6 @@
 """What an error would lose is saved before it ends a run, and a run is saved by the clock too."""
 
 import contextlib
-import json
 import re
 import resource
 import sys
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from support.tiny import random_state, same, save, tiny_config
+from support.tiny import random_state, same, save, tiny_config, untimed
 
 from ddpm_jax import factory
 from ddpm_jax.config import to_json
@@ -22,6 +21,7 @@ from ddpm_jax.jobs import train
 from ddpm_jax.training import inputs, loop, saving
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
+from ddpm_jax.training.log_lines import LogFile
 from ddpm_jax.training.restoring import saved_steps
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -53,12 +53,6 @@ def whole_run(tmp_path_factory, quick_compilation):
     return workdir, train.train(tiny_config(**READS), workdir)
 
 
-def deterministic(workdir):
-    """The log without speeds."""
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.endswith("_per_s")} for line in lines]
-
-
 def fails(workdir, message, monkeypatch, *replaced, **changes):
     """Trains with something replaced meanwhile, which ends the run with that message."""
     monkeypatch.setattr(*replaced)
@@ -78,7 +72,7 @@ def test_an_image_that_cannot_be_read_loses_no_step(whole_run, tmp_path, monkeyp
     assert saved_steps(tmp_path / "checkpoints") == [5]
     assert "step 5 is saved; the same command resumes from there" in capsys.readouterr().err
     assert same(train.train(tiny_config(**READS), tmp_path), whole_run[1])
-    assert deterministic(tmp_path) == deterministic(whole_run[0])
+    assert untimed(tmp_path) == untimed(whole_run[0])
 
 
 def full(*args, **kwargs):
@@ -86,9 +80,9 @@ def full(*args, **kwargs):
 
 
 def test_a_log_that_cannot_be_written_loses_no_step(whole_run, tmp_path, monkeypatch):
-    original = RunLog._write
-    write = lambda log, line: full() if line["step"] == 4 else original(log, line)
-    fails(tmp_path, "the disk is full", monkeypatch, RunLog, "_write", write)
+    original = LogFile.line
+    line = lambda file, line: full() if line["step"] == 4 else original(file, line)
+    fails(tmp_path, "the disk is full", monkeypatch, LogFile, "line", line)
     assert saved_steps(tmp_path / "checkpoints") == [4]
     assert same(train.train(tiny_config(**READS), tmp_path), whole_run[1])
 
@@ -230,7 +224,7 @@ def test_a_run_is_saved_by_the_clock(tmp_path, monkeypatch, minutes, saved):
     config = {**READS, "checkpoint__every_minutes": minutes, "checkpoint__keep": 10, "log__every": 100}
     train.train(tiny_config(**config), tmp_path)
     assert saved_steps(tmp_path / "checkpoints") == saved[:2]
-    assert [line["step"] for line in deterministic(tmp_path)] == sorted({*saved, 8})
+    assert [line["step"] for line in untimed(tmp_path)] == sorted({*saved, 8})
 
 
 def test_a_dead_data_worker_is_one_line():

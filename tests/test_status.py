@@ -13,7 +13,7 @@ from support.tiny import ROOT, run
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs.status import reading
-from ddpm_jax.jobs.status.reading import observe
+from ddpm_jax.jobs.status.reading import observe, observed
 from ddpm_jax.jobs.status.spans import span
 from ddpm_jax.jobs.status.table import table
 from ddpm_jax.training.heartbeat import Status
@@ -174,3 +174,17 @@ def test_patience_follows_the_log():
         120,
         300,
     ]
+
+
+def test_a_directory_that_cannot_be_read_hides_no_other_run(tmp_path):
+    make(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    lines = table([observed(tmp_path / name, now=NOW) for name in ("file", "run")], now=NOW)
+    assert f"  {tmp_path}/file is not a directory: give the work directories of runs" in lines
+    assert lines[-1].startswith(f"{tmp_path}/run")
+
+
+def test_a_run_that_compiles_its_step_is_not_silent(tmp_path):
+    assert notes(make(tmp_path / "a", state="waiting", time=NOW - 1700, seconds_per_line=None)) == []
+    (note,) = notes(make(tmp_path / "b", state="waiting", time=NOW - 1900, seconds_per_line=None))
+    assert note == "waiting, but nothing heard for 32 min"

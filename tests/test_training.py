@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny import ROOT, arguments, random_state, same, tiny_config
+from support.tiny import ROOT, arguments, random_state, same, tiny_config, untimed
 from support.tiny import run as run_program
 
 from ddpm_jax import factory
@@ -41,11 +41,6 @@ BUSY = {
     "optim__warmup_steps": 2,
     "checkpoint__every": 4,
 }
-
-
-def deterministic(workdir):
-    """The lines of a log without their speeds."""
-    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
 
 
 def damage(checkpoint):
@@ -79,7 +74,7 @@ def test_a_run_traces_its_step_once(whole_run):
 
 def test_a_run_remembers_and_logs_every_step(whole_run):
     workdir, state = whole_run
-    lines = deterministic(workdir)
+    lines = untimed(workdir)
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert len({line["loss"] for line in lines}) == 8
     np.testing.assert_allclose([line["learning_rate"] for line in lines], [0, 5e-4, *[1e-3] * 6], rtol=1e-6)
@@ -94,7 +89,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole_run, tmp_path,
     resumed = train.train(tiny_config(**BUSY), tmp_path)
     assert same(resumed, state)
     assert "resuming from step 5" in capsys.readouterr().out
-    assert deterministic(tmp_path) == deterministic(workdir)
+    assert untimed(tmp_path) == untimed(workdir)
 
 
 def test_a_finished_run_is_not_trained_again(whole_run, monkeypatch):
@@ -160,7 +155,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, when, capsys):
     resumed = train.train(config, tmp_path / "killed")
     assert f"resuming from step {saved}\n" in capsys.readouterr().out
     assert same(resumed, train.train(config, tmp_path / "whole"))
-    assert deterministic(tmp_path / "killed") == deterministic(tmp_path / "whole")
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
     assert [line["step"] for line in log.read_log(tmp_path / "killed")] == list(range(1, begun + 3))
     assert not list((tmp_path / "killed" / "checkpoints").glob("*tmp*"))
 
@@ -202,7 +197,7 @@ def test_an_interrupted_run_saves_its_step_and_goes_on_bit_for_bit(whole_run, tm
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert signal.getsignal(signal.SIGINT) == before
     assert same(train.train(tiny_config(**BUSY), tmp_path), whole_run[1])
-    assert deterministic(tmp_path) == deterministic(whole_run[0])
+    assert untimed(tmp_path) == untimed(whole_run[0])
 
 
 def test_a_second_signal_ends_the_run_at_once(tmp_path, monkeypatch):
@@ -357,7 +352,7 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(whole_run, tm
     damage(newest)
     assert same(train.train(tiny_config(**BUSY), workdir), whole_run[1])
     assert f"warning: checkpoint {newest} is damaged (" in capsys.readouterr().err
-    assert deterministic(workdir) == deterministic(whole_run[0])
+    assert untimed(workdir) == untimed(whole_run[0])
     assert saved_steps(workdir / "checkpoints") == [8, 4]
     assert (workdir / "damaged_checkpoints" / "8").is_dir()
 

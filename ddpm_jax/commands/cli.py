@@ -88,8 +88,8 @@ def run(
                     all_devices()  # before any work
                 main(*argv[1:])
                 sys.stdout.flush()
-        except BrokenPipeError:
-            _leave_unheard()
+        except BrokenPipeError as error:
+            _leave_unheard(endings.exit_code(error))
         except Exception as error:
             _fail(error)
         except KeyboardInterrupt as error:
@@ -117,10 +117,10 @@ def _fail(error: Exception) -> NoReturn:
     endings.leave(endings.exit_code(error))
 
 
-def _leave_unheard() -> NoReturn:
+def _leave_unheard(code: int) -> NoReturn:
     """Exits where the reader of the output has closed it, as `head` does; the rest of the output is dropped."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    endings.leave(endings.MEND)
+    endings.leave(code)
 
 
 def _join_the_others() -> None:
@@ -208,7 +208,7 @@ def _print_and_exit(text: str) -> NoReturn:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        _leave_unheard()
+        _leave_unheard(endings.MEND)
     sys.exit(0)
 
 

@@ -78,7 +78,7 @@ def terminated_in_order() -> Iterator[None]:
 
 def _aborted(number: int) -> None:
     """Ends the process with the code 75, whichever thread has called `abort`."""
-    os.write(2, b"error: the connection to the other processes was lost; start all processes again\n")
+    os.write(2, b"error: aborted, most likely because another process was lost (see above): start all of them again\n")
     os._exit(START_AGAIN)
 
 

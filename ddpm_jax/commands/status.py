@@ -23,11 +23,12 @@ JSON = flags.DEFINE_boolean("json", False, "Print JSON instead of a table.")
 
 def main(*workdirs: str) -> None:
     """Prints the state of the runs in these directories."""
-    from ddpm_jax.jobs.status.reading import observe
+    from ddpm_jax.jobs.status.reading import observe, observed
     from ddpm_jax.jobs.status.table import table
 
     now = time.time()
-    runs = [observe(run_folder(workdir), now=now) for workdir in workdirs]
+    folders = [run_folder(workdir) for workdir in workdirs]
+    runs = [observed(folder, now=now) if len(folders) > 1 else observe(folder, now=now) for folder in folders]
     lines = [json.dumps([run.as_json() for run in runs], indent=1)] if JSON.value else table(runs, now=now)
     print("\n".join(lines))
 

@@ -51,16 +51,19 @@ def main() -> None:
     from ddpm_jax.jobs.train import start
     from ddpm_jax.runs.run import Run
     from ddpm_jax.runs.sampling import sample_run
+    from ddpm_jax.training.goodput import goodput_table
 
     config = CONFIG.value
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()
-    start_step, state, stopped = start(config, workdir)
+    start_step, state, stopped, seconds = start(config, workdir)
+    already = start_step == state.step
+    if not already:
+        print("\n".join(goodput_table(seconds)), flush=True)
     if stopped is not None:
         sys.exit(endings.exit_code_of_signal(stopped))
-    already = start_step == state.step
     there = as_flag("workdir", workdir)
     made, failed, go_on = (
         "",

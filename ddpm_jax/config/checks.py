@@ -24,7 +24,11 @@ def not_one_of(value: object, choices: Iterable[str]) -> str:
 def problem(path: str, value: Any) -> str:
     """What is wrong with the value of a key, as the end of a message; "" if it obeys the schema."""
     key = KEYS[path]
-    if key.choices and value not in key.choices:
+    if key.choices and type(key.default) is tuple:
+        unknown = [name for name in value if name not in key.choices]
+        if unknown:
+            return f"has {unknown[0]!r}, which {not_one_of(unknown[0], key.choices)}"
+    elif key.choices and value not in key.choices:
         return not_one_of(value, key.choices)
     return "" if key.rule is None or key.rule.fits(value) else f"must {key.rule.words}"
 

@@ -74,7 +74,7 @@ class Key:
       default: its default, whose type is the type of all values.
       help: its meaning.
       rule: what its values obey besides the type, or None.
-      choices: its values if it is a name, or ().
+      choices: its values if it is a name, those of its items if it is a tuple of names, or ().
       fixed: whether it must stay as it is when a run is resumed; None for what its group says.
       needs: the conditions under which it has an effect.
     """

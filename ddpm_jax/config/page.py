@@ -29,7 +29,8 @@ set has no effect because of another key.
 def values(key: Key) -> str:
     """The values that a key may have, in words."""
     if key.choices:
-        return ", ".join(key.choices)
+        several = "a tuple of: " if type(key.default) is tuple else ""
+        return several + ", ".join(key.choices)
     kind = _KINDS[type(key.default)]
     if key.rule is None:
         return kind

@@ -232,6 +232,13 @@ GIVEN = {
 }
 LOG = {
     "every": Key(100, "steps between lines of the log", COUNT),
+    "sinks": Key(
+        ("tensorboard",),
+        "where lines and previews go besides the work directory's own log; tensorboard: WORKDIR/tensorboard; wandb: "
+        "Weights & Biases; mlflow: MLFLOW_TRACKING_URI",
+        NAMES,
+        choices=("tensorboard", "wandb", "mlflow"),
+    ),
     "held_out_every": Key(
         500,
         "steps between measurements of the loss of the averaged parameters on held-out images; 0 for none",

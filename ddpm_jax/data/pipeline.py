@@ -53,7 +53,7 @@ def batches(
     """
     import grain
 
-    from ddpm_jax.data.share import Share
+    from ddpm_jax.data.share import Share, left_to_the_trainer
 
     if batch_size < 1:
         raise UserError(f"the batch size must be positive, got {batch_size}")
@@ -65,7 +65,7 @@ def batches(
     if num_workers:
         _parse_flags()
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=left_to_the_trainer)
     return iter(dataset)
 
 

@@ -4,6 +4,7 @@ It is a module of its own because worker processes import it by name, and other 
 it.
 """
 
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,3 +38,12 @@ class Share(grain.MapDataset):
             return self.slice(index)
         step, offset = divmod(index, self._size)
         return self._parent[step * self._batch_size + self._rows[offset]]
+
+
+def left_to_the_trainer(index: int, count: int) -> None:
+    """Lets the worker of this number, of `count`, take no signal: Slurm sends SIGTERM to every process of a step.
+
+    The process that trains decides when to end, and needs images until then.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -20,7 +20,7 @@ from ddpm_jax.factory.chains import (
     sampling_transitions,
     variance,
 )
-from ddpm_jax.factory.given import check_callable, check_input, check_sampler, checked_hooks, described
+from ddpm_jax.factory.given import check_callable, check_input, check_sampler, checked_hooks, checked_sinks, described
 from ddpm_jax.factory.models import (
     RANDOM_WEIGHTS,
     TARGETS,
@@ -42,6 +42,7 @@ from ddpm_jax.factory.objectives import (
     state_init,
     train_spec,
 )
+from ddpm_jax.factory.sinks import SINKS, sinks
 from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "RANDOM_WEIGHTS",
     "SAMPLERS",
     "SCHEDULES",
+    "SINKS",
     "SOURCES",
     "TARGETS",
     "TASKS",
@@ -65,6 +67,7 @@ __all__ = [
     "check_sampler",
     "check_sampling",
     "checked_hooks",
+    "checked_sinks",
     "classifier",
     "classifier_samples",
     "denoiser",
@@ -83,6 +86,7 @@ __all__ = [
     "sampler",
     "sampler_settings",
     "sampling_transitions",
+    "sinks",
     "source",
     "state_init",
     "train_spec",

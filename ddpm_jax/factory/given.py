@@ -24,6 +24,7 @@ from ddpm_jax.diffusion.prediction import Prediction
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import NoiseLevel, linear
 from ddpm_jax.errors import UserError, first_line, shortened
+from ddpm_jax.training.sinks import Sink
 
 _LONGEST = 2000  # characters of a description
 # The functions that take an object, by the name of the argument.
@@ -249,3 +250,19 @@ def checked_hooks(hooks: Iterable[Callable[..., object]]) -> list[Callable[..., 
     for hook in hooks:
         check_callable(hook, "a hook", "step", "state", "metrics")
     return hooks
+
+
+def checked_sinks(sinks: Iterable[Sink]) -> list[Sink]:
+    """The sinks as a list; raises a `UserError` if they are not objects with the methods of a `Sink`."""
+    if isinstance(sinks, Sink) or not isinstance(sinks, Iterable):
+        raise UserError("sinks= must be a list of Sink objects: write sinks=[sink]")
+    sinks = list(sinks)
+    for sink in sinks:
+        if isinstance(sink, type):
+            raise UserError(f"sinks= has the class {sink.__name__}: give an object of it, as in {sink.__name__}(...)")
+        if not isinstance(sink, Sink):
+            raise UserError(
+                f"sinks= has an object of {type(sink).__name__}, which lacks a method of a Sink: derive its class from "
+                "ddpm_jax.Sink, whose methods do nothing"
+            )
+    return sinks

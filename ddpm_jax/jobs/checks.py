@@ -76,7 +76,13 @@ def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
 
 
 def check_repeatable(config: ConfigDict, given: Given) -> None:
-    """Refuses to roll back with batches that begin anew, since a roll-back would pass over the wrong ones."""
+    """Refuses a roll-back that is impossible: over more batches than is permitted, or of batches that begin anew."""
+    train = config.train
+    if train.on_divergence == "rollback" and train.rollback_batches > train.max_passed_over:
+        raise UserError(
+            f"config.train.rollback_batches={train.rollback_batches} is above config.train.max_passed_over="
+            f"{train.max_passed_over}, so that no roll-back is possible: set the latter to a multiple of the former"
+        )
     from_beginning = given.source is not None and not isinstance(given.source, Source) and not callable(given.source)
     if from_beginning and config.train.on_divergence == "rollback":
         raise UserError(

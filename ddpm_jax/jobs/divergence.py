@@ -68,7 +68,7 @@ class Attempts:
             fits = len(known | passed_over) <= train.max_passed_over
             if train.on_divergence != "rollback" or not fits or passed_over <= known:
                 raise UserError(self._explanation(error)) from error
-            self._diverged = error
+            self._diverged = error.with_traceback(None)  # whose frames hold the state and the batch on the devices
 
     def _to_pass_over(self, step: int, *, since: int) -> set[int]:
         """The steps that a roll-back from a step passes over, of those after another one."""

@@ -1,25 +1,27 @@
 """Plans that are kept: compiling a step for a TPU slice takes minutes, and the same step has the same plan.
 
-A plan is kept in the user's cache folder, under a digest of all that it depends on: the configuration, the devices and
-the versions of this package, JAX and the compiler for TPUs.
+A plan is kept in the user's cache folder, under a digest of all that it depends on: the configuration, the devices, the
+files of this package, the versions of JAX and of the compiler for TPUs, and the variables that they read.
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import to_json
-from ddpm_jax.jobs.resources import Plan, plan, topology_devices
+from ddpm_jax.jobs.resources import Plan, plan
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.devices import all_devices
 from ddpm_jax.runtime.paths import cache_folder
 from ddpm_jax.runtime.progress import waiting
 
-_PACKAGES = ("ddpm_jax", "jax", "jaxlib", "flax", "optax", "libtpu")
+_PACKAGE = Path(__file__).parents[1]
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
 
 
 def kept_plan(config: ConfigDict, *, topology: str | None = None) -> tuple[Plan, Path | None]:
@@ -33,13 +35,12 @@ def kept_plan(config: ConfigDict, *, topology: str | None = None) -> tuple[Plan,
     Raises:
       UserError: as `resources.plan`.
     """
-    folder = cache_folder()
-    devices = all_devices() if topology is None else topology_devices(topology)
-    what = f"{topology or devices[0].device_kind} {len(devices)} {devices[0].platform}"
-    file = None if folder is None else folder / "plans" / f"{_digest(config, what)}.json"
+    folder, here = cache_folder(), all_devices()
+    devices = topology or f"{len(here)} x {here[0].device_kind}"
+    file = None if folder is None else folder / "plans" / f"{_digest(config, devices)}.json"
     if file is not None and (found := _read(file)) is not None:
         return found, file
-    with waiting(f"compiling the step for {len(devices)} x {devices[0].device_kind}"):
+    with waiting(f"compiling the step for {devices}"):
         made = plan(config, topology=topology)
     if file is not None:
         with contextlib.suppress(OSError):  # it is only kept for the next time
@@ -53,10 +54,11 @@ def _digest(config: ConfigDict, devices: str) -> str:
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    from ddpm_jax import __version__
-
-    content = [to_json(config), devices, versions, __version__]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    variables = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    digest = hashlib.sha256(json.dumps([to_json(config), devices, versions, variables], sort_keys=True).encode())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> Plan | None:

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jaxlib._jax as _jaxlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -30,6 +31,19 @@ def peak_steps_per_s(
     if peak is None:
         return None
     arguments = abstract_arguments(config, mesh, shapes, num_images=num_images)
-    costs = step_fn.lower(*arguments).cost_analysis() or {}
-    flops = costs.get("flops", math.nan)
+    flops = _flops(step_fn.lower(*arguments))
     return peak * mesh.size / flops if flops > 0 else None
+
+
+def _flops(lowered: jax.stages.Lowered) -> float:
+    """The arithmetic of a whole program before it is optimised; NaN where it cannot be counted.
+
+    The CPU's part of XLA counts it, because that of a plugin, as those for TPUs and GPUs are, cannot.
+    """
+    try:
+        counter = jax.local_devices(backend="cpu")[0].client
+    except RuntimeError:  # JAX_PLATFORMS excludes it
+        return math.nan
+    program = lowered.compiler_ir("hlo")
+    assert program is not None, "every step has this form"
+    return _jaxlib.hlo_module_cost_analysis(counter, program.as_hlo_module()).get("flops", math.nan)

@@ -1,5 +1,6 @@
 """Previews: a hook of the training loop that draws grids of samples while a run is trained."""
 
+import chex
 import jax
 import numpy as np
 from flax import linen as nn
@@ -52,16 +53,18 @@ class Previews:
         if step % self._every:
             return
         self._log.flush()  # if the numbers are not finite, its error explains more than a preview's note
-        for name, params in (("raw", state.params), ("ema", state.ema_params)):
-            params = jax.device_put(params, replicated(self._mesh))
-            images = self._chain(params, jax.random.key(_SEED), indices=self._indices)
-            if not np.isfinite(images).all():
-                self._log.say(
-                    f"note: no preview with the {name} parameters: the images of its short chain are not finite"
-                )
-                continue
-            picture = grid(
-                to_uint8(images), self._chain.labels, names=self._classes.names, num_classes=self._classes.num_classes
-            )
-            self._log.picture(name, picture, step=step)
-        self._log.restart_clock()
+        with self._log.clock.phase("previews"):
+            for name, params in (("raw", state.params), ("ema", state.ema_params)):
+                self._draw(name, params, step)
+
+    def _draw(self, name: str, params: chex.ArrayTree, step: int) -> None:
+        """Draws and writes the grid of these parameters, or notes that it is not finite."""
+        params = jax.device_put(params, replicated(self._mesh))
+        images = self._chain(params, jax.random.key(_SEED), indices=self._indices)
+        if not np.isfinite(images).all():
+            self._log.say(f"note: no preview with the {name} parameters: the images of its short chain are not finite")
+            return
+        picture = grid(
+            to_uint8(images), self._chain.labels, names=self._classes.names, num_classes=self._classes.num_classes
+        )
+        self._log.picture(name, picture, step=step)

@@ -7,7 +7,7 @@ key. An object of a program (`Given`) takes the place of what the configuration 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,12 +34,15 @@ from ddpm_jax.runtime.devices import sharded
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.goodput import Clock, seconds_of_run
 from ddpm_jax.training.heartbeat import Heartbeat
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
-from ddpm_jax.training.log import RunLog, Watch
+from ddpm_jax.training.log import RunLog, Watch, read_log
+from ddpm_jax.training.log_lines import LogFile
 from ddpm_jax.training.loop import Hook, interruption, train_loop
 from ddpm_jax.training.restoring import newest_checkpoint
 from ddpm_jax.training.saving import Intervals, Saves
+from ddpm_jax.training.sinks import Sink, Start
 from ddpm_jax.training.stacks import StacksOfAHang
 from ddpm_jax.training.state import TrainState
 
@@ -53,11 +56,13 @@ class Outcome(NamedTuple):
       start_step: the step from which the run was resumed; 0 for a new run.
       state: the `TrainState` after the last step, or at the interruption.
       stopped: the signal that interrupted it, SIGINT or SIGTERM; None after the last step.
+      seconds: the seconds of the run with all its starts by phase, as in `goodput.PHASES`.
     """
 
     start_step: int
     state: TrainState
-    stopped: int | None = None
+    stopped: int | None
+    seconds: Mapping[str, float]
 
 
 def train(
@@ -68,6 +73,7 @@ def train(
     network: nn.Module | None = None,
     loss: Loss | None = None,
     hooks: Sequence[Hook] = (),
+    sinks: Sequence[Sink] = (),
     watch: Watch | None = None,
 ) -> TrainState:
     """Trains the run of a configuration in a work directory, from its newest checkpoint if there is one.
@@ -78,6 +84,7 @@ def train(
       source, network, loss: objects in place of those that the configuration names, see `Given`; None for the latter.
         A source gives the size and channels of the images. A run is resumed with the same objects.
       hooks: functions `(step, state, metrics)` that are called after every step, see `Hook`.
+      sinks: where the log goes besides those of `config.log.sinks`, see `Sink`.
       watch: as for `RunLog`: `plots.live_loss()` draws the loss in a notebook.
 
     Returns:
@@ -86,7 +93,7 @@ def train(
     Raises:
       UserError: any mistake that the user can correct; no file is left incomplete.
     """
-    return start(config, workdir, given=Given(source, network, loss), hooks=hooks, watch=watch).state
+    return start(config, workdir, given=Given(source, network, loss), hooks=hooks, sinks=sinks, watch=watch).state
 
 
 def start(
@@ -95,13 +102,14 @@ def start(
     *,
     given: Given = _NOTHING,
     hooks: Sequence[Hook] = (),
+    sinks: Sequence[Sink] = (),
     watch: Watch | None = None,
 ) -> Outcome:
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
-    hooks = factory.checked_hooks(hooks)
+    clock, hooks, sinks = Clock(), factory.checked_hooks(hooks), factory.checked_sinks(sinks)
     ready = prepared(config, workdir, given)
     config, workdir, num_steps = ready.config, ready.workdir, ready.config.train.num_steps
-    stopped: int | None = None
+    stopped, sinks = None, [LogFile(), *factory.sinks(config), *sinks]
     with (
         removed_if_unused(workdir),
         _checkpoints(config, workdir) as checkpoints,
@@ -110,15 +118,15 @@ def start(
         begin = partial(_restored_or_new, ready, checkpoints)
         attempts, start_steps = Attempts(config, checkpoints, ready.source, begin), []
         peak = peak_steps_per_s(ready.step_fn, config, ready.mesh, ready.shapes, num_images=ready.num_gathered)
+        heartbeat.peak_steps_per_s = peak
         for config, state in attempts:
             start_steps.append(int(state.step))
-            heartbeat.resumed(start_steps[-1], peak_steps_per_s=peak)
-            known = {"rolled_back_from": attempts.rolled_back_from, "term": checkpoints.term}
-            log = _log(config, workdir, start_steps[-1], watch, **known)
-            log.listeners.append(heartbeat.line)
+            begun = Start(workdir, to_json(config), start_steps[-1], attempts.rolled_back_from, checkpoints.term)
+            log = _log(config, begun, [*sinks, heartbeat], clock=clock, watch=watch)
             with log, attempts.watched():
                 state, stopped = _attempt(ready._replace(config=config), state, log, checkpoints, hooks=hooks)
-    return Outcome(start_steps[0], state, stopped)
+        seconds = seconds_of_run(read_log(workdir), clock)
+    return Outcome(start_steps[0], state, stopped, seconds)
 
 
 def _attempt(
@@ -137,7 +145,8 @@ def _attempt(
     saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
     inputs = _inputs(config, ready.source, mesh, start_step=start_step)
     best = keeping_best(measures, config.checkpoint.best, ready.workdir, to_json(config), start_step=start_step)
-    with inputs as batches, best as measures, saves, hang, interruption() as stop_asked:
+    in_steps = log.clock.phase("steps")
+    with inputs as batches, best as measures, saves, hang, interruption() as stop_asked, in_steps:
         state = train_loop(
             ready.step_fn,
             state,
@@ -168,20 +177,17 @@ def _inputs(
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)
 
 
-def _log(
-    config: ConfigDict, workdir: AnyPath, start_step: int, watch: Watch | None, *, rolled_back_from: int, term: int
-) -> RunLog:
+def _log(config: ConfigDict, start: Start, sinks: Sequence[Sink], *, clock: Clock, watch: Watch | None) -> RunLog:
     """The log of a run, with the options of its configuration."""
     return RunLog(
-        workdir,
-        start_step=start_step,
+        start,
+        sinks,
         num_steps=config.train.num_steps,
         batch_size=config.train.batch_size,
         learning_rate=factory.learning_rate(config),
         watch=watch,
         tolerated=config.train.max_passed_over if config.train.on_divergence == "skip" else 0,
-        rolled_back_from=rolled_back_from,
-        term=term,
+        clock=clock,
     )
 
 

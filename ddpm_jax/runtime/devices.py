@@ -24,6 +24,10 @@ ShardingTree: TypeAlias = Any
 """A tree of the same structure as another, whose leaves are the shardings of that one's leaves."""
 
 
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "OUT_OF_RANGE")
+"""The codes of errors of JAX that say nothing of other processes."""
+
+
 def all_devices() -> list[jax.Device]:
     """The devices of all processes; every job calls this first, so that libtpu prints nothing where there is no TPU.
 
@@ -57,7 +61,8 @@ def device_mesh(devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1) -
         device.
     """
     chosen = list(devices if devices is not None else all_devices())
-    slices = len({getattr(device, "slice_index", 0) for device in chosen})
+    is_tpu = chosen[0].platform == "tpu"  # elsewhere a host has that number too
+    slices = len({getattr(device, "slice_index", 0) for device in chosen}) if is_tpu else 1
     size = len(chosen) // slices
     if size % fsdp:
         raise UserError(f"config.mesh.fsdp={fsdp} does not divide {size} devices{' of a slice' if slices > 1 else ''}")
@@ -154,9 +159,9 @@ def agreed(values: np.ndarray) -> np.ndarray:
 
 
 def lost_connection(error: BaseException) -> bool:
-    """Whether an exception says that another process no longer answers: one of JAX, and not about memory."""
+    """Whether an exception says that another process no longer answers: one of JAX, and not a fault of this process."""
     of_jax = jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
-    return of_jax and "RESOURCE_EXHAUSTED" not in str(error)
+    return of_jax and not any(code in str(error).partition(":")[0] for code in _OWN_FAULTS)
 
 
 def by_first(action: Callable[[], object]) -> None:

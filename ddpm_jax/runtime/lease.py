@@ -20,7 +20,7 @@ from typing import Any
 
 from etils import epath
 
-from ddpm_jax.errors import TransientError, first_line
+from ddpm_jax.errors import BusyError, TransientError, UserError, first_line
 from ddpm_jax.runtime.conditional import ChangedError, read_versioned, remove_if, write_if
 
 BEAT = 10.0
@@ -31,11 +31,10 @@ _BEAT_LASTS = 8.0  # seconds for which one beat is tried: a request that hangs m
 
 Content = dict[str, Any]
 """What the object holds: the keys of the lease itself, and what `Lease.update` changes."""
-_OWN = {"holder", "token", "beat", "term"}
 
 
 class LostError(TransientError):
-    """Another process has taken the lease over."""
+    """This process no longer holds the lease: another one has taken it over, or its object was removed."""
 
 
 class Lease:
@@ -44,23 +43,38 @@ class Lease:
     Args:
       path: the object.
       what: what is held, for messages: "gs://bucket/run".
-      first: what the object holds besides, where it does not hold that yet.
+      first: function from what the object holds, {} if it is absent, to what it is to hold besides; it raises a
+        `ValueError` if that is not what it should be; then nothing is written.
       now: whether a holder that may still be alive is replaced without waiting, because another lease excludes it.
 
     Raises:
-      TransientError: another process holds it.
+      BusyError: another process holds it.
+      UserError: the object is not what a lease writes.
       OSError: the bucket cannot be reached.
 
     Attributes:
-      term: the number of this holder: 1 for the first, and one more than that of the holder before.
+      term: the number of this holder: 1 for the first, and one more than that of the holder before. `update` may raise
+        it.
     """
 
-    def __init__(self, path: epath.Path, *, what: str, first: Content | None = None, now: bool = False) -> None:
-        self._path, self._what, self._token, self._lost = path, what, secrets.token_hex(8), False
+    def __init__(
+        self,
+        path: epath.Path,
+        *,
+        what: str,
+        first: Callable[[Content], Content] = lambda before: before,
+        now: bool = False,
+    ) -> None:
+        self._path, self._what, self._token = path, what, secrets.token_hex(8)
+        self._lost = ""  # why
         before, generation = self._await_free(now=now)
-        self._new, self.term = generation == 0, int(before.get("term", 0)) + 1
-        mine: Content = {"holder": _this_process(), "token": self._token, "beat": 0, "term": self.term}
-        self._content: Content = {**(first or {}), **before, **mine}
+        self._new, term = generation == 0, int(before.get("term", 0)) + 1
+        try:
+            content = first(before)
+        except ValueError as error:
+            raise self._damaged(error) from error
+        mine: Content = {"holder": _this_process(), "token": self._token, "beat": 0, "term": term}
+        self._content: Content = {**content, **mine}
         try:
             self._generation = write_if(path, _packed(self._content), generation)
         except ChangedError as error:
@@ -72,17 +86,19 @@ class Lease:
         self._thread.start()
 
     @property
+    def term(self) -> int:
+        """The number of this holder."""
+        return self._content["term"]
+
+    @property
     def content(self) -> Content:
         """What this holder wrote last."""
         return dict(self._content)
 
     def check(self) -> None:
-        """Raises a `LostError` if another process is known to have taken over."""
+        """Raises a `LostError` if this process is known to hold the lease no longer."""
         if self._lost:
-            raise LostError(
-                f"another process has taken over the run in {self._what}, because this one did not answer for "
-                f"{MISSED * BEAT:.0f} seconds: what it saved before stays, and only the other one goes on"
-            )
+            raise LostError(self._lost)
 
     def update(self, change: Callable[[Content], Content], *, seconds: float = 60.0) -> None:
         """Writes the content that `change` makes of the present one, if this process still holds the lease.
@@ -92,7 +108,8 @@ class Lease:
           seconds: for how long a write, and a reading after it, is tried.
 
         Raises:
-          LostError: another process has taken over; nothing was written.
+          LostError: this process no longer holds the lease; nothing was written.
+          UserError: the object is not what a lease writes.
           OSError: the bucket cannot be reached, and it is not known whether it was written.
         """
         with self._lock:
@@ -103,35 +120,42 @@ class Lease:
                     self._generation = write_if(self._path, _packed(content), self._generation, seconds=seconds)
                 except ChangedError:
                     found, generation = self._read(seconds)
-                    self._lost = found.get("token") != self._token
-                    if not self._lost:  # the answer to an earlier write was lost: go on from what it wrote
+                    if generation == 0:
+                        self._lost = (
+                            f"{self._path} was removed while this process trained: restore it from a copy or an older "
+                            "version of the object, and start again"
+                        )
+                    elif found.get("token") != self._token:
+                        self._lost = (
+                            f"another process has taken over the run in {self._what}, because this one did not "
+                            f"answer for {MISSED * BEAT:.0f} seconds: what it saved before stays, and only the other "
+                            "one goes on"
+                        )
+                    else:  # the answer to an earlier write was lost: go on from what it wrote
                         self._content, self._generation = found, generation
                 else:
                     self._content = content
                     return
 
-    def close(self) -> None:
-        """Ends the renewal and releases the lease; an object that holds nothing else, and was made here, is removed.
+    def close(self, *, remove: bool = False) -> None:
+        """Ends the renewal and releases the lease; if the bucket cannot be reached, the next process waits three beats.
 
-        If the bucket cannot be reached, the next process waits for three beats.
+        Args:
+          remove: whether the object is removed if this holder made it.
         """
         self._stop.set()
         self._thread.join()
-        with contextlib.suppress(LostError, OSError):
-            if self._new and not any(self._content[key] for key in self._content.keys() - _OWN):
+        with contextlib.suppress(UserError, OSError):
+            if self._new and remove:
                 remove_if(self._path, self._generation)
             else:
                 self.update(lambda content: {**content, "holder": None}, seconds=_BEAT_LASTS)
 
     def _renew(self) -> None:
         """Writes a beat from time to time; a bucket that does not answer is asked again at the next beat."""
-        while not self._stop.wait(BEAT):
-            try:
+        while not self._lost and not self._stop.wait(BEAT):
+            with contextlib.suppress(UserError, OSError):
                 self.update(lambda content: content, seconds=_BEAT_LASTS)
-            except LostError:
-                return
-            except OSError:
-                continue
 
     def _await_free(self, *, now: bool) -> tuple[Content, int]:
         """Returns the content and the generation of an object that nobody holds, after waiting for a silent holder."""
@@ -153,11 +177,24 @@ class Lease:
     def _read(self, seconds: float = 60.0) -> tuple[Content, int]:
         """The object and its generation."""
         packed, generation = read_versioned(self._path, seconds=seconds)
-        return _unpacked(packed), generation
+        try:
+            content = json.loads(packed) if packed else {}
+            if not isinstance(content, dict):
+                raise ValueError("it is not an object")
+        except ValueError as error:
+            raise self._damaged(error) from error
+        return content, generation
 
-    def _taken(self, content: Content) -> TransientError:
+    def _damaged(self, error: ValueError) -> UserError:
+        """The error that the object is not what a lease writes."""
+        return UserError(
+            f"{self._path} is damaged ({first_line(error)}): restore it from a copy or an older version of the "
+            "object, or choose another workdir"
+        )
+
+    def _taken(self, content: Content) -> BusyError:
         """The error that somebody else holds the lease."""
-        return TransientError(
+        return BusyError(
             f"another process ({_described(content.get('holder'))}) is training in {self._what}; wait until it ends, "
             "or choose another workdir"
         )
@@ -166,19 +203,6 @@ class Lease:
 def _packed(content: Content) -> bytes:
     """The content as the bytes of the object."""
     return json.dumps(content, sort_keys=True, indent=1).encode()
-
-
-def _unpacked(packed: bytes) -> Content:
-    """The content of the bytes of an object; {} for none.
-
-    Raises:
-      OSError: they are not what a lease writes.
-    """
-    try:
-        content = json.loads(packed) if packed else {}
-    except ValueError as error:
-        raise OSError(f"it is damaged ({first_line(error)})") from error
-    return content if isinstance(content, dict) else {}
 
 
 def _this_process() -> dict[str, Any]:

@@ -148,7 +148,7 @@ def outside_checkpoints(path: str | os.PathLike[str]) -> AnyPath:
 
 
 MANIFEST = "manifest.json"
-"""The file in the folder of the checkpoints of a run in a bucket that lists them, see `training/stores.py`."""
+"""The file in the folder of the checkpoints of a run in a bucket that lists them, see `training/listing.py`."""
 
 
 def holds_checkpoints(folder: AnyPath) -> bool:

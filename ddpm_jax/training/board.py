@@ -6,43 +6,41 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+
 from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.quiet import unless_loaded
+from ddpm_jax.training.sinks import LogLine, Sink, Start
 
 with unless_loaded("torch"):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import image as image_summary
 
 _SECONDS = 60.0  # between two uploads of a part
 _BYTES = 2**23  # of a part, after which another one begins
 
 
-class Board:
-    """The events of one start of a run.
+class TensorBoard(Sink):
+    """Writes the lines and pictures of a run to `WORKDIR/tensorboard`."""
 
-    Args:
-      folder: the folder of TensorBoard's files, `WORKDIR/tensorboard`.
-      start_step: the number of steps already taken; events of earlier starts after that step are hidden.
-
-    Raises:
-      OSError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: AnyPath, *, start_step: int) -> None:
-        self._folder = folder
-        self._spool = None if isinstance(folder, Path) else Path(tempfile.mkdtemp(prefix="tensorboard_"))
+    def start(self, start: Start) -> None:
+        """Opens a file, by which events of earlier starts after this step are hidden; raises an `OSError`."""
+        self._folder = start.workdir / "tensorboard"
+        self._spool = None if isinstance(self._folder, Path) else Path(tempfile.mkdtemp(prefix="tensorboard_"))
         self._part, self._uploaded = 0, time.monotonic()
-        self._writer = self._opened(self._spool / "0" if self._spool else Path(folder))
-        self.add(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+        self._writer = self._opened(self._spool / "0" if self._spool else Path(self._folder))
+        self._add(start.step + 1, session_log=SessionLog(status=SessionLog.START))
 
-    def add(self, step: int, **content: Summary | SessionLog) -> None:
-        """Writes an event; `content` is one field of `Event`."""
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._writer.flush()
-        if self._spool and step and time.monotonic() - self._uploaded > _SECONDS:
-            self.store()
+    def line(self, line: LogLine) -> None:
+        """Writes the numbers of a line; raises an `OSError` if that is impossible."""
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
+        self._add(line["step"], summary=Summary(value=scalars))
+
+    def picture(self, name: str, image: np.ndarray, *, step: int) -> None:
+        """Writes a picture `[H, W, C]` uint8; raises an `OSError` if that is impossible."""
+        self._add(step, summary=image_summary(name, image, dataformats="HWC"))
 
     def store(self) -> None:
         """Uploads what was added to a board in a bucket; raises an `OSError` if that is impossible."""
@@ -56,12 +54,19 @@ class Board:
                 self._writer = self._opened(self._spool / str(self._part))
         self._uploaded = time.monotonic()
 
-    def close(self) -> None:
+    def end(self, error: BaseException | None) -> None:
         """Closes the file."""
         with contextlib.suppress(OSError):  # nothing is left to write but what failed before
             self._writer.close()
         if self._spool:
             shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _add(self, step: int, **content: Summary | SessionLog) -> None:
+        """Writes an event; `content` is one field of `Event`."""
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._writer.flush()
+        if self._spool and step and time.monotonic() - self._uploaded > _SECONDS:
+            self.store()
 
     def _opened(self, folder: Path) -> EventsWriter:
         """A new file in a folder of the disk; not a `SummaryWriter`: in its thread a full disk ends in tracebacks."""

@@ -6,9 +6,10 @@ it and compared with what is read back: a damaged checkpoint is reported and kep
 instead. Read next: `stores.py`, `integrity.py`.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -20,11 +21,12 @@ from orbax.checkpoint._src.metadata import array_metadata_store
 
 from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
 from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
-from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.devices import agreed, by_first
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.training import integrity
 from ddpm_jax.training.divergence import Recent, no_steps
+from ddpm_jax.training.listing import checkpoint_path
 from ddpm_jax.training.restoring import (
     check_fits,
     newest_whole,
@@ -35,7 +37,7 @@ from ddpm_jax.training.restoring import (
     stored_record,
 )
 from ddpm_jax.training.state import TrainState
-from ddpm_jax.training.stores import Publisher, checkpoint_path, open_store
+from ddpm_jax.training.stores import Publisher, store_of
 
 _policies = ocp.checkpoint_managers
 
@@ -58,7 +60,7 @@ class Checkpoints:
 
     Attributes:
       folder: the folder of the checkpoints.
-      term: the number of this start among those that wrote a run in a bucket; 0 on a disk.
+      term: the number of this start among those that wrote a run in a bucket, 0 on a disk; a roll-back may raise it.
     """
 
     def __init__(
@@ -71,26 +73,30 @@ class Checkpoints:
         held: bool = False,
     ) -> None:
         self.folder = absolute(any_path(workdir)) / "checkpoints"
-        kept = _Kept(every, keep, keep_every)
-        try:
+        self._kept = _Kept(every, keep, keep_every)
+        self._store = store_of(self.folder, self._kept.of, held=held)
+        with contextlib.ExitStack() as failing:
+            failing.callback(self._store.close)
             # First, or Orbax would delete the save of another process as a leftover.
-            self._store = open_store(self.folder, kept.of, held=held)
-            self.term = self._store.term
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=_policies.LatestN(None) if self._store.publishes else kept,
-                cleanup_tmp_directories=True,
-            )
-            self._manager = ocp.CheckpointManager(self._store.root, options=options, item_handlers=_handlers())
-        except (UserError, jax.errors.JaxRuntimeError):  # the latter is from another process
-            raise
-        except Exception as error:
-            what = f"cannot write to {workdir}: {getattr(error, 'strerror', None) or first_line(error)}"
-            if did_not_answer(self.folder, error):
-                raise TransientError(f"{what}; start the same command again") from error
-            if isinstance(error, OSError):
-                raise UserError(f"{what}; choose another workdir") from error
-            raise
-        self._publisher = Publisher(self._store, self._manager.wait_until_finished)
+            by_first(_writable(workdir)(self._store.open))
+            self.term = self._agreed_term()
+            with _writable(workdir):
+                self._manager = self._opened()
+            failing.pop_all()
+        self._publisher = Publisher(self._store, lambda: self._manager.wait_until_finished())
+
+    def _agreed_term(self) -> int:
+        """The term of the first process, which becomes that of the store of every process."""
+        self._store.term = int(agreed(np.array(self._store.term)))
+        return self._store.term
+
+    def _opened(self) -> ocp.CheckpointManager:
+        """Orbax's manager of the folder in which this process writes."""
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_policies.LatestN(None) if self._store.publishes else self._kept,
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self._store.root, options=options, item_handlers=_handlers())
 
     def __enter__(self) -> Self:
         """Returns self."""
@@ -130,7 +136,7 @@ class Checkpoints:
     def _begin(self, step: int, items: ocp.args.Composite) -> None:
         """Starts to write a checkpoint, after the one before is visible."""
         self._publisher.wait()
-        self._store.check()
+        self._store.begin()
         self._manager.save(step, args=items, force=True)
         if self._store.publishes:
             self._publisher.begin(step)
@@ -163,9 +169,8 @@ class Checkpoints:
         self.wait()
         later = [saved for saved in saved_steps(self.folder) if saved > step]
         if self._store.publishes:
-            self._guard(partial(self._store.forget, later))
-            agreed(np.zeros(()))  # no process continues before they are removed
-            self._manager.reload()
+            by_first(partial(self._guard, partial(self._store.forget, later)))
+            self._look_again()
         else:
             for saved in later:
                 self._guard(partial(self._manager.delete, saved))
@@ -184,11 +189,23 @@ class Checkpoints:
         step, restored = newest_whole(self.folder, partial(self._read, target=target))
         if step is None or restored is None:
             return None
-        if is_first():
-            self._store.set_aside([s for s in saved_steps(self.folder) if s > step])
-        agreed(np.zeros(()))  # no process continues before they are moved
-        self._manager.reload()
+        by_first(partial(self._set_aside_after, step))
+        self._look_again()
         return restored
+
+    def _set_aside_after(self, step: int) -> None:
+        """Keeps the checkpoints of later steps, which are damaged, where they are no longer taken for such."""
+        for place in self._store.set_aside([later for later in saved_steps(self.folder) if later > step]):
+            print(f"note: the damaged checkpoint is kept in {place}", file=sys.stderr, flush=True)
+
+    def _look_again(self) -> None:
+        """Has Orbax see which checkpoints are left, in the folder of a new term if one has begun."""
+        before, self.term = self.term, self._agreed_term()
+        if self.term == before:
+            self._manager.reload()
+        else:
+            self._manager.close()
+            self._manager = self._opened()
 
     def _read(self, step: int, *, target: TrainState) -> TrainState:
         """Reads the state of a step and checks it."""
@@ -229,6 +246,22 @@ class Checkpoints:
                 raise TransientError(f"{what}; start the same command again") from error
             remedy = "free some space, and start again" if lacks_space(error) else "fix the cause, and start again"
             raise UserError(f"{what}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def _writable(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns an error of the storage in the body, which opens the checkpoints of a run, into a `UserError`."""
+    try:
+        yield
+    except (UserError, jax.errors.JaxRuntimeError):  # the latter is from another process
+        raise
+    except Exception as error:
+        what = f"cannot write to {workdir}: {getattr(error, 'strerror', None) or first_line(error)}"
+        if did_not_answer(any_path(workdir), error):
+            raise TransientError(f"{what}; start the same command again") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{what}; choose another workdir") from error
+        raise
 
 
 class _Kept:

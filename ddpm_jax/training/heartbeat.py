@@ -12,18 +12,17 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ddpm_jax.errors import AgreedError, first_line, is_transient
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, lost_connection
 from ddpm_jax.runtime.lease import LostError
-
-if TYPE_CHECKING:  # the log loads TensorBoard's writer, without which the status of a run can be read in half the time
-    from ddpm_jax.training.log import LogLine
+from ddpm_jax.training.sinks import LogLine, Sink, Start
 
 _SECONDS = 10.0  # between two writes to a bucket while a run is training
+_OF_THE_ERROR = ("last_error", "last_error_time", "host", "pid")
 WAITING, TRAINING, STOPPED, FINISHED, NEEDS_YOU = "waiting", "training", "stopped", "finished", "needs you"
 
 
@@ -95,8 +94,10 @@ def read_status(workdir: AnyPath) -> Status | None:
     return Status(**{name: value for name, value in content.items() if name in known})
 
 
-class Heartbeat:
+class Heartbeat(Sink):
     """Keeps `WORKDIR/status.json` up to date; a context manager that writes how the run has ended.
+
+    As a sink of the log it learns the steps; as a context manager also what happens before and after the log is open.
 
     Only the first process writes, except for an error of another process alone that a person must mend. A status that
     cannot be written is a warning, because the run does not depend on it.
@@ -105,13 +106,16 @@ class Heartbeat:
       workdir: the run's directory, which exists.
       num_steps: the number of the last step.
       last_checkpoint: function that returns the step of the newest checkpoint on disk and its time, or None.
+
+    Attributes:
+      peak_steps_per_s: the training speed at the peak of all devices; None as long as it is not known.
     """
 
     def __init__(
         self, workdir: AnyPath, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]
     ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
-        self._peak: float | None = None  # steps/s
+        self.peak_steps_per_s: float | None = None
         self._warned, self._written = False, float("-inf")
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
@@ -143,22 +147,17 @@ class Heartbeat:
             self._status = dataclasses.replace(self._status, **said)
         alone = state == NEEDS_YOU and not isinstance(error, AgreedError)
         if alone or (is_first() and not self._needs_you_by_another()):
-            self._status = self._status.ended(state)
+            known = self._status if is_first() else self._read() or self._status  # the first one knows the numbers
+            fields: dict[str, Any] = {name: getattr(self._status, name) for name in _OF_THE_ERROR}
+            self._status = dataclasses.replace(known, **fields).ended(state)
             self._write()
 
-    def resumed(self, step: int, *, peak_steps_per_s: float | None = None) -> None:
-        """Takes the step at which this start of the run begins.
+    def start(self, start: Start) -> None:
+        """Takes the step at which this start of the run begins."""
+        self._write(step=start.step)
 
-        Args:
-          step: the number of steps taken before.
-          peak_steps_per_s: the training speed at the peak of all devices; None if it is not known.
-        """
-        self._peak = peak_steps_per_s
-        if is_first():
-            self._write(step=step)
-
-    def line(self, line: "LogLine") -> None:
-        """Takes a new line of the log, on the first process."""
+    def line(self, line: LogLine) -> None:
+        """Takes a new line of the log."""
         speed, step = line["steps_per_s"], line["step"]
         last, before = self._status.step or 0, self._status.state
         known: dict[str, Any] = {
@@ -166,7 +165,7 @@ class Heartbeat:
             "step": step,
             "steps_per_s": speed,
             "images_per_s": line["images_per_s"],
-            "mfu": speed / self._peak if self._peak else None,
+            "mfu": speed / self.peak_steps_per_s if self.peak_steps_per_s else None,
             "seconds_left": ((self._status.num_steps or 0) - step) / max(speed, 1e-9),
             "seconds_per_line": (step - last) / max(speed, 1e-9),
             "held_out_loss": line.get("held_out_loss", self._status.held_out_loss),

@@ -1,8 +1,8 @@
-"""The log of a run: a progress bar, a JSONL file, TensorBoard, and grids of samples.
+"""The log of a run: a progress bar, the sinks of its lines (a JSONL file, TensorBoard), and grids of samples.
 
 `WORKDIR/log.jsonl`, or in a bucket `WORKDIR/log/` (`log_lines.py`), is the record of the run. It gets one line of JSON
-every `config.log.every` steps; TensorBoard shows the same numbers. When a run is resumed, the lines logged after its
-checkpoint are removed, so that every step is in the log once.
+every `config.log.every` steps; every other sink gets the same lines. When a run is resumed, the lines logged after its
+checkpoint are removed, so that every step is in the log once. Read next: `sinks.py`, `goodput.py`.
 """
 
 import contextlib
@@ -24,15 +24,11 @@ from ddpm_jax.runtime.devices import by_first, is_first
 from ddpm_jax.runtime.images import save_png
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.runtime.progress import on_terminal, progress_bar
-from ddpm_jax.runtime.quiet import unless_loaded
-from ddpm_jax.training.board import Board
-from ddpm_jax.training.log_lines import Lines, LogLine, open_lines, stored_lines
+from ddpm_jax.training.goodput import Clock, as_numbers, training_seconds
+from ddpm_jax.training.log_lines import stored_lines
+from ddpm_jax.training.sinks import LogLine, Sink, Start
+from ddpm_jax.training.spikes import Spikes
 from ddpm_jax.training.step import Metrics
-
-with unless_loaded("torch"):
-    from tensorboardX.proto.summary_pb2 import Summary
-    from tensorboardX.summary import image as image_summary
-
 
 _NOT_MEANS = {"quarter_sums", "quarter_count", "diverged", "passed_over"}  # metrics that are logged in another way
 
@@ -54,23 +50,22 @@ class DivergedError(Exception):
 
 
 class RunLog:
-    """Collects the metrics of every step and writes their means; a context manager, which closes the files.
+    """Collects the metrics of every step and writes their means to sinks; a context manager, which ends the sinks.
 
     If there are several processes, only the first one writes.
 
     Args:
-      workdir: the run's directory.
-      start_step: the number of steps already taken.
+      start: the step from which the run starts, and what else its sinks learn.
+      sinks: where the lines and pictures go.
       num_steps: the number of steps of the whole run.
       batch_size: the number of images per step, for images/s.
       learning_rate: function from the number of steps already taken to the learning rate of the next step.
       watch: function that is called with all lines of the log after each new one, instead of printing; or None.
       tolerated: the number of steps passed over in the run up to which a step that diverged is only noted.
-      rolled_back_from: the step from which the run returned to the first one, which the first line names; 0 for none.
-      term: the number of this start of a run in a bucket, see `Checkpoints`.
+      clock: the `Clock` of this process, or None for a new one.
 
     Attributes:
-      listeners: functions that the first process calls with each new line.
+      clock: the `Clock`, whose seconds go into each line.
 
     Raises:
       UserError: the directory cannot be written.
@@ -78,31 +73,28 @@ class RunLog:
 
     def __init__(
         self,
-        workdir: str | os.PathLike[str],
+        start: Start,
+        sinks: Sequence[Sink],
         *,
-        start_step: int,
         num_steps: int,
         batch_size: int,
         learning_rate: optax.Schedule,
         watch: Watch | None = None,
         tolerated: int = 0,
-        rolled_back_from: int = 0,
-        term: int = 0,
+        clock: Clock | None = None,
     ) -> None:
-        self._tolerated, self._rolled_back_from = tolerated, rolled_back_from
-        self._workdir, self._batch_size, self._learning_rate = any_path(workdir), batch_size, learning_rate
-        self.listeners: list[Callable[[LogLine], object]] = []
-        self._files: tuple[Lines, Board] | None = None  # of the first process only
+        self._tolerated, self._rolled_back_from = tolerated, start.rolled_back_from
+        self._workdir, self._batch_size, self._learning_rate = start.workdir, batch_size, learning_rate
+        self.clock, self._spikes = clock or Clock(), Spikes()
+        self._sinks: list[Sink] = []  # those that were started, on the first process
         if is_first():
-            with self._writing():
-                lines = open_lines(self._workdir, start_step=start_step, term=term)
-                self._files = lines, Board(self._workdir / "tensorboard", start_step=start_step)
+            self._start(start, sinks)
         self._pending: list[tuple[int, Metrics]] = []
-        self._last_step, self._last_time = start_step, time.perf_counter()
+        self._last_step = start.step
         self._on_terminal, self._num_steps, self._watch = on_terminal(), num_steps, watch
         shown = on_terminal() and is_first() and not watch
         bar_format = "{desc} {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # short: 80 columns hold it
-        options = {"initial": start_step, "disable": not shown, "bar_format": bar_format}
+        options = {"initial": start.step, "disable": not shown, "bar_format": bar_format}
         self._bar = progress_bar(num_steps, "training", unit="step", **options)
 
     def __enter__(self) -> Self:
@@ -112,22 +104,22 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Closes the bar and the files."""
+        """Closes the bar and ends the sinks."""
         self._bar.close()
-        if self._files:
+        with contextlib.ExitStack() as ends:
+            for sink in self._sinks:
+                ends.callback(sink.end, error)
             try:
                 self.store()
             except UserError:
                 if error is None:
                     raise
-            finally:
-                self._files[1].close()
 
     def store(self) -> None:
         """Stores what was added so far, which a bucket gets now and then only; raises a `UserError` if it cannot."""
-        for file in self._files or ():
+        for sink in self._sinks:
             with self._writing():
-                file.store()
+                sink.store()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Adds the metrics of a step, which stay on the device until the next `flush`; `{}` if it was passed over.
@@ -155,38 +147,54 @@ class RunLog:
         if not self._pending:
             return
         last = self._pending[-1][0]
-        computed = [(step, values) for step, values in jax.device_get(self._pending) if values]
+        with self.clock.phase("steps"):
+            computed = [(step, values) for step, values in jax.device_get(self._pending) if values]
         self._check([(step, values) for step, values in computed if values["diverged"]])
         taken = [(step, values) for step, values in computed if not values["diverged"]]
         self._pending = []
         if not taken:
             return
         line = self._means(last, taken)
-        if measured := self._finite(measure(), last):
-            self.restart_clock()
-        by_first(lambda: self._publish({**line, **measured}))
+        with self.clock.phase("measuring"):
+            measured = self._finite(measure(), last)
+        line |= {**self._speeds(last), **measured}
+        with self.clock.phase("logging"):
+            by_first(lambda: self._publish(line))
 
     def picture(self, name: str, image: np.ndarray, *, step: int) -> AnyPath:
-        """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to TensorBoard; returns its path."""
+        """Writes a picture `[H, W, C]` uint8 to `WORKDIR/previews` and to the sinks; returns its path."""
         path = self._workdir / "previews" / f"{name}_{step:07d}.png"
 
         def write() -> None:
             save_png(path, image)
-            with self._writing():
-                self._opened[1].add(step, summary=image_summary(name, image, dataformats="HWC"))
+            for sink in self._sinks:
+                with self._writing():
+                    sink.picture(name, image, step=step)
 
         by_first(write)
         return path
 
-    def restart_clock(self) -> None:
-        """Excludes the time since the last flush (of previews or compilation) from the speeds."""
-        self._last_time = time.perf_counter()
-
     def say(self, text: str) -> None:
         """Prints a line above the progress bar."""
-        if self._files:
+        if is_first():
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
+
+    def _start(self, start: Start, sinks: Sequence[Sink]) -> None:
+        """Starts the sinks, or none; the time for steps that they have already is lost, since they come again."""
+        with self._writing():
+            dropped = [line for _, line in stored_lines(self._workdir) if line["step"] > start.step]
+        self.clock.begin(dropped)
+        try:
+            for sink in sinks:
+                with self._writing():
+                    sink.start(start)
+                self._sinks.append(sink)
+        except BaseException as error:
+            with contextlib.ExitStack() as ends:
+                for sink in self._sinks:
+                    ends.callback(sink.end, error)
+            raise
 
     def _check(self, diverged: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Notes the steps that diverged, by their metrics on the host; raises a `DivergedError` if too many did."""
@@ -201,16 +209,13 @@ class RunLog:
         self.say(f"note: the {_what_diverged(values)} at step {step:,}; its batch is passed over{more} ({count})")
 
     def _means(self, step: int, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> LogLine:
-        """Returns the line of a step: the means since the last line, every term by quarter of t, and the speeds.
+        """Returns the line of a step without its speeds: the means since the last line, every term by quarter of t.
 
         Of the steps that were taken and not passed over it gets the numbers and `Metrics` on the host. A quarter of t
         in which no time was drawn is left out.
         """
         steps, metrics = zip(*taken, strict=True)
-        now = time.perf_counter()
-        per_second = (step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_step, self._last_time = step, now
-        passed_over, returned = int(metrics[-1]["passed_over"]), self._rolled_back_from
+        passed_over, returned, spikes = int(metrics[-1]["passed_over"]), self._rolled_back_from, self._spiked(taken)
         self._rolled_back_from = 0
         scalars = metrics[0].keys() - _NOT_MEANS
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in sorted(scalars)}
@@ -223,11 +228,34 @@ class RunLog:
             **mean,
             **quarters,
             "learning_rate": float(np.asarray(self._learning_rate(steps[-1] - 1 - passed_over))),
-            "steps_per_s": per_second,
-            "images_per_s": per_second * self._batch_size,
             **({"passed_over": passed_over} if passed_over else {}),
             **({"rolled_back_from": returned} if returned else {}),
+            **({"spikes": spikes} if spikes else {}),
         }
+
+    def _speeds(self, step: int) -> dict[str, float]:
+        """Returns the speeds and the seconds by phase since the last line."""
+        seconds = self.clock.taken()
+        per_second = (step - self._last_step) / max(training_seconds(seconds), 1e-9)
+        self._last_step = step
+        return {
+            "steps_per_s": per_second,
+            "images_per_s": per_second * self._batch_size,
+            **as_numbers(seconds),
+        }
+
+    def _spiked(self, taken: Sequence[tuple[int, Mapping[str, Any]]]) -> int:
+        """Returns the number of steps whose loss is far above those before; a note names the first of them."""
+        medians = [
+            (step, loss, self._spikes.median_below(loss))
+            for step, loss in ((step, float(values["loss"])) for step, values in taken)
+        ]
+        found = [(step, loss, median) for step, loss, median in medians if median is not None]
+        if found:
+            (step, loss, median), others = found[0], len(found) - 1
+            more = f"; {others} more since the last line" if others else ""
+            self.say(f"note: the loss at step {step:,} is {loss:.4g}; the median of those before is {median:.4g}{more}")
+        return len(found)
 
     def _finite(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
         """Returns the finite ones of these numbers; a note names the first of the others."""
@@ -238,24 +266,10 @@ class RunLog:
 
     def _publish(self, line: LogLine) -> None:
         """Writes a line and shows it."""
-        self._write(line)
+        for sink in self._sinks:
+            with self._writing():
+                sink.line(line)
         self._watch(read_log(self._workdir)) if self._watch else self._show(line)
-        for listener in self.listeners:
-            listener(line)
-
-    def _write(self, line: LogLine) -> None:
-        """Adds a line to the JSONL file and to TensorBoard."""
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in line.items() if name != "step"]
-        lines, board = self._opened
-        with self._writing():
-            lines.add(line)
-            board.add(line["step"], summary=Summary(value=scalars))
-
-    @property
-    def _opened(self) -> tuple[Lines, Board]:
-        """The files, of the first process."""
-        assert self._files is not None, "only the first process writes"
-        return self._files
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         """Turns an error of the disk into a `UserError`."""
@@ -300,7 +314,8 @@ def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:
     """Returns the lines of a run's log as dicts, oldest first; incomplete and foreign lines are skipped.
 
     Every line has "step", "loss", "grad_norm", "learning_rate", "steps_per_s" and "images_per_s"; "loss_t1" to
-    "loss_t4" are the means over the quarters of t, from little noise to much. A run without a log gives `[]`.
+    "loss_t4" are the means over the quarters of t, from little noise to much; "seconds_steps", "seconds_input" and
+    others are where the time since the line before went (`goodput.PHASES`). A run without a log gives `[]`.
 
     Raises:
       UserError: the log cannot be read.

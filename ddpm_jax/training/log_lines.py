@@ -13,46 +13,38 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from etils import epath
 
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.training.sinks import LogLine, Sink, Start
 
-LogLine: TypeAlias = dict[str, Any]
-"""One line of the log: "step", an integer, and the numbers of that step by name."""
 _PART = re.compile(r"(\d+-\d+)-(\d+)-\d+\.jsonl")
 _SECONDS = 5.0  # between two writes of an object, which takes a tenth of a second
 _LINES = 256  # of a part
 
 
-class Lines(Protocol):
-    """The log of a run, open for writing."""
+class LogFile(Sink):
+    """The record of a run: every step is in it once, because lines after the step of a start are removed."""
 
-    def add(self, line: LogLine) -> None:
+    _lines: "_Lines"
+
+    def start(self, start: Start) -> None:
+        """Opens the log; raises an `OSError` if it cannot be written."""
+        if isinstance(start.workdir, Path):
+            self._lines = _File(start.workdir, start.step)
+        else:
+            self._lines = _Parts(start.workdir / "log", start.step, start.term)
+
+    def line(self, line: LogLine) -> None:
         """Adds a line; it is stored at the latest by `store`."""
-        ...
+        self._lines.add(line)
 
     def store(self) -> None:
         """Stores all lines that were added; raises an `OSError` if that is impossible."""
-        ...
-
-
-def open_lines(workdir: AnyPath, *, start_step: int, term: int) -> Lines:
-    """The log of a run that starts from a step, without the lines after it, which it takes again.
-
-    Args:
-      workdir: the run's directory.
-      start_step: the number of steps already taken.
-      term: the number of this start among those that wrote the run in a bucket.
-
-    Raises:
-      OSError: it cannot be written.
-    """
-    if isinstance(workdir, Path):
-        return _File(workdir, start_step)
-    return _Parts(workdir / "log", start_step, term)
+        self._lines.store()
 
 
 def stored_lines(workdir: AnyPath) -> Iterator[tuple[str, LogLine]]:
@@ -79,6 +71,18 @@ def _lines(text: str) -> Iterator[tuple[str, LogLine]]:
             content = json.loads(line)
             if isinstance(content, dict) and isinstance(content.get("step"), int):
                 yield line, content
+
+
+class _Lines(Protocol):
+    """A log that is open for writing."""
+
+    def add(self, line: LogLine) -> None:
+        """Adds a line."""
+        ...
+
+    def store(self) -> None:
+        """Stores what was added."""
+        ...
 
 
 class _File:

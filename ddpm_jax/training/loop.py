@@ -85,8 +85,11 @@ def train_loop(
     Raises:
       DivergedError: a step diverged, and the log does not tolerate it.
     """
+    clock, stop = log.clock, False
+    step_fn = clock.compiling_first(step_fn)
     for step in range(int(state.step) + 1, num_steps + 1):
-        batch, metrics = next(batches), {}
+        with clock.phase("input"):
+            batch, metrics = next(batches), {}
         if step in pass_over:
             state = passed_over(state)
         else:
@@ -98,14 +101,17 @@ def train_loop(
         if save or step % log_every == 0:
             log.flush(partial(measured, measures, step, state))
         if save:
-            saves.save()
-        for hook in hooks:
-            hook(step, state, dict(metrics))
+            with clock.phase("saving"):
+                saves.save()
+        with clock.phase("hooks"):
+            for hook in hooks:
+                hook(step, state, dict(metrics))
         if stop:
-            saves.wait()
-            log.say(f"interrupted: step {step} is saved; the same command resumes from there")
             break
-    saves.wait()
+    with clock.phase("saving"):
+        saves.wait()
+    if stop:
+        log.say(f"interrupted: step {int(state.step)} is saved; the same command resumes from there")
     return state
 
 

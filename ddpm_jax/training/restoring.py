@@ -25,8 +25,8 @@ from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
+from ddpm_jax.training.listing import checkpoint_path, checkpoint_paths
 from ddpm_jax.training.state import TrainState, Tree
-from ddpm_jax.training.stores import checkpoint_path, checkpoint_paths
 
 quieten_orbax()
 _PART = 2**28  # bytes of a checkpoint that are checked at once, when one process checks it for the others

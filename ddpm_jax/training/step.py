@@ -21,6 +21,7 @@ from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.training import divergence
+from ddpm_jax.training.goodput import SECONDS
 from ddpm_jax.training.state import TrainState, ema_update, passed_over
 
 Batch: TypeAlias = dict[str, Array]
@@ -39,6 +40,8 @@ NOT_TERMS = (
     "diverged",
     "passed_over",
     "rolled_back_from",
+    "spikes",
+    *SECONDS.values(),
     "quarter_sums",
     "quarter_count",
 )

@@ -1,6 +1,8 @@
 import contextlib
 import itertools
 import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -126,3 +128,23 @@ def test_impossible_requests_are_refused_before_the_first_batch():
         batches(Numbered(9), batch_size=0, seed=0)
     with pytest.raises(UserError, match="seed"):
         batches(Numbered(9), batch_size=1, seed=-1)
+
+
+class Pid:
+    """A source whose label is the number of the process that reads it."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((2, 2, 1), np.uint8), "label": os.getpid()}
+
+
+@pytest.mark.slow
+def test_workers_take_no_signal_that_ends_a_run():
+    """Slurm sends SIGTERM to every process of a step, and the one that trains still needs images to end in order."""
+    with contextlib.closing(batches(Pid(), batch_size=1, seed=0, num_workers=1)) as stream:
+        (worker,) = next(stream)["label"]
+        assert worker != os.getpid()
+        os.kill(int(worker), signal.SIGTERM)
+        assert {int(next(stream)["label"][0]) for _ in range(20)} == {int(worker)}

@@ -22,6 +22,8 @@ import ddpm_jax.commands.cli  # noqa: F401  -- defines absl's own flags before a
 from ddpm_jax import factory
 from ddpm_jax.config import experiment, flatten, to_json
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.goodput import TIMED
+from ddpm_jax.training.log import read_log
 from ddpm_jax.training.state import TrainState, initial_state
 
 Folder = TypeVar("Folder", str, Path)
@@ -109,6 +111,11 @@ def same(left: chex.ArrayTree, right: chex.ArrayTree) -> bool:
 
     equal = jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(bits(a), bits(b)), left, right))
     return all(equal) and bool(equal)
+
+
+def untimed(workdir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's log without the numbers that depend on how fast it was."""
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in read_log(workdir)]
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,8 @@ from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.heartbeat import FINISHED, STOPPED, TRAINING, WAITING, Status, read_status
 
-_PATIENCE_SECONDS, _PATIENCE_LINES = 120, 3  # a run that is silent for longer than both is said to be silent
+# A run that is silent for longer is said to be silent: seconds, lines of its log, seconds before the first line.
+_PATIENCE_SECONDS, _PATIENCE_LINES, _PATIENCE_WAITING = 120, 3, 1800
 
 
 class Observed(NamedTuple):
@@ -59,6 +60,14 @@ def observe(workdir: AnyPath, *, now: float) -> Observed:
     return Observed(workdir, status, silent, tuple(_notes(status, silent, now)))
 
 
+def observed(workdir: AnyPath, *, now: float) -> Observed:
+    """Does the same as `observe`; of a directory that cannot be read it gives the reason, so that others are shown."""
+    try:
+        return observe(workdir, now=now)
+    except UserError as error:
+        return Observed(workdir, None, None, (str(error),))
+
+
 def _notes(status: Status, silent: float | None, now: float) -> list[str]:
     """Returns what a person should know of a run: that its process is gone or silent, and its last error."""
     notes, lives = [], status.state in (WAITING, TRAINING)
@@ -73,8 +82,9 @@ def _notes(status: Status, silent: float | None, now: float) -> list[str]:
 
 
 def _patience(status: Status) -> float:
-    """Returns the seconds of silence that are usual for a run."""
-    return max(_PATIENCE_SECONDS, _PATIENCE_LINES * (status.seconds_per_line or 0))
+    """Returns the seconds of silence that are usual for a run; one that waits may compile its step."""
+    least = _PATIENCE_SECONDS if status.state != WAITING else _PATIENCE_WAITING
+    return max(least, _PATIENCE_LINES * (status.seconds_per_line or 0))
 
 
 def _is_gone(status: Status) -> bool:

@@ -1,0 +1,149 @@
+"""The checkpoints of a run in a bucket, which its lease lists. Read next: `stores.py`, `runtime/lease.py`."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from etils import epath
+
+from ddpm_jax.errors import UserError
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.lease import Content, Lease
+from ddpm_jax.runtime.paths import MANIFEST
+from ddpm_jax.training.listing import places_of, places_without_manifest
+
+Keep = Callable[[Sequence[int]], Sequence[int]]
+"""Which of the steps with a checkpoint, in rising order, are kept."""
+_TERM = re.compile(r"t(\d+)")
+
+
+class Bucket:
+    """The `Store` of a bucket, whose manifest is the lease of the run.
+
+    The manifest has "checkpoints", the place of each by its step, and "damaged", the places of damaged ones.
+
+    Args:
+      folder: the checkpoints folder of the run.
+      keep: the checkpoints that are kept.
+      held: whether another store that is open keeps all others away from this one.
+    """
+
+    publishes = True
+
+    def __init__(self, folder: epath.Path, keep: Keep, *, held: bool) -> None:
+        self.term = 0
+        self.folder: AnyPath = folder
+        self._path, self._keep, self._held = folder / MANIFEST, keep, held
+        self._opened: Lease | None = None  # of the first process only
+        self._begun = False
+
+    @property
+    def root(self) -> AnyPath:
+        """The prefix of this term."""
+        return self.folder / f"t{self.term}"
+
+    @property
+    def _lease(self) -> Lease:
+        """The lease of the first process."""
+        assert self._opened is not None, "only the first process writes, after it has opened the store"
+        return self._opened
+
+    def open(self) -> None:
+        """Takes the lease, and removes what earlier terms have left half written."""
+        self._opened = Lease(self._path, what=str(self.folder.parent), first=self._first, now=self._held)
+        self.term = self._lease.term
+        self._sweep()
+
+    def check(self) -> None:
+        """Raises a `LostError` if another process is known to have taken over."""
+        if self._opened:
+            self._opened.check()
+
+    def begin(self) -> None:
+        """Raises as `check`; remembers that something lies under the root from now on."""
+        self.check()
+        self._begun = True
+
+    def publish(self, step: int) -> None:
+        """Adds a checkpoint of this term to the manifest, takes those out that are not kept, and removes these."""
+        if not self._opened:
+            return
+
+        def added(content: Content) -> Content:
+            places = {**content["checkpoints"], str(step): f"{self.root.name}/{step}"}
+            kept = {str(kept) for kept in self._keep(sorted(map(int, places)))}
+            return {**content, "checkpoints": {step: place for step, place in places.items() if step in kept}}
+
+        before = self._listed()  # not what a later attempt finds, if the answer to the first one is lost
+        self._lease.update(added)
+        with contextlib.suppress(OSError):  # nobody looks at what is left, and the next start removes it
+            self._remove(before - self._listed())
+
+    def set_aside(self, steps: Sequence[int]) -> list[AnyPath]:
+        """Lists the checkpoints as damaged; they stay where they are."""
+        return [self.folder / place for place in self._unlisted(steps, into=["damaged"])]
+
+    def forget(self, steps: Sequence[int]) -> None:
+        """Removes the checkpoints."""
+        self._remove(self._unlisted(steps))
+
+    def close(self) -> None:
+        """Releases the lease; the manifest of a run of which nothing was written is removed."""
+        if self._opened:
+            self._opened.close(remove=not self._begun and not self._listed())
+
+    def _first(self, before: Content) -> Content:
+        """What the manifest holds at first: for a run without one, the checkpoints that were copied from a disk.
+
+        Raises:
+          UserError: there are others, which would be removed.
+          ValueError: it is not a manifest.
+        """
+        if places_of(before):
+            return {"damaged": [], **before}
+        found = {str(step): place for step, place in places_without_manifest(self.folder).items()}
+        if "checkpoints" not in before and not found and any(map(_TERM.fullmatch, storage.names(self.folder))):
+            raise UserError(
+                f"{self.folder} has checkpoints, but no {MANIFEST} that lists them: restore it from a copy or an older "
+                "version of the object, or choose another workdir"
+            )
+        return {"damaged": [], **before, "checkpoints": found}
+
+    def _listed(self) -> set[str]:
+        """The places in the manifest."""
+        content = self._lease.content
+        return {*content["checkpoints"].values(), *content["damaged"]}
+
+    def _unlisted(self, steps: Sequence[int], *, into: Sequence[str] = ()) -> list[str]:
+        """Takes the checkpoints of these steps out of the manifest, into other lists of it; returns their places.
+
+        If one of them lies under the root, a new term begins, so that its step can be saved again.
+        """
+        places = self._lease.content["checkpoints"]
+        moved = [places[str(step)] for step in steps if str(step) in places]
+        term = self.term + any(place.startswith(f"{self.root.name}/") for place in moved)
+
+        def changed(content: Content) -> Content:
+            left = {step: place for step, place in content["checkpoints"].items() if place not in moved}
+            lists = {name: [*content[name], *(p for p in moved if p not in content[name])] for name in into}
+            return {**content, **lists, "checkpoints": left, "term": term}
+
+        if moved:
+            self._lease.update(changed)
+            self.term = term
+        return moved
+
+    def _sweep(self) -> None:
+        """Removes what this and earlier terms have left half written; a later one is that of a successor."""
+        listed = self._listed()
+        terms = [found for name in storage.names(self.folder) if (found := _TERM.fullmatch(name))]
+        earlier = [found[0] for found in terms if int(found[1]) <= self.term]
+        below = [f"{term}/{name}" for term in earlier for name in storage.names(self.folder / term)]
+        with contextlib.suppress(OSError):
+            self._remove(place for place in below if place not in listed)
+
+    def _remove(self, places: Iterable[str]) -> None:
+        """Removes folders that the manifest no longer lists."""
+        for place in places:
+            storage.remove_tree(self.folder / place)
