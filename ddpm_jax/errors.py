@@ -166,16 +166,19 @@ def writing(
     Args:
       what: the path that is written, or a description of it.
       full: the remedy if there is not enough space.
-      other: the remedy for every other error.
+      other: the remedy for every other error that does not pass by itself.
 
     Raises:
-      UserError: the body raised an `OSError`.
+      TransientError: the body raised an `OSError` that may pass by itself.
+      UserError: it raised another `OSError`.
     """
     try:
         yield
     except OSError as error:
-        remedy = full if lacks_space(error) else other
-        raise UserError(f"cannot write {what}: {error.strerror or first_line(error)}; {remedy}") from error
+        failed = f"cannot write {what}: {error.strerror or first_line(error)}"
+        if is_transient(error):
+            raise TransientError(f"{failed}; start the same command again") from error
+        raise UserError(f"{failed}; {full if lacks_space(error) else other}") from error
 
 
 @contextlib.contextmanager
@@ -184,7 +187,10 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot read {error.filename or path}: {error.strerror or first_line(error)}") from error
+        failed = f"cannot read {error.filename or path}: {error.strerror or first_line(error)}"
+        if is_transient(error):
+            raise TransientError(f"{failed}; start the same command again") from error
+        raise UserError(failed) from error
 
 
 def _printable(text: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from support.tiny import arguments, tiny_config
 
 from ddpm_jax.errors import (
+    TransientError,
     UserError,
     causes,
     did_you_mean,
@@ -21,6 +22,7 @@ from ddpm_jax.errors import (
     listed,
     nearest,
     one_line,
+    reading,
     shortened,
     writing,
 )
@@ -106,6 +108,9 @@ def test_what_the_disk_says_is_one_line_with_a_remedy():
         raise_in(writing("the log", other="wait"), OSError("odd"))
     with pytest.raises(ValueError, match="other"):
         raise_in(writing("x"), ValueError("other"))
+    for context, verb in ((writing("x"), "write"), (reading("x"), "read")):
+        with pytest.raises(TransientError, match=rf"^cannot {verb} x: timed out; start the same command again$"):
+            raise_in(context, OSError(errno.ETIMEDOUT, "timed out"))
 
 
 def raise_in(context, error):

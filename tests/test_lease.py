@@ -136,8 +136,8 @@ def test_of_many_that_start_at_once_one_holds_it(place, elsewhere):
 def test_a_write_whose_answer_is_lost_is_not_taken_for_that_of_another_process(place, monkeypatch):
     lease = stopped(Lease(place, what="run"))
 
-    def unanswered(*args):
-        real(*args)
+    def unanswered(*args, **options):
+        real(*args, **options)
         raise OSError("the connection was closed")
 
     with monkeypatch.context() as patched:

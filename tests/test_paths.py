@@ -175,6 +175,14 @@ def test_an_address_of_google_cloud_storage_has_one_form():
         paths.run_folder("gs://bucket")
 
 
+@pytest.mark.parametrize("name", ["run[1]", "run*", "why?/run"])
+def test_a_name_that_is_a_pattern_in_a_bucket_is_refused(name):
+    """To remove run[1] would remove run1."""
+    with pytest.raises(UserError, match=r"^cannot use gs://bucket/.*: give a name without \* \? \[, which is a patt"):
+        paths.any_path(f"gs://bucket/{name}")
+    assert str(paths.any_path("gs://bucket/run{1}]")) == "gs://bucket/run{1}]"
+
+
 def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
     """Prepared data sets, and files of published weights of feature networks."""
     from ddpm_jax.data.prepare import main

@@ -120,6 +120,7 @@ def leave(error, *, consumed=False, last=2):
 
 
 SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "note: no step after step 2 is saved\n"
+NONE_FOUND = "note: no checkpoint of the run was found\n"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "no
         (ValueError("beside the step"), {"last": 3}, ""),
         (ValueError("beside the step"), {"last": None}, SAVED),
         (ValueError("in the step"), {"consumed": True}, NOT_SAVED),
-        (ValueError("in the first step"), {"consumed": True, "last": None}, "note: nothing of the run is saved\n"),
+        (ValueError("in the first step"), {"consumed": True, "last": None}, NONE_FOUND),
         (KeyboardInterrupt(), {}, NOT_SAVED),
         (KeyboardInterrupt(), {"last": 3}, ""),
         (DivergedError("loss became nan", 3), {}, ""),

@@ -282,7 +282,7 @@ def test_the_state_is_donated_and_a_step_repeats():
 def test_a_run_that_diverges_stops_with_the_step_and_saves_nothing_of_it(tmp_path, every, message, saved):
     """The learning rate warms up from 0: the first step is harmless, the second is not, the third can tell."""
     wild = {"optim__learning_rate": 1e38, "optim__grad_clip": 0.0, "checkpoint__every": every}
-    kept = "the last good checkpoint is step 1" if saved else "there is no checkpoint yet"
+    kept = "the last good checkpoint is step 1" if saved else "no checkpoint was found"
     images = ", ".join(map(str, batch_indices(1297, batch_size=16, seed=0, step=2 - len(saved))[:8]))
     expected = rf"^{message}, on images {images}, ... of the data; {kept}; lower config.optim.learning_rate, [^\n]*$"
     with pytest.raises(UserError, match=expected):

@@ -22,7 +22,8 @@ class BucketFiles:
 
     Args:
       root: the folder.
-      limit: the bytes that all copies of this user may take, with one process; 0 keeps none.
+      limit: the bytes that all copies of this user may take, about, as each process adds a part of it before it looks
+        what the others added; 0 keeps none.
       cache: the folder of the copies; None for the user's cache folder, where there is one.
 
     Attributes:
@@ -38,8 +39,9 @@ class BucketFiles:
         self._cache = cache / "images" if cache and limit else None
         if self._cache and self._cache.is_dir():
             _shrink(self._cache, limit)
-        prefix = f"{root}/"
-        self.sizes = {str(path).removeprefix(prefix): size for path, size in storage.files_below(root)}
+        objects = storage.objects_below(root)
+        self.sizes = {name: size for name, (size, _) in objects.items()}
+        self._generations = {name: generation for name, (_, generation) in objects.items()}
 
     def read(self, name: str) -> bytes:
         """The content of a file.
@@ -49,7 +51,7 @@ class BucketFiles:
         """
         if self._cache is None:
             return storage.read_bytes(self._root / name)
-        identity = f"{self._root / name} {self.sizes.get(name)}"
+        identity = f"{self._root / name} {self._generations.get(name)}"  # another one after it was replaced
         copy = self._cache / hashlib.sha256(identity.encode()).hexdigest()[:32]
         try:
             content = copy.read_bytes()
@@ -75,6 +77,8 @@ class BucketFiles:
             with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as file:
                 file.write(content)
             os.replace(file.name, copy)
+        except FileNotFoundError:  # another process has removed the new file to make room
+            return
         except OSError:
             self._cache = None
 

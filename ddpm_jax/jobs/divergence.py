@@ -104,7 +104,7 @@ class Attempts:
             names = [one_line(image_name(self._source, int(index))) for index in indices[:8]]
             images = f", on images {', '.join(names + ['...'] * (len(indices) > 8))} of the data"
         last = self._checkpoints.last_saved()
-        kept = "there is no checkpoint yet" if last is None else f"the last good checkpoint is step {last}"
+        kept = "no checkpoint was found" if last is None else f"the last good checkpoint is step {last}"
         most = f"config.train.max_passed_over={config.train.max_passed_over}"
         many = f"; {most} permits no more batches to be passed over" if config.train.on_divergence != "stop" else ""
         table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.errors import UserError, causes, first_line, is_transient
 
 AnyPath: TypeAlias = Path | epath.Path
 """A path on a disk, or in a bucket."""
@@ -71,27 +71,55 @@ def as_os_errors(path: AnyPath, *, passing: tuple[type[Exception], ...] = ()) ->
     except (UserError, *passing):
         raise
     except Exception as error:
-        if isinstance(path, Path) or (isinstance(error, OSError) and not _may_pass(error)):
+        if isinstance(path, Path) or (isinstance(error, OSError) and not may_pass(error)):
             raise
-        raise OSError(errno.ETIMEDOUT if _may_pass(error) else errno.EIO, _reason(error), str(path)) from error
+        raise OSError(errno.ETIMEDOUT if may_pass(error) else errno.EIO, _reason(error), str(path)) from error
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the bucket did not answer, or asked to come again later, after the libraries have tried for a while."""
+def may_pass(error: BaseException) -> bool:
+    """Whether the bucket did not answer, or asked to come again later, after the libraries have tried for a while.
+
+    A login passes if the server that renews it did not answer, and not if it refused.
+    """
     import aiohttp
     import requests
     from gcsfs.retry import is_retriable
     from google.api_core import exceptions
 
+    if login := _of_login(error):
+        return any(_unanswered(cause) for cause in login)
     of_google = exceptions.ServerError | exceptions.TooManyRequests | exceptions.RetryError
     of_network = requests.ConnectionError | requests.Timeout | aiohttp.ClientError | TimeoutError
     return isinstance(error, of_google | of_network) or is_retriable(error)
 
 
-def _reason(error: Exception) -> str:
-    """Why a bucket cannot be used, in a few words, with a remedy if it is known."""
-    from google.auth.exceptions import DefaultCredentialsError, RefreshError
+def did_not_answer(path: AnyPath, error: BaseException) -> bool:
+    """Whether an exception came from the storage of a path, which may answer if the same command is started again."""
+    return is_transient(error) or (not isinstance(path, Path) and any(may_pass(cause) for cause in causes(error)))
 
-    if isinstance(error, DefaultCredentialsError | RefreshError):
+
+def _of_login(error: BaseException) -> list[BaseException]:
+    """The causes of an exception that are about the login; gcsfs raises its error 401 from them."""
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    return [
+        cause for cause in causes(error)
+        if isinstance(cause, GoogleAuthError) or (isinstance(cause, HttpError) and str(cause.code) == "401")
+    ]  # fmt: skip
+
+
+def _unanswered(error: BaseException) -> bool:
+    """Whether an exception about the login says that no server answered: one with an answer has a second argument."""
+    from google.auth.exceptions import GoogleAuthError, TimeoutError, TransportError
+
+    if not isinstance(error, GoogleAuthError):
+        return False
+    return error.retryable or (isinstance(error, TransportError | TimeoutError) and len(error.args) < 2)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a bucket cannot be used, in a few words, with a remedy if it is known."""
+    if _of_login(error) and not may_pass(error):
         return "no valid login to Google Cloud was found: run `gcloud auth application-default login`"
     return first_line(error)

@@ -18,8 +18,15 @@ class ChangedError(OSError):
     """An object of a bucket is not of the generation that a write was to replace."""
 
 
-def read_versioned(path: epath.Path) -> tuple[bytes, int]:
+_REQUEST = 5.0  # seconds for which one request waits: these objects are small
+
+
+def read_versioned(path: epath.Path, *, seconds: float = 60.0) -> tuple[bytes, int]:
     """The content of an object and its generation; `(b"", 0)` if it does not exist.
+
+    Args:
+      path: the object.
+      seconds: for how long it is tried.
 
     Raises:
       OSError: it cannot be read.
@@ -28,14 +35,20 @@ def read_versioned(path: epath.Path) -> tuple[bytes, int]:
 
     with as_os_errors(path), contextlib.suppress(NotFound):
         blob = _blob(path)
-        content = blob.download_as_bytes()
+        content = blob.download_as_bytes(**_limits(seconds))
         assert blob.generation is not None, "a download says the generation"
         return content, int(blob.generation)
     return b"", 0
 
 
-def write_if(path: epath.Path, content: bytes, generation: int) -> int:
+def write_if(path: epath.Path, content: bytes, generation: int, *, seconds: float = 60.0) -> int:
     """Writes an object if it still has this generation, 0 for absent; returns the new generation.
+
+    Args:
+      path: the object.
+      content: its new content.
+      generation: the one that is replaced.
+      seconds: for how long it is tried.
 
     Raises:
       ChangedError: it has another one.
@@ -46,7 +59,7 @@ def write_if(path: epath.Path, content: bytes, generation: int) -> int:
     try:
         with as_os_errors(path, passing=(PreconditionFailed,)):
             blob = _blob(path)
-            blob.upload_from_string(content, if_generation_match=generation)
+            blob.upload_from_string(content, if_generation_match=generation, **_limits(seconds))
             assert blob.generation is not None, "an upload says the generation"
             return int(blob.generation)
     except PreconditionFailed as error:
@@ -67,7 +80,8 @@ def remove_if(path: epath.Path, generation: int) -> None:
 def add_line(path: AnyPath, line: str) -> None:
     """Adds a line to a file of lines, which is made if absent; a last line that was cut off ends before it.
 
-    In a bucket the file is written again, unless another process has written it meanwhile; then it is read again.
+    In a bucket the file is written again, unless another process has written it meanwhile; then it is read again. It
+    has the line then if only the answer was lost, and the library sent the same request again.
 
     Raises:
       OSError: it cannot be written.
@@ -78,10 +92,14 @@ def add_line(path: AnyPath, line: str) -> None:
         with path.open("a") as file:
             file.write(f"{'' if whole else chr(10)}{line}\n")
         return
+    before, added = None, f"{line}\n".encode()
     while True:
         content, generation = read_versioned(path)
+        if before is not None and content.removeprefix(before).startswith(added):
+            return
+        before = content if content[-1:] in (b"", b"\n") else content + b"\n"
         with contextlib.suppress(ChangedError):
-            write_if(path, content + f"{line}\n".encode(), generation)
+            write_if(path, before + added, generation)
             return
 
 
@@ -91,6 +109,13 @@ def _client() -> Any:
     from google.cloud import storage
 
     return storage.Client()
+
+
+def _limits(seconds: float) -> dict[str, Any]:
+    """The arguments of a request of Google's library that is tried for so long, and a last time for `_REQUEST` more."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    return {"timeout": min(seconds, _REQUEST), "retry": DEFAULT_RETRY.with_timeout(seconds)}
 
 
 def _blob(path: epath.Path) -> Any:

@@ -27,6 +27,7 @@ BEAT = 10.0
 """Seconds between two renewals."""
 MISSED = 3
 """Beats after which a silent holder has lost the lease."""
+_BEAT_LASTS = 8.0  # seconds for which one beat is tried: a request that hangs must not cost the next ones
 
 Content = dict[str, Any]
 """What the object holds: the keys of the lease itself, and what `Lease.update` changes."""
@@ -99,8 +100,12 @@ class Lease:
         if self._lost:
             raise LostError(self._lost)
 
-    def update(self, change: Callable[[Content], Content]) -> None:
+    def update(self, change: Callable[[Content], Content], *, seconds: float = 60.0) -> None:
         """Writes the content that `change` makes of the present one, if this process still holds the lease.
+
+        Args:
+          change: function of the present content.
+          seconds: for how long a write, and a reading after it, is tried.
 
         Raises:
           LostError: this process no longer holds the lease; nothing was written.
@@ -112,9 +117,9 @@ class Lease:
                 self.check()
                 content = {**change(self.content), "beat": self._content["beat"] + 1}
                 try:
-                    self._generation = write_if(self._path, _packed(content), self._generation)
+                    self._generation = write_if(self._path, _packed(content), self._generation, seconds=seconds)
                 except ChangedError:
-                    found, generation = self._read()
+                    found, generation = self._read(seconds)
                     if found.get("token") == self._token:  # the answer to an earlier write was lost: go on from there
                         self._content, self._generation = found, generation
                     else:
@@ -135,13 +140,13 @@ class Lease:
             if self._new and remove:
                 remove_if(self._path, self._generation)
             else:
-                self.update(lambda content: {**content, "holder": None})
+                self.update(lambda content: {**content, "holder": None}, seconds=_BEAT_LASTS)
 
     def _renew(self) -> None:
         """Writes a beat from time to time; a bucket that does not answer is asked again at the next beat."""
         while not self._lost and not self._stop.wait(BEAT):
             with contextlib.suppress(UserError, OSError):
-                self.update(lambda content: content)
+                self.update(lambda content: content, seconds=_BEAT_LASTS)
 
     def _await_free(self, *, now: bool) -> tuple[Content, int]:
         """Returns the content and the generation of an object that nobody holds, after waiting for a silent holder."""
@@ -160,9 +165,9 @@ class Lease:
                 raise self._taken(seen)
         return content, generation
 
-    def _read(self) -> tuple[Content, int]:
+    def _read(self, seconds: float = 60.0) -> tuple[Content, int]:
         """The object and its generation."""
-        packed, generation = read_versioned(self._path)
+        packed, generation = read_versioned(self._path, seconds=seconds)
         try:
             content = json.loads(packed) if packed else {}
             if not isinstance(content, dict):

@@ -26,14 +26,15 @@ _HINTS: dict[str, str] = {
 }
 _MOUNT = "mount the bucket, and give the path of the mounted folder"
 _BUCKET = re.compile(r"gs:/{1,2}(?=[^/])", re.IGNORECASE)
+_PATTERN = re.compile(r"[*?[]")  # gcsfs and epath would remove and copy every name that fits
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
     """The path with `~` and `~user` replaced by the home directory; a slash at the end stays.
 
     Raises:
-      UserError: the path is empty or an address other than `gs://BUCKET/NAME`, there is no such home directory, or the
-        packages for buckets are not installed.
+      UserError: the path is empty or an address other than `gs://BUCKET/NAME`, there is no such home directory, the
+        packages for buckets are not installed, or the name in a bucket has a character of a pattern.
     """
     text = os.fspath(path)
     scheme = _SCHEME.match(text)
@@ -60,8 +61,10 @@ def _in_bucket(text: str) -> str:
             f"cannot use {shortened(text)}: buckets need the packages {' and '.join(missing)}: "
             "pip install gcsfs google-cloud-storage"
         )
-    buckets.prepare_buckets()
     name = _BUCKET.sub("", text)
+    if _PATTERN.search(name):
+        raise UserError(f"cannot use {shortened(text)}: give a name without * ? [, which is a pattern in a bucket")
+    buckets.prepare_buckets()
     return f"gs://{posixpath.normpath(name)}{'/' * name.endswith('/')}"
 
 

@@ -66,10 +66,17 @@ def files_below(folder: AnyPath) -> list[tuple[AnyPath, int]]:
     if isinstance(folder, Path):
         found = [path for path in folder.rglob("*") if path.is_file()]
         return [(path, path.stat().st_size) for path in sorted(found)]
+    return [(folder / name, size) for name, (size, _) in objects_below(folder).items()]
+
+
+def objects_below(folder: epath.Path) -> dict[str, tuple[int, str]]:
+    """The size in bytes and the generation of every object below a folder, by its relative path with "/", sorted."""
     with as_os_errors(folder), contextlib.suppress(FileNotFoundError):
-        listed = gcs().find(str(folder), detail=True)
-        return [(epath.Path(f"gs://{name}"), int(about["size"])) for name, about in sorted(listed.items())]
-    return []
+        skipped, listed = len(f"{folder}/".removeprefix("gs://")), gcs().find(str(folder), detail=True)
+        return {
+            name[skipped:]: (int(about["size"]), str(about["generation"])) for name, about in sorted(listed.items())
+        }
+    return {}
 
 
 def modified(path: AnyPath) -> float:

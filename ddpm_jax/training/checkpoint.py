@@ -19,8 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
-from ddpm_jax.errors import UserError, causes, first_line, lacks_space
-from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
+from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
 from ddpm_jax.runtime.devices import agreed, by_first
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
@@ -155,12 +155,19 @@ class Checkpoints:
         return {}
 
     def last_saved(self) -> int | None:
-        """Waits for the save in progress, whose failure is a warning, and returns the newest step on disk, or None."""
+        """Waits for the save in progress and returns the newest stored step, or None if none is found.
+
+        It is called while another error ends the run, so a save or a listing that fails is a warning.
+        """
         try:
             self.wait()
         except Exception as failed:
             _warn(failed)
-        return next(iter(saved_steps(self.folder)), None)
+        try:
+            return next(iter(saved_steps(self.folder)), None)
+        except UserError as failed:
+            _warn(failed)
+            return None
 
     def remove_after(self, step: int) -> None:
         """Removes all checkpoints of later steps, the newest first, so that these steps can be taken again."""
@@ -239,20 +246,27 @@ class Checkpoints:
             lost = next((cause for cause in causes(error) if isinstance(cause, jax.errors.JaxRuntimeError)), None)
             if lost:
                 raise lost from error  # the disk is not the cause: another process has ended
+            what = f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}"
+            if did_not_answer(self.folder, error):
+                raise TransientError(f"{what}; start the same command again") from error
             remedy = "free some space, and start again" if lacks_space(error) else "fix the cause, and start again"
-            raise UserError(
-                f"cannot save a checkpoint in {self.folder}: {reason(error)}; {_kept(self.folder)}; {remedy}"
-            ) from error
+            raise UserError(f"{what}; {remedy}") from error
 
 
 @contextlib.contextmanager
 def _writable(workdir: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an `OSError` in the body, which opens the checkpoints of a run, into a `UserError`."""
+    """Turns an error of the storage in the body, which opens the checkpoints of a run, into a `UserError`."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise UserError(f"cannot write to {workdir}: {reason}; choose another workdir") from error
+    except (UserError, jax.errors.JaxRuntimeError):  # the latter is from another process
+        raise
+    except Exception as error:
+        what = f"cannot write to {workdir}: {getattr(error, 'strerror', None) or first_line(error)}"
+        if did_not_answer(any_path(workdir), error):
+            raise TransientError(f"{what}; start the same command again") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{what}; choose another workdir") from error
+        raise
 
 
 class _Kept:
@@ -315,5 +329,8 @@ def _warn(error: Exception) -> None:
 
 def _kept(folder: AnyPath) -> str:
     """Returns in words from which checkpoint a run can resume."""
-    steps = saved_steps(folder)
+    try:
+        steps = saved_steps(folder)
+    except UserError:  # the storage that has just failed
+        return "which earlier checkpoints there are cannot be listed now"
     return f"the last good checkpoint is step {steps[0]}" if steps else "no earlier checkpoint exists"

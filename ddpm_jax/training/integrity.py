@@ -22,7 +22,7 @@ import numpy as np
 
 from ddpm_jax.errors import causes, first_line, system_error
 from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath, may_pass
 from ddpm_jax.runtime.devices import is_first, to_host
 from ddpm_jax.training.state import Tree
 
@@ -150,6 +150,8 @@ def obstacle(folder: AnyPath, error: BaseException) -> str | None:
         if isinstance(cause, MemoryError) or "RESOURCE_EXHAUSTED" in str(cause):
             return f"out of memory ({first_line(cause)})"
         if isinstance(cause, ImportError) or "Unable to initialize backend" in str(cause) or _NETWORK.match(str(cause)):
+            return first_line(cause)
+        if not isinstance(folder, Path) and may_pass(cause):
             return first_line(cause)
         if isinstance(cause, OSError) and not isinstance(cause, _ABSENT_ERRORS):
             return cause.strerror or first_line(cause)

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ddpm_jax.errors import UserError, causes, first_line
+from ddpm_jax.errors import TransientError, UserError, causes, first_line
 from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
 from ddpm_jax.runtime.devices import agreed, is_first
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
@@ -270,6 +270,10 @@ def _raise_unless_damaged(path: AnyPath, error: Exception) -> None:
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         raise error  # from the devices or from another process
     obstacle = integrity.obstacle(path, error) if _present(path) else None
+    if obstacle and did_not_answer(path, error):
+        raise TransientError(
+            f"cannot read checkpoint {path} now ({obstacle}); it is left unchanged: start the same command again"
+        ) from error
     if obstacle:
         raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left unchanged") from error
 

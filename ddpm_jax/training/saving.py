@@ -137,4 +137,4 @@ def _consumed(state: TrainState) -> bool:
 
 def _unsaved(last: int | None) -> str:
     """Returns in words what is lost if `last` is the newest step on disk."""
-    return "nothing of the run is saved" if last is None else f"no step after step {last:,} is saved"
+    return "no checkpoint of the run was found" if last is None else f"no step after step {last:,} is saved"
