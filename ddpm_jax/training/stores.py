@@ -42,10 +42,12 @@ def checkpoint_paths(folder: AnyPath) -> dict[int, AnyPath]:
       UserError: the folder exists and cannot be listed.
     """
     try:
-        listed = storage.names(folder)
-        places = _places(json.loads(storage.read_bytes(folder / MANIFEST))) if MANIFEST in listed else {}
+        listed, places = storage.names(folder), {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a listing may lag behind what can be read
+            places = _places(json.loads(storage.read_bytes(folder / MANIFEST)))
     except OSError as error:
-        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror or first_line(error)}") from error
+        reason = error.strerror or first_line(error)
+        raise UserError(f"cannot list the checkpoints in {folder}: {reason}; fix the cause, and start again") from error
     except ValueError as error:
         raise UserError(f"cannot list the checkpoints in {folder}: {MANIFEST} there is damaged") from error
     if isinstance(folder, Path) or not places:
