@@ -1,4 +1,4 @@
-"""A bucket on the loopback address, served by a thread of this process, whose requests go wrong as a schedule says.
+"""A bucket on the loopback address, served by a process of its own, whose requests go wrong as a schedule says.
 
 The faults are those of the wire, so all three libraries that a run uses (gcsfs, google-cloud-storage and TensorStore)
 meet them and do what they do of themselves; only their pauses between two tries are shortened. An object appears whole
@@ -11,22 +11,27 @@ import contextlib
 import io
 import json
 import logging
+import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from http.server import ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from gcp_storage_emulator import server
-from google.api_core.retry import retry_unary
-from orbax.checkpoint._src.serialization import tensorstore_utils
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support import emulator
 from support.bucket import use_emulator
 
+_CONTROL = "/faults"
 _QUICKER = 200  # by which the pauses of the libraries between two tries are divided
 _SHORT, _OUTAGE = 3, 40  # requests: a fault that the libraries outlast by trying again, and one that they do not
 _SECONDS = 0.4  # the longest delay of an answer
@@ -64,14 +69,13 @@ class Faults:
         with self._lock:
             self._planned, self._number, self._paused, self.came = faults, 0, False, Counter()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Neither counts requests nor lets them go wrong during the `with` statement."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
+    def told(self, what: Any) -> dict[str, Any]:
+        """Does what a `Control` asks for; returns what is known."""
+        if isinstance(what, list):
+            self.plan([Fault(*fault) for fault in what])
+        elif what != "show":
+            self._paused = what == "pause"
+        return {"came": self.came, "requests": self._number}
 
     def next(self) -> str:
         """The kind of fault of the next request; "" for none."""
@@ -88,7 +92,7 @@ class Faults:
             self.came[kind] += 1
 
     @property
-    def requests(self) -> int:
+    def number(self) -> int:
         """The number of requests so far."""
         return self._number
 
@@ -107,9 +111,12 @@ class FaultyHandler(emulator.Handler):
     """Handles a request as the emulator does, or wrongly if `faults` say so."""
 
     faults = Faults()
-    earlier: dict[str, Any] = {}  # the objects of the bucket as a listing that lags shows them
+    earlier: ClassVar[dict[str, Any]] = {}  # the objects of the bucket as a listing that lags shows them
 
     def _answer(self, method: str) -> None:
+        if self.path == _CONTROL:
+            self._send(HTTPStatus.OK, self.faults.told(json.loads(self.rfile.read(self._length()))))
+            return
         kind = self.faults.next()
         if not kind or not KINDS[kind](self, method):
             self._remember()
@@ -119,24 +126,28 @@ class FaultyHandler(emulator.Handler):
 
     def _remember(self) -> None:
         """Takes the present objects for what later listings show that lag."""
-        if not self.faults.requests % 8:
+        if not self.faults.number % 8:
             with emulator._ONE_AT_A_TIME:
                 FaultyHandler.earlier = dict(self.storage.objects.get("bucket", {}))
 
     def _refused(self, status: HTTPStatus) -> bool:
         """Answers with a status instead of doing what is asked."""
         self.rfile.read(self._length())
-        content = json.dumps({"error": {"code": status.value, "message": status.phrase}}).encode()
+        self._send(status, {"error": {"code": status.value, "message": status.phrase}})
+        return True
+
+    def _send(self, status: HTTPStatus, what: Any) -> None:
+        """Answers with a status and JSON."""
+        content = json.dumps(what).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
-        return True
 
     def _delayed(self, method: str) -> bool:
         """Answers late."""
-        time.sleep(_SECONDS * np.random.default_rng(self.faults.requests).random())
+        time.sleep(_SECONDS * np.random.default_rng(self.faults.number).random())
         super()._answer(method)
         return True
 
@@ -221,23 +232,66 @@ KINDS: dict[str, Callable[[FaultyHandler, str], bool]] = {
 """What a request of each kind of fault does; False where that kind does not apply to the request."""
 
 
+class Control:
+    """The faults of a bucket that another process serves."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def plan(self, faults: list[Fault]) -> None:
+        """Starts to count the requests, of which these will go wrong."""
+        self._ask(faults)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Neither counts requests nor lets them go wrong during the `with` statement."""
+        self._ask("pause")
+        try:
+            yield
+        finally:
+            self._ask("go on")
+
+    def came(self) -> dict[str, int]:
+        """How many requests went wrong, by kind."""
+        return self._ask("show")["came"]
+
+    def requests(self) -> int:
+        """The number of requests so far."""
+        return self._ask("show")["requests"]
+
+    def _ask(self, what: Any) -> Any:
+        """Sends what is to be done with the faults; returns what is known of them."""
+        request = urllib.request.Request(f"{self._url}{_CONTROL}", json.dumps(what).encode(), method="POST")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+
 @contextlib.contextmanager
-def faulty_bucket() -> Iterator[tuple[str, Faults]]:
-    """Serves a bucket during the `with` statement; yields its address and its `Faults`."""
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it logs every object that is not there
-    httpd: ThreadingHTTPServer = emulator.server_at(0, FaultyHandler)
-    use_emulator(httpd.server_address[1])
-    _hurry()
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+def faulty_bucket() -> Iterator[tuple[str, Control]]:
+    """Serves a bucket in a process during the `with` statement; yields its address and the control of its faults."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, __file__, str(port)])
     try:
-        yield "gs://bucket", FaultyHandler.faults
+        url = use_emulator(port)
+        _hurry()
+        while process.poll() is None:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            time.sleep(0.05)
+        yield "gs://bucket", Control(url)
     finally:
-        httpd.shutdown()
+        process.kill()
+        process.wait()
 
 
 def _hurry() -> None:
     """Shortens the pauses of the three libraries between two tries."""
     import gcsfs.retry  # not before: it reads the environment while it is imported
+    from google.api_core.retry import retry_unary
+    from orbax.checkpoint._src.serialization import tensorstore_utils
 
     async def short_pause(seconds: float) -> None:
         await asyncio.sleep(seconds / _QUICKER)
@@ -249,3 +303,16 @@ def _hurry() -> None:
     delays = {"initial_delay": f"{1000 // _QUICKER}ms", "max_delay": f"{32_000 // _QUICKER}ms"}
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
         context["gcs_request_retries"] = {"max_retries": 32, **delays}
+
+
+def main(port: int) -> None:
+    """Serves until the process is ended."""
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it logs every object that is not there
+    with emulator.server_at(port, FaultyHandler) as httpd:
+        httpd.request_queue_size = 128
+        httpd.socket.listen(128)
+        httpd.serve_forever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -32,7 +32,7 @@ import orbax.checkpoint as ocp
 from absl import flags
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from _faulty_bucket import Faults, drawn, faulty_bucket
+from _faulty_bucket import Control, drawn, faulty_bucket
 from ml_collections import ConfigDict
 from support.tiny import tiny_config
 
@@ -171,7 +171,7 @@ def differences(whole: Ended, every: Ended, found: Ended) -> tuple[list[str], li
     return lost, changed
 
 
-def outcome(seed: int, workdir: str, faults: Faults, *, requests: int, whole: Ended, every: Ended) -> Result:
+def outcome(seed: int, workdir: str, faults: Control, *, requests: int, whole: Ended, every: Ended) -> Result:
     """Trains the run of one schedule until it ends."""
     begin, errors, lost, unhelpful, persons = time.monotonic(), list[str](), list[str](), list[str](), 0
     faults.plan(drawn(np.random.default_rng(seed), requests))
@@ -198,9 +198,7 @@ def outcome(seed: int, workdir: str, faults: Faults, *, requests: int, whole: En
             missing, changed = [], [f"cannot be read: {type(error).__name__}: {error}"]
         storage.remove_tree(any_path(workdir))
     seconds = round(time.monotonic() - begin, 2)
-    return Result(
-        seed, dict(faults.came), len(errors), lost + missing, changed, unhelpful, errors, persons, seconds
-    )
+    return Result(seed, dict(faults.came()), len(errors), lost + missing, changed, unhelpful, errors, persons, seconds)
 
 
 def summary(results: list[Result]) -> str:
@@ -234,7 +232,7 @@ def main() -> None:
         whole, every = (ended(os.path.join(folder, name)) for name in runs)
         faults.plan([])
         assert started(f"{bucket}/whole")[1] is None, "a run without faults ends"
-        requests = faults.requests
+        requests = faults.requests()
         with faults.paused():
             assert ended(f"{bucket}/whole") == whole, "a run in a bucket is that on a disk"
         print(f"{requests} requests of a run without faults", flush=True)
