@@ -225,3 +225,24 @@ def test_a_run_in_a_bucket_that_is_killed_and_resumed_is_that_on_a_disk(place, t
     assert same(Run(f"{place}/run").params, Run(tmp_path / "run").params)
     kept = {name.split("/")[1] for name in content(f"{place}/run/checkpoints") if "/" in name}
     assert kept == {str(step) for step in saved_steps(f"{place}/run/checkpoints")}
+
+
+def test_a_listing_that_lags_hides_no_checkpoint(place, monkeypatch):
+    workdir = save(f"{place}/run", tiny_config(**CONFIG), steps=(2, 4))
+    monkeypatch.setattr(storage, "names", lambda folder: [])
+    assert saved_steps(f"{workdir}/checkpoints") == [4, 2]
+
+
+def test_a_bucket_that_cannot_be_listed_is_one_line_with_a_remedy(place, monkeypatch, capfd):
+    """The library itself prints nothing."""
+    folder = paths.any_path(f"{place}/run/checkpoints")
+    storage.names(folder)
+    from gcsfs import retry  # not before: it reads the environment of the bucket while it is imported
+
+    async def refused(self, *args, **options):
+        raise retry.HttpError({"code": 403, "message": "Forbidden"})
+
+    monkeypatch.setattr(type(buckets.gcs()), "_request", retry.retry_request(retries=2)(refused))
+    with pytest.raises(UserError, match=r"^cannot list the checkpoints in gs://.*; fix the cause, and start again$"):
+        saved_steps(folder)
+    assert "Traceback" not in capfd.readouterr().err

@@ -6,6 +6,7 @@
 import contextlib
 import errno
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,10 +41,11 @@ def _importable(module: str) -> bool:
 def prepare_buckets() -> None:
     """Has every part of the program read buckets by gcsfs, whose listings are never kept: another process writes too.
 
-    epath would use TensorFlow where that is installed.
+    epath would use TensorFlow where that is installed, and gcsfs would print what it raises.
     """
     import fsspec.config
 
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it raises as well
     os.environ.setdefault("EPATH_USE_TF", "false")
     for name in ("gs", "gcs"):
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)

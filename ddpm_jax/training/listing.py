@@ -31,7 +31,8 @@ def checkpoint_paths(folder: AnyPath) -> dict[int, AnyPath]:
         if isinstance(folder, Path) or not places:
             places = {**places_without_manifest(folder), **places}
     except OSError as error:
-        raise UserError(f"cannot list the checkpoints in {folder}: {error.strerror or first_line(error)}") from error
+        reason = error.strerror or first_line(error)
+        raise UserError(f"cannot list the checkpoints in {folder}: {reason}; fix the cause, and start again") from error
     except ValueError as error:
         raise UserError(
             f"cannot list the checkpoints in {folder}: {MANIFEST} there is damaged; restore it from a copy or an "

@@ -89,8 +89,8 @@ def _uploaded(request: Any) -> str:
     return request.query["name"][0] if "name" in request.query else request.data["meta"]["name"]
 
 
-def main(port: int) -> None:
-    """Serves until the process is ended."""
+def server_at(port: int, handler: type[Handler] = Handler) -> ThreadingHTTPServer:
+    """A server of this process on a port, 0 for a free one, that is yet to `serve_forever`; its bucket is empty."""
     replaced = {
         objects.insert: matched(objects.insert, _uploaded),
         objects.delete: matched(objects.delete, lambda request: request.params["object_id"]),
@@ -103,8 +103,14 @@ def main(port: int) -> None:
     )
     storage = Storage(use_memory_fs=True)
     buckets.create_bucket("bucket", storage)
-    with ThreadingHTTPServer(("localhost", port), partial(Handler, storage)) as httpd:
-        httpd.daemon_threads = True
+    httpd = ThreadingHTTPServer(("localhost", port), partial(handler, storage))
+    httpd.daemon_threads = True
+    return httpd
+
+
+def main(port: int) -> None:
+    """Serves until the process is ended."""
+    with server_at(port) as httpd:
         httpd.serve_forever()
 
 
