@@ -59,7 +59,7 @@ def main() -> None:
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()
     start_step, state, stopped, seconds = start(config, workdir)
-    already = start_step == state.step
+    already = start_step == int(state.step)
     if not already:
         print("\n".join(goodput_table(seconds)), flush=True)
     if stopped is not None:
