@@ -296,13 +296,13 @@ def _hurry() -> None:
     async def short_pause(seconds: float) -> None:
         await asyncio.sleep(seconds / _QUICKER)
 
-    gcsfs.retry.asyncio = SimpleNamespace(sleep=short_pause)
-    retry_unary.time = SimpleNamespace(
-        **{**vars(time), "sleep": lambda seconds: time.sleep(seconds / _QUICKER)},
-    )
-    delays = {"initial_delay": f"{1000 // _QUICKER}ms", "max_delay": f"{32_000 // _QUICKER}ms"}
+    setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=short_pause))  # noqa: B010
+    quicker = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(seconds / _QUICKER)})
+    setattr(retry_unary, "time", quicker)  # noqa: B010
+    delays: dict[str, Any] = {"initial_delay": f"{1000 // _QUICKER}ms", "max_delay": f"{32_000 // _QUICKER}ms"}
     for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
-        context["gcs_request_retries"] = {"max_retries": 32, **delays}
+        changed: dict[str, Any] = context
+        changed["gcs_request_retries"] = {"max_retries": 32, **delays}
 
 
 def main(port: int) -> None:

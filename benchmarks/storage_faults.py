@@ -44,9 +44,9 @@ from ddpm_jax.runtime import lease, storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.training import integrity
+from ddpm_jax.training.listing import checkpoint_path
 from ddpm_jax.training.log import LogLine, read_log
 from ddpm_jax.training.restoring import saved_steps, stored_record
-from ddpm_jax.training.stores import checkpoint_path
 
 SCHEDULES = flags.DEFINE_integer("schedules", 200, "The number of schedules, whose seeds are 0, 1, ...", lower_bound=1)
 OUT = flags.DEFINE_string("out", "runs/storage_faults.jsonl", "The file of the results, one line for each schedule.")
