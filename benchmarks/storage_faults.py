@@ -124,7 +124,10 @@ def ended(workdir: str) -> Ended:
         record = stored_record(path)
         integrity.check(_arrays(path), record.digests)
         found[step] = record.digests
-    lines = [{name: line[name] for name in line if not name.endswith("per_s")} for line in read_log(workdir)]
+    lines = [
+        {name: line[name] for name in line if not name.endswith("per_s") and not name.startswith("seconds_")}
+        for line in read_log(workdir)
+    ]
     return Ended(found, lines)
 
 

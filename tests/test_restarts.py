@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from support.tiny import ROOT, arguments, tiny_config
+from support.tiny import ROOT, arguments, tiny_config, untimed
 
 from ddpm_jax.commands import endings
 from ddpm_jax.runs.run import Run
-from ddpm_jax.training import log
 from ddpm_jax.training.heartbeat import read_status
 from ddpm_jax.training.restoring import stored_record
 
@@ -69,11 +68,6 @@ def finish(workdir, planned):
     return said
 
 
-def lines(workdir):
-    """The log without speeds."""
-    return [{k: v for k, v in line.items() if not k.endswith("per_s")} for line in log.read_log(workdir)]
-
-
 def test_two_processes_killed_again_and_again_finish_the_run_of_two_that_were_not(tmp_path):
     planned = tmp_path / "planned"
     planned.mkdir()
@@ -86,7 +80,7 @@ def test_two_processes_killed_again_and_again_finish_the_run_of_two_that_were_no
     assert killed == [sum(process == i for process, _ in ENDS) for i in (0, 1)], said
     lost = [text.count(f"ended with code {endings.START_AGAIN}: again") for text in said]
     assert min(lost) > 0, said
-    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
     killed, whole = (stored_record(tmp_path / name / "checkpoints" / str(STEPS)) for name in ("killed", "whole"))
     assert killed.digests == whole.digests
     Run(tmp_path / "killed")  # raises if what is on disk is not what was saved

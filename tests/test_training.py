@@ -170,7 +170,7 @@ def test_a_terminated_process_saves_and_asks_to_be_started_again(tmp_path):
     assert process.returncode == endings.START_AGAIN, output
     (step,) = saved_steps(tmp_path / "run" / "checkpoints")
     assert step == logged(tmp_path / "run")
-    assert output.endswith(f"interrupted: step {step} is saved; the same command resumes from there\n")
+    assert f"\ninterrupted: step {step} is saved; the same command resumes from there\n" in output
     assert "Traceback" not in output
 
 
