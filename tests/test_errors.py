@@ -285,7 +285,7 @@ def test_a_program_ends_quietly_where_nobody_reads_on():
     program = "from ddpm_jax.commands import cli; cli.run(lambda: print('unheard'), module='ddpm_jax.commands.cli')"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    assert (result.returncode, result.stderr) == (1, "")
+    assert (result.returncode, result.stderr) == (75, "")  # it may be started again
 
 
 @pytest.mark.slow
