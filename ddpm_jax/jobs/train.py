@@ -31,7 +31,7 @@ from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runtime.buckets import AnyPath
-from ddpm_jax.runtime.devices import sharded
+from ddpm_jax.runtime.devices import all_devices, sharded
 from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
@@ -110,6 +110,7 @@ def start(
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     clock, hooks, sinks = Clock(), factory.checked_hooks(hooks), factory.checked_sinks(sinks)
     workdir, stopped = run_folder(workdir), None
+    all_devices()  # before anything else asks JAX for them
     with contextlib.ExitStack() as opened:
         opened.enter_context(removed_if_unused(workdir))
         check_shared(workdir)
