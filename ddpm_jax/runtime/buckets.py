@@ -112,7 +112,7 @@ def _of_login(error: BaseException) -> list[BaseException]:
 
 
 def _unanswered(error: BaseException) -> bool:
-    """Whether an exception about the login says that no server answered: one with an answer has a second argument."""
+    """Whether an exception about the login says that no server answered; an answer would be its second argument."""
     from google.auth.exceptions import GoogleAuthError, TimeoutError, TransportError
 
     if not isinstance(error, GoogleAuthError):

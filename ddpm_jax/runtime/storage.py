@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from etils import epath
@@ -166,36 +167,34 @@ def remove_tree(folder: AnyPath) -> None:
         gcs().rm(str(folder), recursive=True)
 
 
-@contextlib.contextmanager
-def local_file(path: AnyPath) -> Iterator[Path]:
-    """Yields a file on a disk with the content of `path`: itself, or a copy that exists during the `with` statement.
+def local_file(path: AnyPath) -> AbstractContextManager[Path]:
+    """Returns a context with a file on a disk with the content of `path`: itself, or a copy for that long.
 
     Raises:
       OSError: it cannot be read.
     """
-    if isinstance(path, Path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        with as_os_errors(path):
-            gcs().get_file(str(path), os.path.join(folder, path.name))
-        yield Path(folder, path.name)
+    return _on_disk(path, lambda copy: gcs().get_file(str(path), copy))
 
 
-@contextlib.contextmanager
-def local_folder(path: AnyPath) -> Iterator[Path]:
-    """Yields `path`, a file or a folder, on a disk: itself, or a copy that exists during the `with` statement.
+def local_folder(path: AnyPath) -> AbstractContextManager[Path]:
+    """Returns a context with `path`, a file or a folder, on a disk: itself, or a copy for that long.
 
     Raises:
       OSError: it cannot be read.
     """
+    return _on_disk(path, lambda copy: gcs().get(str(path), copy, recursive=path.is_dir()))
+
+
+@contextlib.contextmanager
+def _on_disk(path: AnyPath, fetch: Callable[[str], object]) -> Iterator[Path]:
+    """Yields a path on a disk: `path` itself, or the copy that `fetch` makes in a temporary folder."""
     if isinstance(path, Path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, path.name)
         with as_os_errors(path):
-            gcs().get(str(path), str(copy), recursive=path.is_dir())
+            fetch(str(copy))
         yield copy
 
 
