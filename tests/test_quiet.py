@@ -158,6 +158,7 @@ def test_a_job_asks_for_devices_by_the_one_function_first(job, monkeypatch, tmp_
 
     monkeypatch.setattr(devices, "all_devices", first)
     monkeypatch.setattr("ddpm_jax.convert.incoming.all_devices", first)
+    monkeypatch.setattr("ddpm_jax.jobs.train.all_devices", first)
     monkeypatch.setattr(jax, "process_count", lambda: too_early() or 1)
     monkeypatch.setattr(jax, "process_index", too_early)
     with pytest.raises(FirstError):
