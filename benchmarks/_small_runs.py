@@ -8,6 +8,7 @@ import numpy as np
 
 from ddpm_jax import factory
 from ddpm_jax.config import from_json
+from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.training import log
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -37,7 +38,7 @@ Record: TypeAlias = tuple[TrainState, list[dict[str, Any]]]
 """The state at the end of a run, and the lines of its log without the speeds."""
 
 
-def record(workdir: Path) -> Record:
+def record(workdir: AnyPath) -> Record:
     """Everything that must be equal for two runs: the state's arrays and the log without its speeds."""
     stored = stored_config(workdir)
     assert stored is not None, "the run has ended"
