@@ -18,7 +18,7 @@ from ddpm_jax.training.bucket_store import Bucket
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.folder_store import Folders
 from ddpm_jax.training.restoring import saved_steps
-from ddpm_jax.training.stores import forget
+from ddpm_jax.training.stores import claim
 
 CONFIG = tiny_config(diffusion__num_timesteps=4)
 
@@ -35,8 +35,8 @@ def opened():
     """Function that opens a store of a folder, which the end of the test closes."""
     stores = []
 
-    def open_bucket(folder, *, keep=lambda steps: steps, held=False):
-        stores.append(Bucket(folder, keep, held=held))
+    def open_bucket(folder, *, keep=lambda steps: steps, of=None):
+        stores.append(Bucket(folder, keep, of=of))
         stores[-1].open()
         return stores[-1]
 
@@ -123,7 +123,7 @@ def test_a_holder_that_was_paused_in_its_sweep_leaves_the_checkpoints_of_its_suc
 
     def paused(store):
         if store.term == 2:
-            publish(opened(folder, held=True), 4)
+            publish(opened(folder, of=1), 4)
         sweep(store)
 
     monkeypatch.setattr(Bucket, "_sweep", paused)
@@ -188,7 +188,9 @@ def test_a_start_that_fails_lets_the_next_one_begin_at_once(folder, monkeypatch)
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("leave", ["set aside", "removed", "not removed"])
+@pytest.mark.parametrize(
+    "leave", ["removed", *(pytest.param(how, marks=pytest.mark.slow) for how in ("set aside", "not removed"))]
+)
 def test_a_step_of_this_start_can_be_saved_again(folder, leave, monkeypatch):
     """After a roll-back in the same process: the checkpoint was damaged, or it was of a later step."""
     two, four = (random_state(CONFIG, step=step) for step in (2, 4))
@@ -223,8 +225,31 @@ def test_steps_that_cannot_be_removed_are_an_error(folder, opened, monkeypatch):
 
     monkeypatch.setattr(storage, "remove_tree", fail)
     with pytest.raises(OSError, match="denied"):
-        forget(folder, [4])
+        claim(folder, [4], of=1)
     assert saved_steps(folder) == [2]
+
+
+def test_a_store_within_a_run_is_never_taken_back_by_an_earlier_start(folder, opened):
+    """Its holder was paused, opens it for the first time when it wakes, or has it open already."""
+    claim(folder, [], of=2)
+    with pytest.raises(LostError, match="another process has taken over the run in gs://"):
+        opened(folder, of=1)
+    held = opened(folder, of=2)
+    publish(held, 4)
+    claim(folder, [], of=3)
+    with pytest.raises(LostError):
+        publish(held, 6)
+    assert saved_steps(folder) == [4]
+    publish(opened(folder, of=3), 8)
+    assert saved_steps(folder) == [8, 4]
+    with pytest.raises(LostError):
+        claim(folder, [8], of=2)
+    assert saved_steps(folder) == [8, 4]
+
+
+def test_a_folder_of_a_disk_is_claimed_without_being_made(tmp_path):
+    claim(tmp_path / "best/checkpoints", [], of=0)
+    assert not (tmp_path / "best").exists()
 
 
 def test_a_manifest_that_is_removed_in_a_run_is_no_takeover(folder, opened):

@@ -128,20 +128,20 @@ def start(
             begun = Start(workdir, to_json(config), start_steps[-1], attempts.rolled_back_from, checkpoints.term)
             log = _log(config, begun, [*sinks, heartbeat], clock=clock, watch=watch)
             with log, attempts.watched():
-                state, stopped = _attempt(ready._replace(config=config), state, log, checkpoints, hooks=hooks)
+                state, stopped = _attempt(ready._replace(config=config), state, begun, log, checkpoints, hooks)
         seconds = seconds_of_run(read_log(workdir), clock)
     return Outcome(start_steps[0], state, stopped, seconds)
 
 
 def _attempt(
-    ready: Prepared, state: TrainState, log: RunLog, checkpoints: Checkpoints, *, hooks: Sequence[Hook]
+    ready: Prepared, state: TrainState, begun: Start, log: RunLog, checkpoints: Checkpoints, hooks: Sequence[Hook]
 ) -> tuple[TrainState, int | None]:
     """Takes the steps after `state` until the last one, an interruption or an error.
 
     Returns:
       The last state, and the signal that interrupted the run, or None.
     """
-    config, mesh, start_step = ready.config, ready.mesh, int(state.step)
+    config, mesh = ready.config, ready.mesh
     measures = [
         checkpoints.still_held,
         *held_out_loss(config, ready.model, ready.held_out, mesh, num_images=ready.num_images, loss=ready.loss),
@@ -149,9 +149,9 @@ def _attempt(
     measures += quality(config, ready.model, ready.source, mesh, workdir=ready.workdir)
     hang = StacksOfAHang(config.log.stacks_after)
     hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), hang, *hooks]
-    saves = Saves(checkpoints, log, to_json(config), every=_intervals(config))
-    inputs = _inputs(config, ready.source, mesh, start_step=start_step)
-    best = keeping_best(measures, config.checkpoint.best, ready.workdir, to_json(config), start_step=start_step)
+    saves = Saves(checkpoints, log, begun.config, every=_intervals(config))
+    inputs = _inputs(config, ready.source, mesh, start_step=begun.step)
+    best = keeping_best(measures, config.checkpoint.best, begun)
     in_steps = log.clock.phase("steps")
     with inputs as batches, best as measures, saves, hang, interruption() as stop_asked, in_steps:
         state = train_loop(

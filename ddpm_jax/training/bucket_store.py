@@ -9,7 +9,7 @@ from etils import epath
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
-from ddpm_jax.runtime.lease import Content, Lease
+from ddpm_jax.runtime.lease import Content, Lease, LostError
 from ddpm_jax.runtime.paths import MANIFEST
 from ddpm_jax.training.listing import places_of, places_without_manifest
 
@@ -21,20 +21,21 @@ _TERM = re.compile(r"t(\d+)")
 class Bucket:
     """The `Store` of a bucket, whose manifest is the lease of the run.
 
-    The manifest has "checkpoints", the place of each by its step, and "damaged", the places of damaged ones.
+    The manifest has "checkpoints", the place of each by its step, "damaged", the places of damaged ones, and where
+    the lease of a run keeps others away, "of", the term of that run: an earlier term never gets the store back.
 
     Args:
       folder: the checkpoints folder of the run.
       keep: the checkpoints that are kept.
-      held: whether another store that is open keeps all others away from this one.
+      of: the term of the run whose open store keeps all others away from this one; None if this one is the run's.
     """
 
     publishes = True
 
-    def __init__(self, folder: epath.Path, keep: Keep, *, held: bool) -> None:
+    def __init__(self, folder: epath.Path, keep: Keep, *, of: int | None) -> None:
         self.term = 0
         self.folder: AnyPath = folder
-        self._path, self._keep, self._held = folder / MANIFEST, keep, held
+        self._path, self._keep, self._of = folder / MANIFEST, keep, of
         self._opened: Lease | None = None  # of the first process only
         self._begun = False
 
@@ -51,7 +52,8 @@ class Bucket:
 
     def open(self) -> None:
         """Takes the lease, and removes what earlier terms have left half written."""
-        self._opened = Lease(self._path, what=str(self.folder.parent), first=self._first, now=self._held)
+        what, now = str(self.folder.parent), self._of is not None
+        self._opened = Lease(self._path, what=what, first=self._first, now=now)
         self.term = self._lease.term
         self._sweep()
 
@@ -91,24 +93,28 @@ class Bucket:
     def close(self) -> None:
         """Releases the lease; the manifest of a run of which nothing was written is removed."""
         if self._opened:
-            self._opened.close(remove=not self._begun and not self._listed())
+            self._opened.close(remove=self._of is None and not self._begun and not self._listed())
 
     def _first(self, before: Content) -> Content:
         """What the manifest holds at first: for a run without one, the checkpoints that were copied from a disk.
 
         Raises:
+          LostError: a later term of the run has had the store.
           UserError: there are others, which would be removed.
           ValueError: it is not a manifest.
         """
+        fence: Content = {} if self._of is None else {"of": self._of}
+        if int(before.get("of", 0)) > int(fence.get("of", before.get("of", 0))):
+            raise LostError(f"another process has taken over the run in {self.folder.parent.parent}")
         if places_of(before):
-            return {"damaged": [], **before}
+            return {"damaged": [], **before, **fence}
         found = {str(step): place for step, place in places_without_manifest(self.folder).items()}
         if "checkpoints" not in before and not found and any(map(_TERM.fullmatch, storage.names(self.folder))):
             raise UserError(
                 f"{self.folder} has checkpoints, but no {MANIFEST} that lists them: restore it from a copy or an older "
                 "version of the object, or choose another workdir"
             )
-        return {"damaged": [], **before, "checkpoints": found}
+        return {"damaged": [], **before, **fence, "checkpoints": found}
 
     def _listed(self) -> set[str]:
         """The places in the manifest."""

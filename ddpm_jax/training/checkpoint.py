@@ -53,7 +53,7 @@ class Checkpoints:
       keep: how many of the latest regular checkpoints are kept. The newest two of all checkpoints are kept too, or
         only the newest one if `keep` is 1.
       keep_every: checkpoints whose step is a multiple of this number are kept for good; 0 for none.
-      held: whether other open `Checkpoints` keep all other processes away from this directory.
+      of: the term of the open `Checkpoints` that keep all other processes away from this directory, if others do.
 
     Raises:
       UserError: the directory cannot be written, or another process trains there.
@@ -70,11 +70,11 @@ class Checkpoints:
         every: int = 1,
         keep: int = 3,
         keep_every: int = 0,
-        held: bool = False,
+        of: int | None = None,
     ) -> None:
         self.folder = absolute(any_path(workdir)) / "checkpoints"
         self._kept = _Kept(every, keep, keep_every)
-        self._store = store_of(self.folder, self._kept.of, held=held)
+        self._store = store_of(self.folder, self._kept.of, of=of)
         with contextlib.ExitStack() as failing:
             failing.callback(self._store.close)
             # First, or Orbax would delete the save of another process as a leftover.

@@ -73,15 +73,15 @@ class Store(Protocol):
         ...
 
 
-def store_of(folder: AnyPath, keep: Keep, *, held: bool = False) -> Store:
+def store_of(folder: AnyPath, keep: Keep, *, of: int | None = None) -> Store:
     """The store of a checkpoints folder, which is to be opened and closed.
 
     Args:
       folder: the folder.
       keep: the checkpoints that a bucket keeps; on a disk Orbax removes the others.
-      held: whether another store that is open keeps all others away from this one.
+      of: the term of the run whose open store keeps all others away from this one; None if this one is the run's.
     """
-    return Folders(folder) if isinstance(folder, Path) else Bucket(folder, keep, held=held)
+    return Folders(folder) if isinstance(folder, Path) else Bucket(folder, keep, of=of)
 
 
 class Publisher:
@@ -115,15 +115,19 @@ class Publisher:
         self._store.publish(step)
 
 
-def forget(folder: AnyPath, steps: Sequence[int]) -> None:
-    """Removes checkpoints of a folder from which another open store keeps all other processes away.
+def claim(folder: AnyPath, without: Sequence[int], *, of: int) -> None:
+    """Takes a folder from processes that trained the run before, and removes checkpoints; the first process calls it.
 
-    The first process calls it.
+    Args:
+      folder: a checkpoints folder from which the open store of a run keeps all other processes away.
+      without: the steps of the checkpoints that are removed.
+      of: the term of that run: a process of an earlier term cannot write here from now on.
 
     Raises:
-      OSError: they cannot be removed.
+      LostError: a process of a later term has done so.
+      OSError: the folder cannot be written.
     """
-    if steps:
-        with contextlib.closing(store_of(folder, keep=lambda known: known, held=True)) as store:
+    if without or not isinstance(folder, Path):
+        with contextlib.closing(store_of(folder, keep=lambda known: known, of=of)) as store:
             store.open()
-            store.forget(steps)
+            store.forget(without)
