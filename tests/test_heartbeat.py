@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import socket
+import threading
 
 import jax
 import pytest
+from etils import epath
 from support.tiny import tiny_config
 
 from ddpm_jax.errors import AgreedError, TransientError, UserError
@@ -114,6 +116,26 @@ def test_of_several_processes_the_first_writes_and_the_error_of_another_one_stay
     with beat(tmp_path):
         assert read_status(tmp_path).state == "waiting"
     assert read_status(tmp_path).state == "stopped"
+
+
+def test_training_does_not_wait_for_the_status_in_a_bucket(monkeypatch):
+    held, written = threading.Event(), []
+
+    def write(path, content):
+        status = json.loads(content)
+        if status["state"] == "training":
+            assert held.wait(10)
+        written.append((status["state"], status["step"]))
+
+    monkeypatch.setattr(storage, "write_bytes", write)
+    monkeypatch.setattr(storage, "read_bytes", lambda path: b"")
+    with beat(epath.Path("gs://bucket/run")) as status:
+        for step in (10, 20, 100):
+            status.line(line(step))
+        assert written == [("waiting", None)]
+        held.set()
+    assert [step for state, step in written if state == "training"]
+    assert written[-1] == ("finished", 100)
 
 
 def test_a_status_that_cannot_be_written_is_one_warning(tmp_path, capsys):

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from ddpm_jax.errors import AgreedError, first_line, is_transient
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.background import Newest
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first, lost_connection
 from ddpm_jax.runtime.lease import LostError
@@ -99,6 +100,8 @@ class Heartbeat(Sink):
 
     As a sink of the log it learns the steps; as a context manager also what happens before and after the log is open.
 
+    While a run in a bucket trains, it is written in a thread, because that takes several requests.
+
     Only the first process writes, except for an error of another process alone that a person must mend. A status that
     cannot be written is a warning, because the run does not depend on it.
 
@@ -116,7 +119,7 @@ class Heartbeat(Sink):
     ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self.peak_steps_per_s: float | None = None
-        self._warned, self._written = False, float("-inf")
+        self._warned, self._written, self._later = False, float("-inf"), Newest("status")
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
             name: getattr(earlier, name) for name in ("step", "held_out_loss", "last_error", "last_error_time")
@@ -133,6 +136,7 @@ class Heartbeat(Sink):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Writes how the run has ended, unless another process has taken it over and writes its own status."""
+        self._later.wait()
         if isinstance(error, LostError):
             return
         steps, last = self._status.step, self._status.num_steps
@@ -170,14 +174,12 @@ class Heartbeat(Sink):
             "seconds_per_line": (step - last) / max(speed, 1e-9),
             "held_out_loss": line.get("held_out_loss", self._status.held_out_loss),
         }
-        if before == TRAINING and self._is_soon():
-            self._status = dataclasses.replace(self._status, **known)
-        else:
-            self._write(**known)
-
-    def _is_soon(self) -> bool:
-        """Whether the status was written so recently that a bucket, which takes several requests, is left alone."""
-        return storage.in_bucket(self._workdir) and time.monotonic() - self._written < _SECONDS
+        self._status = dataclasses.replace(self._status, **known)
+        if not storage.in_bucket(self._workdir):
+            self._store()
+        elif before != TRAINING or time.monotonic() - self._written >= _SECONDS:
+            self._written = time.monotonic()
+            self._later.run(self._store)
 
     def _needs_you_by_another(self) -> bool:
         """Whether another process of this start has written an error of its own that a person must mend."""
@@ -192,15 +194,18 @@ class Heartbeat(Sink):
             return None
 
     def _write(self, **changes: Any) -> None:
-        """Writes the status with these changes, the newest checkpoint and the time."""
+        """Writes the status with these changes."""
         self._status = dataclasses.replace(self._status, **changes)
+        self._later.wait()  # or an older one would replace it
+        self._store()
+
+    def _store(self) -> None:
+        """Writes the present status with the newest checkpoint and the time."""
         try:
             step, when = self._last_checkpoint() or (None, None)
             at: dict[str, Any] = {"checkpoint_step": step, "checkpoint_time": when, "time": time.time()}
-            self._status = dataclasses.replace(self._status, **at)
-            text = json.dumps(dataclasses.asdict(self._status), indent=1)
+            text = json.dumps(dataclasses.asdict(dataclasses.replace(self._status, **at)), indent=1)
             storage.write_bytes(status_file(self._workdir), f"{text}\n".encode())
-            self._written = time.monotonic()
         except Exception as error:
             if not self._warned:
                 self._warned = True

@@ -12,12 +12,14 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from etils import epath
 
 from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.background import Newest
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.sinks import LogLine, Sink, Start
 
@@ -115,22 +117,29 @@ class _Parts:
         start = int(earlier[-1].split("-")[1]) + 1 if earlier else 1
         self._folder, self._prefix = folder, f"{term:06d}-{start:04d}-{start_step:010d}"
         self._part, self._texts, self._unstored, self._last_time = 0, list[str](), False, float("-inf")
+        self._later = Newest("log")
 
     def add(self, line: LogLine) -> None:
-        """Adds a line, and stores the part unless that was done in the last seconds."""
+        """Adds a line, and stores the part, unless that was done in the last seconds, in a thread."""
         self._texts.append(json.dumps(line))
         self._unstored = True
-        full = len(self._texts) == _LINES
-        if full or time.monotonic() - self._last_time > _SECONDS:
+        if len(self._texts) == _LINES:
             self.store()
-        if full:
             self._part, self._texts = self._part + 1, []
+        elif time.monotonic() - self._last_time > _SECONDS:
+            self._last_time = time.monotonic()
+            self._later.run(partial(self._write, list(self._texts)))
 
     def store(self) -> None:
-        """Writes the part."""
+        """Writes the part, after what the thread writes."""
+        self._later.wait()
         if self._unstored:
-            storage.write_bytes(self._folder / f"{self._prefix}-{self._part:06d}.jsonl", _joined(self._texts))
+            self._write(self._texts)
             self._unstored, self._last_time = False, time.monotonic()
+
+    def _write(self, texts: list[str]) -> None:
+        """Writes the present part with these lines."""
+        storage.write_bytes(self._folder / f"{self._prefix}-{self._part:06d}.jsonl", _joined(texts))
 
 
 def _joined(texts: Iterable[str]) -> bytes:
