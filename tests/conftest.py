@@ -1,6 +1,7 @@
 """Settings for every test: eight virtual CPU devices, compiled programs kept, float64 where a test asks for it."""
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from absl import flags
 ROOT = Path(__file__).parents[1]
 SOURCES = ("ddpm_jax", "configs", "requirements", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
 flags.FLAGS.mark_as_parsed()
+gc.set_threshold(100_000, 50, 100)  # a tracing makes many objects that live on: looking through them takes a tenth
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
 
 

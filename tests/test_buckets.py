@@ -147,6 +147,7 @@ def test_a_run_may_be_copied_from_a_disk_to_a_bucket_and_back(place, tmp_path):
     assert not list((tmp_path / "c/log").iterdir())
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_kept_and_the_one_before_it_is_taken(place, capfd):
     workdir = save(f"{place}/run", tiny_config(**CONFIG), steps=(2, 4))
     files = storage.files_below(paths.any_path(f"{workdir}/checkpoints/t1/4/state"))

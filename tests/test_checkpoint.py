@@ -211,7 +211,7 @@ def empty(path):
 HARMS = {"deleted": lambda path: path.unlink(), "halved": halve, "emptied": empty}
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("harm", [pytest.param("deleted", marks=pytest.mark.slow), "halved", "emptied"])
 def test_whatever_file_is_damaged_the_state_is_whole_or_that_of_the_step_before(copy, harm, capfd):
     whole = copy.workdir.with_name("whole")
     shutil.copytree(copy.newest, whole)

@@ -207,6 +207,7 @@ def test_names_that_are_given_number_the_data(tmp_path):
         train.train(of_folder(data, labels__names=("cat", "dog"), train__num_steps=2), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_without_names_takes_those_of_the_data_if_their_number_fits(tmp_path, capsys):
     two, three = folder(tmp_path / "two", "cat", "dog"), folder(tmp_path / "three", "ant", "cat", "dog")
     save(tmp_path / "run", of_folder(two))

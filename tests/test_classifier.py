@@ -90,7 +90,7 @@ def test_the_loss_is_the_negative_elbo_over_the_number_of_images():
     assert np.all(terms["data_fit"] != other["data_fit"])
 
 
-@pytest.mark.parametrize("num_samples", [1, 2, 4])
+@pytest.mark.parametrize("num_samples", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4))])
 def test_each_part_of_a_batch_has_a_sample_of_the_weights_of_its_own(num_samples):
     """Of one noisy image four times, one sample says one thing, two say two, half and half."""
     changes = {"posterior__weights": "last", "posterior__samples_per_step": num_samples, "train__batch_size": 4}
@@ -112,7 +112,9 @@ def test_samples_of_the_weights_that_do_not_divide_the_batch_are_refused():
         factory.train_spec(config, factory.network(config), num_images=50)
 
 
-@pytest.mark.parametrize("weights", POSTERIORS)
+@pytest.mark.parametrize(
+    "weights", [name if name == "last" else pytest.param(name, marks=pytest.mark.slow) for name in POSTERIORS]
+)
 def test_a_prediction_averages_over_samples_of_the_random_weights(tmp_path, weights):
     config = tiny_config(**CLASSIFIER, posterior__weights=weights, posterior__num_samples=3)
     run = Run(save(tmp_path / "run", config))

@@ -98,7 +98,14 @@ def test_features_do_not_depend_on_the_parts_of_a_batch():
         np.testing.assert_allclose(found, pixels(images), atol=1e-6)
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"num_steps": 2}, {"configured": {"sampler": "ddim"}}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        pytest.param({"num_steps": 2}, marks=pytest.mark.slow),
+        pytest.param({"configured": {"sampler": "ddim"}}, marks=pytest.mark.slow),
+    ],
+)
 def test_other_samples_are_drawn_anew(run, changed):
     first = measured(run)["fd"]["value"]
     run.configure(**changed.pop("configured", {}))

@@ -100,7 +100,7 @@ def test_a_classifier_of_scale_zero_is_no_classifier_bit_for_bit(places):
     np.testing.assert_array_equal(images(guided, [4], labels="4", classifier_scale=20.0)[0], pushed[4])
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpm_solver_pp_2m"])
+@pytest.mark.parametrize("sampler", [pytest.param("heun", marks=pytest.mark.slow), "dpm_solver_pp_2m"])
 def test_other_samplers_are_guided_by_both_roads_at_once(places, sampler):
     run = Run(places["conditional"]).guide(Run(places["bayes"]))
     run.configure(sampler=sampler, guidance_scale=2.0, grid="uniform")

@@ -190,6 +190,7 @@ def test_a_roll_back_is_the_run_that_was_told_to_pass_over_the_batch(told, tmp_p
     assert stored_config(tmp_path)["train"]["pass_over"] == [BAD]
 
 
+@pytest.mark.slow
 def test_a_roll_back_in_a_bucket_removes_later_checkpoints_and_saves_their_steps_again(bucket, tmp_path):
     told = run(tmp_path, 6, train__pass_over=(4, 5, 6), checkpoint__every=1)
     workdir, seen = f"{bucket}/rolled_back", []

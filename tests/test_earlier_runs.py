@@ -45,6 +45,7 @@ def test_its_samples_are_not_continued_and_it_is_said_why(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["sampling.json"]
 
 
+@pytest.mark.slow
 def test_it_trains_on(tmp_path):
     shutil.copytree(NOVEMBER, tmp_path / "run")
     workdir = f"--workdir={tmp_path / 'run'}"

@@ -60,6 +60,7 @@ def test_an_interpolation_begins_and_ends_with_the_pictures(workdir, pictures, t
     assert np.mean(np.abs(tiles[1] - tiles[0])) > 5
 
 
+@pytest.mark.slow
 def test_an_interpolation_moves(workdir, pictures, tmp_path):
     out = interpolate(Run(workdir), [pictures["a"], pictures["b"]], tmp_path / "way.gif", num_images=4, num_steps=4)
     with Image.open(out) as movie:

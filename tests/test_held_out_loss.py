@@ -153,6 +153,7 @@ def test_the_log_has_the_loss_of_the_averaged_parameters_without_dropout(measure
     assert lines[-1]["held_out_loss_t2"] == pytest.approx(error[t == 2].mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_run_itself_is_the_same_without_the_measurement(measured, tmp_path):
     state = train.train(tiny_config(**RUN | {"log__held_out_every": 0}), tmp_path)
     assert same(state, measured[1])
@@ -160,6 +161,7 @@ def test_the_run_itself_is_the_same_without_the_measurement(measured, tmp_path):
     assert plain == untimed(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_measures_the_same(measured, tmp_path):
     train.train(tiny_config(**RUN | {"train__num_steps": 3}), tmp_path)
     train.train(tiny_config(**RUN), tmp_path)

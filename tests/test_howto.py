@@ -75,7 +75,11 @@ def test_a_program_of_the_page_runs(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "objects", [{"network": Mlp()}, {"network": Mlp(), "loss": huber, "source": batches}], ids="-".join
+    "objects",
+    [
+        pytest.param({"network": Mlp()}, marks=pytest.mark.slow, id="network"),
+        pytest.param({"network": Mlp(), "loss": huber, "source": batches}, id="network-loss-source"),
+    ],
 )
 def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
     config = lambda steps: given_config(labels__num_classes=10, labels__dropout=0.1, train__num_steps=steps)
@@ -89,7 +93,7 @@ def test_a_run_of_own_objects_is_resumed_bit_for_bit(objects, tmp_path):
     assert run.sample(4, num_steps=3).shape == (4, 8, 8, 1)
 
 
-@pytest.mark.parametrize("name", ["network", "loss", "source"])
+@pytest.mark.parametrize("name", ["network", pytest.param("loss", marks=pytest.mark.slow), "source"])
 def test_a_run_of_own_objects_names_what_is_missing(name, tmp_path):
     given = {"network": Mlp(), "loss": huber, "source": batches}
     config = given_config(train__num_steps=2)

@@ -54,6 +54,7 @@ def test_it_is_the_distance_of_what_the_run_draws_to_the_images_it_is_trained_on
     assert lines[1]["fd"] != lines[-1]["fd"]
 
 
+@pytest.mark.slow
 def test_the_run_itself_is_the_same_without_the_measurement(measured, tmp_path):
     plain = {key: value for key, value in RUN.items() if "quality" not in key}
     state = train.train(tiny_config(**plain), tmp_path)

@@ -59,8 +59,11 @@ def batch(config):
     [
         {**SMALL, **CLASSES, "labels__dropout": 0.5},
         {**SMALL, "train__accumulation": 2, "loss__times": "antithetic"},
-        {**SMALL, "diffusion__learned_variance": True, "loss__kind": "vlb", "loss__times": "importance"},
-        CLASSIFIER,
+        pytest.param(
+            {**SMALL, "diffusion__learned_variance": True, "loss__kind": "vlb", "loss__times": "importance"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(CLASSIFIER, marks=pytest.mark.slow),
         {**CLASSIFIER, "posterior__weights": "all", "posterior__samples_per_step": 2},
     ],
     ids=["labels hidden", "accumulated", "bound", "classifier", "posterior"],

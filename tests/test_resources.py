@@ -28,6 +28,7 @@ def plans(quick_compilation):
     return {fsdp: resources.plan(tiny_config(mesh__fsdp=fsdp)) for fsdp in (1, 4)}
 
 
+@pytest.mark.slow
 def test_what_is_counted_is_what_a_run_holds(plans, tmp_path):
     state = train.train(tiny_config(train__num_steps=1), tmp_path)
     held = [leaf for leaf in jax.tree.leaves(state) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]

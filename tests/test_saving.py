@@ -209,7 +209,14 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("minutes", "saved"), [(0.0, [8]), (3.0, [8, 6, 3]), (0.5, list(range(8, 0, -1)))])
+@pytest.mark.parametrize(
+    ("minutes", "saved"),
+    [
+        pytest.param(0.0, [8], marks=pytest.mark.slow),
+        (3.0, [8, 6, 3]),
+        pytest.param(0.5, list(range(8, 0, -1)), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_is_saved_by_the_clock(tmp_path, monkeypatch, minutes, saved):
     """Every step takes a minute. None of these saves is regular, so the newest two remain."""
     clock = Clock()
