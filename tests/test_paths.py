@@ -1,7 +1,6 @@
-"""Paths: `~`, addresses, odd names, no home directory, a checkpoint in place of its run; runs that are moved."""
+"""Paths: `~`, odd names, no home directory, a checkpoint in place of its run."""
 
 import io
-import json
 import os
 import pwd
 import shlex
@@ -10,40 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support.tiny import ROOT, arguments, random_state, save, tiny_config
+from support.tiny import ROOT, arguments, save, tiny_config
 from support.tiny import run as program
 
 import ddpm_jax as dj
-from ddpm_jax.config import to_json
 from ddpm_jax.data.tfds import TfdsImages, data_folder
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.plots import strips
 from ddpm_jax.jobs import train
 from ddpm_jax.runs.run import Run
-from ddpm_jax.runtime import buckets, mounts, paths
-from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.runtime import paths
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # ml_collections loads a config with it
 ]
 
-BUCKET = "s3://bucket/x"
 SHORT = {"diffusion__num_timesteps": 4}
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home directory, apart from the folder that the test works in."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -103,137 +88,6 @@ def test_an_empty_path_and_a_long_one_are_one_short_line():
     with pytest.raises(UserError) as caught:
         paths.local_path("s3://" + "x" * 5000)
     assert len(str(caught.value)) < 300
-
-
-DOORS = {
-    "Run": lambda path, run: Run(path),
-    "train": lambda path, run: train.train(tiny_config(), path),
-    "train's data": lambda path, run: train.train(tiny_config(data__source="folder", data__path=path), "run"),
-    "sample_run": lambda path, run: dj.sample_run(run, path, num_images=1, seed=0),
-    "sample_trajectory": lambda path, run: dj.sample_trajectory(run, path, num_images=1, seed=0),
-    "interpolate": lambda path, run: dj.editing.interpolate(run, ["a.png", "b.png"], path),
-    "interpolate's ends": lambda path, run: dj.editing.interpolate(run, [path, path], "x.png"),
-    "read_picture": lambda path, run: dj.editing.read_picture(path, run.shape),
-    "read_mask": lambda path, run: dj.editing.read_mask(path, run.shape),
-    "read_log": lambda path, run: dj.read_log(path),
-    "save_png": lambda path, run: dj.images.save_png(path, np.zeros((8, 8, 1), np.uint8)),
-    "save_gif": lambda path, run: dj.images.save_gif(path, np.zeros((1, 8, 8, 1), np.uint8)),
-    "import_weights": lambda path, run: dj.import_weights(path, "run"),
-    "import_weights to": lambda path, run: dj.import_weights("weights.pt", path),
-    "export_diffusers": lambda path, run: dj.export_diffusers(run, path),
-    "ImageFolder": lambda path, run: dj.ImageFolder(path, size=8),
-    "TfdsImages": lambda path, run: TfdsImages("mnist", "train", data_dir=path, size=8),
-}
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_the_library_refuses_an_address_before_it_writes(door, trained, home, monkeypatch):
-    run = Run(trained)
-    monkeypatch.setattr(Run, "chain", None)
-    with pytest.raises(UserError, match=r"^cannot use s3://bucket/x: only gs:// buckets are used directly: mount"):
-        DOORS[door](BUCKET, run)
-    assert [*Path().iterdir(), *home.iterdir()] == []
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["train.py", "--workdir=@"],
-        ["train.py", "--workdir=run", "--config.data.source=folder", "--config.data.path=@"],
-        ["train.py", "--workdir=run", "--config=@"],
-        ["sample.py", "--workdir=@"],
-        ["sample.py", "--workdir=run", "--out=@"],
-        ["sample.py", "--workdir=run", "--trajectory=@"],
-        ["sample.py", "--workdir=run", "--classifier_workdir=@"],
-        ["sample.py", "--workdir=run", "--inpaint=@", "--mask=m.png"],
-        ["sample.py", "--workdir=run", "--inpaint=m.png", "--mask=@"],
-        ["sample.py", "--workdir=run", "--interpolate=a.png,@"],
-        ["evaluate.py", "--workdir=@"],
-        ["evaluate.py", "--workdir=run", "--data_path=@"],
-        ["ddpm_jax/convert/__main__.py", "@", "--out=run"],
-        ["ddpm_jax/convert/__main__.py", "weights.pt", "--out=@"],
-    ],
-)
-def test_the_programs_refuse_an_address_in_one_line_before_any_work(command, home, monkeypatch):
-    monkeypatch.setattr("ddpm_jax.runs.run.Run.__init__", lambda self, *args, **options: paths.run_folder(args[0]))
-    outcome = program(*(argument.replace("@", BUCKET) for argument in command))
-    assert outcome.status == 1
-    assert outcome.err.startswith("error: ")
-    assert "cannot use s3://bucket/x: only gs:// buckets are used directly: mount the bucket" in outcome.err
-    assert outcome.err.count("\n") == 1
-    assert [*Path().iterdir(), *home.iterdir()] == []
-
-
-def test_an_address_of_google_cloud_storage_has_one_form():
-    for same in ("gs://bucket/a/b", "GS://bucket/a//b", Path("gs://bucket/a/b"), "gs://bucket/c/../a/b"):
-        assert str(paths.any_path(same)) == "gs://bucket/a/b"
-        assert paths.any_path(paths.any_path(same)) == paths.any_path(same)
-    assert paths.expanded("gs://bucket/a/") == "gs://bucket/a/"
-    with pytest.raises(
-        UserError, match=r"^cannot use gs://bucket: give a name inside of the bucket, such as gs://buck"
-    ):
-        paths.run_folder("gs://bucket")
-
-
-@pytest.mark.parametrize("name", ["run[1]", "run*", "why?/run"])
-def test_a_name_that_is_a_pattern_in_a_bucket_is_refused(name):
-    """To remove run[1] would remove run1."""
-    with pytest.raises(UserError, match=r"^cannot use gs://bucket/.*: give a name without \* \? \[, which is a patt"):
-        paths.any_path(f"gs://bucket/{name}")
-    assert str(paths.any_path("gs://bucket/run{1}]")) == "gs://bucket/run{1}]"
-
-
-def test_what_is_read_by_a_mount_says_so_before_any_work(home, capsys):
-    """Prepared data sets, and files of published weights of feature networks."""
-    from ddpm_jax.data.prepare import main
-    from ddpm_jax.evaluation.published import INCEPTION, known_file
-
-    message = (
-        "cannot use gs://bucket/x: this is read from a disk only: mount the bucket, and give the path of the mount"
-    )
-    config = tiny_config(data__source="tfds", data__name="mnist", data__path="gs://bucket/x", data__on_device=False)
-    for refused in (
-        lambda: train.train(config, "run"),
-        lambda: TfdsImages("mnist", "train", data_dir="gs://bucket/x", size=8),
-        lambda: known_file(INCEPTION, "gs://bucket/x"),
-    ):
-        with pytest.raises(UserError) as caught:
-            refused()
-        assert str(caught.value).startswith(message)
-    assert main(["mnist", "--data_dir=gs://bucket/x"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: {message}")
-    assert list(Path().iterdir()) == []
-
-
-def test_a_bucket_without_its_packages_is_one_line(monkeypatch):
-    monkeypatch.setattr(buckets, "_importable", lambda module: module == "gcsfs")
-    with pytest.raises(UserError, match=r"^cannot use gs://b/x: buckets need the packages google-cloud-storage: pip i"):
-        paths.any_path("gs://b/x")
-
-
-@pytest.mark.parametrize(
-    ("table", "folder", "expected"),
-    [
-        ("gcsfuse /gcs fuse.gcsfuse rw 0 0", "/gcs/bucket/my run", "gs://bucket/my run"),
-        ("bucket /gcs/bucket fuse.gcsfuse rw 0 0", "/gcs/bucket/a/b", "gs://bucket/a/b"),
-        ("/dev/sda /gcs ext4 rw 0 0", "/gcs/bucket/run", "/gcs/bucket/run"),
-        ("bucket /mnt/my\\040data fuse.gcsfuse rw 0 0", "/mnt/my data/run", None),
-        ("bucket /mnt/data fuse.gcsfuse rw 0 0", "/mnt/database/run", "/mnt/database/run"),
-        ("s3fs /mnt/data fuse.s3fs rw 0 0", "/mnt/data/run", "/mnt/data/run"),
-    ],
-)
-def test_a_mounted_bucket_is_recognised(table, folder, expected, tmp_path, monkeypatch, capsys):
-    (tmp_path / "mounts").write_text(f"/dev/root / ext4 rw 0 0\n{table}\n")
-    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mounts")
-    if expected is None:
-        with pytest.raises(UserError, match=r"a lock holds for one host only: give its address, gs://BUCKET/NAME$"):
-            paths.run_folder(folder)
-    else:
-        assert str(paths.run_folder(folder)) == expected
-    noted = (
-        "the mount /mnt/data is of the kind fuse.s3fs, whose locks other hosts may not see" in capsys.readouterr().out
-    )
-    assert noted == ("s3fs" in table)
 
 
 @pytest.mark.slow
@@ -389,82 +243,6 @@ def test_a_user_without_a_home_directory_draws_and_measures(trained, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "bits/dim" in result.stdout
     assert (workdir / "evaluation" / "bpd.png").exists()
-
-
-@pytest.mark.slow
-def test_a_folder_of_samples_is_continued_by_the_run_wherever_it_lies(trained, tmp_path, monkeypatch):
-    """Moved, copied, given relative, guided by a classifier that is moved too."""
-    digits = {"labels__num_classes": 10, "task": "classify", **SHORT}
-    shutil.copytree(trained, tmp_path / "a")
-    save(tmp_path / "classifier_a", tiny_config(**digits))
-
-    def guided(name, classifier):
-        return Run(name).guide(Run(classifier)).configure(labels=3)
-
-    dj.sample_run(guided(tmp_path / "a", tmp_path / "classifier_a"), f"{tmp_path}/a/s/", num_images=1, seed=0)
-    first = (tmp_path / "a" / "s" / "000000.png").stat().st_mtime_ns
-    (tmp_path / "a").rename(tmp_path / "b")
-    (tmp_path / "classifier_a").rename(tmp_path / "c")
-    monkeypatch.chdir(tmp_path)
-    dj.sample_run(guided("b", "c"), "b/s/", num_images=2, seed=0)
-    assert sorted(path.name for path in Path("b/s").iterdir()) == ["000000.png", "000001.png", "sampling.json"]
-    assert Path("b/s/000000.png").stat().st_mtime_ns == first
-    assert str(tmp_path) not in Path("b/s/sampling.json").read_text()
-    other = save(tmp_path / "d", tiny_config(**digits), steps=(2,))
-    with pytest.raises(UserError, match=r"^b/s holds other samples: classifier is '\w{16}' there and '\w{16}' here;"):
-        dj.sample_run(guided("b", other), "b/s/", num_images=2, seed=0)
-
-
-def test_a_folder_of_samples_is_not_continued_by_a_run_that_was_trained_anew(tmp_path):
-    """Under the same name, to the same step."""
-    config = tiny_config(**SHORT)
-    save(tmp_path / "run", config, steps=(3,))
-    dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=1, seed=0)
-    shutil.rmtree(tmp_path / "run")
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save(random_state(config, step=4).replace(step=random_state(config, step=3).step), to_json(config))
-    with pytest.raises(UserError, match=r"/s holds other samples: network is '\w{16}' there and '\w{16}' here; choose"):
-        dj.sample_run(Run(tmp_path / "run"), f"{tmp_path}/s/", num_images=2, seed=0)
-
-
-def test_a_digest_tells_networks_apart_by_their_numbers_and_settings(trained, tmp_path):
-    run = Run(trained)
-    shutil.copytree(trained, tmp_path / "copy")
-    assert run.digest() == Run(tmp_path / "copy").digest()
-    assert run.digest() != Run(trained, params="raw").digest()
-    before = run.digest()
-    run.config.diffusion.beta_end = 0.5
-    assert run.digest() != before
-    off = Run(trained)
-    leaves, tree = jax.tree.flatten(off.params)
-    last = np.array(leaves[-1])
-    last.flat[-1] = np.nextafter(last.flat[-1], np.inf)  # one bit of one number
-    off.params = jax.tree.unflatten(tree, [*leaves[:-1], last])
-    assert off.digest() != Run(trained).digest()
-
-
-@pytest.mark.slow
-def test_a_moved_run_resumes_and_finds_its_moved_data(tmp_path, monkeypatch):
-    """Given relative and absolute; the classifier and the denoiser name the same images by other paths."""
-    for i in range(8):
-        (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), 30 * i).save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png")
-    monkeypatch.chdir(tmp_path)
-
-    def config(path, **overrides):
-        of_folder = {"data__source": "folder", "data__path": path, "data__on_device": False, "train__num_steps": 1}
-        return tiny_config(**{**of_folder, **SHORT, **overrides})
-
-    train.train(config("data"), "run")
-    save("classifier", config(str(tmp_path / "data"), task="classify", labels__num_classes=2, labels__names=("a", "b")))
-    Path("run").rename("moved run")
-    Path("data").rename("moved data")
-    state = train.train(config(str(tmp_path / "moved data"), train__num_steps=2), tmp_path / "moved run")
-    assert int(state.step) == 2
-    run = Run("moved run").guide(Run("classifier")).configure(labels="b")
-    assert run.sample(1).shape == (1, 8, 8, 1)
-    stored = json.loads((tmp_path / "moved run/checkpoints/2/config/metadata").read_text())
-    assert stored["config"]["data"]["path"] == str(tmp_path / "moved data")
 
 
 @pytest.mark.parametrize("name", ["./~", "./~root/run", "./~nobody_of_this_name", "./gs://bucket", "plain"])
