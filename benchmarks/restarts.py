@@ -100,7 +100,7 @@ def preempt_both(loops: Loops, workdir: Path, number: int) -> str:
     for pid in late:
         os.kill(pid, signal.SIGKILL)
     logged, saved = last_step(workdir), max(saved_steps(workdir / "checkpoints"), default=0)
-    lost = f"LOST {logged - saved} steps" if late or logged != saved else "nothing lost"
+    lost = f"LOST {logged - saved} steps" if logged != saved else "nothing lost"
     return f"both ended {seconds:.1f} s after SIGTERM, step {logged}, {len(late)} killed: {lost}"
 
 
