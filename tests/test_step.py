@@ -146,7 +146,7 @@ def examples_at(times, weight=1.0):
         label=jnp.arange(num),
         noise_keys=keys,
         label_keys=keys,
-        transition=Transition(level, level, t, t, t),
+        transition=Transition(level, level, t, t, t, t),
         weight=jnp.broadcast_to(weight, t.shape),
     )
 

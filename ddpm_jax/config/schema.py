@@ -189,14 +189,25 @@ SAMPLE = {
     "sampler": Key(
         "ancestral",
         "the step of the reverse process",
-        choices=("ancestral", "ddim", "heun", "dpm_solver_pp_2m", "euler_maruyama", "langevin"),
+        choices=(
+            "ancestral",
+            "ddim",
+            "heun",
+            "dpm_solver_pp_2m",
+            "dpm_solver_pp_3m",
+            "unipc",
+            "deis",
+            "adams_bashforth",
+            "euler_maruyama",
+            "langevin",
+        ),
     ),
     "variance": Key(
         "large",
         "variance of the ancestral step and of the bound: large (beta), small (beta_tilde), learned",
         choices=("large", "small", "learned"),
     ),
-    "eta": Key(0.0, "share of noise in DDIM: 0 (deterministic) to 1 (ancestral)", SHARE),
+    "eta": Key(0.0, "share of noise in DDIM and DPM-Solver++: 0 (deterministic) to 1", SHARE),
     "corrector_steps": Key(0, "Langevin steps after each step of any sampler", NOT_NEGATIVE),
     "corrector_snr": Key(0.16, "signal-to-noise ratio of these Langevin steps", NOT_NEGATIVE),
     "num_steps": Key(0, "steps of the reverse process; 0 for all T", NOT_NEGATIVE),
@@ -319,7 +330,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     **{f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every")) for key in ("images", "steps", "features")},
     "train.rollback_batches": (needs("train.on_divergence", "rollback"),),
     "train.max_passed_over": (needs("train.on_divergence", "skip", "rollback"),),
-    "sample.eta": (_DENOISES, needs("sample.sampler", "ddim")),
+    "sample.eta": (_DENOISES, needs("sample.sampler", "ddim", "dpm_solver_pp_2m", "dpm_solver_pp_3m")),
     "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
 }
 

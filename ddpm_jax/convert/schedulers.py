@@ -32,10 +32,10 @@ _CLOSEST = {
     "SASolverScheduler": "ancestral",
     "HeunDiscreteScheduler": "heun",
     "KDPM2DiscreteScheduler": "heun",
-    "DEISMultistepScheduler": "dpm_solver_pp_2m",
+    "DEISMultistepScheduler": "deis",
     "DPMSolverMultistepScheduler": "dpm_solver_pp_2m",
     "DPMSolverSinglestepScheduler": "dpm_solver_pp_2m",
-    "UniPCMultistepScheduler": "dpm_solver_pp_2m",
+    "UniPCMultistepScheduler": "unipc",
 }
 # Their defaults of beta_start and beta_end differ from those of the others.
 _OTHER_BETAS = {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",

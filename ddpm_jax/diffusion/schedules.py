@@ -52,6 +52,7 @@ class Transition(NamedTuple):
       log_var_small: log of `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`, the posterior's variance. At s
         = 0, where that is zero, it has the value of the previous transition (only the decoder of the bound uses it).
       log_var_large: log of `beta`.
+      left: how many steps are left to the clean image, with this one; infinite in a chain that does not end there.
     """
 
     now: NoiseLevel
@@ -59,6 +60,7 @@ class Transition(NamedTuple):
     beta: Real
     log_var_small: Real
     log_var_large: Real
+    left: Real
 
     @property
     def num_steps(self) -> int:
@@ -146,7 +148,9 @@ class NoiseSchedule:
             log_var_small = 2 * (np.log(next.sigma) - np.log(now.sigma)) + log_var_large
         if timesteps[-1] == 0:
             log_var_small[-1] = log_var_small[-2] if timesteps.size > 2 else log_var_large[-1]
-        return Transition(now, next, beta, log_var_small, log_var_large)
+        num_steps = timesteps.size - 1
+        left = np.arange(num_steps, 0, -1.0) if timesteps[-1] == 0 else np.full(num_steps, np.inf)
+        return Transition(now, next, beta, log_var_small, log_var_large, left)
 
     def encoding(self, timesteps: AnyArray | Sequence[float]) -> Transition:
         """The reversed transitions of `transitions`, from less noise to more, for deterministic samplers.

@@ -12,13 +12,17 @@ from ddpm_jax.diffusion import schedules, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     Variance,
+    adams_bashforth,
     ancestral,
     annealed_langevin,
     ddim,
+    deis,
     dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
     euler_maruyama,
     heun,
     langevin_corrector,
+    unipc,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
 from ddpm_jax.errors import UserError, shortened
@@ -42,7 +46,11 @@ SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "ancestral": lambda config, settings: ancestral(variance(config)),
     "ddim": lambda config, settings: ddim(settings["eta"]),
     "heun": lambda config, settings: heun(),
-    "dpm_solver_pp_2m": lambda config, settings: dpm_solver_pp_2m(),
+    "dpm_solver_pp_2m": lambda config, settings: dpm_solver_pp_2m(settings["eta"]),
+    "dpm_solver_pp_3m": lambda config, settings: dpm_solver_pp_3m(settings["eta"]),
+    "unipc": lambda config, settings: unipc(),
+    "deis": lambda config, settings: deis(),
+    "adams_bashforth": lambda config, settings: adams_bashforth(),
     "euler_maruyama": lambda config, settings: euler_maruyama(),
     "langevin": lambda config, settings: annealed_langevin(),
 }

@@ -21,7 +21,18 @@ from ddpm_jax import factory
 from ddpm_jax.data.transforms import UnreadableImageError, decode
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.arrays import Array
-from ddpm_jax.diffusion.samplers import Sampler, ddim, ddim_inverse, dpm_solver_pp_2m, heun, sample
+from ddpm_jax.diffusion.samplers import (
+    Sampler,
+    adams_bashforth,
+    ddim,
+    ddim_inverse,
+    deis,
+    dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
+    heun,
+    sample,
+    unipc,
+)
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.configured import checked_image
@@ -38,6 +49,10 @@ _FLOWS: dict[str, tuple[Callable[[], Sampler], Callable[[], Sampler]]] = {
     "ddim": (ddim_inverse, ddim),
     "heun": (heun, heun),
     "dpm_solver_pp_2m": (dpm_solver_pp_2m, dpm_solver_pp_2m),
+    "dpm_solver_pp_3m": (dpm_solver_pp_3m, dpm_solver_pp_3m),
+    "unipc": (unipc, unipc),
+    "deis": (deis, deis),
+    "adams_bashforth": (adams_bashforth, adams_bashforth),
 }
 
 
@@ -118,7 +133,7 @@ def flow(run: "Run", *, num_steps: int = 0) -> Flow:
     """The `Flow` of a run, for one class or unconditionally (Song et al. 2020, section 5.3).
 
     Args:
-      run: `Run`; its sampler is used if it solves the ODE (ddim, heun, dpm_solver_pp_2m), else Heun's method.
+      run: `Run`; its sampler is used if it solves the ODE, else Heun's method.
       num_steps: number of steps of the encoding and of the decoding; 0 for 100, or T - 1 where that is less.
 
     Raises:

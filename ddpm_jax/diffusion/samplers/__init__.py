@@ -4,9 +4,11 @@ from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_lo
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.diffusion.samplers.driver import Advanced, Sampler, SamplerState, StepInfo, advance, sample
 from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
-from ddpm_jax.diffusion.samplers.ode import dpm_solver_pp_2m, heun, ode_coordinates, ode_derivative
+from ddpm_jax.diffusion.samplers.multistep import adams_bashforth, deis, dpm_solver_pp_2m, dpm_solver_pp_3m
+from ddpm_jax.diffusion.samplers.ode import heun, ode_coordinates, ode_derivative
 from ddpm_jax.diffusion.samplers.repaint import repaint
 from ddpm_jax.diffusion.samplers.sde import euler_maruyama
+from ddpm_jax.diffusion.samplers.unipc import unipc
 
 __all__ = [
     "Advanced",
@@ -14,13 +16,16 @@ __all__ = [
     "SamplerState",
     "StepInfo",
     "Variance",
+    "adams_bashforth",
     "advance",
     "ancestral",
     "annealed_langevin",
     "ddim",
     "ddim_inverse",
     "ddim_step",
+    "deis",
     "dpm_solver_pp_2m",
+    "dpm_solver_pp_3m",
     "euler_maruyama",
     "heun",
     "langevin_corrector",
@@ -31,4 +36,5 @@ __all__ = [
     "p_sample",
     "repaint",
     "sample",
+    "unipc",
 ]

@@ -2,11 +2,9 @@
 
 The Fokker-Planck equation of the forward process is also that of a deterministic flow. With `x_bar = x / signal` and
 `s = sigma / signal` the flow is `d x_bar / ds = eps(x, t)` (Song et al. 2020, eq. 14; Karras et al. 2022, eq. 1): along
-it the noise level falls without any random step. DDIM with eta = 0 is Euler's method; this module has the solvers of
-second order.
+it the noise level falls without any random step. DDIM with eta = 0 is Euler's method, and `multistep.py` has solvers of
+higher order that look back; Heun's method, here, looks ahead.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,40 +55,3 @@ def heun() -> Sampler:
         return SamplerState(expand_like(next.signal, x_bar) * x_bar), info
 
     return Sampler(SamplerState, step)
-
-
-class Multistep(NamedTuple):
-    """The memory of DPM-Solver++(2M): the previous x_0, and its step in half log-SNR `[B]` (0 before the first)."""
-
-    x_0: Array
-    step: Array
-
-
-def dpm_solver_pp_2m() -> Sampler:
-    r"""DPM-Solver++(2M): second order by the previous x_0, one evaluation per step.
-
-    $$ x_s = \frac{\sigma_s}{\sigma_t} x_t - \sqrt{\bar\alpha_s}\, (e^{-h_i} - 1)\, D_i, \qquad
-       D_i = \left( 1 + \frac{h_i}{2 h_{i-1}} \right) \hat x_0^{(i)} - \frac{h_i}{2 h_{i-1}}\, \hat x_0^{(i-1)} $$
-
-    [Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2. In `lambda = log(signal / sigma)` the flow is
-    linear except for x_0, which is extrapolated along lambda: h_i is the length of step i in lambda. The first
-    step, and the last one to s = 0, where lambda is infinite, are of first order.
-    """
-
-    def init(x_T: Array) -> SamplerState:
-        return SamplerState(x_T, Multistep(jnp.zeros_like(x_T), jnp.zeros(len(x_T), x_T.dtype)))
-
-    def step(
-        denoise: Denoiser, keys: Array, state: SamplerState, transition: Transition
-    ) -> tuple[SamplerState, StepInfo]:
-        del keys
-        now, next = transition.now, transition.next
-        prediction = denoise(state.x, now)
-        h = (next.log_snr - now.log_snr) / 2
-        usable = (state.memory.step != 0) & (next.t > 0)
-        weight = jnp.where(usable, h / (2 * jnp.where(usable, state.memory.step, 1)), 0)
-        x_0 = prediction.x_0 + expand_like(weight, state.x) * (prediction.x_0 - state.memory.x_0)
-        x = next.sigma / now.sigma * state.x - next.signal * jnp.expm1(-h) * x_0
-        return SamplerState(x, Multistep(prediction.x_0, jnp.full_like(state.memory.step, h))), StepInfo(prediction.x_0)
-
-    return Sampler(init, step)
