@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.analytic import keys, normal, pick
-from support.tiny import random_state, run, save, tiny_config
+from support.tiny import run, save, tiny_config
 
 from ddpm_jax import factory
 from ddpm_jax.diffusion.guidance import classifier_free, clip_x_0, in_one_batch, mean_guided
+from ddpm_jax.diffusion.prediction import as_denoiser
 from ddpm_jax.diffusion.samplers import Variance
 from ddpm_jax.diffusion.samplers.ancestral import p_sample
 from ddpm_jax.errors import UserError
@@ -19,32 +20,38 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 CONDITIONAL = {"labels__num_classes": 10, "labels__dropout": 0.1}
 
 
+class Formula:
+    """A network that predicts a fifth of the label, times x_t, as the noise."""
+
+    @staticmethod
+    def apply(variables, x_t, index, label):
+        factor = 1.0 if label is None else jnp.reshape(label, (-1, 1, 1, 1))
+        return 0.2 * factor * x_t
+
+
 def test_clipping_before_guidance_is_a_composition():
     """`classifier_free` of clipped denoisers, whose estimate leaves [-1, 1] where that of clipping after does not."""
     config = tiny_config(**CONDITIONAL, sample__guidance_scale=3.0, sample__clip_order="before")
-    model, state = factory.network(config), random_state(config)
     label, x_t = jnp.array([1, 7]), jnp.asarray(2 * normal(2, 8, 8, 1), jnp.float32)
     level = jax.tree.map(jnp.float32, factory.noise_schedule(config).level(12))
-    ours = factory.denoiser(config, model)(state.params, label)(x_t, level)
-    both = jnp.array([1, 10, 7, 10])
-    network = factory.models.denoiser_of(config)(model.apply, {"params": state.params}, label=both)
+    ours = factory.denoiser(config, Formula)({}, label)(x_t, level)
+    network = as_denoiser(Formula.apply, {}, "eps", label=jnp.array([1, 10, 7, 10]))
     expected = classifier_free(in_one_batch(clip_x_0(network)), 3.0)(x_t, level)
     np.testing.assert_allclose(ours.x_0, expected.x_0, rtol=1e-5, atol=1e-5)
     assert np.abs(ours.x_0).max() > 1.1
     config = tiny_config(**CONDITIONAL, sample__guidance_scale=3.0)
-    after = factory.denoiser(config, model)(state.params, label)(x_t, level)
+    after = factory.denoiser(config, Formula)({}, label)(x_t, level)
     assert np.abs(after.x_0).max() <= 1
 
 
 def test_guidance_on_the_mean_reaches_the_ancestral_step():
     config = tiny_config(sample__classifier_on="mean", sample__classifier_scale=2.0)
-    model, state = factory.network(config), random_state(config)
     classifier = lambda params: lambda x_t, level: jnp.stack([-jnp.sum(x_t**2, (1, 2, 3)), 0 * x_t[:, 0, 0, 0]], 1)
-    params = {"denoiser": state.params, "classifier": ()}
-    denoise = factory.denoiser(config, model, classifier=classifier)(params, jnp.array([0, 0]))
-    plain = factory.denoiser(config, model)(state.params)
+    params = {"denoiser": {}, "classifier": {}}
+    denoise = factory.denoiser(config, Formula, classifier=classifier)(params, jnp.array([0, 0]))
+    plain = factory.denoiser(config, Formula)({}, jnp.array([0, 0]))
     expected = mean_guided(plain, lambda x_t, level: -jnp.sum(x_t**2, (1, 2, 3)), 2.0)
-    x_t, transition = normal(2, 8, 8, 1), pick(factory.sampling_transitions(config, 0), 3)
+    x_t, transition = np.float32(normal(2, 8, 8, 1)), pick(factory.sampling_transitions(config, 0), 3)
     ours, theirs, unguided = (
         p_sample(d, keys(2), x_t=x_t, transition=transition, variance=Variance.LARGE)
         for d in (denoise, expected, plain)

@@ -18,7 +18,7 @@ _DDIM = """\
 from diffusers import DDIMPipeline, DDIMScheduler
 pipeline = DDIMPipeline.from_pretrained({name})
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
-image = pipeline(num_inference_steps=50, use_clipped_model_output=True).images[0]
+image = pipeline(num_inference_steps={few}, use_clipped_model_output=True).images[0]
 """
 _CALL = """\
 import torch
@@ -72,7 +72,8 @@ def model_card(run: Run, name: str, *, pipelines: Sequence[str], num_params: int
     """
     data, config = run.config.data, to_json(run.config)
     quoted = json.dumps(name, ensure_ascii=False)  # this is valid Python too
-    named = {"name": quoted, "num_timesteps": run.config.diffusion.num_timesteps}
+    num_timesteps = run.config.diffusion.num_timesteps
+    named = {"name": quoted, "num_timesteps": num_timesteps, "few": min(50, num_timesteps)}
     code = "\n".join({"DDPMPipeline": _DDPM, "DDIMPipeline": _DDIM}[p].format(**named) for p in pipelines)
     config["data"].pop("path")  # a path on somebody's machine
     return _CARD.format(
