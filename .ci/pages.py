@@ -20,7 +20,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("howto", "configuration", "metrics", "notes", "architecture", "scale", "operating", "weights", "benchmarks")
+GUIDES = (
+    "howto",
+    "configuration",
+    "metrics",
+    "notes",
+    "architecture",
+    "scale",
+    "operating",
+    "performance",
+    "weights",
+    "agreement",
+    "benchmarks",
+)
 KOREAN = ("README", "notes", "glossary")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^():#\s]+)(?P<anchor>#[^()\s]*)?(?=\))")
 EQUATION = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)

@@ -295,7 +295,7 @@ def test_samplers_that_do_not_fit_are_refused():
         refused(factory.sampler_settings, r"eta=\S+ must be at least 0 and at most 1", sample__eta=eta)
 
 
-@pytest.mark.parametrize("name", ["uniform", "trailing", "quadratic", "log_snr", "karras"])
+@pytest.mark.parametrize("name", ["uniform", "trailing", "leading", "linspace", "quadratic", "log_snr", "karras"])
 def test_the_chain_visits_the_named_grid(name):
     assert name in factory.GRIDS
     config = changed(sample__grid=name, diffusion__num_timesteps=40)
@@ -331,7 +331,7 @@ def test_the_source_is_the_named_one():
 
 def test_every_key_of_the_chain_is_compiled_in_or_an_input_of_the_program():
     """A key that is neither would change nothing once a chain is compiled."""
-    inputs = {*factory.sampler_settings(experiment("digits")), "labels"}
+    inputs = {*factory.sampler_settings(experiment("digits")), "labels", "decoder"}  # the decoder is the bound's
     assert GROUPS["sample"].keys.keys() - {*factory.ChainProgram._fields} == inputs
 
 

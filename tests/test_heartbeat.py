@@ -16,6 +16,7 @@ from ddpm_jax.jobs import train
 from ddpm_jax.runtime import peaks, storage
 from ddpm_jax.training import heartbeat
 from ddpm_jax.training.heartbeat import Heartbeat, Status, read_status
+from ddpm_jax.training.log import read_log
 from ddpm_jax.training.restoring import newest_checkpoint
 from ddpm_jax.training.sinks import Start
 
@@ -43,17 +44,16 @@ def test_the_file_has_what_is_known_at_each_time(tmp_path, now):
     checkpoint = {"checkpoint_step": 20, "checkpoint_time": 900.0}
     with beat(tmp_path, checkpoint=(20, 900.0)) as status:
         assert read_status(tmp_path) == Status("waiting", **ours, **checkpoint, time=1000.0)
-        status.peak_steps_per_s = 8.0
         status.start(Start(tmp_path, {}, 20))
         now[0] = 1005.0
-        status.line(line(30, held_out_loss=0.5))
+        status.line(line(30, held_out_loss=0.5, mfu=0.25))
         speeds = {"steps_per_s": 2.0, "images_per_s": 16.0, "mfu": 0.25, "seconds_per_line": 5.0}
         expected = {**ours, **checkpoint, **speeds, "held_out_loss": 0.5}
         assert read_status(tmp_path) == Status("training", step=30, seconds_left=35.0, **expected, time=1005.0)
         now[0] = 1010.0
-        status.line(line(40))
+        status.line(line(40, mfu=0.25))
         assert read_status(tmp_path) == Status("training", step=40, seconds_left=30.0, **expected, time=1010.0)
-        status.line(line(100))
+        status.line(line(100, mfu=0.25))
     assert read_status(tmp_path) == Status("finished", step=100, **expected | {"seconds_per_line": 30.0},
                                            seconds_left=0.0, time=1010.0)  # fmt: skip
 
@@ -193,32 +193,40 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "teraflops"),
+    ("kind", "teraflops", "gigabytes"),
     [
-        ("TPU v5 lite", 197),
-        ("TPU v5", 459),
-        ("NVIDIA H100 80GB HBM3", 989.4),
-        ("NVIDIA H100 PCIe", 756),
-        ("NVIDIA A100-SXM4-40GB", 312),
-        ("NVIDIA L40S", 362),
-        ("NVIDIA L400", None),
-        ("cpu", None),
+        ("TPU v4", 275, 1200),
+        ("TPU v5 lite", 197, 819),
+        ("TPU v5", 459, 2765),
+        ("TPU v6 lite", 918, 1640),
+        ("NVIDIA H100 80GB HBM3", 989.4, 3350),
+        ("NVIDIA H100 PCIe", 756, 2000),
+        ("NVIDIA H200", 989.4, 4800),
+        ("NVIDIA B200", 2250, 8000),
+        ("NVIDIA A100-SXM4-40GB", 312, 1555),
+        ("NVIDIA A100-SXM4-80GB", 312, 2039),
+        ("NVIDIA L40S", 362, 864),
     ],
 )
-def test_the_peak_is_that_of_the_longest_name(kind, teraflops):
-    assert peaks.peak_flops(kind) == (teraflops and teraflops * 1e12)
+def test_the_peak_is_that_of_the_longest_name(kind, teraflops, gigabytes):
+    assert peaks.peak_of(kind) == (teraflops * 1e12, gigabytes * 1e9)
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA L400", "TPU v50", "cpu"])
+def test_the_peak_of_other_devices_is_not_known(kind):
+    assert peaks.peak_of(kind) is None
 
 
 def test_the_arithmetic_is_counted_for_devices_whose_plugin_cannot_count(monkeypatch):
     """As those of TPUs and GPUs: JAX refuses to count for them."""
     from jax._src.interpreters import pxla
 
-    from ddpm_jax.jobs import peak
+    from ddpm_jax.jobs import costs
 
     monkeypatch.setattr(pxla.xb, "using_pjrt_c_api", lambda backend: True)
     lowered = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
     assert lowered.cost_analysis() is None
-    assert peak._flops(lowered) == 2 * 64**3
+    assert costs.flops(lowered) == 2 * 64**3
 
 
 @pytest.mark.slow
@@ -229,9 +237,10 @@ def test_the_share_of_the_peak_is_by_the_arithmetic_of_a_step_which_is_traced_on
 
     traces, step = [], loop.train_step
     monkeypatch.setattr(loop, "train_step", lambda *args: traces.append(1) or step(*args))
-    monkeypatch.setattr(peak, "peak_flops", lambda kind: 1e12)
+    monkeypatch.setattr(peak, "peak_of", lambda kind: peaks.Peak(1e12, 1e12))
     train.train(tiny_config(train__num_steps=1), tmp_path)
-    status = read_status(tmp_path)
+    status, (line,) = read_status(tmp_path), read_log(tmp_path)
+    assert line["mfu"] == status.mfu
     flops = status.mfu * 1e12 * len(jax.devices()) / status.steps_per_s
     assert 8 * 1e6 < flops < 8 * 1e8  # a batch of 8 images
     assert len(traces) == 1

@@ -43,6 +43,21 @@ def write(workdir, steps, start_step=0):
             log.flush()
 
 
+def test_the_share_of_the_peak_is_in_the_line_the_board_and_the_bar(tmp_path, monkeypatch, capsys):
+    """Where the peak is known; else nothing is said of it."""
+    for name, peak in (("known", 50.0), ("unknown", None)):
+        with run_log(tmp_path / name, peak_steps_per_s=peak) as log:
+            monkeypatch.setattr(log.clock, "taken", lambda: dict.fromkeys(goodput.PHASES, 0.0) | {"steps": 0.2})
+            for step in (1, 2):
+                log.add(step, metrics(step))
+            log.flush()
+        shown = capsys.readouterr().out
+        (line,) = read_log(tmp_path / name)
+        assert line.get("mfu") == (0.2 if peak else None)  # 10 of 50 steps/s
+        assert ("40 images/s (20.0% MFU)" in shown) == bool(peak)
+        assert scalars(tmp_path / name).get((2, "mfu"), 0) == pytest.approx(0.2 if peak else 0)
+
+
 def events(workdir):
     """The events of TensorBoard's files, oldest first: length, checksum, event, checksum, and so on."""
     for path in sorted((workdir / "tensorboard").iterdir()):

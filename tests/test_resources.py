@@ -12,8 +12,10 @@ from support.tiny import tiny_config
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import kept_plans, resources, train
+from ddpm_jax.jobs.plans import least_seconds, limit_lines
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh
+from ddpm_jax.runtime.peaks import peak_of
 from ddpm_jax.runtime.progress import waiting
 from ddpm_jax.training import loop
 
@@ -38,6 +40,41 @@ def test_what_is_counted_is_what_a_run_holds(plans, tmp_path):
     assert plans[1].mesh == {"data": 8, "fsdp": 1}
     assert plans[1].temporaries > 0
     assert plans[1].flops > 1e5
+    assert plans[1].traffic > plans[1].state  # the optimiser alone reads and writes all of it
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_what_is_sent_is_the_ideal_ring(plans, fsdp):
+    """A sum of the gradient over eight devices, or what its parts need where the state is cut; metrics are small."""
+    plan, size = plans[fsdp], 4 * plans[fsdp].parameters
+    sent = sum(plan.sent.values())
+    if fsdp == 1:
+        assert plan.sent.keys() == {"all-reduce"}
+        assert 2 * 7 / 8 * size < sent < 2 * 7 / 8 * size * 1.05
+    else:
+        # The parameters are collected for the forward and the backward pass, and the gradient is summed.
+        assert (3 / 4 + 2 * 7 / 8) * size < sent
+        assert "all-gather" in plan.sent
+
+
+def test_accumulation_takes_the_same_arithmetic():
+    """XLA counts once what is in a loop, as the parts are on an accelerator."""
+    config = tiny_config(train__accumulation=2, train__batch_size=16)
+    whole = resources.plan(tiny_config(train__batch_size=16))
+    assert resources.plan(config).flops == whole.flops
+
+
+def test_the_limit_is_the_longer_of_two_times(plans):
+    """275 TFLOP/s and 1,200 GB/s of a TPU v4."""
+    on_v4 = plans[1]._replace(kind="TPU v4", flops=275e9, traffic=2.4e9)
+    assert least_seconds(on_v4, peak_of("TPU v4")) == {"arithmetic": 1e-3, "memory traffic": 2e-3}
+    said = "\n".join(limit_lines(on_v4, batch_size=64))
+    assert "arithmetic           0.275 TFLOP per step and device, 1.000 ms at its peak" in said
+    assert "memory traffic       2.400 GB per step and device, 2.000 ms at its peak" in said
+    assert "at best             32,000 images/s, by the memory traffic" in said
+    assert "64,000 images/s, by the arithmetic" in limit_lines(on_v4._replace(traffic=None), batch_size=64)[-1]
+    assert "not counted by XLA" in limit_lines(on_v4._replace(traffic=None), batch_size=64)[1]
+    assert "unknown" in limit_lines(plans[1], batch_size=64)[-1]
 
 
 def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
@@ -48,7 +85,14 @@ def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
 
 def test_the_table_says_it(plans):
     text = "\n".join(resources.table(tiny_config(), plans[1]))
-    for said in (f"{plans[1].parameters:,} parameters", "8 x cpu", "data 8 x fsdp 1", "is unknown", "TFLOP"):
+    for said in (
+        f"{plans[1].parameters:,} parameters",
+        "8 x cpu",
+        "data 8 x fsdp 1",
+        "is unknown",
+        "TFLOP",
+        "their average",
+    ):
         assert said in text
     assert "data set         stored on each device in addition" in text
     streamed = tiny_config(data__on_device=False)
@@ -65,7 +109,7 @@ def test_the_images_of_a_program_are_assumed_in_words(plans):
 
 
 def test_what_does_not_fit_is_refused_with_what_would_help(plans):
-    small = plans[1]._replace(state=15 * GIB, temporaries=2 * GIB, memory=16 * GIB)
+    small = plans[1]._replace(parts={"parameters": 15 * GIB}, temporaries=2 * GIB, memory=16 * GIB)
     with pytest.raises(
         UserError, match=r"^the step needs 17\.0 of 16 GiB per device; reduce the state \(config.mesh.fsdp"
     ):

@@ -22,19 +22,44 @@ def test_a_grid_starts_at_the_last_time_falls_and_ends_at_zero(grid, schedule, n
     schedule = schedule(50)
     times = grid(schedule, num_steps)
     assert times.shape == (num_steps + 1,)
-    assert times[0] == pytest.approx(50, rel=1e-12)
+    first = {timesteps.leading: 1 + (num_steps - 1) * (50 // num_steps)}.get(grid, 50)
+    assert times[0] == pytest.approx(first, rel=1e-12)
     assert times[-1] == 0
     assert np.all(np.diff(times) < 0)
     assert np.all(schedule.transitions(times).beta > 0)
 
 
-@pytest.mark.parametrize("grid", [timesteps.uniform, timesteps.trailing])
+@pytest.mark.parametrize("grid", [timesteps.uniform, timesteps.trailing, timesteps.leading, timesteps.linspace])
 def test_as_many_steps_as_times_are_all_times(grid):
     np.testing.assert_array_equal(grid(linear(20), 20), np.arange(20, -1, -1))
 
 
-def test_uniform_and_trailing_are_rounded_even_strides():
-    np.testing.assert_array_equal(timesteps.uniform(linear(1000), 5), [1000, 750, 500, 251, 1, 0])
+def space_timesteps(num_timesteps, num_steps):
+    """The indices of improved and guided diffusion's function of that name, for one section."""
+    stride, index, taken = 1 if num_steps <= 1 else (num_timesteps - 1) / (num_steps - 1), 0.0, []
+    for _ in range(num_steps):
+        taken.append(round(index))
+        index += stride
+    return taken
+
+
+@pytest.mark.parametrize("num_timesteps", [10, 100, 1000, 4000])
+def test_uniform_visits_the_times_of_respacing(num_timesteps):
+    """Halves are rounded to the even index, and sums of a stride are not its multiples."""
+    schedule, differs = linear(num_timesteps), 0
+    for num_steps in range(2, min(num_timesteps, 300) + 1):
+        times = timesteps.uniform(schedule, num_steps)
+        theirs = space_timesteps(num_timesteps, num_steps)
+        np.testing.assert_array_equal(times, [*(1 + i for i in reversed(theirs)), 0])
+        differs += bool(np.any(times != timesteps.linspace(schedule, num_steps)))
+    assert differs == {10: 0, 100: 18, 1000: 68, 4000: 81}[num_timesteps]
+
+
+def test_evenly_strided_grids_are_rounded():
+    np.testing.assert_array_equal(timesteps.uniform(linear(1000), 5), [1000, 750, 501, 251, 1, 0])
+    np.testing.assert_array_equal(timesteps.linspace(linear(1000), 5), [1000, 750, 501, 251, 1, 0])
+    np.testing.assert_array_equal(timesteps.leading(linear(1000), 5), [801, 601, 401, 201, 1, 0])
+    np.testing.assert_array_equal(timesteps.leading(linear(10), 4), [7, 5, 3, 1, 0])
     np.testing.assert_array_equal(timesteps.trailing(linear(1000), 5), [1000, 800, 600, 400, 200, 0])
     np.testing.assert_array_equal(timesteps.trailing(linear(10), 3), [10, 7, 3, 0])
 

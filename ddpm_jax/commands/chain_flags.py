@@ -64,6 +64,18 @@ CLASSIFIER_SCALE = flags.DEFINE_float(
     "The factor of the classifier's gradient: 0 for none, 1 for the gradient itself (default: the run's).",
     lower_bound=0,
 )
+CLASSIFIER_ON = flags.DEFINE_enum(
+    "classifier_on",
+    None,
+    ["score", "mean"],
+    "What this gradient shifts: the estimate, for any sampler, or the mean of the ancestral step (default: the run's).",
+)
+CLIP_ORDER = flags.DEFINE_enum(
+    "clip_order",
+    None,
+    ["after", "before"],
+    "Whether the estimate of the clean image is clipped after guidance or before (default: the run's).",
+)
 
 
 def opened_run(workdir: str) -> "Run":
@@ -74,8 +86,9 @@ def opened_run(workdir: str) -> "Run":
     """
     from ddpm_jax.runs.run import Run
 
-    if CLASSIFIER_SCALE.value is not None and not CLASSIFIER_WORKDIR.value:
-        raise UserError("--classifier_scale needs --classifier_workdir=DIR, the directory of the classifier's run")
+    for flag in (CLASSIFIER_SCALE, CLASSIFIER_ON):
+        if flag.value is not None and not CLASSIFIER_WORKDIR.value:
+            raise UserError(f"--{flag.name} needs --classifier_workdir=DIR, the directory of the classifier's run")
     assert PARAMS.value in ("ema", "raw")
     run = Run(workdir, params=PARAMS.value)
     if CLASSIFIER_WORKDIR.value:
@@ -89,6 +102,8 @@ def opened_run(workdir: str) -> "Run":
         labels=LABELS.value,
         guidance_scale=GUIDANCE_SCALE.value,
         classifier_scale=CLASSIFIER_SCALE.value,
+        classifier_on=CLASSIFIER_ON.value,
+        clip_order=CLIP_ORDER.value,
     )
     _check_sampler(run.config.sample.sampler)
     return run

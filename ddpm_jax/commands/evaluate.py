@@ -94,6 +94,13 @@ DATA_PATH = flags.DEFINE(
 SKIP_UNREADABLE = flags.DEFINE_boolean(
     "skip_unreadable", False, "Skip image files that cannot be read, instead of ending with an error."
 )
+DECODER = flags.DEFINE_enum(
+    "decoder",
+    None,
+    ["exact", "tanh"],
+    "The normal CDF in the last term of bpd: exact, or the approximation of published code, to compare with published "
+    "bits per dimension (default: the run's).",
+)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 100, "The number of images per batch, which affects only memory and speed.", lower_bound=1
 )
@@ -117,7 +124,10 @@ def check_flags() -> None:
     """Raises a UserError where the flags do not say what to measure, or one of them would have no effect."""
     if IMAGES.value and WORKDIR.value:
         raise UserError("--images measures images without a run: leave --workdir out")
-    of_runs = [*flags.FLAGS.get_flags_for_module(chain_flags), *(flags.FLAGS[name] for name in ("split", "data_path"))]
+    of_runs = [
+        *flags.FLAGS.get_flags_for_module(chain_flags),
+        *(flags.FLAGS[name] for name in ("split", "data_path", "decoder")),
+    ]
     for flag in of_runs:
         if IMAGES.value and flag.present:
             raise UserError(f"--{flag.name} applies only to a run, and --images measures images: leave it out")
@@ -127,6 +137,8 @@ def check_flags() -> None:
         raise UserError("say what to measure: --workdir=DIR, a run, or --images=FOLDER")
     if MAKE_REFERENCE.value and METRICS.value:
         raise UserError("--make_reference measures nothing: leave --metrics out")
+    if DECODER.value and METRICS.value is not None and "bpd" not in METRICS.value:
+        raise UserError("--decoder belongs to the metric bpd: leave it out")
     if REPORT.value:
         _check_report()
 
@@ -143,6 +155,7 @@ def _check_report() -> None:
 def opened_run(workdir: str) -> "Run":
     """The run, with what the flags change in its chain and in its data."""
     run = chain_flags.opened_run(workdir)
+    run.configure(decoder=DECODER.value)
     if SKIP_UNREADABLE.value:
         run.config.data.skip_unreadable = True
     if DATA_PATH.value:

@@ -4,7 +4,7 @@
   python train.py --config=cifar10                 trains an experiment of this project, chosen by its name
   python train.py --config=FILE.py                 trains an experiment of your own, described by a Python file
   python train.py --config=celeba --workdir=DIR --config.optim.learning_rate=1e-4    changes one key of it
-  python train.py --config=celeba --dry_run        estimates memory and arithmetic without training
+  python train.py --config=celeba --dry_run        estimates memory, arithmetic and speed without training
   python train.py --config=celeba --dry_run --topology=v5e:4x4    estimates them for a TPU slice, without having it
   python train.py --help_config                    lists every key with its default, its meaning and its values
 
@@ -12,8 +12,10 @@ The same command resumes an interrupted run, with the same result bit for bit. T
 folder configs, and the docstring of each says what it needs.
 """
 
+import re
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -22,6 +24,9 @@ from ddpm_jax import errors
 from ddpm_jax.commands import cli, endings
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.storage import exists
+
+if TYPE_CHECKING:
+    from ddpm_jax.training.traced_steps import TracedSteps
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment to train: its name or a Python file (default: digits).", lock_config=True
@@ -34,7 +39,14 @@ WORKDIR = flags.DEFINE(
     "The directory of the run, for checkpoints, log and previews (default: runs/NAME, by the experiment's name).",
 )
 DRY_RUN = flags.DEFINE_boolean(
-    "dry_run", False, "Print the number of parameters, and the memory and arithmetic of a step, and stop."
+    "dry_run",
+    False,
+    "Print the number of parameters, and the memory, the arithmetic and the least time of a step, and stop.",
+)
+PROFILE = flags.DEFINE_string(
+    "profile",
+    None,
+    "START:STOP: write a trace of the steps from START to STOP, both included, to WORKDIR/profile, such as 100:105.",
 )
 HELP_CONFIG = flags.DEFINE_boolean(
     "help_config", False, "Print every key of the configuration with its default, its meaning and its values, and stop."
@@ -58,7 +70,8 @@ def main() -> None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
     begin = time.perf_counter()
-    start_step, state, stopped, seconds = start(config, workdir)
+    traced = traced_steps(PROFILE.value)
+    start_step, state, stopped, seconds = start(config, workdir, hooks=traced, sinks=traced)
     already = start_step == int(state.step)
     if not already:
         print("\n".join(goodput_table(seconds)), flush=True)
@@ -86,8 +99,24 @@ def main() -> None:
         raise failed
 
 
+def traced_steps(steps: str | None) -> "list[TracedSteps]":
+    """The trace that a flag asks for; none for None.
+
+    Raises:
+      UserError: the flag does not name steps.
+    """
+    from ddpm_jax.training.traced_steps import TracedSteps
+
+    if steps is None:
+        return []
+    found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", steps)
+    if not found:
+        raise errors.UserError(f"--profile={steps}: write the first and the last step as START:STOP, such as 100:105")
+    return [TracedSteps(int(found[1]), int(found[2]))]
+
+
 def dry_run(config: ConfigDict) -> None:
-    """Prints the parameters, the memory and the arithmetic that a training step takes."""
+    """Prints the parameters, and the memory, the arithmetic and the least time that a training step takes."""
     from ddpm_jax.jobs.kept_plans import kept_plan
     from ddpm_jax.jobs.resources import table
 

@@ -214,14 +214,23 @@ SAMPLE = {
     "grid": Key(
         "trailing",
         "spacing of the timesteps",
-        choices=("trailing", "uniform", "quadratic", "log_snr", "karras"),
+        choices=("trailing", "uniform", "leading", "linspace", "quadratic", "log_snr", "karras"),
     ),
     "labels": Key("", 'classes in turn, by name or number: "cat,dog", "7", "all", "none" (null label); "" for all'),
     "guidance_scale": Key(
         1.0, "classifier-free, 1 + w of the notes: 0 unconditional, 1 conditional, above 1 guided", NOT_NEGATIVE
     ),
     "classifier_scale": Key(1.0, "factor of the gradient of the classifier, if one guides the sampling", NOT_NEGATIVE),
+    "classifier_on": Key(
+        "score",
+        "what this gradient shifts; score: the estimate, for any sampler; mean: that of the ancestral step",
+        choices=("score", "mean"),
+    ),
     "clip_x_0": Key(True, "clip each estimate of the clean image to [-1, 1]"),
+    "clip_order": Key("after", "whether it is clipped after guidance or before", choices=("after", "before")),
+    "decoder": Key(
+        "exact", "normal CDF in L_0 of the bound; tanh: the approximation of published code", choices=("exact", "tanh")
+    ),
 }
 CHECKPOINT = {
     "every": Key(10_000, "steps between regular checkpoints", COUNT),
@@ -332,6 +341,7 @@ NEEDS: dict[str, tuple[Needs, ...]] = {
     "train.max_passed_over": (needs("train.on_divergence", "skip", "rollback"),),
     "sample.eta": (_DENOISES, needs("sample.sampler", "ddim", "dpm_solver_pp_2m", "dpm_solver_pp_3m")),
     "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
+    "sample.clip_order": (_DENOISES, needs("sample.clip_x_0", True)),
 }
 
 

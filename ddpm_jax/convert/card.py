@@ -10,9 +10,15 @@ from ddpm_jax.errors import listed, one_line
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime import storage
 
-_OPEN = """\
-from diffusers import {pipeline}
-image = {pipeline}.from_pretrained({name})({arguments}).images[0]
+_DDPM = """\
+from diffusers import DDPMPipeline
+image = DDPMPipeline.from_pretrained({name})(num_inference_steps={num_timesteps}).images[0]
+"""
+_DDIM = """\
+from diffusers import DDIMPipeline, DDIMScheduler
+pipeline = DDIMPipeline.from_pretrained({name})
+pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+image = pipeline(num_inference_steps={few}, use_clipped_model_output=True).images[0]
 """
 _CALL = """\
 import torch
@@ -65,10 +71,10 @@ def model_card(run: Run, name: str, *, pipelines: Sequence[str], num_params: int
       num_params: number of parameters.
     """
     data, config = run.config.data, to_json(run.config)
-    arguments = {"DDPMPipeline": f"num_inference_steps={run.config.diffusion.num_timesteps}"}
-    arguments["DDIMPipeline"] = "num_inference_steps=50, use_clipped_model_output=True"
     quoted = json.dumps(name, ensure_ascii=False)  # this is valid Python too
-    code = "\n".join(_OPEN.format(pipeline=p, name=quoted, arguments=arguments[p]) for p in pipelines)
+    num_timesteps = run.config.diffusion.num_timesteps
+    named = {"name": quoted, "num_timesteps": num_timesteps, "few": min(50, num_timesteps)}
+    code = "\n".join({"DDPMPipeline": _DDPM, "DDIMPipeline": _DDIM}[p].format(**named) for p in pipelines)
     config["data"].pop("path")  # a path on somebody's machine
     return _CARD.format(
         name=one_line(name),

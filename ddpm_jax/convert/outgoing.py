@@ -19,7 +19,7 @@ from ddpm_jax.convert.files import new_folder
 from ddpm_jax.convert.folders import WEIGHTS
 from ddpm_jax.convert.loader import state_dict
 from ddpm_jax.convert.names import tensors
-from ddpm_jax.convert.schedulers import SCHEDULE, TARGET, VARIANCE
+from ddpm_jax.convert.schedulers import SCHEDULE, SPACING, TARGET, VARIANCE
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.models.classifier import Classifier
 from ddpm_jax.models.unet import UNet
@@ -138,6 +138,7 @@ def scheduler_config(config: ConfigDict) -> dict[str, Any]:
       UserError: diffusers does not support the noise schedule.
     """
     diffusion, sample = config.diffusion, config.sample
+    variance = VARIANCE["learned" if diffusion.learned_variance else sample.variance]
     if diffusion.schedule not in SCHEDULE:
         raise UserError(
             f"diffusers does not support config.diffusion.schedule={diffusion.schedule}: this run cannot be exported"
@@ -149,11 +150,23 @@ def scheduler_config(config: ConfigDict) -> dict[str, Any]:
         "beta_start": diffusion.beta_start,
         "beta_end": diffusion.beta_end,
         "prediction_type": TARGET[diffusion.target],
-        "variance_type": VARIANCE["learned" if diffusion.learned_variance else sample.variance],
+        "variance_type": variance,
         "clip_sample": sample.clip_x_0,
         "clip_sample_range": 1.0,
-        "timestep_spacing": "trailing",
+        "timestep_spacing": spacing(config),
     }
+
+
+def spacing(config: ConfigDict) -> str:
+    """The spacing with which diffusers' `DDPMScheduler` takes the steps of our grid of that name, in any number.
+
+    It is that of the run's grid where diffusers has it. With `trailing`, `DDPMScheduler` adds noise in the last step of
+    a shortened chain, unless the variance is the small one, which is 0 there: such a run gets `linspace`, and so does
+    one of another grid.
+    """
+    small = config.sample.variance == "small" and not config.diffusion.learned_variance
+    chosen = SPACING.get(config.sample.grid, "linspace")
+    return "linspace" if chosen == "trailing" and not small else chosen
 
 
 def pipelines(config: ConfigDict) -> list[str]:

@@ -15,6 +15,7 @@ from ddpm_jax.errors import UserError
 SCHEDULE = {"linear": "linear", "quadratic": "scaled_linear", "cosine": "squaredcos_cap_v2", "sigmoid": "sigmoid"}
 TARGET = {"eps": "epsilon", "x_0": "sample", "v": "v_prediction"}
 VARIANCE = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+SPACING = {"trailing": "trailing", "leading": "leading", "linspace": "linspace"}
 # From diffusers' schedulers to our samplers; `_CLOSEST` has those that have no exact counterpart.
 _SAMPLERS = {
     "DDPMScheduler": "ancestral",

@@ -5,12 +5,22 @@ backwards given the clean image (`q_posterior`, by Bayes' rule). Training uses t
 the network's estimate in place of x_0. Read next: `prediction.py`.
 """
 
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like
 from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
+
+Cdf: TypeAlias = Callable[[Array], Array]
+"""The cumulative distribution function of N(0, 1), or an approximation F of it with `F(-x) = 1 - F(x)`."""
+
+# The Taylor series of 2 (g + exp(-g) - 1) / g**2, from the highest power to the lowest.
+_EXCESS = [2 * (-1) ** k / math.factorial(k + 2) for k in reversed(range(10))]
 
 
 def q_sample(x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> Array:
@@ -80,7 +90,31 @@ def normal_kl_nats(mean_1: Real, log_var_1: Real, mean_2: Real, log_var_2: Real)
     return 0.5 * (jnp.add(log_var_2 - log_var_1, ratio) + (mean_1 - mean_2) ** 2 * jnp.exp(-log_var_2) - 1)
 
 
-def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real) -> Array:
+def variance_kl_nats(excess: Real) -> Array:
+    """`KL(N(m, v), N(m, exp(g) v))` of each component, `(g + exp(-g) - 1) / 2` nats, exact also where g is tiny.
+
+    Args:
+      excess: g `[...]`, the log variance of the second Gaussian minus that of the first.
+    """
+    excess = jnp.asarray(excess)
+    series = excess**2 * jnp.polyval(jnp.asarray(_EXCESS, excess.dtype), excess) / 2
+    return 0.5 * jnp.where(jnp.abs(excess) < 0.1, series, excess + jnp.expm1(-excess))
+
+
+def normal_cdf(x: Array) -> Array:
+    """The cumulative distribution function of N(0, 1), `[...]`."""
+    return jax.scipy.stats.norm.cdf(x)
+
+
+def tanh_cdf(x: Array) -> Array:
+    r"""The approximation of `normal_cdf` in the code of Ho et al. and guided diffusion, `[...]`; at most 2e-4 apart.
+
+    $$ \Phi(x) \approx \tfrac12 \left( 1 + \tanh\left( \sqrt{2 / \pi}\, (x + 0.044715\, x^3) \right) \right) $$
+    """
+    return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real, cdf: Cdf = normal_cdf) -> Array:
     """Log probability of each 8-bit value under a Gaussian, the decoder of the bound (Ho et al. 2020, eq. 13).
 
     The Gaussian is integrated over the bin of the value, from `x_0 - 1/255` to `x_0 + 1/255`; the first and the last
@@ -89,6 +123,7 @@ def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real) -> Array
     Args:
       x_0: `[B, ...]`, 8-bit values scaled to [-1, 1].
       mean, log_var: mean and log variance of the Gaussian, broadcastable against x_0.
+      cdf: `normal_cdf`, or `tanh_cdf` to compare with published bits per dimension.
 
     Returns:
       `[B, ...]`, in nats.
@@ -100,5 +135,5 @@ def discretized_log_prob_nats(x_0: AnyArray, mean: Real, log_var: Real) -> Array
     upper, lower = jnp.where(flip, -lower, upper), jnp.where(flip, -upper, lower)
     below, above = x_0 < -1 + 1 / 255, x_0 > 1 - 1 / 255
     first, last = jnp.where(flip, above, below), jnp.where(flip, below, above)
-    top = jnp.where(last, 1.0, jax.scipy.stats.norm.cdf(upper))
-    return jnp.log(jnp.maximum(top - jnp.where(first, 0.0, jax.scipy.stats.norm.cdf(lower)), 1e-12))
+    top = jnp.where(last, 1.0, cdf(upper))
+    return jnp.log(jnp.maximum(top - jnp.where(first, 0.0, cdf(lower)), 1e-12))

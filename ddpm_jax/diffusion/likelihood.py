@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, noise_like
-from ddpm_jax.diffusion.gaussian import discretized_log_prob_nats, normal_kl_nats, q_posterior, q_sample
+from ddpm_jax.diffusion.gaussian import Cdf, discretized_log_prob_nats, normal_cdf, q_sample
 from ddpm_jax.diffusion.prediction import Denoiser, Prediction, velocity
-from ddpm_jax.diffusion.samplers.ancestral import Variance, p_mean_log_var
+from ddpm_jax.diffusion.samplers.ancestral import Variance, p_mean_log_var, step_kl_nats
 from ddpm_jax.diffusion.samplers.driver import IndexedTransitions
 from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
@@ -50,7 +50,13 @@ def prior_term_nats(x_0: AnyArray, level: NoiseLevel) -> Array:
 
 
 def bound_term(
-    denoise: Denoiser, x_0: AnyArray, keys: Array, *, transition: Transition, variance: Variance
+    denoise: Denoiser,
+    x_0: AnyArray,
+    keys: Array,
+    *,
+    transition: Transition,
+    variance: Variance,
+    cdf: Cdf = normal_cdf,
 ) -> dict[str, Array]:
     r"""One term of the bound: `L_{t-1}` for a transition to s > 0, `L_0` for one to 0.
 
@@ -65,6 +71,7 @@ def bound_term(
       keys: `[B]` keys, one per image.
       transition: the transition t -> s, leaves `[]` or `[B]`.
       variance: `Variance` of the reverse step.
+      cdf: as for `discretized_log_prob_nats`.
 
     Returns:
       `{"nats": [B], "eps_mse": [B]}`, the term and the mean squared error of the noise.
@@ -72,23 +79,34 @@ def bound_term(
     eps = noise_like(keys, x_0)
     x_t = q_sample(x_0, eps, transition.now)
     prediction = denoise(x_t, transition.now)
-    nats = term_nats(prediction, x_0, x_t, transition=transition, variance=variance)
+    nats = term_nats(prediction, x_0, x_t, transition=transition, variance=variance, cdf=cdf)
     return {"nats": nats, "eps_mse": jnp.mean((prediction.eps - eps) ** 2, axis=_pixels(x_0))}
 
 
 def term_nats(
-    prediction: Prediction, x_0: AnyArray, x_t: AnyArray, *, transition: Transition, variance: Variance
+    prediction: Prediction,
+    x_0: AnyArray,
+    x_t: AnyArray,
+    *,
+    transition: Transition,
+    variance: Variance,
+    cdf: Cdf = normal_cdf,
 ) -> Array:
     """The term of the bound for a given prediction at x_t, `[B]` nats; the other arguments are as for `bound_term`."""
+    kl = jnp.sum(step_kl_nats(prediction, x_0, transition=transition, variance=variance), axis=_pixels(x_0))
     mean, log_var = p_mean_log_var(prediction, x_t, transition, variance)
-    true_mean, true_log_var = q_posterior(x_0, x_t, transition)
-    kl = jnp.sum(normal_kl_nats(true_mean, true_log_var, mean, log_var), axis=_pixels(x_0))
-    decoder = -jnp.sum(discretized_log_prob_nats(x_0, mean, log_var), axis=_pixels(x_0))
+    decoder = -jnp.sum(discretized_log_prob_nats(x_0, mean, log_var, cdf), axis=_pixels(x_0))
     return jnp.where(transition.next.t > 0, kl, decoder)
 
 
 def bound_terms(
-    denoise: Denoiser, x_0: AnyArray, keys: Array, *, indexed: IndexedTransitions, variance: Variance
+    denoise: Denoiser,
+    x_0: AnyArray,
+    keys: Array,
+    *,
+    indexed: IndexedTransitions,
+    variance: Variance,
+    cdf: Cdf = normal_cdf,
 ) -> dict[str, Array]:
     r"""The terms of the bound for any sequence of transitions, computed one after another in a scan.
 
@@ -97,7 +115,7 @@ def bound_terms(
     [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 5; `bound_term` has the equation of each term.
 
     Args:
-      denoise, x_0, keys, variance: as for `bound_term`.
+      denoise, x_0, keys, variance, cdf: as for `bound_term`.
       indexed: `(index [n], Transition [n])`; the noise of a transition is keyed by its index.
 
     Returns:
@@ -107,7 +125,7 @@ def bound_terms(
     def term(_: None, at: IndexedTransitions) -> tuple[None, dict[str, Array]]:
         index, transition = at
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        return None, bound_term(denoise, x_0, step_keys, transition=transition, variance=variance)
+        return None, bound_term(denoise, x_0, step_keys, transition=transition, variance=variance, cdf=cdf)
 
     return jax.lax.scan(term, None, indexed)[1]
 

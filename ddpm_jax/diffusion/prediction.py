@@ -26,11 +26,14 @@ class Prediction(NamedTuple):
       eps: `[B, ...]` estimate of the noise.
       var_frac: `[B, ...]` in about [0, 1], the position of the reverse variance between its two extremes in log scale
         (Nichol & Dhariwal 2021, eq. 15), or None for a network without a variance head.
+      mean_gradient: `[B, ...]` what the ancestral step adds to its mean, times its variance (`guidance.mean_guided`),
+        or None. Every other sampler ignores it.
     """
 
     x_0: Array
     eps: Array
     var_frac: Array | None = None
+    mean_gradient: Array | None = None
 
 
 class Denoiser(Protocol):

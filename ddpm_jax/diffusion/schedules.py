@@ -51,7 +51,8 @@ class Transition(NamedTuple):
       beta: `1 - alpha_bar_t / alpha_bar_s`, the variance that the forward process adds between s and t.
       log_var_small: log of `beta_tilde = (1 - alpha_bar_s) / (1 - alpha_bar_t) beta`, the posterior's variance. At s
         = 0, where that is zero, it has the value of the previous transition (only the decoder of the bound uses it).
-      log_var_large: log of `beta`.
+      log_var_range: `log_var_large - log_var_small`, which float32 could not take from the two: near t = T they differ
+        by a millionth.
       left: how many steps are left to the clean image, with this one; infinite in a chain that does not end there.
     """
 
@@ -59,8 +60,13 @@ class Transition(NamedTuple):
     next: NoiseLevel
     beta: Real
     log_var_small: Real
-    log_var_large: Real
+    log_var_range: Real
     left: Real
+
+    @property
+    def log_var_large(self) -> Real:
+        """The log of `beta`."""
+        return self.log_var_small + self.log_var_range
 
     @property
     def num_steps(self) -> int:
@@ -145,12 +151,14 @@ class NoiseSchedule:
         beta = 1 - (now.signal / next.signal) ** 2
         log_var_large = np.log(beta)
         with np.errstate(divide="ignore"):
-            log_var_small = 2 * (np.log(next.sigma) - np.log(now.sigma)) + log_var_large
+            log_var_range = 2 * (np.log(now.sigma) - np.log(next.sigma))
+        log_var_small = log_var_large - log_var_range
         if timesteps[-1] == 0:
             log_var_small[-1] = log_var_small[-2] if timesteps.size > 2 else log_var_large[-1]
+            log_var_range[-1] = log_var_large[-1] - log_var_small[-1]
         num_steps = timesteps.size - 1
         left = np.arange(num_steps, 0, -1.0) if timesteps[-1] == 0 else np.full(num_steps, np.inf)
-        return Transition(now, next, beta, log_var_small, log_var_large, left)
+        return Transition(now, next, beta, log_var_small, log_var_range, left)
 
     def encoding(self, timesteps: AnyArray | Sequence[float]) -> Transition:
         """The reversed transitions of `transitions`, from less noise to more, for deterministic samplers.

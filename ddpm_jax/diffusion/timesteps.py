@@ -1,7 +1,7 @@
-"""Time grids: which levels a short chain visits. A grid has N + 1 decreasing times, from T to 0, for N steps.
+"""Time grids: which levels a short chain visits. A grid has N + 1 decreasing times, to 0, for N steps.
 
-Solvers of higher order need float times, because rounding to integers destroys their order of accuracy. Networks accept
-float times, since their time embedding is continuous.
+The first time is T, except for `leading`. Solvers of higher order need float times, because rounding to integers
+destroys their order of accuracy. Networks accept float times, since their time embedding is continuous.
 """
 
 import numpy as np
@@ -10,10 +10,34 @@ from ddpm_jax.diffusion.schedules import NoiseSchedule
 
 
 def uniform(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-    """`num_steps` evenly spaced integers from T down to 1, then 0: `[N + 1]` (Nichol & Dhariwal 2021, section 4)."""
+    """`num_steps` evenly spaced integers from T down to 1, then 0: `[N + 1]` (Nichol & Dhariwal 2021, section 4).
+
+    They are the times of improved and guided diffusion's `space_timesteps`, which adds the stride up and rounds halves
+    of the 0-based index to the even one. `linspace` multiplies the stride, so the two may differ by one where rounding
+    decides.
+    """
     num_timesteps = _checked(schedule, num_steps)
-    last = 1 if num_steps > 1 else num_timesteps
-    return np.append(np.round(np.linspace(num_timesteps, last, num_steps)), 0)
+    stride = (num_timesteps - 1) / max(num_steps - 1, 1)
+    return _from_indices(np.cumsum([0.0, *[stride] * (num_steps - 1)]), num_timesteps)
+
+
+def linspace(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+    """The evenly spaced integers of diffusers' spacing of that name, from T down to 1, then 0: `[N + 1]`.
+
+    For one step diffusers takes the time 1; here it is T, where x_T belongs.
+    """
+    num_timesteps = _checked(schedule, num_steps)
+    return _from_indices(np.linspace(0, num_timesteps - 1, num_steps), num_timesteps)
+
+
+def leading(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+    """Integers `1 + i (T // N)` for i from N - 1 down to 0, then 0: `[N + 1]`, whose first time is below T.
+
+    They are the even strides of Song et al. 2020's code (DDIM) and diffusers' spacing of that name. The chain starts
+    from pure noise although its first time has less of it, which Lin et al. 2024 (section 3.3) describe as a flaw.
+    """
+    num_timesteps = _checked(schedule, num_steps)
+    return np.append(1.0 + np.arange(num_steps)[::-1] * (num_timesteps // num_steps), 0)
 
 
 def trailing(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
@@ -44,6 +68,12 @@ def karras(schedule: NoiseSchedule, num_steps: int, *, rho: float = 7.0) -> np.n
     first, last = np.exp(-schedule.log_snr[[-1, 0]] / 2)
     ratio = _fractions(first ** (1 / rho), last ** (1 / rho), num_steps) ** rho
     return np.append(schedule.time(-2 * np.log(ratio)), 0)
+
+
+def _from_indices(indices: np.ndarray, num_timesteps: int) -> np.ndarray:
+    """Times from increasing 0-based indices `[N]`, which are rounded, then 0: `[N + 1]`; one step starts at T."""
+    times = 1 + np.round(indices)[::-1]
+    return np.append(times if len(times) > 1 else num_timesteps, 0)
 
 
 def _fractions(first: float, last: float, num_steps: int) -> np.ndarray:

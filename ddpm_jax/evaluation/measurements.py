@@ -47,12 +47,13 @@ def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
     transitions = factory.sampling_transitions(run.config, num_steps)
     num_steps, denoiser, variance = transitions.num_steps, run.denoiser(), factory.variance(run.config)
+    cdf = factory.decoder(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)
 
     def piece_terms(
         params: chex.ArrayTree, x_0: jax.Array, label: jax.Array, keys: jax.Array, indexed: IndexedTransitions
     ) -> dict[str, jax.Array]:
-        return bound_terms(denoiser(params, label), x_0, keys, indexed=indexed, variance=variance)
+        return bound_terms(denoiser(params, label), x_0, keys, indexed=indexed, variance=variance, cdf=cdf)
 
     piece_terms = jax.jit(piece_terms, in_shardings=(whole, cut, cut, cut, whole), out_shardings=whole)
     prior_level = factory.noise_schedule(run.config).level(run.config.diffusion.num_timesteps)
@@ -74,6 +75,7 @@ def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
         "L_between": float(bpd(nats[:-1].sum(0).mean())),
         "L_0": float(bpd(nats[-1].mean())),
         "variance": variance.value,
+        "decoder": run.config.sample.decoder,
         "times": np.asarray(transitions.now.t).tolist(),
         "terms": bpd(nats.mean(1)).tolist(),
         "eps_mse": mse.mean(1).tolist(),

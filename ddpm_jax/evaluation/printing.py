@@ -15,7 +15,7 @@ def of_bound(result: Result) -> list[str]:
         f"bound          {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim",
         f"  L_T          {result['L_T']:.3g}",
         f"  L_(t-1) sum  {result['L_between']:.4f}   ({len(result['terms']) - 1} terms)",
-        f"  L_0          {result['L_0']:.4f}",
+        f"  L_0          {result['L_0']:.4f}" + ("   (tanh approximation)" if result["decoder"] == "tanh" else ""),
     ]
 
 

@@ -5,6 +5,7 @@ UserError that names the key.
 """
 
 from ddpm_jax.factory.chains import (
+    DECODERS,
     GRIDS,
     SAMPLERS,
     SCHEDULES,
@@ -13,6 +14,7 @@ from ddpm_jax.factory.chains import (
     Guidance,
     chain_program,
     check_sampling,
+    decoder,
     guidance,
     noise_schedule,
     sampler,
@@ -22,6 +24,7 @@ from ddpm_jax.factory.chains import (
 )
 from ddpm_jax.factory.given import check_callable, check_input, check_sampler, checked_hooks, checked_sinks, described
 from ddpm_jax.factory.models import (
+    GUIDED_BY,
     RANDOM_WEIGHTS,
     TARGETS,
     TASKS,
@@ -46,7 +49,9 @@ from ddpm_jax.factory.sinks import SINKS, sinks
 from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
 
 __all__ = [
+    "DECODERS",
     "GRIDS",
+    "GUIDED_BY",
     "LOSSES",
     "RANDOM_WEIGHTS",
     "SAMPLERS",
@@ -70,6 +75,7 @@ __all__ = [
     "checked_sinks",
     "classifier",
     "classifier_samples",
+    "decoder",
     "denoiser",
     "described",
     "fitted",

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import problem
-from ddpm_jax.diffusion import schedules, timesteps
+from ddpm_jax.diffusion import gaussian, schedules, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     Variance,
@@ -41,6 +41,8 @@ SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
     "cosine": (schedules.cosine, ()),
 }
 VARIANCES: dict[str, Variance] = {variance.value: variance for variance in Variance}
+# The normal CDF by which the bound's decoder integrates.
+DECODERS: dict[str, gaussian.Cdf] = {"exact": gaussian.normal_cdf, "tanh": gaussian.tanh_cdf}
 # From the configuration and the chain's settings, numbers that may change without compiling again.
 SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "ancestral": lambda config, settings: ancestral(variance(config)),
@@ -58,6 +60,8 @@ SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
 GRIDS: dict[str, Callable[[NoiseSchedule, int], np.ndarray]] = {
     "uniform": timesteps.uniform,
     "trailing": timesteps.trailing,
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
     "quadratic": timesteps.quadratic,
     "log_snr": timesteps.log_snr,
     "karras": timesteps.karras,
@@ -103,7 +107,7 @@ class ChainProgram(NamedTuple):
     Attributes:
       num_steps: number of steps; 0 for all T.
       sampler: the name of the sampler, or that of a program.
-      variance, grid, corrector_steps, clip_x_0: as in `config.sample`.
+      variance, grid, corrector_steps, clip_x_0, clip_order, classifier_on: as in `config.sample`.
       guidance: the `Guidance`.
     """
 
@@ -113,6 +117,8 @@ class ChainProgram(NamedTuple):
     grid: str
     corrector_steps: int
     clip_x_0: bool
+    clip_order: str
+    classifier_on: str
     guidance: Guidance
 
 
@@ -120,7 +126,8 @@ def chain_program(config: ConfigDict, num_steps: int, sampler: Sampler | None = 
     """The program of a chain of `num_steps`, with the sampler of `config.sample` unless one is given."""
     part = config.sample
     names = part.sampler if sampler is None else GivenSampler(sampler), part.variance, part.grid
-    return ChainProgram(num_steps, *names, part.corrector_steps, part.clip_x_0, guidance(config))
+    clips = part.clip_x_0, part.clip_order
+    return ChainProgram(num_steps, *names, part.corrector_steps, *clips, part.classifier_on, guidance(config))
 
 
 def guidance(config: ConfigDict) -> Guidance:
@@ -171,6 +178,11 @@ def variance(config: ConfigDict) -> Variance:
     return chosen
 
 
+def decoder(config: ConfigDict) -> gaussian.Cdf:
+    """The normal CDF by which the decoder of the bound integrates, exact or as published code approximates it."""
+    return named(DECODERS, config.sample.decoder, "sample.decoder")
+
+
 def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Settings], Sampler]:
     """A function from `sampler_settings` to the `Sampler` of `config.sample`, with its Langevin corrector if any.
 
@@ -182,6 +194,12 @@ def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Setti
       UserError: there is no sampler of that name, or a setting does not suit it.
     """
     configured = named(SAMPLERS, config.sample.sampler, "sample.sampler")
+    other = given is not None or config.sample.sampler != "ancestral" or config.sample.corrector_steps
+    if config.sample.classifier_on == "mean" and other:
+        raise UserError(
+            "classifier_on=mean shifts the mean of the ancestral step alone: choose sampler=ancestral without "
+            "corrector_steps, or classifier_on=score"
+        )
     make = configured if given is None else lambda config, settings: given
 
     def with_settings(settings: Settings) -> Sampler:

@@ -14,7 +14,14 @@ from ddpm_jax.config import KEYS
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import AnyArray, stream
-from ddpm_jax.diffusion.guidance import classifier_free, classifier_guided, clip_x_0, in_one_batch, label_log_prob
+from ddpm_jax.diffusion.guidance import (
+    classifier_free,
+    classifier_guided,
+    clip_x_0,
+    in_one_batch,
+    label_log_prob,
+    mean_guided,
+)
 from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Target, as_classifier, as_denoiser
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.factory.chains import Settings, checked_guidance, sampler_settings
@@ -23,6 +30,11 @@ from ddpm_jax.factory.lookup import named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
 
 TASKS = KEYS["task"].choices
+# How the gradient of a classifier guides a denoiser.
+GUIDED_BY: dict[str, Callable[[Denoiser, LogProb, float | jax.Array], Denoiser]] = {
+    "score": classifier_guided,
+    "mean": mean_guided,
+}
 TARGETS: dict[str, Target] = {target.value: target for target in Target}
 # Whether the weight of a name is random, or None where no weight is.
 RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
@@ -159,7 +171,9 @@ def denoiser(
       UserError: the configuration asks for guidance that the model was not trained for.
     """
     from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, checked_guidance(config)
-    clips = config.sample.clip_x_0
+    guided_by = named(GUIDED_BY, config.sample.classifier_on, "sample.classifier_on")
+    order = named(KEYS["sample.clip_order"].choices, config.sample.clip_order, "sample.clip_order")
+    clip_before, clip_after = (config.sample.clip_x_0 and order == when for when in ("before", "after"))
 
     def with_params(
         params: chex.ArrayTree, label: AnyArray | None = None, settings: Settings | None = None
@@ -169,7 +183,11 @@ def denoiser(
         if classifier:
             assert isinstance(params, Mapping), "with a classifier params are {'denoiser', 'classifier'}"
             own = params["denoiser"]
-        network = partial(from_network, model.apply, {"params": own})
+
+        def network(label: AnyArray | None) -> Denoiser:
+            denoise = from_network(model.apply, {"params": own}, label=label)
+            return clip_x_0(denoise) if clip_before else denoise
+
         if not evaluated.unconditional:
             denoise = network(label=label)
         elif not evaluated.conditional:
@@ -183,8 +201,8 @@ def denoiser(
             assert isinstance(params, Mapping)
             assert label is not None, "a classifier has classes"
             log_prob = label_log_prob(classifier(params["classifier"]), label)
-            denoise = classifier_guided(denoise, log_prob, settings["classifier_scale"])
-        return clip_x_0(denoise) if clips else denoise
+            denoise = guided_by(denoise, log_prob, settings["classifier_scale"])
+        return clip_x_0(denoise) if clip_after else denoise
 
     return with_params
 

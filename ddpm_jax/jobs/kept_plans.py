@@ -14,7 +14,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import to_json
-from ddpm_jax.jobs.resources import Plan, plan
+from ddpm_jax.jobs.plans import Plan
+from ddpm_jax.jobs.resources import plan
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.devices import all_devices
 from ddpm_jax.runtime.paths import cache_folder

@@ -1,14 +1,12 @@
 """The training speed at which the devices of a run would do their peak arithmetic."""
 
-import math
-
 import jax
-import jaxlib._jax as _jaxlib
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.jobs import costs
 from ddpm_jax.jobs.resources import abstract_arguments
-from ddpm_jax.runtime.peaks import peak_flops
+from ddpm_jax.runtime.peaks import peak_of
 from ddpm_jax.training.state import TrainState
 
 
@@ -21,29 +19,15 @@ def peak_steps_per_s(
     (config.model.remat) is counted as well. The peak is that of bfloat16, whatever the step computes in.
 
     Args:
-      step_fn: the train step, from `compiled_step`.
+      step_fn: the train step without accumulation, from `compiled_step`.
       config: configuration of the run.
       mesh: the devices.
       shapes: the shapes of the state.
       num_images: the size of the data set, if the step gathers its images from it, or None.
     """
-    peak = peak_flops(mesh.devices.flat[0].device_kind)
+    peak = peak_of(mesh.devices.flat[0].device_kind)
     if peak is None:
         return None
     arguments = abstract_arguments(config, mesh, shapes, num_images=num_images)
-    flops = _flops(step_fn.lower(*arguments))
-    return peak * mesh.size / flops if flops > 0 else None
-
-
-def _flops(lowered: jax.stages.Lowered) -> float:
-    """The arithmetic of a whole program before it is optimised; NaN where it cannot be counted.
-
-    The CPU's part of XLA counts it, because that of a plugin, as those for TPUs and GPUs are, cannot.
-    """
-    try:
-        counter = jax.local_devices(backend="cpu")[0].client
-    except RuntimeError:  # JAX_PLATFORMS excludes it
-        return math.nan
-    program = lowered.compiler_ir("hlo")
-    assert program is not None, "every step has this form"
-    return _jaxlib.hlo_module_cost_analysis(counter, program.as_hlo_module()).get("flops", math.nan)
+    flops = costs.flops(step_fn.lower(*arguments))
+    return peak.flops * mesh.size / flops if flops > 0 else None

@@ -15,6 +15,7 @@ from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
+from ddpm_jax.jobs import costs
 from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_repeatable, check_same_run, note_doubts
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.buckets import AnyPath
@@ -39,6 +40,7 @@ class Prepared(NamedTuple):
       init: function from a key to the first state.
       shapes: the shapes of the state.
       step_fn: the compiled train step.
+      undivided_step_fn: the same without accumulation, whose arithmetic XLA can count; it is not run.
     """
 
     config: ConfigDict
@@ -51,6 +53,7 @@ class Prepared(NamedTuple):
     init: StateInit
     shapes: TrainState
     step_fn: jax.stages.Wrapped
+    undivided_step_fn: jax.stages.Wrapped
 
     @property
     def num_images(self) -> int | None:
@@ -92,8 +95,10 @@ def prepared(config: ConfigDict, workdir: AnyPath, given: Given) -> Prepared:
     note_doubts(config)
     init = factory.state_init(config, model, spec)
     shapes, gathers = state_shapes(init), config.data.on_device and num_images is not None
-    step_fn = compiled_step(spec, mesh, shapes, gathers=gathers)
-    return Prepared(config, workdir, mesh, model, source, held_out, given.loss, init, shapes, step_fn)
+    step_fn = undivided = compiled_step(spec, mesh, shapes, gathers=gathers)
+    if spec.accumulation > 1:
+        undivided = compiled_step(costs.undivided(spec), mesh, shapes, gathers=gathers)
+    return Prepared(config, workdir, mesh, model, source, held_out, given.loss, init, shapes, step_fn, undivided)
 
 
 def _naming(config: ConfigDict, given: Given) -> ConfigDict:

@@ -1,14 +1,16 @@
-"""Estimates the resources of a run before it starts: parameters, and memory and arithmetic per device.
+"""Estimates the resources of a run before it starts: memory, arithmetic, traffic, and the speed that they permit.
 
 The train step is compiled and XLA's analysis of it is read; no state is allocated and no image is read. With a
-topology such as "v5e:4x4" the step is compiled for that TPU slice, on any machine that has `libtpu` installed.
+topology such as "v5e:4x4" the step is compiled for that TPU slice, on any machine that has `libtpu` installed. Read
+next: `costs.py`, `plans.py`.
 """
 
+import math
 import os
 import re
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +20,8 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, check_ranges, ignored
 from ddpm_jax.errors import UserError, first_line
+from ddpm_jax.jobs import costs
+from ddpm_jax.jobs.plans import Plan, limit_lines
 from ddpm_jax.runtime.devices import all_devices, check_divides, device_mesh, replicated, sharded, split
 from ddpm_jax.runtime.quiet import quieten_libtpu
 from ddpm_jax.training.loop import compiled_step, state_shapes
@@ -28,30 +32,6 @@ _TOPOLOGY = r"(?:([1-9]\d*)x)?(v\d+[a-z]*:[1-9]\d*(?:x[1-9]\d*)+)"
 _REMEDY = (
     "reduce the state (config.mesh.fsdp), the batch (config.train.accumulation) or the activations (config.model.remat)"
 )
-
-
-class Plan(NamedTuple):
-    """The resources that a step takes; sizes are in bytes per device.
-
-    Attributes:
-      parameters: the number of parameters of the network.
-      devices: the number and kind of the devices.
-      mesh: `{axis: size}`.
-      state: the size of the parameters, their average and the optimiser's state.
-      batch: the size of the device's part of the batch.
-      temporaries: the peak size of activations and gradients, by XLA's analysis.
-      flops: floating-point operations of one step on one device, by XLA's analysis; NaN if XLA gives none.
-      memory: the memory of the device, or None if it is unknown.
-    """
-
-    parameters: int
-    devices: str
-    mesh: dict[str, int]
-    state: int
-    batch: int
-    temporaries: int
-    flops: float
-    memory: int | None
 
 
 def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1) -> Plan:
@@ -76,25 +56,31 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
     spec = factory.train_spec(config, model, num_images=num_images)
     shapes = state_shapes(factory.state_init(config, model, spec))
     state, batch = abstract_arguments(config, mesh, shapes)
-    traced = compiled_step(spec, mesh, shapes).trace(state, batch)
+    traced = undivided = compiled_step(spec, mesh, shapes).trace(state, batch)
+    if spec.accumulation > 1:
+        undivided = compiled_step(costs.undivided(spec), mesh, shapes).trace(state, batch)
+    platform = (mesh.devices.flat[0].platform,)
     try:
         with warnings.catch_warnings():  # the cache may hold this step, compiled for devices that are not here
             warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
-            compiled = traced.lower(lowering_platforms=(mesh.devices.flat[0].platform,)).compile()
+            compiled = traced.lower(lowering_platforms=platform).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(f"the step does not fit on {_kind(devices)}: {first_line(error)}; {_REMEDY}") from error
-    costs, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    memory, program = compiled.memory_analysis(), compiled.as_text() or ""
+    looped = spec.accumulation > 1 and costs.has_loop(program, spec.accumulation)  # XLA counts what is in it once
     assert memory is not None, "XLA knows it on CPUs, GPUs and TPUs"
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
-        devices=_kind(devices),
+        kind=devices[0].device_kind,
         mesh=dict(mesh.shape),
-        state=_bytes_per_device(state),
+        parts=_parts(state),
         batch=_bytes_per_device(batch),
         temporaries=memory.temp_size_in_bytes,
-        flops=costs.get("flops", float("nan")),
+        flops=_known(costs.flops(undivided.lower(lowering_platforms=platform)) / mesh.size),
+        traffic=None if looped else _known((compiled.cost_analysis() or {}).get("bytes accessed", math.nan)),
+        sent=costs.bytes_sent(program, mesh.size),
         memory=_memory(devices[0], topology),
     )
 
@@ -137,15 +123,15 @@ def table(config: ConfigDict, plan: Plan) -> list[str]:
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     lines = [
         f"{config.name}: {plan.parameters:,} parameters, batch {config.train.batch_size}, {config.model.dtype}",
-        f"devices          {plan.devices}, mesh {axes}",
-        f"state            {plan.state / gib:9.3f} GiB per device (parameters, average, optimiser)",
+        f"devices          {plan.num_devices} x {plan.kind}, mesh {axes}",
+        *(f"{name:<16} {size / gib:9.3f} GiB per device" for name, size in plan.parts.items()),
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
         f"total            {needed / gib:9.3f} GiB"
         + (f" of {plan.memory / gib:.0f}" if plan.memory else "; the memory of the device is unknown"),
         *(["data set         stored on each device in addition"] if config.data.on_device else []),
         *_assumed(config),
-        f"arithmetic       {plan.flops / 1e12:9.3f} TFLOP per step and device (by XLA)",
+        *limit_lines(plan, batch_size=config.train.batch_size),
     ]
     if plan.memory and needed > plan.memory:
         raise UserError(f"the step needs {needed / gib:.1f} of {plan.memory / gib:.0f} GiB per device; {_REMEDY}")
@@ -189,6 +175,18 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         return topologies.get_topology_desc(kind, platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise UserError(f"topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
+
+
+def _parts(state: TrainState) -> dict[str, int]:
+    """Returns the bytes that each part of the state takes on each device."""
+    rest = (state.step, state.times, state.key, state.recent)
+    named = {"parameters": state.params, "their average": state.ema_params, "optimiser": state.opt_state, "other": rest}
+    return {name: _bytes_per_device(tree) for name, tree in named.items()}
+
+
+def _known(number: float) -> float | None:
+    """Returns a number that XLA has counted; None where it has not."""
+    return number if math.isfinite(number) and number > 0 else None
 
 
 def _placed(shapes: Tree, shardings: Tree) -> Tree:

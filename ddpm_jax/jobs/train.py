@@ -121,12 +121,13 @@ def start(
         opened.enter_context(heartbeat)
         begin = partial(_restored_or_new, ready, checkpoints)
         attempts, start_steps = Attempts(config, checkpoints, ready.source, begin), []
-        peak = peak_steps_per_s(ready.step_fn, config, ready.mesh, ready.shapes, num_images=ready.num_gathered)
-        heartbeat.peak_steps_per_s = peak
+        peak = peak_steps_per_s(
+            ready.undivided_step_fn, config, ready.mesh, ready.shapes, num_images=ready.num_gathered
+        )
         for config, state in attempts:
             start_steps.append(int(state.step))
             begun = Start(workdir, to_json(config), start_steps[-1], attempts.rolled_back_from, checkpoints.term)
-            log = _log(config, begun, [*sinks, heartbeat], clock=clock, watch=watch)
+            log = _log(config, begun, [*sinks, heartbeat], clock=clock, watch=watch, peak_steps_per_s=peak)
             with log, attempts.watched():
                 state, stopped = _attempt(ready._replace(config=config), state, begun, log, checkpoints, hooks)
         seconds = seconds_of_run(read_log(workdir), clock)
@@ -184,17 +185,16 @@ def _inputs(
     return read_batches(source, mesh, order, num_workers=config.data.num_workers)
 
 
-def _log(config: ConfigDict, start: Start, sinks: Sequence[Sink], *, clock: Clock, watch: Watch | None) -> RunLog:
-    """The log of a run, with the options of its configuration."""
+def _log(config: ConfigDict, start: Start, sinks: Sequence[Sink], **options: Any) -> RunLog:
+    """The log of a run, with the options of its configuration and further ones of `RunLog`."""
     return RunLog(
         start,
         sinks,
         num_steps=config.train.num_steps,
         batch_size=config.train.batch_size,
         learning_rate=factory.learning_rate(config),
-        watch=watch,
         tolerated=config.train.max_passed_over if config.train.on_divergence == "skip" else 0,
-        clock=clock,
+        **options,
     )
 
 

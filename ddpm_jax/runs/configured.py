@@ -89,9 +89,9 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any], *, classifier
             raise UserError(f"there is no sampling setting {key!r}; {hint}")
         if value is None:
             continue
-        if key == "classifier_scale" and not classifier:
+        if key in ("classifier_scale", "classifier_on") and not classifier:
             raise UserError(
-                f"classifier_scale={shortened(repr(value))} has no effect without a classifier: call "
+                f"{key}={shortened(repr(value))} has no effect without a classifier: call "
                 "run.guide(Run(DIR)) with the run of one first"
             )
         if key == "labels" and not isinstance(value, str):

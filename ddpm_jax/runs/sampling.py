@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ddpm_jax.config import changes, in_words, to_json
+from ddpm_jax.config import GROUPS, changes, in_words, to_json
 from ddpm_jax.errors import UserError, check_counts, first_line, reading
 from ddpm_jax.runs import pictures
 from ddpm_jax.runs.chain import draw
@@ -176,7 +176,8 @@ def _recorded(record: AnyPath) -> dict[str, Any]:
             f"{record.parent} was drawn by an earlier version, which recorded the path of the run and not its network, "
             "so the images there may come from another network: draw all images into another folder"
         )
-    return settings
+    defaults = {name: key.default for name, key in GROUPS["sample"].keys.items()}  # of keys that are newer
+    return {**settings, "sample": {**defaults, **settings["sample"]}}
 
 
 def _fingerprint(arrays: Iterable[ArrayLike]) -> int:

@@ -30,7 +30,7 @@ PHASES = {
 """What a run spends its time on, each with its meaning."""
 SECONDS = {phase: f"seconds_{phase}" for phase in PHASES}
 """The name of each in a line of the log."""
-TIMED = frozenset({"steps_per_s", "images_per_s", *SECONDS.values()})
+TIMED = frozenset({"steps_per_s", "images_per_s", "mfu", *SECONDS.values()})
 """The numbers in a line of the log that depend on how fast the run was, and not on what it computed."""
 _SPEED = ("steps", "input", "saving", "hooks", "logging")
 

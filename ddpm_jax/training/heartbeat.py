@@ -109,16 +109,12 @@ class Heartbeat(Sink):
       workdir: the run's directory, which exists.
       num_steps: the number of the last step.
       last_checkpoint: function that returns the step of the newest checkpoint on disk and its time, or None.
-
-    Attributes:
-      peak_steps_per_s: the training speed at the peak of all devices; None as long as it is not known.
     """
 
     def __init__(
         self, workdir: AnyPath, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]
     ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
-        self.peak_steps_per_s: float | None = None
         self._warned, self._written, self._later = False, float("-inf"), Newest("status")
         earlier = self._read() or Status(WAITING)
         kept: dict[str, Any] = {
@@ -169,7 +165,7 @@ class Heartbeat(Sink):
             "step": step,
             "steps_per_s": speed,
             "images_per_s": line["images_per_s"],
-            "mfu": speed / self.peak_steps_per_s if self.peak_steps_per_s else None,
+            "mfu": line.get("mfu"),
             "seconds_left": ((self._status.num_steps or 0) - step) / max(speed, 1e-9),
             "seconds_per_line": (step - last) / max(speed, 1e-9),
             "held_out_loss": line.get("held_out_loss", self._status.held_out_loss),

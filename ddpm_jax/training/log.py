@@ -63,6 +63,7 @@ class RunLog:
       watch: function that is called with all lines of the log after each new one, instead of printing; or None.
       tolerated: the number of steps passed over in the run up to which a step that diverged is only noted.
       clock: the `Clock` of this process, or None for a new one.
+      peak_steps_per_s: the training speed at the peak of all devices, for their share of it; None if it is not known.
 
     Attributes:
       clock: the `Clock`, whose seconds go into each line.
@@ -82,9 +83,11 @@ class RunLog:
         watch: Watch | None = None,
         tolerated: int = 0,
         clock: Clock | None = None,
+        peak_steps_per_s: float | None = None,
     ) -> None:
         self._tolerated, self._rolled_back_from = tolerated, start.rolled_back_from
         self._workdir, self._batch_size, self._learning_rate = start.workdir, batch_size, learning_rate
+        self._peak_steps_per_s = peak_steps_per_s
         self.clock, self._spikes = clock or Clock(), Spikes()
         self._sinks: list[Sink] = []  # those that were started, on the first process
         if is_first():
@@ -241,6 +244,7 @@ class RunLog:
         return {
             "steps_per_s": per_second,
             "images_per_s": per_second * self._batch_size,
+            **({"mfu": per_second / self._peak_steps_per_s} if self._peak_steps_per_s else {}),
             **as_numbers(seconds),
         }
 
@@ -280,6 +284,7 @@ class RunLog:
     def _show(self, line: LogLine) -> None:
         """Shows the line in the progress bar, or prints it if there is no terminal."""
         speed, shown = f"{line['images_per_s']:,.0f} images/s", "accuracy" if "accuracy" in line else "loss"
+        speed += f" ({line['mfu']:.1%} MFU)" if "mfu" in line else ""
         loss = f"{shown} {line[shown]:.4f}"
         values = (line.get(f"{shown}_t{i}") for i in range(1, 5))
         quarters = " ".join("-" if value is None else f"{value:.3f}" for value in values)  # "-": no time drawn
@@ -315,7 +320,8 @@ def read_log(workdir: str | os.PathLike[str]) -> list[LogLine]:
 
     Every line has "step", "loss", "grad_norm", "learning_rate", "steps_per_s" and "images_per_s"; "loss_t1" to
     "loss_t4" are the means over the quarters of t, from little noise to much; "seconds_steps", "seconds_input" and
-    others are where the time since the line before went (`goodput.PHASES`). A run without a log gives `[]`.
+    others are where the time since the line before went (`goodput.PHASES`); "mfu" is the share of the devices' peak
+    arithmetic that the steps reach, where it is known. A run without a log gives `[]`.
 
     Raises:
       UserError: the log cannot be read.

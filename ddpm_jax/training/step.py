@@ -36,6 +36,7 @@ NOT_TERMS = (
     "learning_rate",
     "steps_per_s",
     "images_per_s",
+    "mfu",
     "fd",
     "diverged",
     "passed_over",

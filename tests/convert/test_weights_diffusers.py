@@ -1,6 +1,7 @@
 """diffusers in and out: the same numbers on both sides, every tensor bit for bit, and what is not supported."""
 
 import json
+import re
 import resource
 
 import jax
@@ -102,6 +103,19 @@ def test_a_digits_run_of_ours_samples_in_diffusers(pipeline, diffusers, tmp_path
     assert images.shape == (2, 8, 8, 1)
     assert np.isfinite(images).all()
     assert images.std() > 0.1
+
+
+def test_the_program_on_the_card_runs(diffusers, tmp_path, monkeypatch):
+    """Both of its pipelines, which take the folder by its name; DDIM on the grid that ends as ours does."""
+    save(tmp_path / "run", tiny_config())
+    export_diffusers(Run(tmp_path / "run"), tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "out" / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    names = {}
+    exec(program, names)
+    assert names["pipeline"].scheduler.config.timestep_spacing == "trailing"
+    assert names["image"].size == (8, 8)
 
 
 def test_a_learned_variance_samples_in_diffusers(diffusers, tmp_path):

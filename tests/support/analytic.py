@@ -42,6 +42,8 @@ ALL_SCHEDULES: dict[str, Callable[[int], schedules.NoiseSchedule]] = {
 ALL_GRIDS: dict[str, Callable[[schedules.NoiseSchedule, int], np.ndarray]] = {
     "uniform": timesteps.uniform,
     "trailing": timesteps.trailing,
+    "leading": timesteps.leading,
+    "linspace": timesteps.linspace,
     "quadratic": timesteps.quadratic,
     "log_snr": timesteps.log_snr,
     "karras": timesteps.karras,

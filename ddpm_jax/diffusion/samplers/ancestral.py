@@ -8,7 +8,7 @@ import enum
 import jax.numpy as jnp
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like, noise_like
-from ddpm_jax.diffusion.gaussian import q_posterior
+from ddpm_jax.diffusion.gaussian import q_posterior, variance_kl_nats
 from ddpm_jax.diffusion.prediction import Denoiser, Prediction
 from ddpm_jax.diffusion.samplers.driver import Sampler, SamplerState, StepInfo
 from ddpm_jax.diffusion.schedules import Transition
@@ -36,7 +36,7 @@ def p_mean_log_var(
        \left( x_t - \frac{\beta}{\sqrt{1 - \bar\alpha_t}}\, \epsilon_\theta(x_t, t) \right) $$
 
     [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 11, is the mean in terms of eps; in terms of x_0, as here,
-    it also holds when x_0 was clipped.
+    it also holds when x_0 was clipped. A prediction with a `mean_gradient` shifts the mean by the variance times it.
 
     Returns:
       mean `[B, ...]` and log variance, broadcastable against it.
@@ -45,14 +45,50 @@ def p_mean_log_var(
       ValueError: the variance is learned and the network has no head for it.
     """
     mean, small = q_posterior(prediction.x_0, x_t, transition)
-    large = expand_like(transition.log_var_large, x_t)
+    log_var = small + _log_var_excess(prediction, transition, variance)
+    if prediction.mean_gradient is not None:
+        mean += jnp.exp(log_var) * prediction.mean_gradient
+    return mean, log_var
+
+
+def step_kl_nats(prediction: Prediction, x_0: AnyArray, *, transition: Transition, variance: Variance) -> Array:
+    r"""`KL(q(x_s | x_t, x_0), p(x_s | x_t))` of each component `[B, ...]`, in nats, for s > 0.
+
+    $$ D_{\mathrm{KL}} = \frac12 \left( \log\frac{\sigma_t^2}{\tilde\beta} + \frac{\tilde\beta}{\sigma_t^2} - 1
+       + \frac{\bar\alpha_s\, \beta^2}{(1 - \bar\alpha_t)^2}\, \frac{(x_0 - \hat x_0)^2}{\sigma_t^2} \right) $$
+
+    [Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 8 in terms of x_0; sigma_t squared is the variance of p. The
+    parts of both means that depend on x_t are equal and are left out, and so is what both log variances have in
+    common: near t = T float32 would lose both differences, which are a ten-thousandth and a millionth of the numbers.
+
+    Args:
+      prediction: the `Prediction` at x_t.
+      x_0: `[B, ...]`, the clean images.
+      transition: the transition t -> s.
+      variance: `Variance` of p.
+
+    Raises:
+      ValueError: as for `p_mean_log_var`.
+    """
+    excess = _log_var_excess(prediction, transition, variance)
+    log_var = expand_like(transition.log_var_small, x_0) + excess
+    weight = transition.next.signal * transition.beta / transition.now.sigma**2
+    difference = expand_like(weight, x_0) * (prediction.x_0 - x_0)
+    if prediction.mean_gradient is not None:
+        difference += jnp.exp(log_var) * prediction.mean_gradient
+    return variance_kl_nats(excess) + 0.5 * difference**2 * jnp.exp(-log_var)
+
+
+def _log_var_excess(prediction: Prediction, transition: Transition, variance: Variance) -> Array:
+    """The log variance of p(x_s | x_t) above the small one, broadcastable against images."""
+    difference = expand_like(transition.log_var_range, prediction.x_0)
     if variance is Variance.SMALL:
-        return mean, small
+        return jnp.zeros_like(difference)
     if variance is Variance.LARGE:
-        return mean, jnp.where(expand_like(transition.next.t, x_t) > 0, large, small)
+        return jnp.where(expand_like(transition.next.t, prediction.x_0) > 0, difference, 0)
     if prediction.var_frac is None:
         raise ValueError("a learned variance needs a network with a variance head")
-    return mean, prediction.var_frac * large + (1 - prediction.var_frac) * small
+    return prediction.var_frac * difference
 
 
 def p_sample(denoise: Denoiser, keys: Array, *, x_t: Array, transition: Transition, variance: Variance) -> Array:

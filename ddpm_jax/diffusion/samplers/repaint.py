@@ -18,6 +18,9 @@ from ddpm_jax.diffusion.schedules import Transition
 def repaint(predictor: Sampler, image: AnyArray, known: Real, *, num_resamples: int | Array = 10) -> Sampler:
     """Any sampler, constrained to the known part of an image (Lugmayr et al. 2022, algorithm 1).
 
+    With many repetitions and a predictor of small steps the mean is exact. The spread is exact for ancestral sampling
+    with the large variance; with the small one it is too small, and with DDIM in between (`docs/agreement.md`).
+
     Args:
       predictor: `Sampler`.
       image: `[H, W, C]` in [-1, 1], or `[B, H, W, C]`.
