@@ -3,7 +3,7 @@
   python benchmarks/storage_faults.py
   python benchmarks/storage_faults.py --schedules=1000 --out=/tmp/faults.jsonl
 
-Each schedule trains a run of eight steps in a bucket of its own (an emulator on the loopback address) while some of its
+Each schedule trains a run of six steps in a bucket of its own (an emulator on the loopback address) while some of its
 requests fail: refused by the service or for want of a permission, delayed, cut off in the middle of what is written or
 read, not answered although they were done, or answered with an old listing. The run is started again after each error,
 in the same process, until it ends. Then its checkpoints (parameters, averages, optimiser) and its log are compared bit
@@ -12,58 +12,35 @@ and given again goes on after the last one.
 """
 
 import contextlib
-import functools
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import _root  # noqa: F401
 import numpy as np
-import orbax.checkpoint as ocp
+from _faulty_bucket import Control, drawn, faulty_bucket
+from _faulty_runs import Ended, compiled_once, config_of, differences, ended, is_helpful, started
 from absl import flags
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from _faulty_bucket import Control, drawn, faulty_bucket
-from ml_collections import ConfigDict
-from support.tiny import tiny_config
-
-from ddpm_jax import factory
 from ddpm_jax.commands import cli
-from ddpm_jax.errors import UserError, is_transient
-from ddpm_jax.jobs import preparation, train
+from ddpm_jax.errors import is_transient
+from ddpm_jax.jobs import train
 from ddpm_jax.runtime import lease, storage
-from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import any_path
-from ddpm_jax.training import integrity
-from ddpm_jax.training.listing import checkpoint_path
-from ddpm_jax.training.log import LogLine, read_log
-from ddpm_jax.training.restoring import saved_steps, stored_record
+from ddpm_jax.training.restoring import saved_steps
 
 SCHEDULES = flags.DEFINE_integer("schedules", 200, "The number of schedules, whose seeds are 0, 1, ...", lower_bound=1)
 OUT = flags.DEFINE_string("out", "runs/storage_faults.jsonl", "The file of the results, one line for each schedule.")
 
 MOST_STARTS = 60
-REMEDY = re.compile(
-    r"[;:,] (then )?(fix|free|choose|wait|start|make|check|give|run|move|open|train|log in|look|the same command)\b"
-)
 BEAT = 0.3
 """Seconds between two renewals of the lease, instead of ten."""
-
-
-class Ended(NamedTuple):
-    """What a run has left: the digests of all arrays of its checkpoints by step, and its log without the speeds."""
-
-    checkpoints: dict[int, Any]
-    log: list[LogLine]
 
 
 class Result(NamedTuple):
@@ -92,88 +69,6 @@ class Result(NamedTuple):
     seconds: float
 
 
-def config_of(**changes: Any) -> ConfigDict:
-    """The run of all schedules: eight steps with a checkpoint after every second one."""
-    return tiny_config(diffusion__num_timesteps=4, **changes)
-
-
-def compiled_once() -> None:
-    """Lets all runs of this process, which have one configuration, take their steps with one compiled function."""
-    for module, name in ((preparation, "compiled_step"), (factory, "state_init")):
-        setattr(module, name, first_result(getattr(module, name)))
-
-
-def first_result(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that returns what the first call returned, whatever its arguments are."""
-    results: list[Any] = []
-
-    @functools.wraps(function)
-    def remembered(*args: Any, **options: Any) -> Any:
-        if not results:
-            results.append(function(*args, **options))
-        return results[0]
-
-    return remembered
-
-
-def ended(workdir: str) -> Ended:
-    """What a run has left; raises if a checkpoint does not hold what was saved."""
-    folder, found = any_path(workdir) / "checkpoints", {}
-    for step in saved_steps(folder):
-        path = checkpoint_path(folder, step)
-        record = stored_record(path)
-        integrity.check(_arrays(path), record.digests)
-        found[step] = record.digests
-    lines = [
-        {name: line[name] for name in line if not name.endswith("per_s") and not name.startswith("seconds_")}
-        for line in read_log(workdir)
-    ]
-    return Ended(found, lines)
-
-
-def _arrays(path: AnyPath) -> Any:
-    """All arrays of a checkpoint, as they lie there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Orbax recommends to say on which devices
-        return ocp.PyTreeCheckpointer().restore(path / "state")
-
-
-def started(workdir: str) -> tuple[list[int], BaseException | None, str]:
-    """Starts a run once; returns the steps that it took, the error that ended it, and what it printed to stderr."""
-    steps: list[int] = []
-    stderr = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(stderr):
-        try:
-            train.start(config_of(), workdir, hooks=[lambda step, state, metrics: steps.append(step)])
-        except Exception as error:
-            return steps, error, stderr.getvalue()
-    return steps, None, stderr.getvalue()
-
-
-def is_helpful(error: BaseException) -> bool:
-    """Whether an error is one line with a remedy."""
-    text = str(error)
-    return isinstance(error, UserError) and "\n" not in text and len(text) < 500 and bool(REMEDY.search(text))
-
-
-def differences(whole: Ended, every: Ended, found: Ended) -> tuple[list[str], list[str]]:
-    """What a run has lost and what it has changed.
-
-    Args:
-      whole: the run without faults.
-      every: the same with a checkpoint of every step, since a run saves more of them when errors end it.
-      found: the run with faults.
-    """
-    lost = [f"checkpoint {step}" for step in whole.checkpoints if step not in found.checkpoints]
-    changed = [f"checkpoint {step}" for step in found.checkpoints if found.checkpoints[step] != every.checkpoints[step]]
-    logged = {line["step"]: line for line in found.log}
-    lost += [f"line {line['step']}" for line in whole.log if line["step"] not in logged]
-    changed += [f"line {line['step']}" for line in whole.log if logged.get(line["step"], line) != line]
-    if len(found.log) != len(logged):
-        changed.append("lines that are there twice")
-    return lost, changed
-
-
 def outcome(seed: int, workdir: str, faults: Control, *, requests: int, whole: Ended, every: Ended) -> Result:
     """Trains the run of one schedule until it ends."""
     begin, errors, lost, unhelpful, persons = time.monotonic(), list[str](), list[str](), list[str](), 0
@@ -184,7 +79,7 @@ def outcome(seed: int, workdir: str, faults: Control, *, requests: int, whole: E
         steps, error, stderr = started(workdir)
         if steps and steps[0] <= newest:
             lost.append(f"start {start} took step {steps[0]} again, of which checkpoint {newest} was left")
-        if "Traceback" in stderr:
+        if "Traceback" in stderr or "Exception ignored" in stderr:
             unhelpful.append(f"printed: {stderr}")
         if error is None:
             break
@@ -247,7 +142,9 @@ def main() -> None:
             wrong = [*result.lost, *result.changed, *result.unhelpful]
             print(f"{seed}: {sum(result.faults.values())} faults, {result.restarts} restarts, {result.seconds} s"
                   f"{''.join(f'{chr(10)}  {text}' for text in wrong)}", flush=True)  # fmt: skip
-    print(summary([done[seed] for seed in range(SCHEDULES.value)]))
+    results = [done[seed] for seed in range(SCHEDULES.value)]
+    print(summary(results))
+    sys.exit(any(result.lost or result.changed or result.unhelpful for result in results))
 
 
 if __name__ == "__main__":

@@ -183,14 +183,14 @@ def writing(
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns an `OSError` into a `UserError` of one line; `path` is named where the error names no file."""
+    """Turns an `OSError` into a `UserError` with a remedy; `path` is named where the error names no file."""
     try:
         yield
     except OSError as error:
         failed = f"cannot read {error.filename or path}: {error.strerror or first_line(error)}"
         if is_transient(error):
             raise TransientError(f"{failed}; start the same command again") from error
-        raise UserError(failed) from error
+        raise UserError(f"{failed}; make it readable, or give another path") from error
 
 
 def _printable(text: str) -> str:

@@ -1,9 +1,13 @@
 """What a bucket's libraries raise is told apart: it may pass by itself, or a person must mend something."""
 
 import errno
+import gc
 import itertools
+import os
 import socket
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -132,6 +136,22 @@ def test_a_save_into_a_bucket_that_does_not_answer_says_to_start_again(saved, mo
     assert endings.exit_code(caught.value) == code
 
 
+def test_a_file_that_was_not_uploaded_is_let_go_with_its_error(saved, monkeypatch):
+    """Else the garbage collection tries to close it, and prints that this is impossible."""
+    from gcsfs.core import GCSFile
+
+    def unclosed():
+        return sum(isinstance(thing, GCSFile) for thing in gc.get_objects())
+
+    gc.collect()
+    with Checkpoints(saved) as checkpoints:
+        before = unclosed()
+        monkeypatch.setattr(GCSFile, "_upload_chunk", raising(LASTING["bad request"]()))
+        with pytest.raises(UserError, match=r"^cannot save a checkpoint in .*: no such field, 400; ") as caught:
+            checkpoints._guard(partial((saved / "x").write_text, "content"))
+        assert unclosed() == before, caught
+
+
 def test_a_bucket_that_is_down_hides_no_error(saved, monkeypatch, capsys):
     """Neither that of the save nor that which ends the run is replaced by the one of the listing."""
     with Checkpoints(saved) as checkpoints, monkeypatch.context() as down:
@@ -163,19 +183,39 @@ def test_another_workdir_is_no_remedy_for_a_silent_bucket(saved, monkeypatch, ma
 
 
 @pytest.fixture
-def silent(monkeypatch):
-    """A server that takes requests and never answers, in place of the bucket for conditional writes."""
+def silent():
+    """The address of a server that takes requests and never answers."""
+    with socket.create_server(("localhost", 0)) as server:
+        yield f"http://localhost:{server.getsockname()[1]}"
+
+
+def test_a_request_that_hangs_is_given_up(silent, monkeypatch):
+    """By gcsfs, after it has sent the request several times; without a limit it would wait for ever."""
+    import fsspec
+    import gcsfs.retry
+
+    async def no_pause(seconds):
+        pass
+
+    monkeypatch.setattr(gcsfs.retry, "asyncio", SimpleNamespace(sleep=no_pause))
+    system = fsspec.filesystem("gcs", endpoint_url=silent, token="anon")
+    assert system.requests_timeout.sock_read == 60
+    system.requests_timeout = aiohttp.ClientTimeout(sock_read=0.1)
+    monkeypatch.setattr(storage, "gcs", lambda: system)
+    path = paths.any_path("gs://bucket/x")
+    for read in (storage.read_bytes, storage.objects_below):
+        with pytest.raises(TimeoutError) as caught:
+            read(path)
+        assert endings.exit_code(caught.value) == endings.START_AGAIN
+    assert os.environ["TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS"] == "60"  # which has a limit of its own
+
+
+def test_a_conditional_write_that_hangs_is_given_up_in_time(silent, monkeypatch):
     from google.auth.credentials import AnonymousCredentials
     from google.cloud import storage as library
 
-    with socket.create_server(("localhost", 0)) as server:
-        address = f"http://localhost:{server.getsockname()[1]}"
-        client = library.Client("test", credentials=AnonymousCredentials(), client_options={"api_endpoint": address})
-        monkeypatch.setattr(conditional, "_client", lambda: client)
-        yield
-
-
-def test_a_conditional_write_that_hangs_is_given_up_in_time(silent):
+    client = library.Client("test", credentials=AnonymousCredentials(), client_options={"api_endpoint": silent})
+    monkeypatch.setattr(conditional, "_client", lambda: client)
     begun = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         conditional.write_if(paths.any_path("gs://bucket/x"), b"", 0, seconds=0.2)

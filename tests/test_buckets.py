@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -246,4 +247,8 @@ def test_a_bucket_that_cannot_be_listed_is_one_line_with_a_remedy(place, monkeyp
     monkeypatch.setattr(type(buckets.gcs()), "_request", retry.retry_request(retries=2)(refused))
     with pytest.raises(UserError, match=r"^cannot list the checkpoints in gs://.*; fix the cause, and start again$"):
         saved_steps(folder)
+    openings = (Run, partial(dj.ImageFolder, size=8), partial(train.train, tiny_config()))
+    for opening in openings:  # none of which says that it is absent
+        with pytest.raises(UserError, match=r"^cannot read gs://.*: Forbidden, 403"):
+            opening(f"{place}/run")
     assert "Traceback" not in capfd.readouterr().err

@@ -9,6 +9,7 @@ from support.tiny import random_state, same, tiny_config
 
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import BusyError, UserError
+from ddpm_jax.jobs.status.reading import observe
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime import conditional, paths, storage
@@ -17,7 +18,8 @@ from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.training.bucket_store import Bucket
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.folder_store import Folders
-from ddpm_jax.training.restoring import saved_steps
+from ddpm_jax.training.heartbeat import status_file
+from ddpm_jax.training.restoring import newest_checkpoint, saved_steps, stored_config
 from ddpm_jax.training.stores import claim
 
 CONFIG = tiny_config(diffusion__num_timesteps=4)
@@ -64,17 +66,25 @@ def places(folder):
 
 
 def test_a_run_whose_manifest_is_missing_is_refused_and_loses_nothing(folder, opened):
-    """Twice: the first refusal leaves no manifest behind that would let the second start remove the checkpoints."""
+    """Twice: the first refusal leaves no manifest behind that would let the second start remove the checkpoints.
+
+    Those who read the run say the same; a manifest that lists nothing is as good as none.
+    """
     first = opened(folder)
     publish(first, 2, 4)
     first.close()
     manifest = storage.read_bytes(folder / "manifest.json")
     storage.remove(folder / "manifest.json")
+    said = r"/checkpoints has checkpoints, but no manifest\.json that lists them: restore it from a copy or an olde"
     for _ in range(2):
-        with pytest.raises(
-            UserError, match=r"/checkpoints has checkpoints, but no manifest\.json that lists them: rest"
-        ):
-            Checkpoints(folder.parent)
+        for opening in (Checkpoints, Run, stored_config, newest_checkpoint):
+            with pytest.raises(UserError, match=said):
+                opening(folder.parent)
+    storage.write_bytes(status_file(folder.parent), b'{"state": "finished"}')
+    assert re.search(said, *observe(folder.parent, now=0).notes)
+    storage.write_bytes(folder / "manifest.json", b"{}")
+    with pytest.raises(UserError, match=said):
+        opened(folder)
     assert places(folder) == ["t1/2", "t1/4"]
     storage.write_bytes(folder / "manifest.json", manifest)
     assert opened(folder).term == 2

@@ -139,11 +139,12 @@ def write(path: str) -> None:
 
 
 def is_foreign(path: AnyPath) -> bool:
-    """Whether the path holds foreign weights and not a run."""
+    """Whether the path holds foreign weights and not a run; raises a `UserError` if that cannot be known."""
     names = ("model_index.json", "config.json", "unet", "unet_ema")
-    if not storage.is_dir(path):
-        return storage.exists(path)
-    return any(name in names for name in storage.names(path)) and not holds_checkpoints(path / "checkpoints")
+    with reading(path):
+        if not storage.is_dir(path):
+            return storage.exists(path)
+        return any(name in names for name in storage.names(path)) and not holds_checkpoints(path / "checkpoints")
 
 
 def command() -> None:

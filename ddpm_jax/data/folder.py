@@ -105,10 +105,11 @@ class ImageFolder(EncodedImages):
 
 
 def _check_folder(root: AnyPath) -> None:
-    """Raises a `UserError` if a folder does not exist."""
-    if not storage.is_dir(root):
-        wrong = "is a file, not a folder" if storage.exists(root) else "does not exist"
-        raise UserError(f"the image folder {root} {wrong}: give the path of a folder of images")
+    """Raises a `UserError` if a folder does not exist, or if that cannot be known."""
+    with reading(root):
+        if not storage.is_dir(root):
+            wrong = "is a file, not a folder" if storage.exists(root) else "does not exist"
+            raise UserError(f"the image folder {root} {wrong}: give the path of a folder of images")
 
 
 def _class_names(root: AnyPath, paths: Iterable[str]) -> tuple[str, ...]:

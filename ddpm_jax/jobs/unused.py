@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ddpm_jax.errors import BusyError, causes
+from ddpm_jax.errors import BusyError, causes, reading
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import is_first
@@ -23,9 +23,13 @@ def removed_if_unused(workdir: AnyPath) -> Iterator[None]:
 
     Args:
       workdir: the run's directory, which may exist.
+
+    Raises:
+      UserError: it cannot be read.
     """
     status = status_file(workdir)
-    had_status = storage.exists(status)
+    with reading(status):
+        had_status = storage.exists(status)
     checkpoints, board = workdir / "checkpoints", workdir / "tensorboard"
     on_disk = [folder for folder in (board, checkpoints, workdir, *workdir.parents) if isinstance(folder, Path)]
     made = [folder for folder in on_disk if not folder.exists()]

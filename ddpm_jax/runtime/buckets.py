@@ -8,6 +8,7 @@ import errno
 import functools
 import logging
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from ddpm_jax.errors import UserError, causes, first_line, is_transient
 
 AnyPath: TypeAlias = Path | epath.Path
 """A path on a disk, or in a bucket."""
+_SILENCE = 60  # seconds without a byte after which a request is sent again
 
 
 def missing_packages() -> list[str]:
@@ -41,14 +43,21 @@ def _importable(module: str) -> bool:
 def prepare_buckets() -> None:
     """Has every part of the program read buckets by gcsfs, whose listings are never kept: another process writes too.
 
-    epath would use TensorFlow where that is installed, and gcsfs would print what it raises.
+    epath would use TensorFlow where that is installed, gcsfs and fsspec would print what they raise, and neither gcsfs
+    nor TensorStore would ever give up a connection on which nothing comes.
     """
+    import aiohttp
     import fsspec.config
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that it raises as well
+    for library in ("gcsfs", "fsspec"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # they log tracebacks of errors that they raise as well
     os.environ.setdefault("EPATH_USE_TF", "false")
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", str(_SILENCE))
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")  # a second
+    given_up = aiohttp.ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)
     for name in ("gs", "gcs"):
-        fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+        options = {"use_listings_cache": False, "requests_timeout": given_up}
+        fsspec.config.conf[name] = {**options, **fsspec.config.conf.get(name, {})}
 
 
 def gcs() -> Any:
@@ -98,6 +107,16 @@ def may_pass(error: BaseException) -> bool:
 def did_not_answer(path: AnyPath, error: BaseException) -> bool:
     """Whether an exception came from the storage of a path, which may answer if the same command is started again."""
     return is_transient(error) or (not isinstance(path, Path) and any(may_pass(cause) for cause in causes(error)))
+
+
+def let_go(error: BaseException) -> None:
+    """Releases what the functions held that an exception and its causes have ended.
+
+    A file of gcsfs that was not uploaded holds a view of its own content until the garbage collection, which would
+    print that such a file cannot be closed.
+    """
+    for cause in causes(error):
+        traceback.clear_frames(cause.__traceback__)
 
 
 def _of_login(error: BaseException) -> list[BaseException]:

@@ -47,8 +47,10 @@ def exists(path: AnyPath) -> bool:
 
 def is_dir(path: AnyPath) -> bool:
     """Whether there is a folder; one in a bucket exists as long as something is in it."""
-    with as_os_errors(path):
-        return path.is_dir()
+    with as_os_errors(path), contextlib.suppress(FileNotFoundError):
+        # gcsfs's own `isdir` says no to every error.
+        return path.is_dir() if isinstance(path, Path) else gcs().info(str(path))["type"] == "directory"
+    return False
 
 
 def names(folder: AnyPath) -> list[str]:

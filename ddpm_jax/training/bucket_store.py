@@ -1,21 +1,18 @@
 """The checkpoints of a run in a bucket, which its lease lists. Read next: `stores.py`, `runtime/lease.py`."""
 
 import contextlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from etils import epath
 
-from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.lease import Content, Lease, LostError
 from ddpm_jax.runtime.paths import MANIFEST
-from ddpm_jax.training.listing import places_of, places_without_manifest
+from ddpm_jax.training.listing import TERM, places_of, places_without_manifest
 
 Keep = Callable[[Sequence[int]], Sequence[int]]
 """Which of the steps with a checkpoint, in rising order, are kept."""
-_TERM = re.compile(r"t(\d+)")
 
 
 class Bucket:
@@ -100,7 +97,7 @@ class Bucket:
 
         Raises:
           LostError: a later term of the run has had the store.
-          UserError: there are others, which would be removed.
+          UserError: there are others, which would be removed, because a manifest that lists them is missing.
           ValueError: it is not a manifest.
         """
         fence: Content = {} if self._of is None else {"of": self._of}
@@ -109,11 +106,6 @@ class Bucket:
         if places_of(before):
             return {"damaged": [], **before, **fence}
         found = {str(step): place for step, place in places_without_manifest(self.folder).items()}
-        if "checkpoints" not in before and not found and any(map(_TERM.fullmatch, storage.names(self.folder))):
-            raise UserError(
-                f"{self.folder} has checkpoints, but no {MANIFEST} that lists them: restore it from a copy or an older "
-                "version of the object, or choose another workdir"
-            )
         return {"damaged": [], **before, **fence, "checkpoints": found}
 
     def _listed(self) -> set[str]:
@@ -143,7 +135,7 @@ class Bucket:
     def _sweep(self) -> None:
         """Removes what this and earlier terms have left half written; a later one is that of a successor."""
         listed = self._listed()
-        terms = [found for name in storage.names(self.folder) if (found := _TERM.fullmatch(name))]
+        terms = [found for name in storage.names(self.folder) if (found := TERM.fullmatch(name))]
         earlier = [found[0] for found in terms if int(found[1]) <= self.term]
         below = [f"{term}/{name}" for term in earlier for name in storage.names(self.folder / term)]
         with contextlib.suppress(OSError):

@@ -14,6 +14,8 @@ from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import MANIFEST
 
+TERM = re.compile(r"t(\d+)")
+"""The name of the folder of a term in a bucket."""
 _PLACE = re.compile(r"(t\d+/)?\d+")  # of a checkpoint, in the folder
 
 
@@ -24,10 +26,10 @@ def checkpoint_paths(folder: AnyPath) -> dict[int, AnyPath]:
     In a bucket the folder is not listed if the manifest has any: a list may be older than what was written.
 
     Raises:
-      UserError: the folder exists and cannot be listed.
+      UserError: the folder exists and cannot be listed, or its manifest is missing.
     """
     try:
-        places = _of_manifest(folder)
+        places = places_of(_manifest(folder))
         if isinstance(folder, Path) or not places:
             places = {**places_without_manifest(folder), **places}
     except OSError as error:
@@ -47,8 +49,22 @@ def checkpoint_path(folder: AnyPath, step: int) -> AnyPath:
 
 
 def places_without_manifest(folder: AnyPath) -> dict[int, str]:
-    """The names of the checkpoints that lie in the folder itself, by their steps; raises an `OSError`."""
-    return {int(name): name for name in storage.names(folder) if _is_step(name)}
+    """The names of the checkpoints that lie in the folder itself, by their steps.
+
+    Raises:
+      OSError: it cannot be listed.
+      UserError: it is in a bucket and has only checkpoints that a manifest should list, and none does.
+      ValueError: the manifest is none.
+    """
+    below = storage.names(folder)
+    found = {int(name): name for name in below if _is_step(name)}
+    of_terms = not isinstance(folder, Path) and any(map(TERM.fullmatch, below))
+    if of_terms and not found and "checkpoints" not in _manifest(folder):
+        raise UserError(
+            f"{folder} has checkpoints, but no {MANIFEST} that lists them: restore it from a copy or an older version "
+            "of the object, or choose another workdir"
+        )
+    return found
 
 
 def _is_step(name: str) -> bool:
@@ -56,15 +72,10 @@ def _is_step(name: str) -> bool:
     return name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
-def _of_manifest(folder: AnyPath) -> dict[int, str]:
-    """The places of the checkpoints that the manifest lists, by their steps, relative to the folder; {} without one.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is not a manifest.
-    """
+def _manifest(folder: AnyPath) -> Any:
+    """The content of the manifest, {} if there is none; raises an `OSError`, or a `ValueError` if it is not JSON."""
     try:
-        return places_of(json.loads(storage.read_bytes(folder / MANIFEST)))
+        return json.loads(storage.read_bytes(folder / MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
         return {}
 

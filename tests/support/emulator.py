@@ -22,7 +22,9 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class Handler(server.RequestHandler):
-    """Reads a request as a whole, handles one at a time, and then sends the answer."""
+    """Reads a request as a whole, handles one at a time, and then sends the answer; a connection serves many."""
+
+    protocol_version = "HTTP/1.1"
 
     def handle_one_request(self) -> None:
         """Handles a request; a client that is killed meanwhile leaves no trace."""
@@ -102,7 +104,9 @@ def server_at(port: int, handler: type[Handler] = Handler) -> ThreadingHTTPServe
         for pattern, handlers in server.HANDLERS
     )
     storage = Storage(use_memory_fs=True)
+    storage._write_config_to_file = lambda: None  # it would describe all objects again whenever one changes
     buckets.create_bucket("bucket", storage)
+    storage.buckets["bucket"]["softDeletePolicy"] = {"retentionDurationSeconds": "0"}  # what is deleted is gone
     httpd = ThreadingHTTPServer(("localhost", port), partial(handler, storage))
     httpd.daemon_threads = True
     return httpd

@@ -13,6 +13,7 @@ from ddpm_jax.jobs.status.spans import span
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.training.heartbeat import FINISHED, STOPPED, TRAINING, WAITING, Status, read_status
+from ddpm_jax.training.listing import checkpoint_paths
 
 # A run that is silent for longer is said to be silent: seconds, lines of its log, seconds before the first line.
 _PATIENCE_SECONDS, _PATIENCE_LINES, _PATIENCE_WAITING = 120, 3, 1800
@@ -57,7 +58,7 @@ def observe(workdir: AnyPath, *, now: float) -> Observed:
     if status is None:
         return Observed(workdir, None, None, ("there is no run here yet",))
     silent = None if status.time is None else max(0.0, now - status.time)
-    return Observed(workdir, status, silent, tuple(_notes(status, silent, now)))
+    return Observed(workdir, status, silent, (*_notes(status, silent, now), *_note_of_checkpoints(workdir)))
 
 
 def observed(workdir: AnyPath, *, now: float) -> Observed:
@@ -79,6 +80,15 @@ def _notes(status: Status, silent: float | None, now: float) -> list[str]:
         when = "" if status.last_error_time is None else f", {span(now - status.last_error_time)} ago"
         notes.append(f"last error{when}: {status.last_error}")
     return notes
+
+
+def _note_of_checkpoints(workdir: AnyPath) -> list[str]:
+    """Returns why the checkpoints of a run cannot be listed, such as a manifest that is missing; [] if they can be."""
+    try:
+        checkpoint_paths(workdir / "checkpoints")
+    except UserError as error:
+        return [str(error)]
+    return []
 
 
 def _patience(status: Status) -> float:
