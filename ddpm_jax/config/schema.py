@@ -24,10 +24,8 @@ from ddpm_jax.config.keys import (
     STEPS,
     Group,
     Key,
-    Needs,
-    needs,
-    needs_some,
 )
+from ddpm_jax.config.needs import needs_of
 
 GENERAL = {
     "name": Key("base", "names the default work directory, runs/NAME", fixed=False),
@@ -304,55 +302,15 @@ GROUPS: dict[str, Group] = {
     "log": Group("When the run is logged, and which previews are drawn", LOG),
 }
 
-_DENOISES, _OURS = needs("task", "denoise"), needs("network", "configured")
-_FILES, _TFDS = needs("data.source", "folder", "tfds"), needs("data.source", "tfds")
-_BETAS, _RANDOM = (
-    needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
-    needs("posterior.weights", "last", "all"),
-)
-# The keys that have an effect only if another key has certain values. Training does not start a new run if such a key
-# is set and has no effect.
-# sample.variance also chooses the variance of the bound, so it does not need the ancestral sampler.
-NEEDS: dict[str, tuple[Needs, ...]] = {
-    "data.path": (_FILES,),
-    "data.name": (_TFDS,),
-    "data.split": (needs("data.source", "digits", "tfds"),),
-    "data.label": (_TFDS,),
-    "data.crop": (_FILES,),
-    "data.skip_unreadable": (_FILES,),
-    "data.cache_gib": (needs("data.source", "folder"),),
-    "data.num_workers": (needs("data.on_device", False),),
-    "labels.dropout": (_DENOISES, needs_some("labels.num_classes")),
-    "diffusion.beta_start": (_BETAS,),
-    "diffusion.beta_end": (_BETAS,),
-    "diffusion.target": (_DENOISES,),
-    "diffusion.learned_variance": (_DENOISES,),
-    **{f"model.{key}": (_OURS,) for key in MODEL},
-    "model.num_heads": (_OURS, needs("model.head_channels", 0)),
-    "loss.kind": (_DENOISES,),
-    "loss.weight": (_DENOISES, needs("loss.kind", "simple", "hybrid")),
-    "loss.vlb_weight": (_DENOISES, needs("loss.kind", "hybrid")),
-    **{f"posterior.{key}": (_RANDOM,) for key in POSTERIOR if key != "weights"},
-    **{f"sample.{key}": (_DENOISES,) for key in SAMPLE},
-    "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
-    "log.quality_every": (_DENOISES,),
-    **{f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every")) for key in ("images", "steps", "features")},
-    "train.rollback_batches": (needs("train.on_divergence", "rollback"),),
-    "train.max_passed_over": (needs("train.on_divergence", "skip", "rollback"),),
-    "sample.eta": (_DENOISES, needs("sample.sampler", "ddim", "dpm_solver_pp_2m", "dpm_solver_pp_3m")),
-    "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
-    "sample.clip_order": (_DENOISES, needs("sample.clip_x_0", True)),
-}
-
 
 def _by_path() -> dict[str, Key]:
     """Every key by its path, with what its group and the table of needs say."""
-    found = {}
+    found, needs = {}, needs_of(GROUPS)
     for name, group in GROUPS.items():
         for last, key in group.keys.items():
             path = f"{name}.{last}" if name else last
             fixed = group.fixed if key.fixed is None else key.fixed
-            found[path] = dataclasses.replace(key, fixed=fixed, needs=NEEDS.get(path, ()))
+            found[path] = dataclasses.replace(key, fixed=fixed, needs=needs.get(path, ()))
     return found
 
 
