@@ -48,6 +48,7 @@ def requirements(*paths: Path) -> list[str]:
 def test_the_wheel_holds_every_file_and_nothing_beside_the_package(site):
     installed = {f"ddpm_jax/{file}" for file in files(ROOT / "ddpm_jax")}
     installed |= {f"ddpm_jax/experiments/{file}" for file in files(ROOT / "configs")}
+    installed |= {f"ddpm_jax/evaluation/play/{file}" for file in files(ROOT / "docs" / "play")}
     assert {file for file in files(site) if ".dist-info/" not in file} == installed
     assert "ddpm_jax/data/digits.npz" in installed
 
@@ -94,7 +95,10 @@ def test_no_file_of_an_extra_includes_another():
 
 def test_every_folder_of_the_package_is_installed():
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "ddpm_jax").rglob("__init__.py")}
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {"ddpm_jax.experiments"}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {
+        "ddpm_jax.experiments",
+        "ddpm_jax.evaluation.play",
+    }
 
 
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate", "convert", "status"])
