@@ -1,24 +1,32 @@
-"""Prints the time of a step of the playground in headless Chromium, and the sizes of its files.
+"""Prints the time of a step of the playground in headless Chromium, and the sizes of its files; draws its picture.
 
-  python benchmarks/playground.py
+  python benchmarks/playground.py --out=docs/images/playground.png
 
 A step of the plane is one step of 400 points by the exact denoiser and the drawing of the whole page: density, arrows,
 points, panels. A step of the digits is the same with eight digits and 1,297 training digits.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Any
 
 import _root  # noqa: F401
 import numpy as np
+from absl import flags
+from PIL import Image
 
 from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.playground import FOLDER
+from ddpm_jax.runtime.paths import any_path
+from ddpm_jax.runtime.storage import write_whole
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support import browser
+
+HEIGHT = 525  # pixels of the picture
+OUT = flags.DEFINE_string("out", "runs/playground.png", "The PNG file for the picture of the page.")
 
 STEP = """
 new Promise((done) => setTimeout(() => {
@@ -56,8 +64,16 @@ def line(name: str, seconds: Any) -> str:
     return f"{name:38}{median:10.1f}{late:18.1f}"
 
 
+def picture(page: browser.Page) -> Image.Image:
+    """The upper part of the page at the stop of the posterior, with the network."""
+    page.evaluate("location.hash = 'stop=2&lang=en&theme=light'; document.getElementById('load').click()")
+    page.evaluate("new Promise((done) => setTimeout(done, 5000))")
+    whole = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    return whole.crop((0, 0, whole.width, HEIGHT))
+
+
 def main() -> None:
-    """Prints the table."""
+    """Prints the table and writes the picture."""
     if not (browser.PROGRAM and browser.SHELL):
         raise UserError("no Chromium is installed: apt install chromium")
     print(f"{'1,400 pixels wide, milliseconds':38}{'median':>10}{'95th percentile':>18}")
@@ -67,8 +83,11 @@ def main() -> None:
             print(line(name, page.evaluate(STEP)))
             if stop == 2:
                 print(line("the network, one digit", page.evaluate(NETWORK)))
+                image = picture(page)
     sizes = {path.name: path.stat().st_size for path in FOLDER.iterdir()}
     network = sizes.pop("network.js", 0)
+    write_whole(any_path(OUT.value), lambda path: image.save(path, optimize=True))
+    print(f"wrote {OUT.value}")
     print(f"the page {sum(sizes.values()):,} bytes, the network {network:,} bytes")
 
 

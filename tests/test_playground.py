@@ -106,6 +106,21 @@ def test_the_slider_moves_with_the_keyboard_and_the_address_keeps_the_state(page
     assert page.evaluate("location.hash") == "#stop=2&t=0&lang=en&theme=light"
 
 
+def test_a_stop_plays_by_itself_unless_the_reader_prefers_less_motion(page):
+    playing = "document.body.classList.contains('playing')"
+    for preference, plays in (("reduce", False), ("no-preference", True)):
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": preference}])
+        at(page, "stop=3&lang=en&theme=light")
+        page.evaluate("document.getElementById('forth').click()")
+        assert page.evaluate("modules.main.state().stop") == 4
+        assert page.evaluate(playing) is plays
+    settled(page, f"modules.main.model().frame > 10 && {playing}")
+    page.evaluate("document.getElementById('play').click()")
+    assert not page.evaluate(playing)
+    frame = page.evaluate("modules.main.model().frame")
+    assert page.evaluate("new Promise((done) => setTimeout(() => done(modules.main.model().frame), 200))") == frame
+
+
 def test_an_address_with_mistakes_is_the_usual_state(page):
     text = "world=moon&t=2000&num_steps=87&eta=x&stop=9&label=3.6&seed=&more=1"
     state = page.evaluate(f"modules.state.from_hash('#{text}')")

@@ -136,20 +136,18 @@ define("main", [
   }
 
   function draw() {
-    const { frame } = model,
-      t = Math.round(model.times[frame]),
-      value = words.words().time_value(t);
-    $("time").value = frame;
-    $("time").setAttribute("aria-valuetext", words.words().time_spoken(t, panels.rounded(model.possible())));
-    document.querySelector(".transport output").textContent = value;
     if (state.world === "plane") {
       plane.reverse($("reverse"), model);
       plane.forward($("forward"), model);
       panels.quality(model);
     } else draw_digits();
-    panels.posterior(model);
     panels.schedule(model);
-    if (are_ends_stale) panels.ends(model, model);
+    if (are_ends_stale) panels.ends(model);
+    panels.posterior(model);
+    const t = Math.round(model.times[model.frame]);
+    $("time").value = model.frame;
+    $("time").setAttribute("aria-valuetext", words.words().time_spoken(t, panels.rounded(model.possible())));
+    document.querySelector(".transport output").textContent = words.words().time_value(t);
   }
 
   /** One picture: time goes on if the page plays, then some computation, then what has changed is drawn. */
@@ -175,15 +173,16 @@ define("main", [
     requestAnimationFrame(tick);
   }
 
+  /** Loads the network; where that fails, the button can be pressed again. */
   async function load() {
     $("load").disabled = true;
     $("load").textContent = words.words().loading;
     try {
       network = new errors.Network(await errors.stored(root.dataset.network), () => (is_stale = true));
-    } catch {
-      $("load").textContent = words.words().load;
+    } finally {
+      $("load").disabled = false;
+      show();
     }
-    show();
   }
 
   /** Copies the address of the state; where a browser refuses that, says that it is the address of the page. */

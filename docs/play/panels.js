@@ -28,23 +28,28 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
       list = $("likeliest");
     while (list.children.length < SHOWN) list.append(item());
     const best = Array.from(log_posterior.keys()).sort((a, b) => log_posterior[b] - log_posterior[a]);
-    Array.from(list.children).forEach((li, place) => {
-      const k = best[place],
-        [canvas, bar, text] = li.children;
-      li.hidden = k === undefined;
-      if (li.hidden) return;
-      const share = Math.exp(log_posterior[k]),
-        percent = 100 * share;
-      bar.style.setProperty("--share", `${percent}%`);
-      text.textContent = percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 9.95 ? 1 : 0)} %`;
-      if (kind === "plane") plane.original(canvas, model, k);
-      else {
-        const { context, w, h } = prepared(canvas);
-        digit(context, model.world.model.points, [0, 0, w, h], "data", 64 * k);
-      }
-    });
-    $("perplexity").textContent = words()[`perplexity_${kind}`](rounded(model.possible()));
     possible(model, log_posterior.length);
+    Array.from(list.children).forEach((li, place) => original(li.firstElementChild, model, best[place]));
+    // Words last: what is written makes the next question for a size a new layout.
+    Array.from(list.children).forEach((li, place) => share(li, log_posterior[best[place]]));
+    $("perplexity").textContent = words()[`perplexity_${kind}`](rounded(model.possible()));
+  }
+
+  /** One original in its small canvas. */
+  function original(canvas, model, k) {
+    if (k === undefined) return;
+    if (model.world.kind === "plane") return plane.original(canvas, model, k);
+    const { context, w, h } = prepared(canvas);
+    digit(context, model.world.model.points, [0, 0, w, h], "data", 64 * k);
+  }
+
+  /** The probability of an original, given its logarithm, as a bar and in words; nothing where there are fewer originals. */
+  function share(li, log_probability) {
+    const [, bar, text] = li.children,
+      percent = 100 * Math.exp(log_probability ?? -Infinity);
+    li.hidden = log_probability === undefined;
+    bar.style.setProperty("--share", `${percent}%`);
+    text.textContent = percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 9.95 ? 1 : 0)} %`;
   }
 
   function possible(model, num) {
@@ -62,8 +67,10 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
     shown.legend([[words().possible_axis, "quiet"]]);
   }
 
-  function ends({ world, ends: { ddpm, ddim } }, model) {
-    const draw = world.kind === "plane" ? (canvas, chain) => plane.ends(canvas, model, chain) : images.ends;
+  /** The ends of DDPM and of DDIM from the start of the chain that is followed. */
+  function ends(model) {
+    const { ddpm, ddim } = model.ends;
+    const draw = model.world.kind === "plane" ? (canvas, chain) => plane.ends(canvas, model, chain) : images.ends;
     draw($("ends_ddpm"), ddpm);
     draw($("ends_ddim"), ddim);
   }

@@ -120,7 +120,7 @@ define("words_en", [], () => ({
   gap_label: "Difference of network and exact answer over t",
   truth_label: "Error of both from the true digit, over t",
   footer:
-    "Everything here is computed in your browser by the equations of the notes; nothing is recorded and nothing is fetched. Space plays, the arrow keys step. The digits: E. Alpaydin and C. Kaynak, CC BY 4.0.",
+    "Everything here is computed in your browser by the equations of the notes; nothing is recorded, and nothing comes from elsewhere. Space plays, the arrow keys step. The digits: E. Alpaydin and C. Kaynak, CC BY 4.0.",
   stops: {
     kernel: [
       "Any amount of noise, in one line",

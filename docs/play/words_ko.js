@@ -1,6 +1,6 @@
 /* 우리말: the Korean words of the page, and its tour; the terms are those of docs/ko/glossary.md. */
 define("words_ko", [], () => ({
-  title: "손으로 만지는 확산",
+  title: "손으로 만지는 확산 모델",
   other_language: "English",
   language: "Read in English",
   theme: "밝게 또는 어둡게",
@@ -120,7 +120,7 @@ define("words_ko", [], () => ({
   gap_label: "t에 따른 신경망과 정확한 답의 차이",
   truth_label: "t에 따른 두 답과 참값의 차이",
   footer:
-    "이 페이지의 모든 것은 강의 노트의 식에 따라 브라우저에서 계산되며, 아무것도 기록하거나 가져오지 않습니다. 스페이스 키는 재생, 화살표 키는 한 단계입니다. 숫자: E. Alpaydin, C. Kaynak, CC BY 4.0.",
+    "이 페이지의 모든 것은 강의 노트의 식에 따라 브라우저에서 계산되며, 아무것도 기록하지 않고 다른 곳에서 가져오지도 않습니다. 스페이스 키는 재생, 화살표 키는 한 단계입니다. 숫자: E. Alpaydin, C. Kaynak, CC BY 4.0.",
   stops: {
     kernel: [
       "얼마만큼의 노이즈든 한 줄로",
@@ -158,7 +158,7 @@ define("words_ko", [], () => ({
       "γ를 1에서 8로 옮기십시오. 점들이 채워야 할 클래스를 떠나 다른 클래스에서 멀어집니다.",
     ],
     speed: [
-      "품질과 다양성의 값은 단계입니다",
+      "품질과 다양성은 단계로 값을 치릅니다",
       "단계가 적으면 점들이 데이터에서 멀리 남습니다. 더 좋은 해법은 단계가 덜 필요합니다. 거리는 품질과 다양성을 함께 봅니다.",
       "DDPM, DDIM, 호인, DPM-Solver++를 차례로 고르십시오. 열 단계에서는 어느 것이 가장 좋습니까?",
     ],
