@@ -131,7 +131,13 @@ def test_the_address_of_the_repository_stands_in_one_place():
 def test_the_wheel_alone_trains_and_draws_in_an_empty_folder(site, tmp_path, quick_compilation):
     """By the entry point of its command, with an experiment by its name."""
     module, _, function = PYPROJECT["project"]["scripts"]["ddpm-train"].partition(":")
-    program = f"import {module} as command; assert command.__file__.startswith({str(site)!r}); command.{function}()"
+    program = f"""
+from ddpm_jax.evaluation.playground import FOLDER
+import {module} as command
+assert command.__file__.startswith({str(site)!r})
+assert str(FOLDER).startswith({str(site)!r}) and (FOLDER / "index.html").exists()
+command.{function}()
+"""
     command = [sys.executable, "-c", program, "--config=digits", *arguments(tiny_config())]
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_every_stop_leads_to_a_section_of_both_notes(page):
     for section in page.evaluate("modules.state.STOPS.map(({section}) => section)"):
         assert section in anchors
         assert f'"{section}"' in korean
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    assert page.evaluate("document.getElementById('section').href").startswith(f"{address}/blob/HEAD/docs/")
 
 
 def follow(page, of="followed"):

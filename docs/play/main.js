@@ -26,16 +26,29 @@ define("main", [
   let is_playing = false,
     last = 0,
     part = 0,
+    is_awake = false,
     is_stale = true,
     are_ends_stale = true;
 
-  /** Asks for a new picture of everything. */
-  const redraw = () => (is_stale = are_ends_stale = true);
+  /** Asks for a new picture; the page sleeps while none is needed. */
+  function refresh() {
+    is_stale = true;
+    if (is_awake) return;
+    is_awake = true;
+    last = performance.now();
+    requestAnimationFrame(tick);
+  }
+
+  /** Asks for a new picture of everything, the ends included. */
+  function redraw() {
+    are_ends_stale = true;
+    refresh();
+  }
 
   function set_frame(frame) {
     model.frame = Math.min(Math.max(frame, 0), model.num_steps);
     state.t = model.times[model.frame];
-    is_stale = true;
+    refresh();
   }
 
   /** Changes the state, and makes again what depends on it. */
@@ -75,6 +88,7 @@ define("main", [
 
   function play(is_on) {
     is_playing = is_on;
+    refresh();
     if (is_on && model.frame >= model.num_steps) set_frame(0);
     part = model.frame;
     document.body.classList.toggle("playing", is_on);
@@ -164,13 +178,12 @@ define("main", [
       if (frame !== model.frame) set_frame(frame);
       if (model.frame >= model.num_steps) play(false);
     }
-    if (model.work(BUDGET)) redraw();
-    if (is_stale) {
-      is_stale = false;
-      draw();
-      are_ends_stale = false;
-    }
-    requestAnimationFrame(tick);
+    const is_new = model.work(BUDGET);
+    are_ends_stale ||= is_new;
+    if (is_new || is_stale) draw();
+    is_stale = are_ends_stale = false;
+    is_awake = is_playing || is_new;
+    if (is_awake) requestAnimationFrame(tick);
   }
 
   /** Loads the network; where that fails, the button can be pressed again. */
@@ -178,7 +191,7 @@ define("main", [
     $("load").disabled = true;
     $("load").textContent = words.words().loading;
     try {
-      network = new errors.Network(await errors.stored(root.dataset.network), () => (is_stale = true));
+      network = new errors.Network(await errors.stored(root.dataset.network), refresh);
     } finally {
       $("load").disabled = false;
       show();
@@ -254,7 +267,6 @@ define("main", [
     new ResizeObserver(redraw).observe(document.querySelector("main"));
     gestures.make(page);
     show();
-    requestAnimationFrame(tick);
   }
 
   make();
