@@ -124,6 +124,21 @@ def test_a_stop_plays_by_itself_unless_the_reader_prefers_less_motion(page):
     assert page.evaluate("new Promise((done) => setTimeout(() => done(modules.main.model().frame), 200))") == frame
 
 
+def test_a_panel_takes_the_place_of_the_stage_and_gives_it_back(page):
+    at(page, "stop=4&lang=en&theme=light")
+    panel = "document.querySelector('[data-panel=ends]')"
+    seen = f"[{panel}.querySelector('canvas').clientWidth, document.querySelector('.stage.plane').clientHeight > 0]"
+    small, has_stage = page.evaluate(seen)
+    assert has_stage
+    page.evaluate(f"{panel}.querySelector('button').click()")
+    large, has_stage = page.evaluate(seen)
+    assert large > 2.5 * small
+    assert not has_stage
+    settled(page, f"{panel}.querySelector('canvas').width === {large}")
+    page.evaluate(f"{panel}.querySelector('button').click()")
+    assert page.evaluate(seen) == [small, True]
+
+
 def test_an_address_with_mistakes_is_the_usual_state(page):
     text = "world=moon&t=2000&num_steps=87&eta=x&stop=9&label=3.6&seed=&more=1"
     state = page.evaluate(f"modules.state.from_hash('#{text}')")

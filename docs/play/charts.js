@@ -1,7 +1,7 @@
 /* Charts with axes in a canvas. */
 define("charts", ["drawing"], ({ prepared, colour, dot }) => {
-  const TOP = 17,
-    RIGHT = 8; // pixels beside the plot; its words stand above it
+  const TOP = 17; // pixels above the plot, for its words, in a small chart; a large one is drawn enlarged
+  const RIGHT = 8;
 
   /** A function from a range to [0, 1], whose ends may be in either order; values outside are put at an end. */
   function scale_of([first, last], is_log) {
@@ -16,7 +16,12 @@ define("charts", ["drawing"], ({ prepared, colour, dot }) => {
 
         @param x, y {range, ticks, is_log, label, format} of each; `left` is the room for the numbers of y. */
     constructor(canvas, { x, y, left = 30 }) {
-      const { context, w, h } = prepared(canvas);
+      const view = prepared(canvas),
+        { context } = view,
+        zoom = Math.min(Math.max(view.w / 320, 1), 1.6);
+      const w = view.w / zoom,
+        h = view.h / zoom;
+      context.scale(zoom, zoom);
       Object.assign(this, { context, x, y, w, h, left, bottom: x.label ? 27 : 15 });
       this.across = scale_of(x.range, x.is_log);
       this.up = scale_of(y.range, y.is_log);

@@ -73,6 +73,7 @@ define("main", [
     const { lang, theme } = state;
     state = model.state = { ...states.at_stop(stop), lang, theme };
     play(false);
+    panels.enlarge(null);
     model.remake();
     network?.forget();
     show();
@@ -238,6 +239,11 @@ define("main", [
       button.addEventListener("click", () => follow(k));
       $("chains").append(button);
     }
+    for (const figure of document.querySelectorAll("[data-panel]"))
+      figure.querySelector("figcaption button").addEventListener("click", () => {
+        panels.enlarge(figure);
+        redraw();
+      });
     controls.make(form, (name, value) => change({ [name]: value }));
     tour.make(go, () => state.stop);
     $("play").addEventListener("click", () => play(!is_playing));

@@ -185,5 +185,15 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
     ratio.legend([[words().log_snr_axis, "quiet"]]);
   }
 
-  return { posterior, ends, quality, spectra, schedule, rounded };
+  /** Makes a panel large, in the place of the stage, or small again; no panel if it is null. */
+  function enlarge(panel) {
+    for (const figure of document.querySelectorAll("[data-panel]")) {
+      const is_large = figure === panel && !figure.classList.contains("large");
+      figure.classList.toggle("large", is_large);
+      figure.querySelector("figcaption button").setAttribute("aria-expanded", is_large);
+    }
+    document.body.classList.toggle("enlarged", document.querySelector(".large") !== null);
+  }
+
+  return { enlarge, posterior, ends, quality, spectra, schedule, rounded };
 });

@@ -109,8 +109,9 @@ define("plane", ["drawing"], ({ prepared, raster, dot, colour }) => {
     context.globalAlpha = 1;
   }
 
-  /** The reverse process. */
+  /** The reverse process; nothing where the canvas is not shown. */
   function reverse(canvas, model) {
+    if (!canvas.clientHeight) return;
     const view = prepared(canvas),
       { context } = view,
       { place } = frame_of(view),
@@ -136,6 +137,7 @@ define("plane", ["drawing"], ({ prepared, raster, dot, colour }) => {
 
   /** The forward process: the same density, with points that are noised data. */
   function forward(canvas, model) {
+    if (!canvas.clientHeight) return;
     const view = prepared(canvas),
       { context } = view,
       { place } = frame_of(view),
