@@ -1,5 +1,6 @@
 """The page of the playground in a browser: its stops, its languages, what a reader can move, and how it is opened."""
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -249,16 +250,23 @@ def test_a_notebook_shows_the_page_in_a_frame_and_a_program_opens_it(run, monkey
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("change", "network"),
     [
-        {"model": dj.UNet(dj.Architecture(8, (1,)), out_channels=2)},
-        {"model": dj.UNet(dj.Architecture(8, (1,), scale_shift_norm=True), out_channels=1)},
-        {"model": dj.Classifier(dj.Architecture(8, (1,)), num_classes=10)},
-        {"shape": (16, 16, 1)},
+        ({"out_channels": 2}, {}),
+        ({}, {"scale_shift_norm": True}),
+        ({}, {"head_channels": 4}),
+        ({}, {"time_scale": 2.0}),
     ],
 )
-def test_a_run_that_the_page_cannot_evaluate_is_refused(run, monkeypatch, other):
-    for name, value in other.items():
-        monkeypatch.setattr(run, name, value)
+def test_a_network_that_the_page_cannot_evaluate_is_refused(run, monkeypatch, change, network):
+    arch = dataclasses.replace(run.model.arch, **network)
+    monkeypatch.setattr(run, "model", dj.UNet(arch, **{"out_channels": 1, **change}))
+    with pytest.raises(UserError, match='the playground shows a run of the experiment "digits"'):
+        dj.play(run)
+
+
+@pytest.mark.parametrize("change", [{"data__split": "all"}, {"labels__num_classes": 10}, {"diffusion__target": "v"}])
+def test_a_run_of_other_data_or_another_task_is_refused(run, monkeypatch, change):
+    monkeypatch.setattr(run, "config", tiny_config(**change))
     with pytest.raises(UserError, match='the playground shows a run of the experiment "digits"'):
         dj.play(run)

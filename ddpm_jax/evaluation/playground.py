@@ -24,7 +24,7 @@ from ddpm_jax.factory.models import Params
 from ddpm_jax.models import Architecture, UNet
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.buckets import AnyPath
-from ddpm_jax.runtime.storage import write_whole
+from ddpm_jax.runtime.storage import check_writable, write_whole
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "play", _HERE.parents[1] / "docs" / "play")  # in an installed wheel; in a clone
@@ -40,9 +40,14 @@ class Playground:
 
     Attributes:
       run: the run whose network the page shows beside the exact answer, or None.
+
+    Raises:
+      UserError: the network is not one that the page can evaluate.
     """
 
     def __init__(self, run: Run | None = None) -> None:
+        if run is not None:
+            check_playable(run)
         self.run = run
 
     def page(self) -> str:
@@ -61,6 +66,7 @@ class Playground:
         path: AnyPath = FOLDER / "index.html"
         if self.run is not None:
             path, text = self.run.workdir / "evaluation" / "playground.html", self.page()
+            check_writable(path)
             write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         address = path.resolve().as_uri() if isinstance(path, Path) else str(path)
         webbrowser.open(address)
@@ -85,8 +91,6 @@ def play(run: Run | None = None) -> Playground:
       UserError: the network is not one that the page can evaluate.
     """
     shown = Playground(run)
-    if run is not None:
-        check_playable(run)
     if not _in_notebook():
         print(f"playground: {shown.open()}")
     return shown
@@ -99,10 +103,11 @@ def check_playable(run: Run) -> None:
     usable = (
         arch is not None
         and run.shape == (SIDE, SIDE, 1)
-        and config.data.source == "digits"
+        and (config.data.source, config.data.split) == ("digits", "train")  # of which the page has the exact answer
         and (config.diffusion.target, config.labels.num_classes, model.out_channels) == ("eps", 0, 1)
         and (arch.scale_shift_norm, arch.resample_in_block, arch.padding) == (False, False, "same")
-        and (arch.time_embedding, arch.time_scale, arch.heads(arch.channels)) == ("sin_cos", 1.0, 1)
+        and (arch.time_embedding, arch.time_scale) == ("sin_cos", 1.0)
+        and (arch.num_heads, arch.head_channels) == (1, 0)
     )
     if not usable:
         raise UserError('the playground shows a run of the experiment "digits": an unconditional network of 8x8 digits')
