@@ -75,6 +75,17 @@ def test_the_words_of_both_languages_are_for_the_same_things(page):
     assert stops == page.evaluate("Object.keys(modules.equations)")
 
 
+def test_everything_that_can_be_moved_or_seen_has_a_name_for_readers_of_screens(page):
+    for world in ("plane", "digits"):
+        at(page, f"world={world}&lang=en&theme=light")
+        nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+        shown = [(node["role"]["value"], node["name"]["value"]) for node in nodes if not node["ignored"]]
+        named = [(role, name) for role, name in shown if role in ("button", "slider", "combobox", "link", "image")]
+        assert all(name.strip("⤢ ") for _, name in named), named
+        sliders = [name.partition(",")[0] for role, name in named if role == "slider"]
+        assert sliders == ["Time", "Steps", "Noise of DDIM", "Guidance scale"]
+
+
 def test_every_stop_leads_to_a_section_of_both_notes(page):
     english, korean = ((ROOT / "docs" / name).read_text() for name in ("notes.md", "ko/notes.md"))
     headings = re.findall(r"^## (.*)$", english, re.MULTILINE)

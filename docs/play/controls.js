@@ -48,7 +48,7 @@ define("controls", ["state", "words"], ({ STEPS, CHOICES }, { words }) => {
       const slider = SLIDERS[name];
       const range = () => `min="${slider.min}" max="${slider.max}" step="${slider.step}"`;
       const inside = slider
-        ? `${title(name)}<output></output></span><input type="range" name="${name}" ${range()}>`
+        ? `${title(name)}<output></output></span><input type="range" name="${name}" data-label="${name}" ${range()}>`
         : `${title(name)}</span><select name="${name}"></select>`;
       const label = form.appendChild(element(`<label class="${slider ? "whole" : ""}">${inside}</label>`));
       label.addEventListener(slider ? "input" : "change", ({ target }) => {
