@@ -177,7 +177,11 @@ def test_a_point_that_is_dragged_goes_on_from_where_it_is_left(page):
         "(({clientWidth, clientHeight}) => clientWidth / clientHeight)(document.getElementById('reverse'))"
     )
     np.testing.assert_allclose(x, [0.5 * height * ratio, 0.5 * height], atol=0.05)
-    end = np.array(page.evaluate("Array.from(modules.main.model().followed.x(1e9))"))
+    steps = [
+        f"Array.from(modules.main.model().followed.x({frame}))" for frame in ("modules.main.model().frame + 1", "1e9")
+    ]
+    after, end = (np.array(page.evaluate(step)) for step in steps)
+    assert np.linalg.norm(after - x) < 0.9  # where the point was before is farther away
     means = mixture_of(page, "ring")[1]
     assert np.min(np.linalg.norm(means - end, axis=1)) < 0.6  # 3.5 standard deviations of a Gaussian of the ring
     page.evaluate("document.getElementById('reverse').focus()")
