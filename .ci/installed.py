@@ -20,6 +20,8 @@ config.train.num_steps, config.log.preview_every = 20, 0  # few, to see that it 
 dj.train(config, "library")
 assert dj.Run("library").sample(4, num_steps=5).shape == (4, 8, 8, 1)
 assert dj.__version__
+from ddpm_jax.evaluation import playground
+assert len(playground.Playground(dj.Run("library")).page()) > 200_000
 print(dj.__file__)
 """
 COMMANDS: list[list[str]] = [

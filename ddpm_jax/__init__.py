@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # the names of _LATER and _MODULES, for type checkers and edi
     from ddpm_jax.evaluation import plots
     from ddpm_jax.evaluation.comparison import measure
     from ddpm_jax.evaluation.evaluate import evaluate, table
+    from ddpm_jax.evaluation.playground import play
     from ddpm_jax.evaluation.report.writing import write_report
     from ddpm_jax.jobs.train import train
     from ddpm_jax.metrics.precision_recall import precision_recall
@@ -87,6 +88,7 @@ _LATER: dict[str, tuple[str, ...]] = {
         "evaluate",
         "table",
     ),
+    "evaluation.playground": ("play",),
     "evaluation.report.writing": ("write_report",),
     "jobs.train": ("train",),
     "metrics.precision_recall": ("precision_recall",),
@@ -173,6 +175,7 @@ __all__ = [
     "noise_like",
     "p_sample",
     "picture",
+    "play",
     "plots",
     "precision_recall",
     "prediction",

@@ -28,7 +28,16 @@ import pytest
 from absl import flags
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("ddpm_jax", "configs", "requirements", "requirements.txt", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "ddpm_jax",
+    "configs",
+    "requirements",
+    "requirements.txt",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "docs/play",
+)
 flags.FLAGS.mark_as_parsed()
 gc.set_threshold(100_000, 50, 100)  # a tracing makes many objects that live on: looking through them takes a tenth
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background jobs of a shell ignore
@@ -74,6 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clone = tmp_path_factory.mktemp("clone")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (clone / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, clone / name)
     program = "import setuptools.build_meta as build; build.build_wheel('dist')"
     done = subprocess.run([sys.executable, "-c", program], cwd=clone, capture_output=True, text=True)

@@ -48,6 +48,7 @@ def requirements(*paths: Path) -> list[str]:
 def test_the_wheel_holds_every_file_and_nothing_beside_the_package(site):
     installed = {f"ddpm_jax/{file}" for file in files(ROOT / "ddpm_jax")}
     installed |= {f"ddpm_jax/experiments/{file}" for file in files(ROOT / "configs")}
+    installed |= {f"ddpm_jax/evaluation/play/{file}" for file in files(ROOT / "docs" / "play")}
     assert {file for file in files(site) if ".dist-info/" not in file} == installed
     assert "ddpm_jax/data/digits.npz" in installed
 
@@ -94,7 +95,10 @@ def test_no_file_of_an_extra_includes_another():
 
 def test_every_folder_of_the_package_is_installed():
     folders = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "ddpm_jax").rglob("__init__.py")}
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {"ddpm_jax.experiments"}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {
+        "ddpm_jax.experiments",
+        "ddpm_jax.evaluation.play",
+    }
 
 
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate", "convert", "status"])
@@ -127,7 +131,13 @@ def test_the_address_of_the_repository_stands_in_one_place():
 def test_the_wheel_alone_trains_and_draws_in_an_empty_folder(site, tmp_path, quick_compilation):
     """By the entry point of its command, with an experiment by its name."""
     module, _, function = PYPROJECT["project"]["scripts"]["ddpm-train"].partition(":")
-    program = f"import {module} as command; assert command.__file__.startswith({str(site)!r}); command.{function}()"
+    program = f"""
+from ddpm_jax.evaluation.playground import FOLDER
+import {module} as command
+assert command.__file__.startswith({str(site)!r})
+assert str(FOLDER).startswith({str(site)!r}) and (FOLDER / "index.html").exists()
+command.{function}()
+"""
     command = [sys.executable, "-c", program, "--config=digits", *arguments(tiny_config())]
     env = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -76,7 +76,7 @@ class Page:
 
     def evaluate(self, expression):
         """The value of an expression of JavaScript."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -89,6 +89,12 @@ class Page:
         codes = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, "Tab": 9}
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+    def drag(self, start, end):
+        """Presses the mouse at a point of the window, moves it to another one in eight steps, and lets it go."""
+        at = lambda part: {"xy"[i]: start[i] + part * (end[i] - start[i]) for i in range(2)}
+        for kind, part in [("mousePressed", 0), *(("mouseMoved", i / 8) for i in range(1, 9)), ("mouseReleased", 1)]:
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at(part))
 
     def screenshot(self):
         """The whole page as a PNG file, in bytes."""
