@@ -5,10 +5,10 @@
   python benchmarks/accelerator.py --out=DIR --data=FOLDER --parts=pictures    runs only one part, or runs it again
   python benchmarks/accelerator.py --out=DIR --against=OLD.json     also prints the ratios of new to old results
 
-The parts are rates, training, pytorch, sampling, profile, suite, pictures (with --data) and variants. Each runs in its
-own process for its share of the remaining time. Its results are written to DIR/PART.json as soon as they are known; all
-results are in DIR/results.json and, as tables, in DIR/report.md. If a part fails, this is reported and the next part
-runs.
+The parts are rates, training, pytorch, pairs, sampling, profile, suite, pictures (with --data) and variants. Each runs
+in its own process for its share of the remaining time. Its results are written to DIR/PART.json as soon as they are
+known; all results are in DIR/results.json and, as tables, in DIR/report.md. If a part fails, this is reported and the
+next part runs.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ from ddpm_jax.commands import cli
 from ddpm_jax.errors import UserError
 
 # The share of the time for each part, relative to those of the parts after it, which share what a part leaves.
-SHARES = {"rates": 6, "training": 40, "pytorch": 24, "sampling": 18, "profile": 20, "suite": 12}
+SHARES = {"rates": 6, "training": 40, "pytorch": 24, "pairs": 24, "sampling": 18, "profile": 20, "suite": 12}
 LAST_SHARES = {True: {"pictures": 45, "variants": 4}, False: {"variants": 20}}  # with and without --data
-SHARE_MEMORY = ("pytorch", "suite")  # whose process leaves device memory to programs other than its own JAX
+SHARE_MEMORY = ("pytorch", "pairs", "suite")  # whose process leaves device memory to programs other than its own JAX
 GRACE = 5  # seconds past its time after which a part is ended
 SHORTEST = 6  # seconds that a part needs to begin at all
 

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import pytest
 from support.tiny import ROOT, run
 
+from ddpm_jax import factory
+from ddpm_jax.config import experiment
+
 COMMAND = [sys.executable, ROOT / "benchmarks" / "accelerator.py"]
 
 
@@ -33,6 +36,34 @@ def test_operations_are_two_for_each_multiply_add(module):
     assert count(jnp.matmul, jnp.zeros((4, 6)), jnp.zeros((6, 7))) == 2 * 4 * 6 * 7
     repeated = lambda x: jax.lax.scan(lambda x, _: (jax.jit(jnp.matmul)(x, x), None), x, length=3)
     assert count(repeated, jnp.zeros((5, 5))) == 3 * 2 * 5**3
+
+
+def test_a_ratio_is_of_calls_in_turn(module, monkeypatch):
+    """On a clock that only calls advance; what is called before, to find the length of a window, does not count."""
+    clock, calls = [0.0], []
+    pairs = module("pairs")
+    monkeypatch.setattr(pairs.time, "perf_counter", lambda: clock[0])
+
+    def call(name, seconds):
+        lengths = iter(seconds)
+
+        def taken():
+            calls.append(name)
+            clock[0] += next(lengths)
+
+        return taken
+
+    pair = pairs.in_turn(call("ours", [9, 9, 1, 2, 4]), call("theirs", [9, 9, 1, 1, 1]), num_pairs=3, window=0.1)
+    assert calls == ["ours", "ours", "theirs", "theirs", *["ours", "theirs"] * 3]
+    assert pair == (2, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits"])
+def test_their_network_has_the_parameters_of_ours(name, module):
+    shapes = jax.eval_shape(
+        factory.initial_params(experiment(name), factory.network(experiment(name))), jax.random.key(0)
+    )
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == module("pytorch").NETWORKS[name].num_parameters
 
 
 def _event(name, begin, length, *, thread=1, process=7, operation=None):

@@ -1,0 +1,95 @@
+"""Our forward pass and train steps beside those of PyTorch in its eager mode, window by window in turn.
+
+Both run in one process, and a ratio is the median over pairs of windows, so that the load of a machine that other
+programs use changes both of its sides.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from _machine import pytorch
+from _machine.job import Job
+from _machine.steps import Step, config_of
+from ddpm_jax import factory
+
+NUM_PAIRS = 7
+WINDOW = 0.5  # seconds; a longer call is a window of its own
+DIGITS_BATCH = 64
+
+
+class Pair(NamedTuple):
+    """Medians over the windows."""
+
+    ours: float
+    """Seconds per call."""
+    theirs: float
+    """Seconds per call."""
+    ratio: float
+    """Of ours to theirs, of neighbouring windows."""
+
+
+def measure(job: Job) -> None:
+    """Adds a row for the forward pass and the train step of CIFAR-10's network, and for the step of the digits."""
+    if not pytorch.is_ready(job):
+        return
+    dtype, batch = job.dtypes[0], 8 if job.small else 128
+    _add(job, f"forward pass of cifar10, {dtype}, batch {batch}", *_forward(batch, dtype))
+    if job.left() > 30:
+        _add(job, f"train step of cifar10, {dtype}, batch {batch}", *_steps("cifar10", batch, dtype))
+    if job.left() > 10:
+        _add(job, f"train step of digits, float32, batch {DIGITS_BATCH}", *_steps("digits", DIGITS_BATCH, "float32"))
+
+
+def _add(job: Job, what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
+    pair = in_turn(ours, theirs, num_pairs=NUM_PAIRS, window=WINDOW)
+    columns = {"ours, ms": 1000 * pair.ours, "PyTorch, ms": 1000 * pair.theirs, "ours over PyTorch": pair.ratio}
+    job.add(what, **columns)
+
+
+def in_turn(ours: Callable[[], object], theirs: Callable[[], object], *, num_pairs: int, window: float) -> Pair:
+    """Calls both alternately, each for windows of about so many seconds, after one call that is not counted."""
+    counts = [max(1, round(window / _window(call, 2))) for call in (ours, theirs)]
+    windows = [
+        [_window(call, count) for call, count in zip((ours, theirs), counts, strict=True)] for _ in range(num_pairs)
+    ]
+    first, second = zip(*windows, strict=True)
+    return Pair(statistics.median(first), statistics.median(second), statistics.median(a / b for a, b in windows))
+
+
+def _window(call: Callable[[], object], count: int) -> float:
+    """Mean seconds of so many calls."""
+    begin = time.perf_counter()
+    for _ in range(count):
+        call()
+    return (time.perf_counter() - begin) / count
+
+
+def _forward(batch: int, dtype: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    import torch
+
+    config = config_of("cifar10", dtype=dtype, batch_size=batch)
+    model = factory.network(config)
+    params = jax.jit(factory.initial_params(config, model))(jax.random.key(0))
+    x, t = jnp.zeros((batch, 32, 32, 3)), jnp.zeros(batch)
+    apply = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
+    theirs, wait = pytorch.network("cifar10").eval(), pytorch.waiting()
+    images = torch.zeros(batch, 3, 32, 32, device=theirs.device).to(memory_format=torch.channels_last)
+    times = torch.zeros(batch, device=theirs.device, dtype=torch.long)
+
+    def call() -> None:
+        with torch.no_grad(), torch.autocast(theirs.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            theirs(images, times)
+        wait()
+
+    return lambda: jax.block_until_ready(apply(params, x, t)), call
+
+
+def _steps(name: str, batch: int, dtype: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    step, wait = Step(config_of(name, dtype=dtype, batch_size=batch)), pytorch.waiting()
+    theirs = pytorch.train_step(name, batch, dtype, way="eager")
+    return lambda: jax.block_until_ready(step()), lambda: (theirs(), wait())
