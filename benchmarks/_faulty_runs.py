@@ -22,7 +22,7 @@ from support.tiny import tiny_config, untimed
 from ddpm_jax import factory
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs import preparation, train
-from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.paths import any_path
 from ddpm_jax.training import integrity
 from ddpm_jax.training.listing import checkpoint_path
@@ -69,14 +69,14 @@ def ended(workdir: str) -> Ended:
     """What a run has left; raises if a checkpoint does not hold what was saved."""
     folder, found = any_path(workdir) / "checkpoints", {}
     for step in saved_steps(folder):
-        path = checkpoint_path(folder, step)
-        record = stored_record(path)
-        integrity.check(_arrays(path), record.digests)
+        with storage.local_folder(checkpoint_path(folder, step)) as path:  # one request for each object
+            record = stored_record(path)
+            integrity.check(_arrays(path), record.digests)
         found[step] = record.digests
     return Ended(found, untimed(workdir))
 
 
-def _arrays(path: AnyPath) -> Any:
+def _arrays(path: Path) -> Any:
     """All arrays of a checkpoint, as they lie there."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Orbax recommends to say on which devices

@@ -147,7 +147,7 @@ def test_memory_that_does_not_suffice_is_one_line(saved):
     def read(step):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 3 bytes")
 
-    with pytest.raises(UserError, match=r"^cannot read checkpoint .*8 \(out of memory .*\); it is left unchanged$"):
+    with pytest.raises(UserError, match=r"^cannot read checkpoint .*8 \(out of memory .*\); it is left unchanged: fix"):
         restoring.newest_whole(saved / "checkpoints", read)
 
 
@@ -289,9 +289,9 @@ def test_the_first_of_several_checks_a_checkpoint_part_by_part(workdir, two_proc
     [
         (
             MemoryError("too much"),
-            r"^cannot read .*/8 \(out of memory \(too much\)\); it is left unchanged$",
+            r"^cannot read .*/8 \(out of memory \(too much\)\); it is left unchanged: fix the c",
         ),
-        (OSError(errno.EACCES, "Denied"), r"^cannot read checkpoint .*/8 \(Denied\); it is left unchanged$"),
+        (OSError(errno.EACCES, "Denied"), r"^cannot read checkpoint .*/8 \(Denied\); it is left unchanged: fix the c"),
         (
             DamagedError("the digest differs"),
             r"^process 0 cannot read .*/8, .*could read \(the digest differs\); it is",

@@ -275,7 +275,9 @@ def _raise_unless_damaged(path: AnyPath, error: Exception) -> None:
             f"cannot read checkpoint {path} now ({obstacle}); it is left unchanged: start the same command again"
         ) from error
     if obstacle:
-        raise UserError(f"cannot read checkpoint {path} ({obstacle}); it is left unchanged") from error
+        raise UserError(
+            f"cannot read checkpoint {path} ({obstacle}); it is left unchanged: fix the cause, and start again"
+        ) from error
 
 
 def _present(path: AnyPath) -> bool:
