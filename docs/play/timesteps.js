@@ -13,8 +13,13 @@ define("timesteps", ["arrays"], ({ linspace }) => {
   /** Even strides that end at 0 (Lin et al. 2024, section 3.3). */
   const trailing = (schedule, n) => linspace(schedule.num_timesteps, 0, n + 1).map(round);
 
-  /** Evenly spaced integers from T to 1, then 0 (Nichol & Dhariwal 2021, section 4). */
-  const uniform = (schedule, n) => ended(linspace(schedule.num_timesteps, 1, n).map(round));
+  /** Evenly spaced integers from T to 1, then 0 (Nichol & Dhariwal 2021, section 4), whose code adds up the stride. */
+  function uniform(schedule, n) {
+    const T = schedule.num_timesteps,
+      times = [];
+    for (let i = 0, index = 0; i < n; i++, index += (T - 1) / (n - 1)) times.unshift(1 + round(index));
+    return ended(n > 1 ? times : [T]);
+  }
 
   /** Evenly spaced square roots, then 0 (Song et al. 2020, appendix D.2). */
   function quadratic(schedule, n) {
