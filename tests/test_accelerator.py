@@ -39,23 +39,26 @@ def test_operations_are_two_for_each_multiply_add(module):
 
 
 def test_a_ratio_is_of_calls_in_turn(module, monkeypatch):
-    """On a clock that only calls advance; what is called before, to find the length of a window, does not count."""
-    clock, calls = [0.0], []
+    """On clocks that only calls advance; the calls before, which give the length of a window, do not count."""
+    wall, processor, calls = [0.0], [0.0], []
     pairs = module("pairs")
-    monkeypatch.setattr(pairs.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(pairs.time, "perf_counter", lambda: wall[0])
+    monkeypatch.setattr(pairs.time, "process_time", lambda: processor[0])
 
-    def call(name, seconds):
+    def call(name, seconds, *, threads):
         lengths = iter(seconds)
 
         def taken():
             calls.append(name)
-            clock[0] += next(lengths)
+            length = next(lengths)
+            wall[0], processor[0] = wall[0] + length, processor[0] + threads * length
 
         return taken
 
-    pair = pairs.in_turn(call("ours", [9, 9, 1, 2, 4]), call("theirs", [9, 9, 1, 1, 1]), num_pairs=3, window=0.1)
+    ours, theirs = call("ours", [9, 9, 1, 2, 4], threads=1), call("theirs", [9, 9, 1, 1, 1], threads=2)
+    pair = pairs.in_turn(ours, theirs, num_pairs=3, window=0.1)
     assert calls == ["ours", "ours", "theirs", "theirs", *["ours", "theirs"] * 3]
-    assert pair == (2, 1, 2)
+    assert pair == (2, 1, (2, 1))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "digits"])

@@ -1,7 +1,8 @@
 """Our forward pass and train steps beside those of PyTorch in its eager mode, window by window in turn.
 
-Both run in one process, and a ratio is the median over pairs of windows, so that the load of a machine that other
-programs use changes both of its sides.
+Both run in one process, and a ratio is the median over pairs of windows. Where other programs use the processor, the
+ratio of the times of a clock still depends on how each side waits for its threads; that of the seconds of the processor
+does so less, and on one core (`taskset -c 0 python ...`) not at all.
 """
 
 import statistics
@@ -22,6 +23,15 @@ WINDOW = 0.5  # seconds; a longer call is a window of its own
 DIGITS_BATCH = 64
 
 
+class Times(NamedTuple):
+    """The mean time of a call in a window."""
+
+    wall: float
+    """Seconds of the clock."""
+    processor: float
+    """Seconds of the processor, of all threads of this process together."""
+
+
 class Pair(NamedTuple):
     """Medians over the windows."""
 
@@ -29,8 +39,8 @@ class Pair(NamedTuple):
     """Seconds per call."""
     theirs: float
     """Seconds per call."""
-    ratio: float
-    """Of ours to theirs, of neighbouring windows."""
+    ratio: Times
+    """Ours over theirs, of neighbouring windows."""
 
 
 def measure(job: Job) -> None:
@@ -47,26 +57,25 @@ def measure(job: Job) -> None:
 
 def _add(job: Job, what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
     pair = in_turn(ours, theirs, num_pairs=NUM_PAIRS, window=WINDOW)
-    columns = {"ours, ms": 1000 * pair.ours, "PyTorch, ms": 1000 * pair.theirs, "ours over PyTorch": pair.ratio}
+    columns = {"ours, ms": 1000 * pair.ours, "PyTorch, ms": 1000 * pair.theirs, "ours over PyTorch": pair.ratio.wall}
+    if job.small:
+        columns["in seconds of the processor"] = pair.ratio.processor
     job.add(what, **columns)
 
 
 def in_turn(ours: Callable[[], object], theirs: Callable[[], object], *, num_pairs: int, window: float) -> Pair:
-    """Calls both alternately, each for windows of about so many seconds, after one call that is not counted."""
-    counts = [max(1, round(window / _window(call, 2))) for call in (ours, theirs)]
-    windows = [
-        [_window(call, count) for call, count in zip((ours, theirs), counts, strict=True)] for _ in range(num_pairs)
-    ]
-    first, second = zip(*windows, strict=True)
-    return Pair(statistics.median(first), statistics.median(second), statistics.median(a / b for a, b in windows))
+    """Calls both alternately, each for windows of about so many seconds, after two calls that are not counted."""
+    counts = [max(1, round(window / _window(call, 2).wall)) for call in (ours, theirs)]
+    windows = [(_window(ours, counts[0]), _window(theirs, counts[1])) for _ in range(num_pairs)]
+    ratio = Times(*(statistics.median(a[clock] / b[clock] for a, b in windows) for clock in range(2)))
+    return Pair(statistics.median(a.wall for a, _ in windows), statistics.median(b.wall for _, b in windows), ratio)
 
 
-def _window(call: Callable[[], object], count: int) -> float:
-    """Mean seconds of so many calls."""
-    begin = time.perf_counter()
+def _window(call: Callable[[], object], count: int) -> Times:
+    wall, processor = time.perf_counter(), time.process_time()
     for _ in range(count):
         call()
-    return (time.perf_counter() - begin) / count
+    return Times((time.perf_counter() - wall) / count, (time.process_time() - processor) / count)
 
 
 def _forward(batch: int, dtype: str) -> tuple[Callable[[], object], Callable[[], object]]:
