@@ -91,7 +91,7 @@ def test_the_table_says_it(plans):
         "data 8 x fsdp 1",
         "is unknown",
         "TFLOP",
-        "their average",
+        "average 0.000",
     ):
         assert said in text
     assert "data set         stored on each device in addition" in text

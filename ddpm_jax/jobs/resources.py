@@ -120,11 +120,12 @@ def table(config: ConfigDict, plan: Plan) -> list[str]:
       UserError: the step does not fit into the device's memory.
     """
     gib, needed = 2**30, plan.state + plan.batch + plan.temporaries
+    parts = ", ".join(f"{name} {size / gib:.3f}" for name, size in plan.parts.items())
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     lines = [
         f"{config.name}: {plan.parameters:,} parameters, batch {config.train.batch_size}, {config.model.dtype}",
         f"devices          {plan.num_devices} x {plan.kind}, mesh {axes}",
-        *(f"{name:<16} {size / gib:9.3f} GiB per device" for name, size in plan.parts.items()),
+        f"state            {plan.state / gib:9.3f} GiB per device ({parts})",
         f"batch            {plan.batch / gib:9.3f} GiB",
         f"temporaries      {plan.temporaries / gib:9.3f} GiB (activations and gradients, by XLA)",
         f"total            {needed / gib:9.3f} GiB"
@@ -180,7 +181,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 def _parts(state: TrainState) -> dict[str, int]:
     """Returns the bytes that each part of the state takes on each device."""
     rest = (state.step, state.times, state.key, state.recent)
-    named = {"parameters": state.params, "their average": state.ema_params, "optimiser": state.opt_state, "other": rest}
+    named = {"parameters": state.params, "average": state.ema_params, "optimiser": state.opt_state, "other": rest}
     return {name: _bytes_per_device(tree) for name, tree in named.items()}
 
 
