@@ -5,9 +5,10 @@
 
 A tiny network trains on a folder of generated images, with two data workers, in processes of its own; checkpoints,
 previews and the log are written as in any run. Meanwhile this process asks twice a second for the status of the run, as
-a monitor does. The table has the memory (resident set), the open files and the threads of the trainer, of its workers
-together, and of the monitor. The last lines are about what follows the first fifth of the steps: the slope of the
-memory over the steps, and the median number of open files and of threads in the first half and in the second.
+a monitor does. The table has the memory, the open files and the threads of the trainer, of its workers together, and of
+the monitor: of the memory the resident set (RSS), and what of it is their own, since the system drops pages of files as
+it likes. The last lines are about what follows the first fifth of the steps: the slope of their own memory over the
+steps, and the median number of open files and of threads in the first half and in the second.
 """
 
 import contextlib
@@ -41,9 +42,17 @@ MIB = 2**20
 
 
 class Usage(NamedTuple):
-    """What some processes use: bytes of memory (the sum of their resident sets), open files and threads."""
+    """What some processes use together.
 
-    memory: int
+    Attributes:
+      resident: the sum of their resident sets, in bytes.
+      own: what of it belongs to no file.
+      files: the number of open files.
+      threads: the number of threads.
+    """
+
+    resident: int
+    own: int
     files: int
     threads: int
 
@@ -59,12 +68,12 @@ class Sample(NamedTuple):
 
 def usage(pids: Sequence[int]) -> Usage:
     """What these processes use together; one that has ended uses nothing."""
-    total = np.zeros(3, int)
+    total = np.zeros(4, int)
     for pid in pids:
         with contextlib.suppress(OSError):
             status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-            memory = 1024 * int(status.get("VmRSS", "0").split()[0])  # none if it is about to end
-            total += [memory, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])]
+            memory = (1024 * int(status.get(name, "0").split()[0]) for name in ("VmRSS", "RssAnon"))  # 0 at its end
+            total += [*memory, len(os.listdir(f"/proc/{pid}/fd")), int(status["Threads"])]
     return Usage(*map(int, total))
 
 
@@ -123,10 +132,10 @@ def verdicts(taken: Sequence[Sample]) -> list[str]:
     thousands, half, lines = [sample.step / 1000 for sample in warm], len(warm) // 2, []
     for name in Sample._fields[1:]:
         uses = np.array([getattr(sample, name) for sample in warm])
-        slope = np.polyfit(thousands, uses[:, 0] / MIB, 1)[0]
+        slope = np.polyfit(thousands, uses[:, 1] / MIB, 1)[0]
         first, second = (np.median(part, axis=0) for part in (uses[:half], uses[half:]))
-        lines.append(f"{name}: {slope:+.3f} MiB per 1,000 steps; files {first[1]:.0f}, then {second[1]:.0f}; "
-                     f"threads {first[2]:.0f}, then {second[2]:.0f}")  # fmt: skip
+        lines.append(f"{name}: {slope:+.3f} MiB per 1,000 steps; files {first[2]:.0f}, then {second[2]:.0f}; "
+                     f"threads {first[3]:.0f}, then {second[3]:.0f}")  # fmt: skip
     return lines
 
 
@@ -139,11 +148,12 @@ def main() -> None:
         stderr = opened.enter_context(Path(folder, "stderr").open("w+b"))
         begin, process = time.monotonic(), start(workdir, images, stderr)
         opened.callback(process.kill)
-        print("    step   trainer: MiB files threads   workers: MiB files threads   monitor: MiB files threads")
+        print("    step", *(f"  {name + ': RSS':>12}, own MiB, files, threads" for name in Sample._fields[1:]))
         for sample in samples(workdir, process):
             taken.append(sample)
             if len(taken) == 1 or sample.step * ROWS // STEPS.value > taken[-2].step * ROWS // STEPS.value:
-                cells = (f"{use.memory / MIB:15.1f} {use.files:5} {use.threads:7}" for use in sample[1:])
+                cells = (f"{use.resident / MIB:15.1f} {use.own / MIB:8.1f} {use.files:6} {use.threads:8}"
+                         for use in sample[1:])  # fmt: skip
                 print(f"{sample.step:8,}{''.join(cells)}", flush=True)
         if process.returncode:
             stderr.seek(0)
