@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -117,15 +117,18 @@ def is_helpful(error: BaseException) -> bool:
     return isinstance(error, UserError) and "\n" not in text and len(text) < 500 and bool(REMEDY.search(text))
 
 
-def differences(whole: Ended, every: Ended, found: Ended) -> tuple[list[str], list[str]]:
+def differences(whole: Ended, every: Ended, found: Ended, *, unsaved: Collection[int]) -> tuple[list[str], list[str]]:
     """What a run has lost and what it has changed.
 
     Args:
       whole: the run without faults.
       every: the same with a checkpoint of every step, since a run saves more of them when errors end it.
       found: the run with faults.
+      unsaved: the steps whose checkpoint could not be saved, as the run has said; one of a later step takes its place.
     """
-    lost = [f"checkpoint {step}" for step in whole.checkpoints if step not in found.checkpoints]
+    missing = whole.checkpoints.keys() - found.checkpoints.keys()
+    newest = max(found.checkpoints, default=0)
+    lost = [f"checkpoint {step}" for step in sorted(missing) if step not in unsaved or step > newest]
     changed = [f"checkpoint {step}" for step in found.checkpoints if found.checkpoints[step] != every.checkpoints[step]]
     logged = {line["step"]: line for line in found.log}
     lost += [f"line {line['step']}" for line in whole.log if line["step"] not in logged]

@@ -72,17 +72,22 @@ class Result(NamedTuple):
 def outcome(seed: int, workdir: str, faults: Control, *, requests: int, whole: Ended, every: Ended) -> Result:
     """Trains the run of one schedule until it ends."""
     begin, errors, lost, unhelpful, persons = time.monotonic(), list[str](), list[str](), list[str](), 0
+    unsaved, folder = set[int](), any_path(workdir) / "checkpoints"
     faults.plan(drawn(np.random.default_rng(seed), requests))
     for start in range(MOST_STARTS):
         with faults.paused():
-            newest = next(iter(saved_steps(any_path(workdir) / "checkpoints")), 0)
+            newest = next(iter(saved_steps(folder)), 0)
         steps, error, stderr = started(workdir)
         if steps and steps[0] <= newest:
             lost.append(f"start {start} took step {steps[0]} again, of which checkpoint {newest} was left")
         if "Traceback" in stderr or "Exception ignored" in stderr:
             unhelpful.append(f"printed: {stderr}")
+        unsaved -= set(steps)
         if error is None:
             break
+        if "cannot save a checkpoint" in f"{error} {stderr}":
+            with faults.paused():
+                unsaved |= set(steps) - set(saved_steps(folder))
         errors.append(f"{type(error).__name__}: {error}")
         persons += not is_transient(error)
         if not is_helpful(error):
@@ -91,7 +96,7 @@ def outcome(seed: int, workdir: str, faults: Control, *, requests: int, whole: E
         lost.append(f"the run did not end in {MOST_STARTS} starts")
     with faults.paused():
         try:
-            missing, changed = differences(whole, every, ended(workdir))
+            missing, changed = differences(whole, every, ended(workdir), unsaved=unsaved)
         except Exception as error:
             missing, changed = [], [f"cannot be read: {type(error).__name__}: {error}"]
         storage.remove_tree(any_path(workdir))

@@ -26,22 +26,34 @@ def part():
 
 
 @pytest.mark.parametrize(
-    ("checkpoints", "log", "lost", "changed"),
+    ("checkpoints", "log", "unsaved", "lost", "changed"),
     [
-        (WHOLE, LOG, [], []),
-        ({3: "c", 4: "b"}, LOG, ["checkpoint 2"], []),
-        ({2: "a", 3: "x", 4: "y"}, LOG, [], ["checkpoint 3", "checkpoint 4"]),
-        (WHOLE, LOG[1:], ["line 1"], []),
-        (WHOLE, [*LOG[:3], {"step": 4, "loss": 0}], [], ["line 4"]),
-        (WHOLE, [*LOG, LOG[0]], [], ["lines that are there twice"]),
+        (WHOLE, LOG, (), [], []),
+        ({3: "c", 4: "b"}, LOG, (), ["checkpoint 2"], []),
+        ({3: "c", 4: "b"}, LOG, (2,), [], []),
+        ({2: "a", 3: "c"}, LOG, (4,), ["checkpoint 4"], []),
+        ({2: "a", 3: "x", 4: "y"}, LOG, (), [], ["checkpoint 3", "checkpoint 4"]),
+        (WHOLE, LOG[1:], (), ["line 1"], []),
+        (WHOLE, [*LOG[:3], {"step": 4, "loss": 0}], (), [], ["line 4"]),
+        (WHOLE, [*LOG, LOG[0]], (), [], ["lines that are there twice"]),
     ],
-    ids=["whole", "no checkpoint", "other arrays", "no line", "another line", "a line twice"],
+    ids=[
+        "whole",
+        "none",
+        "none, as it said",
+        "not the last",
+        "other arrays",
+        "no line",
+        "another line",
+        "a line twice",
+    ],
 )
-def test_what_is_lost_and_what_is_changed_is_seen(part, checkpoints, log, lost, changed):
+def test_what_is_lost_and_what_is_changed_is_seen(part, checkpoints, log, unsaved, lost, changed):
     """A run that was saved more often than the whole one is compared with one that was saved at every step."""
     runs = part("_faulty_runs")
     whole, every = runs.Ended(WHOLE, LOG), runs.Ended({**WHOLE, 1: "d", 3: "c"}, LOG)
-    assert runs.differences(whole, every, runs.Ended(checkpoints, log)) == (lost, changed)
+    found = runs.Ended(checkpoints, log)
+    assert runs.differences(whole, every, found, unsaved=unsaved) == (lost, changed)
 
 
 def test_an_error_without_a_remedy_is_none_for_a_user(part):
