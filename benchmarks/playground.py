@@ -46,7 +46,7 @@ new Promise((done) => setTimeout(() => {
 }, 1500))
 """
 NETWORK = """
-modules.errors.stored("network.js").then(({arch, shapes, weights}) => {
+modules.comparison.stored("network.js").then(({arch, shapes, weights}) => {
   const network = new modules.unet.UNet(arch, modules.unet.parameters(shapes, weights));
   const x = modules.arrays.noise(0, 1, 64, 0);
   return Array.from({length: 30}, (_, i) => {

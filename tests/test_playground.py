@@ -235,6 +235,27 @@ def test_the_network_is_loaded_when_it_is_asked_for_and_answers_beside_the_exact
     assert complaints(page) == []
 
 
+def test_the_worker_answers_at_the_noise_level_of_the_image_whatever_the_schedule(page):
+    begin = """
+    (({comparison, schedules, arrays}) => {
+      window.asked = new comparison.Network(modules.network, () => {});
+      window.image = arrays.noise(1, 1, 64, 0);
+      window.level = schedules.SCHEDULES.cosine(1000).level(400);
+      asked.x_0(image, level);
+    })(modules)
+    """
+    page.evaluate("modules.comparison.stored('network.js').then(() => null)")
+    page.evaluate(begin)
+    settled(page, "asked.known.has(image)")
+    level = dj.schedules.cosine(1000).level(400)
+    time = float(dj.schedules.linear(1000).time(level.log_snr))
+    assert abs(time - 400) > 50
+    made = "new unet.UNet(network.arch, unet.parameters(network.shapes, network.weights))"
+    eps = np.array(page.evaluate(f"(({{unet, network}}) => Array.from({made}.eps(image, {time})))(modules)"))
+    found, image = (np.array(page.evaluate(f"Array.from({what})")) for what in ("asked.x_0(image, level)", "image"))
+    np.testing.assert_allclose(found, np.clip((image - level.sigma * eps) / level.signal, -1, 1), atol=1e-5)
+
+
 def test_a_page_of_a_run_is_one_file_with_its_network(run, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(playground.Playground(run).page())

@@ -7,11 +7,11 @@ define("main", [
   "plane",
   "images",
   "panels",
-  "errors",
+  "comparison",
   "controls",
   "tour",
   "gestures",
-], (states, words, drawing, { Model }, plane, images, panels, errors, controls, tour, gestures) => {
+], (states, words, drawing, { Model }, plane, images, panels, comparison, controls, tour, gestures) => {
   const $ = (id) => document.getElementById(id),
     root = document.documentElement,
     form = document.querySelector(".controls form");
@@ -147,7 +147,7 @@ define("main", [
     );
     images.row($("noised"), model.noised(), 8, "x_t");
     panels.spectra(model);
-    errors.draw(model, model.label === null ? network : null);
+    comparison.draw(model, model.label === null ? network : null);
   }
 
   function draw() {
@@ -192,7 +192,7 @@ define("main", [
     $("load").disabled = true;
     $("load").textContent = words.words().loading;
     try {
-      network = new errors.Network(await errors.stored(root.dataset.network), refresh);
+      network = new comparison.Network(await comparison.stored(root.dataset.network), refresh);
     } finally {
       $("load").disabled = false;
       show();

@@ -1,5 +1,5 @@
 /* The trained network beside the exact answer: evaluated in a worker, one image at a time, and compared over t. */
-define("errors", ["arrays", "schedules", "worlds", "charts", "words"], (
+define("comparison", ["arrays", "schedules", "worlds", "charts", "words"], (
   { noise },
   { NoiseSchedule },
   { held_out },
