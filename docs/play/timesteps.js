@@ -13,12 +13,12 @@ define("timesteps", ["arrays"], ({ linspace }) => {
   /** Even strides that end at 0 (Lin et al. 2024, section 3.3). */
   const trailing = (schedule, n) => linspace(schedule.num_timesteps, 0, n + 1).map(round);
 
-  /** Evenly spaced integers from T to 1, then 0 (Nichol & Dhariwal 2021, section 4), whose code adds up the stride. */
+  /** Evenly spaced integers from T to 1, then 0: sums of the stride, rounded (Nichol & Dhariwal 2021, section 4). */
   function uniform(schedule, n) {
     const T = schedule.num_timesteps,
-      times = [];
-    for (let i = 0, index = 0; i < n; i++, index += (T - 1) / (n - 1)) times.unshift(1 + round(index));
-    return ended(n > 1 ? times : [T]);
+      indices = [0];
+    while (indices.length < n) indices.push(indices[indices.length - 1] + (T - 1) / (n - 1));
+    return ended(n === 1 ? [T] : indices.map((index) => 1 + round(index)).reverse());
   }
 
   /** Evenly spaced square roots, then 0 (Song et al. 2020, appendix D.2). */
