@@ -22,7 +22,7 @@ from absl import flags
 
 from ddpm_jax.commands import cli
 
-CONFIG = flags.DEFINE_string("config", "digits", "The experiment to train.")
+EXPERIMENT = flags.DEFINE_string("experiment", "digits", "The experiment to train.")
 IMPORTS = flags.DEFINE_integer("imports", 5, "The number of imports, after one that is not counted.", lower_bound=1)
 STARTS = flags.DEFINE_integer("starts", 3, "The number of first starts, each followed by a second one.", lower_bound=1)
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def imports() -> tuple[float, float]:
 def started(folder: Path) -> Start:
     """Starts the run in a folder, from its checkpoint if it has one, and stops it after its first step."""
     compiled = folder / "compiled"
-    command = [sys.executable, "train.py", f"--config={CONFIG.value}", f"--workdir={folder / 'run'}"]
+    command = [sys.executable, "train.py", f"--config={EXPERIMENT.value}", f"--workdir={folder / 'run'}"]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(compiled)}
     options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "text": True}
     before, begin, seconds = _programs(compiled), time.perf_counter(), []
