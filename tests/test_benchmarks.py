@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 
 import jax
 import numpy as np
@@ -25,6 +26,18 @@ def test_a_benchmark_starts(name, monkeypatch):
     assert shown.status == 0, shown.err
     said = ast.get_docstring(ast.parse((ROOT / "benchmarks" / name).read_text())).splitlines()[0]
     assert said in shown.out
+
+
+@pytest.mark.slow
+def test_the_same_training_started_again_compiles_nothing(monkeypatch):
+    """As the benchmark of the first words counts it; the first start compiles dozens of programs."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    shown = run("benchmarks/first_words.py", "--imports=1", "--starts=1")
+    assert shown.status == 0, shown.err
+    compiled = dict(re.findall(r"^(\w+) start, compiled +(\d+) programs$", shown.out, re.MULTILINE))
+    assert int(compiled["first"]) > 12
+    assert int(compiled["second"]) == 0
 
 
 def imported(name, monkeypatch):

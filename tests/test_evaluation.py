@@ -16,9 +16,10 @@ from support.tiny import save, tiny_config
 from ddpm_jax import factory
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation import likelihoods
 from ddpm_jax.evaluation.evaluate import METRICS as ALL_METRICS
 from ddpm_jax.evaluation.evaluate import Images, Metric, evaluate, table
-from ddpm_jax.evaluation.measurements import standard_error
+from ddpm_jax.evaluation.likelihoods import standard_error
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime.devices import device_mesh, replicated
 from ddpm_jax.runtime.images import from_uint8
@@ -105,13 +106,27 @@ def test_the_table_says_what_was_measured(measured):
     lines = table(measured.results)
     bpd, nll = measured.results["bpd"], measured.results["nll"]
     text = "\n".join(lines)
-    assert len(lines) == 7
+    assert len(lines) == 8
     ode = (nll["bits_per_dim"], nll["with_decoder"]["bits_per_dim"])
     for number in (bpd["bits_per_dim"], bpd["L_between"], bpd["L_0"], *ode):
         assert f"{number:.4f}" in text
     assert f"({T - 1} terms)" in text
-    assert f"(exact trace, {T - 1} steps)" in text
+    assert "\n  12 steps, exact trace" in text
+    assert f"(error of the solver {nll['solver_error']:.1g})" in text
     assert "4: " in lines[-1]
+
+
+def test_an_estimated_trace_states_its_error(measured, monkeypatch):
+    """As that of larger images; with its own error it agrees with the exact one."""
+    monkeypatch.setattr(likelihoods, "_EXACT_TRACE_DIMS", 63)
+    images = Images(measured.source, num_images=NUM_IMAGES, batch_size=100, mesh=measured.run.mesh)
+    result, exact = likelihoods.exact_likelihood(measured.run, images, num_steps=0), measured.results["nll"]
+    assert (result["trace"], result["num_probes"], exact["num_probes"], exact["trace_error"]) == ("hutchinson", 4, 0, 0)
+    for ours, theirs in ((result, exact), (result["with_decoder"], exact["with_decoder"])):
+        assert 0 < abs(ours["bits_per_dim"] - theirs["bits_per_dim"]) < 4 * ours["trace_error"]
+    lines = table({"nll": result})
+    assert lines[-1] == "  12 steps, trace by 4 random directions"
+    assert f", of the trace {result['trace_error']:.1g})" in lines[1]
 
 
 def test_the_spectrum_has_a_row_for_every_frame(measured):

@@ -18,7 +18,7 @@ from support.measures import order
 
 from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.diffusion.arrays import noise_like
-from ddpm_jax.diffusion.likelihood import ode_log_prob_nats
+from ddpm_jax.diffusion.ode_likelihood import ode_log_prob, ode_steps
 from ddpm_jax.diffusion.prediction import score
 from ddpm_jax.diffusion.samplers import Variance, ddim, ddim_step, heun, ode_coordinates, p_mean_log_var, sample
 from ddpm_jax.diffusion.schedules import NoiseLevel, linear
@@ -253,8 +253,7 @@ def test_6_16_the_density_of_an_image_is_that_of_its_noise_and_the_integral():
     exact = LINE.log_prob(jnp.array([[x_0]]), level(start))[0]
     np.testing.assert_allclose(LINE.log_prob(jnp.array([[x_T]]), level(end))[0] + integral, exact, rtol=1e-7)
 
-    upwards = SCHEDULE.encoding(np.arange(1000, 99, -1))
-    ours = ode_log_prob_nats(LINE.denoiser, jnp.array([[x_0]]), transitions=upwards)
+    ours = ode_log_prob(LINE.denoiser, jnp.array([[x_0]]), steps=ode_steps(SCHEDULE, 32, first=100)).nats
     first = SCHEDULE.level(100)
     truth = LINE.log_prob(first.signal * jnp.array([[x_0]]), first) + np.log(first.signal)
     np.testing.assert_allclose(ours, truth, atol=1e-3)

@@ -310,7 +310,9 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
         return run_program("train.py", f"--workdir={tmp_path}", *arguments(config))
 
     picture = tmp_path / "samples.png"
-    assert "done: step 2 after " in start().out
+    said = start().out
+    assert said.startswith(f"training tiny up to step 2 in {tmp_path}\n")
+    assert "done: step 2 after " in said
     drawn = picture.read_bytes()
     picture.write_bytes(b"kept")
     assert f"done: step 2 was reached before; samples in {picture}, checkpoint in" in start().out

@@ -151,10 +151,16 @@ def _is_one_of_many() -> bool:
 
 
 def _use_compilation_cache() -> None:
-    """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any."""
+    """Keeps compiled programs between starts, in JAX_COMPILATION_CACHE_DIR or the user's cache folder, if any.
+
+    Small ones too, which JAX leaves out unless JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS says otherwise: a start has
+    dozens of them, and the next one compiles nothing.
+    """
     chosen = jax.config.jax_compilation_cache_dir  # pyrefly: ignore[missing-attribute]  # jax adds it while it is imported
     if chosen is None and (cache := paths.cache_folder()):
         jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def _parse(argv: list[str], module: ModuleType, argument: str | None, most: int | None = 1) -> list[str]:

@@ -60,15 +60,16 @@ TOPOLOGY = flags.DEFINE_string(
 
 def main() -> None:
     """Trains, draws a grid of samples if the model is a denoiser, and prints where everything is."""
-    from ddpm_jax.jobs.train import start
-    from ddpm_jax.runs.run import Run
-    from ddpm_jax.runs.sampling import sample_run
-    from ddpm_jax.training.goodput import goodput_table
-
     config = CONFIG.value
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
+    print(f"training {config.name} up to step {config.train.num_steps:,} in {workdir}", flush=True)
+    from ddpm_jax.jobs.train import start  # which takes longer than all before: the first line is printed already
+    from ddpm_jax.runs.run import Run
+    from ddpm_jax.runs.sampling import sample_run
+    from ddpm_jax.training.goodput import goodput_table
+
     begin = time.perf_counter()
     traced = traced_steps(PROFILE.value)
     start_step, state, stopped, seconds = start(config, workdir, hooks=traced, sinks=traced)

@@ -35,6 +35,11 @@ def expand_like(a: ArrayLike, x: AnyArray) -> Array:
     return a.reshape(a.shape + (1,) * (jnp.ndim(x) - a.ndim)) if a.ndim else a
 
 
+def pixel_axes(x: AnyArray) -> tuple[int, ...]:
+    """All axes of x `[B, ...]` except the first, which counts the images."""
+    return tuple(range(1, x.ndim))
+
+
 def stream(key: Array, name: str) -> Array:
     """The key of the named random stream below `key`: the same name gives the same key, whatever was drawn before.
 

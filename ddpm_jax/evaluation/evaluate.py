@@ -16,7 +16,8 @@ from ddpm_jax.errors import UserError, check_counts, did_you_mean, shortened
 from ddpm_jax.evaluation import plots, printing
 from ddpm_jax.evaluation.comparison import compare
 from ddpm_jax.evaluation.images import Images
-from ddpm_jax.evaluation.measurements import accuracy, bound, exact_likelihood, power_spectra
+from ddpm_jax.evaluation.likelihoods import bound, exact_likelihood
+from ddpm_jax.evaluation.measurements import accuracy, power_spectra
 from ddpm_jax.evaluation.quality import PICTURES, QUALITY, QualityMetric
 from ddpm_jax.evaluation.references import reference_of, samples_of
 from ddpm_jax.evaluation.results import as_json, check_finite, record

@@ -21,13 +21,21 @@ def of_bound(result: Result) -> list[str]:
 
 def of_likelihood(result: Result) -> list[str]:
     """The likelihood by the probability-flow ODE, with the decoder and with dequantised images."""
-    decoded, solved = result["with_decoder"], f"({result['trace']} trace, {result['num_steps']} steps)"
+    decoded, probes = result["with_decoder"], result["num_probes"]
     return [
-        f"ODE likelihood {decoded['bits_per_dim']:.4f} +- {decoded['standard_error']:.4f} bits/dim from x_1, "
-        "with the bound's L_0",
-        f"               {result['bits_per_dim']:.4f} +- {result['standard_error']:.4f} bits/dim with uniform "
-        f"dequantisation {solved}",
+        f"ODE likelihood {_with_errors(decoded)} from x_1, with the bound's L_0",
+        f"               {_with_errors(result)} with uniform dequantisation",
+        f"  {result['num_steps']} steps, {f'trace by {probes} random directions' if probes else 'exact trace'}",
     ]
+
+
+def _with_errors(value: Result) -> str:
+    """Bits per dimension with the standard error over the images, and what solver and estimated trace add to it."""
+    trace = f", of the trace {value['trace_error']:.1g}" if value["trace_error"] else ""
+    return (
+        f"{value['bits_per_dim']:.4f} +- {value['standard_error']:.4f} bits/dim "
+        f"(error of the solver {value['solver_error']:.1g}{trace})"
+    )
 
 
 def of_spectrum(result: Result) -> list[str]:

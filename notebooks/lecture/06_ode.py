@@ -111,7 +111,7 @@ figure
 #
 # $$\frac{d \log q(x_t)}{dt} = -\nabla\cdot\left(f - \tfrac12 g^2\,\nabla\log q(x_t)\right).$$
 #
-# [`diffusion/samplers/ode.py`](../ddpm_jax/diffusion/samplers/ode.py), [`diffusion/likelihood.py`](../ddpm_jax/diffusion/likelihood.py);
+# [`diffusion/samplers/ode.py`](../ddpm_jax/diffusion/samplers/ode.py), [`diffusion/ode_likelihood.py`](../ddpm_jax/diffusion/ode_likelihood.py);
 # `test_ode_solvers.py::test_solvers_converge_with_their_order`, `test_lecture_06.py::test_6_15_along_the_flow_the_log_density_falls_by_the_divergence`
 
 # %%
@@ -134,8 +134,8 @@ order.set(xlabel="network evaluations", title="error against the exact flow")
 _ = order.legend(loc="lower left")
 
 # %%
-upwards = schedule.encoding(dj.timesteps.log_snr(schedule, 20 if smoke else 200)[:-1])
-log_prob = lambda x: dj.likelihood.ode_log_prob_nats(mixture.denoiser, x, transitions=upwards)
+upwards = dj.ode_likelihood.ode_steps(schedule, 8 if smoke else 32)
+log_prob = lambda x: dj.ode_likelihood.ode_log_prob(mixture.denoiser, x, steps=upwards).nats
 by_flow, first = jax.jit(log_prob)(points[:100]), schedule.level(1)
 truth = mixture.log_prob(first.signal * points[:100], first) + 2 * np.log(first.signal)
 furthest = float(jnp.max(jnp.abs(by_flow - truth)))

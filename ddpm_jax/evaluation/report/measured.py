@@ -2,7 +2,8 @@
 
 from ddpm_jax.errors import UserError, one_line, shortened
 from ddpm_jax.evaluation import plots
-from ddpm_jax.evaluation.measurements import accuracy, bound, power_spectra
+from ddpm_jax.evaluation.likelihoods import bound
+from ddpm_jax.evaluation.measurements import accuracy, power_spectra
 from ddpm_jax.evaluation.report.markup import element, figure, joined, paragraph, table
 from ddpm_jax.evaluation.report.pictures import plot
 from ddpm_jax.evaluation.report.subject import Section, Subject
