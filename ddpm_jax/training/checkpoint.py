@@ -223,7 +223,9 @@ class Checkpoints:
         )
         read = jax.block_until_ready(ocp.PyTreeCheckpointer().restore(path / "state", args=options))
         integrity.check(read, record.digests)
-        restored = target.replace(**{"recent": _nothing_recent(target), **read})
+        if "recent" not in read:
+            read = {**read, "recent": _nothing_recent(target)}
+        restored = target.replace(**read)
         if int(restored.step) != step:
             raise integrity.DamagedError(f"it contains step {int(restored.step)}")
         note_unverified(
