@@ -84,13 +84,18 @@ def _arrays(path: Path) -> Any:
 
 
 def started(workdir: str) -> tuple[list[int], BaseException | None, str]:
-    """Starts a run once; returns the steps that it took, the error that ended it, and what was printed to stderr."""
+    """Starts a run once; returns the steps that it took, the error that ended it, and what was printed to stderr.
+
+    A signal that stops the run ends this program.
+    """
     steps, ended_by = list[int](), None
     with tempfile.TemporaryFile() as stderr:
         with contextlib.redirect_stdout(io.StringIO()), _printing_to(stderr):
             gc.collect()  # what the start before has left, which may print something when it is removed
             try:
-                train.start(config_of(), workdir, hooks=[lambda step, state, metrics: steps.append(step)])
+                done = train.start(config_of(), workdir, hooks=[lambda step, state, metrics: steps.append(step)])
+                if done.stopped is not None:
+                    raise KeyboardInterrupt
             except Exception as error:
                 ended_by = error
         stderr.seek(0)

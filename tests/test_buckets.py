@@ -1,5 +1,6 @@
 """A run in a bucket is the run on a disk, bit for bit: trained, killed, resumed, sampled, measured, converted."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def test_a_listing_that_lags_hides_no_checkpoint(place, monkeypatch):
 
 
 def test_a_bucket_that_cannot_be_listed_is_one_line_with_a_remedy(place, monkeypatch, capfd):
-    """The library itself prints nothing."""
+    """The libraries themselves print nothing."""
     folder = paths.any_path(f"{place}/run/checkpoints")
     storage.names(folder)
     from gcsfs import retry  # not before: it reads the environment of the bucket while it is imported
@@ -247,8 +248,14 @@ def test_a_bucket_that_cannot_be_listed_is_one_line_with_a_remedy(place, monkeyp
     monkeypatch.setattr(type(buckets.gcs()), "_request", retry.retry_request(retries=2)(refused))
     with pytest.raises(UserError, match=r"^cannot list the checkpoints in gs://.*; fix the cause, and start again$"):
         saved_steps(folder)
+
+    async def forbidden(self, *args, **options):
+        raise OSError("Forbidden: b/bucket/o")  # what gcsfs makes of this answer
+
+    monkeypatch.setattr(type(buckets.gcs()), "_request", forbidden)
     openings = (Run, partial(dj.ImageFolder, size=8), partial(train.train, tiny_config()))
     for opening in openings:  # none of which says that it is absent
-        with pytest.raises(UserError, match=r"^cannot read gs://.*: Forbidden, 403"):
+        with pytest.raises(UserError, match=r"^cannot read gs://.*: Forbidden: b/bucket/o; make it re"):
             opening(f"{place}/run")
     assert "Traceback" not in capfd.readouterr().err
+    assert not any(logging.getLogger(name).isEnabledFor(logging.ERROR) for name in ("gcsfs", "fsspec.prefetcher"))
