@@ -129,22 +129,22 @@ define("words_en", [], () => ({
     ],
     posterior: [
       "Many digits are still possible",
-      "Which digit hides in the noise? Each training digit has a probability, given x_t. Their average is the best answer in squared error, and it is what a network learns.",
+      "Which digit hides in the noise? Each training digit has a probability, given x_t. Their average is the best answer in squared error, and a network is trained to give it.",
       "Move the slider until one digit is left. Paint on x_t, and watch the five likeliest change. Load the network, and compare.",
     ],
     score: [
       "The score points back to the data",
       "Each arrow points along the gradient of the log density. That is the average direction back to all originals that are possible, and the predicted noise is the same with another sign and unit.",
-      "Drag the large point. The green point is its estimate of x_0, a mean that may lie where no data are.",
+      "Drag the large point to the middle. The green point is its estimate of x_0, a mean that may lie where no data are.",
     ],
     ddpm: [
       "DDPM: the noise of the steps makes many ends",
-      "Each step goes towards the estimate of x_0 and adds a little new noise. This runs the noising backwards, with the right density at every time.",
+      "Each step mixes x_t with the estimate of x_0 and adds a little new noise. With small steps, this runs the noising backwards: the density is right at every time.",
       "Play. Below, sixty chains from one start end everywhere in the data: not the start, but the noise of the steps decides.",
     ],
     ddim: [
       "DDIM: one start, one end",
-      "Leave the new noise out, and correct for it: the densities stay the same, and the path becomes the solution of an ordinary differential equation. Each start has one end.",
+      "Leave the new noise out, and correct for it: with small steps the densities stay the same, and the path follows an ordinary differential equation. Each start has one end.",
       "Raise η from 0 to 1: the one end of DDIM becomes the many of DDPM.",
     ],
     fourier: [
@@ -154,13 +154,13 @@ define("words_en", [], () => ({
     ],
     guidance: [
       "Guidance: away from the average, towards a class",
-      "The difference of two predictions, with and without the class, is the gradient of a classifier. A scale above 1 follows it further. Samples become typical of the class, and less diverse.",
-      "Move γ from 1 to 8: the points leave the class they should fill, away from the other classes.",
+      "The difference of two predictions, with and without the class, is the gradient of a classifier with another sign and unit. A scale above 1 follows it further. Samples become clearer cases of the class, and less diverse.",
+      "Move γ from 1 to 8: the points no longer fill the class, but crowd on its side away from the other classes.",
     ],
     speed: [
       "Quality and diversity are paid for in steps",
-      "Few steps leave the points far from the data. A better solver needs fewer. The distance sees quality and diversity together.",
-      "Choose DDPM, DDIM, Heun and DPM-Solver++ in turn: which is best with ten steps?",
+      "One step puts all points near one mean; a few leave some far from the data. A better solver needs fewer. Precision alone may praise the mean; the distance sees quality and diversity together.",
+      "Choose DDPM, DDIM, Heun and DPM-Solver++ in turn: which is best with ten steps? Heun needs two estimates in a step, the others one.",
     ],
   },
 }));
