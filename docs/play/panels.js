@@ -32,7 +32,8 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
     Array.from(list.children).forEach((li, place) => original(li.firstElementChild, model, best[place]));
     // Words last: what is written makes the next question for a size a new layout.
     Array.from(list.children).forEach((li, place) => share(li, log_posterior[best[place]]));
-    $("perplexity").textContent = words()[`perplexity_${kind}`](rounded(model.possible()));
+    $("perplexity").textContent =
+      (model.label === null ? "" : words().whatever_class) + words()[`perplexity_${kind}`](rounded(model.possible()));
   }
 
   /** One original in its small canvas. */
