@@ -98,7 +98,7 @@ define("words_en", [], () => ({
   steps_axis: "steps",
   bands_axis: "periods across the image",
   possible_axis: "how many are possible",
-  x_t_short: "x_t",
+  x_t_short: "xₜ",
   estimate_short: "estimate of x_0",
   data_short: "data",
   time_value: (t) => `t = ${t}`,
