@@ -138,7 +138,7 @@ define("words_en", [], () => ({
     score: [
       "The score points back to the data",
       "Each arrow points along the gradient of the log density. That is the average direction back to all originals that are possible, and the predicted noise is the same with another sign and unit.",
-      "Drag the large point to the middle. The green point is its estimate of x_0, a mean that may lie where no data are.",
+      "Drag the large point outwards, between two groups. The green point is its estimate of x_0, a mean that may lie where no data are.",
     ],
     ddpm: [
       "DDPM: the noise of the steps makes many ends",
