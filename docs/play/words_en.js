@@ -89,7 +89,8 @@ define("words_en", [], () => ({
   log_snr_axis: "log-SNR",
   errors: "Where and when the network errs",
   errors_what: "Root mean square per pixel, over t.",
-  gap_what: "between network and exact answer, along this chain",
+  gap_what:
+    "between network and exact answer, along this chain: with much noise, a small error of ε is a large one of x_0",
   truth_what:
     "from the truth, for digits that the training data lack: with little noise the exact answer is a training digit, while the network generalises",
   exact_short: "exact",
