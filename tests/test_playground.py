@@ -75,6 +75,19 @@ def test_the_words_of_both_languages_are_for_the_same_things(page):
     assert stops == page.evaluate("Object.keys(modules.equations)")
 
 
+def test_with_a_class_the_page_says_what_the_exact_answer_is(page):
+    for setting, words in (
+        ("", "exact_what"),
+        ("&label=3", "exact_class"),
+        ("&guidance_scale=3&label=3", "exact_guided"),
+        ("&guidance_scale=0&label=3", "exact_what"),
+    ):
+        at(page, f"world=digits&num_steps=5{setting}&lang=en&theme=light")
+        settled(page, f"document.getElementById('exact').textContent === modules.words.words().{words}")
+        begins = "document.getElementById('perplexity').textContent.startsWith(modules.words.words().whatever_class)"
+        settled(page, f"{begins} === {str('label' in setting).lower()}")
+
+
 def test_everything_that_can_be_moved_or_seen_has_a_name_for_readers_of_screens(page):
     for world in ("plane", "digits"):
         at(page, f"world={world}&lang=en&theme=light")

@@ -95,7 +95,7 @@ define("comparison", ["arrays", "schedules", "worlds", "charts", "words"], (
 
   const axes = () => ({
     x: { range: [1000, 0], ticks: [1000, 500, 0], format: (t) => (t === 1000 ? "t = 1000" : t) },
-    y: { range: [0, 1], ticks: [0, 0.5, 1] },
+    y: { range: [0, 1.25], ticks: [0, 0.5, 1] },
   });
 
   /** Both charts. */

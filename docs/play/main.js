@@ -107,11 +107,19 @@ define("main", [
     }
   }
 
+  /** The name of the words for what the exact answer is: without a class or guidance, it is one average. */
+  function exact_words() {
+    const { guidance_scale } = state;
+    if (model.label === null || guidance_scale === 0) return "exact_what";
+    return guidance_scale === 1 ? "exact_class" : "exact_guided";
+  }
+
   /** Shows the state: words, theme, controls, tour. */
   function show() {
     if (state.lang) words.choose(state.lang);
     root.dataset.theme = state.theme || (dark.matches ? "dark" : "light");
     document.body.dataset.world = state.world;
+    $("exact").dataset.word = exact_words();
     words.write();
     drawing.read_colours();
     for (const button of document.querySelectorAll(".worlds button"))

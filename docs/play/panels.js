@@ -32,7 +32,8 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
     Array.from(list.children).forEach((li, place) => original(li.firstElementChild, model, best[place]));
     // Words last: what is written makes the next question for a size a new layout.
     Array.from(list.children).forEach((li, place) => share(li, log_posterior[best[place]]));
-    $("perplexity").textContent = words()[`perplexity_${kind}`](rounded(model.possible()));
+    $("perplexity").textContent =
+      (model.label === null ? "" : words().whatever_class) + words()[`perplexity_${kind}`](rounded(model.possible()));
   }
 
   /** One original in its small canvas. */
@@ -49,7 +50,7 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
       percent = 100 * Math.exp(log_probability ?? -Infinity);
     li.hidden = log_probability === undefined;
     bar.style.setProperty("--share", `${percent}%`);
-    text.textContent = percent < 0.1 ? "<0.1 %" : `${percent.toFixed(percent < 9.95 ? 1 : 0)} %`;
+    text.textContent = percent < 0.1 ? "<0.1\u202f%" : `${percent.toFixed(percent < 9.95 ? 1 : 0)}\u202f%`;
   }
 
   function possible(model, num) {
@@ -78,13 +79,13 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
   /** Precision, recall and the Frechet distance against the number of steps. */
   function quality({ rows, state }) {
     const at = (name) => rows.map((row) => [row.num_steps, row[name]]),
-      present = Math.min(state.num_steps, 100);
+      steps = state.num_steps;
     const shares = new Chart($("shares"), {
       x: { ...over_steps(), label: "" },
       y: { range: [0, 1], ticks: [0, 0.5, 1] },
       left: 36,
     });
-    shares.now(present);
+    if (steps <= 100) shares.now(steps);
     shares.line(at("precision"), "data");
     shares.line(at("recall"), "noise");
     shares.dots(at("precision"), "data");
@@ -101,7 +102,7 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
       y: { range: [1e-3, 10], ticks: [0.001, 0.1, 10], is_log: true },
       left: 36,
     });
-    distance.now(present);
+    if (steps <= 100) distance.now(steps);
     distance.line(at("frechet"), "x_t");
     distance.dots(at("frechet"), "x_t");
     distance.legend([[words().frechet, "x_t"]]);
@@ -145,7 +146,7 @@ define("panels", ["drawing", "charts", "plane", "images", "spectrum", "words", "
       [
         [words().data_short, "data"],
         [words().x_t_short, "x_t"],
-        ["x̂_0", "prediction"],
+        ["x̂₀", "prediction"],
         [words().noise, "noise"],
       ],
       "right",
