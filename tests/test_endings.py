@@ -95,11 +95,12 @@ def test_all_processes_end_with_the_code_of_the_first(monkeypatch, error, code):
     ],
 )
 def test_the_program_ends_with_the_code(monkeypatch, tmp_path, error, code, printed):
-    def start(config, workdir):
+    def start(config, workdir, **options):
         raise error
 
     monkeypatch.setattr(train, "start", start)
-    assert tiny.run("train.py", f"--workdir={tmp_path}") == (code, "", printed)
+    begun = f"training digits up to step 2,000 in {tmp_path}\n"
+    assert tiny.run("train.py", f"--workdir={tmp_path}") == (code, begun, printed)
 
 
 def test_a_second_start_of_a_run_that_trains_may_be_started_again(tmp_path):

@@ -79,7 +79,7 @@ def test_a_hang_shows_every_thread(tmp_path):
 
 
 def test_a_signal_shows_every_thread_of_a_program_and_does_not_end_it(monkeypatch, capfd, tmp_path):
-    def start(config, workdir):
+    def start(config, workdir, **options):
         signal.raise_signal(signal.SIGUSR1)
         raise KeyboardInterrupt
 

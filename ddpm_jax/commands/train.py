@@ -22,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax import errors
 from ddpm_jax.commands import cli, endings
+from ddpm_jax.config import check_ranges
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.storage import exists
 
@@ -64,6 +65,7 @@ def main() -> None:
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
+    check_ranges(config)
     print(f"training {config.name} up to step {config.train.num_steps:,} in {workdir}", flush=True)
     from ddpm_jax.jobs.train import start  # which takes longer than all before: the first line is printed already
     from ddpm_jax.runs.run import Run
