@@ -22,7 +22,8 @@ class TracedSteps(Sink):
     ends or returns to a checkpoint before the last of these steps, the trace ends with it.
 
     Args:
-      first, last: the steps, both included, counted from 1.
+      first: the first of the steps, counted from 1.
+      last: the last of them.
 
     Raises:
       UserError: they are not the numbers of steps.
