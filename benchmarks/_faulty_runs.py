@@ -129,7 +129,7 @@ def differences(whole: Ended, every: Ended, found: Ended, *, unsaved: Collection
       whole: the run without faults.
       every: the same with a checkpoint of every step, since a run saves more of them when errors end it.
       found: the run with faults.
-      unsaved: the steps whose checkpoint could not be saved, as the run has said; one of a later step takes its place.
+      unsaved: the steps whose checkpoint the run reported as not saved; a later checkpoint replaces such a one.
     """
     missing = whole.checkpoints.keys() - found.checkpoints.keys()
     newest = max(found.checkpoints, default=0)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from ddpm_jax.commands import cli
+from ddpm_jax.config import KEYS
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory import GRIDS, SAMPLERS
 
 if TYPE_CHECKING:
     from ddpm_jax.runs.run import Run
@@ -23,11 +23,13 @@ NUM_STEPS = flags.DEFINE_integer(
     "The number of steps of the chain, or of the solver of a metric (default: that of the run or of the metric).",
     lower_bound=0,
 )
-SAMPLER = flags.DEFINE_enum("sampler", None, sorted(SAMPLERS), "The sampler (default: the run's).")
+SAMPLER = flags.DEFINE_enum(
+    "sampler", None, sorted(KEYS["sample.sampler"].choices), "The sampler (default: the run's)."
+)
 VARIANCE = flags.DEFINE_enum(
     "variance",
     None,
-    ["small", "large", "learned"],
+    KEYS["sample.variance"].choices,
     "The variance of a reverse step, with --sampler=ancestral (default: the run's).",
 )
 ETA = flags.DEFINE_float(
@@ -35,7 +37,9 @@ ETA = flags.DEFINE_float(
     None,
     "The amount of noise in --sampler=ddim, from 0 (deterministic) to 1 (as ancestral) (default: the run's).",
 )
-GRID = flags.DEFINE_enum("grid", None, sorted(GRIDS), "The spacing of the chain's time steps (default: the run's).")
+GRID = flags.DEFINE_enum(
+    "grid", None, sorted(KEYS["sample.grid"].choices), "The spacing of the chain's time steps (default: the run's)."
+)
 CORRECTOR_STEPS = flags.DEFINE_integer(
     "corrector_steps",
     None,
@@ -67,13 +71,13 @@ CLASSIFIER_SCALE = flags.DEFINE_float(
 CLASSIFIER_ON = flags.DEFINE_enum(
     "classifier_on",
     None,
-    ["score", "mean"],
+    KEYS["sample.classifier_on"].choices,
     "What this gradient shifts: the estimate, for any sampler, or the mean of the ancestral step (default: the run's).",
 )
 CLIP_ORDER = flags.DEFINE_enum(
     "clip_order",
     None,
-    ["after", "before"],
+    KEYS["sample.clip_order"].choices,
     "Whether the estimate of the clean image is clipped after guidance or before (default: the run's).",
 )
 

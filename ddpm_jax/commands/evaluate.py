@@ -22,6 +22,7 @@ from absl import flags
 
 from ddpm_jax.commands import chain_flags, cli
 from ddpm_jax.commands.chain_flags import NUM_STEPS, PARAMS, SEED
+from ddpm_jax.config import KEYS
 from ddpm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ SKIP_UNREADABLE = flags.DEFINE_boolean(
 DECODER = flags.DEFINE_enum(
     "decoder",
     None,
-    ["exact", "tanh"],
+    KEYS["sample.decoder"].choices,
     "The normal CDF in the last term of bpd: exact, or the approximation of published code, to compare with published "
     "bits per dimension (default: the run's).",
 )

@@ -66,6 +66,7 @@ def main() -> None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
     check_ranges(config)
+    traced = traced_steps(PROFILE.value)
     print(f"training {config.name} up to step {config.train.num_steps:,} in {workdir}", flush=True)
     from ddpm_jax.jobs.train import start  # which takes longer than all before: the first line is printed already
     from ddpm_jax.runs.run import Run
@@ -73,7 +74,6 @@ def main() -> None:
     from ddpm_jax.training.goodput import goodput_table
 
     begin = time.perf_counter()
-    traced = traced_steps(PROFILE.value)
     start_step, state, stopped, seconds = start(config, workdir, hooks=traced, sinks=traced)
     already = start_step == int(state.step)
     if not already:
@@ -108,10 +108,10 @@ def traced_steps(steps: str | None) -> "list[TracedSteps]":
     Raises:
       UserError: the flag does not name steps.
     """
-    from ddpm_jax.training.traced_steps import TracedSteps
-
     if steps is None:
         return []
+    from ddpm_jax.training.traced_steps import TracedSteps
+
     found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", steps)
     if not found:
         raise errors.UserError(f"--profile={steps}: write the first and the last step as START:STOP, such as 100:105")

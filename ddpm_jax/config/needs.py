@@ -1,6 +1,6 @@
 """Which configuration keys have an effect only if another key has certain values.
 
-Training does not start a new run if such a key is set and has no effect.
+A new run is refused if it sets a key that has no effect.
 """
 
 from collections.abc import Mapping

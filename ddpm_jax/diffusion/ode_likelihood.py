@@ -87,7 +87,7 @@ class Estimate(NamedTuple):
 
 
 def ode_steps(schedule: NoiseSchedule, num_steps: int, *, first: float = 1.0) -> OdeSteps:
-    """The steps of equal length in u from a level to the last one of a schedule, in float64.
+    """Divides the way from a level to the last level of a schedule into steps of equal length in u, in float64.
 
     Args:
       schedule: `NoiseSchedule`.

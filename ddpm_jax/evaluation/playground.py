@@ -51,7 +51,7 @@ class Playground:
         self.run = run
 
     def page(self) -> str:
-        """The page as one text without other files, and without a network if there is no run."""
+        """Returns the page as the text of one file that needs no other; it has a network only if a run is given."""
         text = _file("index.html").replace(_ON_DEMAND, "").replace(_STYLE, f"<style>\n{_file('style.css')}</style>")
         network = "" if self.run is None else f"<script>\n{script_of_run(self.run)}</script>\n"
         scripts = _SCRIPT.sub(lambda found: f"<script>\n{_file(found[1])}</script>", text)

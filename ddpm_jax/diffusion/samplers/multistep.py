@@ -11,8 +11,8 @@ $$ x_s = \frac{\sigma_s}{\sigma_t} x_t + \sqrt{\bar\alpha_s} \int_{\lambda_t}^{\
 ([Lu et al. 2022](https://arxiv.org/abs/2206.00927), eq. 3.4; [Lu et al. 2022](https://arxiv.org/abs/2211.01095),
 eq. 8). If the prediction were constant, either gives a step of DDIM. A multistep solver of order k puts a polynomial
 through the present and k - 1 earlier predictions instead. A `Form` says what is interpolated, along what, and with
-which density it is integrated; the integral is a Gauss-Legendre sum, which is exact to rounding and has no differences
-of almost equal numbers in it.
+which density it is integrated. The integral is computed by Gauss-Legendre quadrature, which is exact to rounding and
+subtracts no numbers that are almost equal.
 """
 
 from collections.abc import Callable, Sequence
