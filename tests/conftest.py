@@ -76,6 +76,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="module")
+def page() -> Iterator[object]:
+    """The playground in a browser."""
+    from support.playground import FOLDER, opened
+
+    with opened(FOLDER / "index.html") as shown:
+        yield shown
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the sources, built without a network."""

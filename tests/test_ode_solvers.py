@@ -15,13 +15,32 @@ from support.measures import assert_drawn_from, order
 
 from ddpm_jax.diffusion import timesteps
 from ddpm_jax.diffusion.analytic import Gaussian
-from ddpm_jax.diffusion.samplers import ddim, dpm_solver_pp_2m, heun, ode_coordinates, ode_derivative, sample
+from ddpm_jax.diffusion.samplers import (
+    adams_bashforth,
+    ddim,
+    deis,
+    dpm_solver_pp_2m,
+    dpm_solver_pp_3m,
+    heun,
+    ode_coordinates,
+    ode_derivative,
+    sample,
+    unipc,
+)
 from ddpm_jax.diffusion.schedules import cosine, linear
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 SCHEDULE = linear(1000)
 SECOND_ORDER = {"heun": heun(), "dpm_solver_pp_2m": dpm_solver_pp_2m()}
+LOOKING_BACK = {
+    "dpm_solver_pp_3m": dpm_solver_pp_3m(),
+    "deis": deis(),
+    "adams_bashforth": adams_bashforth(),
+    "unipc": unipc(),
+    "stochastic 2M": dpm_solver_pp_2m(1.0),
+    "stochastic 3M": dpm_solver_pp_3m(0.5),
+}
 ORDERS = {"ddim": (ddim(), 1), "heun": (heun(), 2), "dpm_solver_pp_2m": (dpm_solver_pp_2m(), 2)}
 
 
@@ -155,7 +174,7 @@ def test_dpm_solver_is_algorithm_2_of_its_paper():
     np.testing.assert_allclose(ours, x, rtol=1e-9)
 
 
-@each("solver", SECOND_ORDER)
+@each("solver", {**SECOND_ORDER, **LOOKING_BACK})
 def test_solvers_reach_the_mixture(solver):
     schedule, num = cosine(1000), 2000
     transitions = schedule.transitions(timesteps.log_snr(schedule, 60))

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def page():
-    """The page in a browser."""
-    with opened(FOLDER / "index.html") as shown:
-        yield shown
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of a small network."""
     return dj.Run(save(tmp_path_factory.mktemp("runs") / "run", tiny_config()))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.analytic import ALL_SCHEDULES, keys
-from support.playground import FOLDER, flat, mixture_of, opened, told
+from support.playground import FOLDER, flat, mixture_of, told
 
 import ddpm_jax as dj
 from ddpm_jax.diffusion import guidance, samplers, timesteps
@@ -27,13 +27,6 @@ SAMPLERS = {
 }
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-@pytest.fixture(scope="module")
-def page():
-    """The page in a browser."""
-    with opened(FOLDER / "index.html") as shown:
-        yield shown
 
 
 @pytest.fixture(scope="module")
