@@ -145,9 +145,9 @@ def test_bfloat16_computes_the_body_and_float32_the_rest(family):
     ops = equations(model.apply, {"params": params}, *args)
     types = {name: [_types(op) for op in ops if op.primitive.name == name] for name in _CHECKED}
     # The last convolution alone is float32, and its input with it.
-    assert Counter(types["conv_general_dilated"]).most_common()[1] == (("float32", "float32"), 1)
-    assert types["conv_general_dilated"][-1] == ("float32", "float32")
-    assert set(types["conv_general_dilated"][:-1]) == {("bfloat16", "bfloat16")}
+    assert Counter(types["convolution"]).most_common()[1] == (("float32", "float32"), 1)
+    assert types["convolution"][-1] == ("float32", "float32")
+    assert set(types["convolution"][:-1]) == {("bfloat16", "bfloat16")}
     assert set(types["dot_general"]) == {("bfloat16", "bfloat16")}
     assert set(types["logistic"]) == {("bfloat16",)}
     # Norms, softmax and the frequencies.
@@ -155,7 +155,7 @@ def test_bfloat16_computes_the_body_and_float32_the_rest(family):
         assert set(types[name]) == {("float32",)}, name
 
 
-_CHECKED = ("conv_general_dilated", "dot_general", "logistic", "rsqrt", "exp", "reduce_sum", "reduce_max", "sin", "cos")
+_CHECKED = ("convolution", "dot_general", "logistic", "rsqrt", "exp", "reduce_sum", "reduce_max", "sin", "cos")
 
 
 def _types(op):

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.initializers import Initializer
 
+from ddpm_jax.models.convolution import convolution
+
 init: Initializer = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zero_init: Initializer = nn.initializers.zeros_init()
 
@@ -110,10 +112,17 @@ def downsample_mean(x: jax.Array) -> jax.Array:
 
 
 def conv3x3(
-    channels: int, arch: Architecture, name: str, *, kernel_init: Initializer = init, **options: Any
+    channels: int,
+    arch: Architecture,
+    name: str,
+    *,
+    kernel_init: Initializer = init,
+    dtype: str | None = None,
+    **options: Any,
 ) -> nn.Conv:
-    """A 3x3 convolution; `options` are further arguments of `nn.Conv`."""
-    return nn.Conv(channels, (3, 3), kernel_init=kernel_init, dtype=arch.dtype, name=name, **options)
+    """A 3x3 convolution, computed in `dtype` or by default in that of the architecture; `options` are of `nn.Conv`."""
+    options = {"dtype": dtype or arch.dtype, "conv_general_dilated": convolution, **options}
+    return nn.Conv(channels, (3, 3), kernel_init=kernel_init, name=name, **options)
 
 
 def dense(

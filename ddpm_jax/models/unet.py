@@ -154,7 +154,7 @@ class UNet(nn.Module):
         h = Middle(arch, name="middle")(skips[-1], emb, train)
         h = Decoder(arch, name="decoder")(h, skips, emb, train)
         h = nn.silu(group_norm(arch, "norm_out")(h)).astype(jnp.float32)
-        return nn.Conv(self.out_channels, (3, 3), kernel_init=zero_init, name="conv_out")(h)
+        return conv3x3(self.out_channels, arch, "conv_out", kernel_init=zero_init, dtype="float32")(h)
 
 
 __all__ = ["Architecture", "Decoder", "Encoder", "Middle", "UNet"]

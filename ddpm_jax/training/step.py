@@ -204,10 +204,8 @@ def mean_gradient(
 
     # Part i takes images i, i + parts, ...: each device then cuts what it holds and nothing moves between devices.
     cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
-    # XLA's CPU backend runs the gradient of a convolution inside a loop some thirty times slower than outside.
-    unroll = jax.default_backend() == "cpu"
     zeros = jax.tree.map(jnp.zeros_like, params)
-    total, terms = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut), unroll=unroll)
+    total, terms = jax.lax.scan(add_part, zeros, (jnp.arange(parts), cut))
     terms = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1), terms)
     return jax.tree.map(lambda x: x / parts, total), terms
 
