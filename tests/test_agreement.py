@@ -21,7 +21,7 @@ from ddpm_jax.diffusion.samplers import Variance, ancestral, ddim, sample
 from ddpm_jax.diffusion.samplers.ancestral import p_mean_log_var, p_sample, step_kl_nats
 from ddpm_jax.diffusion.schedules import cosine, linear
 
-VARIANCES = {variance.value: variance for variance in Variance}
+VARIANCES = {variance.value: variance for variance in (Variance.SMALL, Variance.LARGE, Variance.LEARNED)}
 LEVELS = np.arange(256) / 127.5 - 1
 SCHEDULE = linear(1000)
 

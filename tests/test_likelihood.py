@@ -29,6 +29,7 @@ LEVELS = np.arange(256) / 127.5 - 1
 LOWER = np.where(np.arange(256) == 0, -np.inf, LEVELS - 1 / 255)
 UPPER = np.where(np.arange(256) == 255, np.inf, LEVELS + 1 / 255)
 VARIANCES = {variance.value: variance for variance in Variance}
+MSE = 0.03
 
 
 def test_kl_is_the_integral(x64):
@@ -83,10 +84,10 @@ def test_the_prior_term_of_the_linear_schedule(dtype):
 
 
 def network(x_t, level):
-    """Some prediction with a variance head."""
+    """Some prediction with a variance head and an expected error."""
     eps = jnp.tanh(x_t) * 0.9
     signal, sigma = (jnp.reshape(a, (-1,) + (1,) * (x_t.ndim - 1)) for a in (level.signal, level.sigma))
-    return Prediction((x_t - sigma * eps) / signal, eps, 0.5 + 0.6 * jnp.sin(3 * x_t))
+    return Prediction((x_t - sigma * eps) / signal, eps, 0.5 + 0.6 * jnp.sin(3 * x_t), x_0_mse=MSE)
 
 
 def term_by_hand(schedule, times, i, x_0, eps, variance):
@@ -103,8 +104,11 @@ def term_by_hand(schedule, times, i, x_0, eps, variance):
         r, q = times[i - 1], times[i]
         small = np.log((1 - a[q]) / (1 - a[r]) * (1 - a[r] / a[q]))
         large = small if variance is Variance.LARGE else large
-    v = {"small": 0.0, "large": 1.0, "learned": 0.5 + 0.6 * np.sin(3 * x_t)}[variance.value]
-    log_var = v * large + (1 - v) * small
+    if variance is Variance.ANALYTIC:  # Bao et al. 2022b, eq. 8: what x_0's own error adds to beta_tilde
+        log_var = np.log((np.exp(small) if s else 0) + MSE * a[s] * beta**2 / (1 - a[t]) ** 2)
+    else:
+        v = {"small": 0.0, "large": 1.0, "learned": 0.5 + 0.6 * np.sin(3 * x_t)}[variance.value]
+        log_var = v * large + (1 - v) * small
     if s:
         true = np.sqrt(a[s]) * beta / (1 - a[t]) * x_0 + np.sqrt(1 - beta) * (1 - a[s]) / (1 - a[t]) * x_t
         nats = 0.5 * (log_var - small + np.exp(small - log_var) + (true - mean) ** 2 / np.exp(log_var) - 1)

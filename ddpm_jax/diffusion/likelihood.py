@@ -87,9 +87,22 @@ def term_nats(
 ) -> Array:
     """The term of the bound for a given prediction at x_t, `[B]` nats; the other arguments are as for `bound_term`."""
     kl = jnp.sum(step_kl_nats(prediction, x_0, transition=transition, variance=variance), axis=pixel_axes(x_0))
-    mean, log_var = p_mean_log_var(prediction, x_t, transition, variance)
-    decoder = -jnp.sum(discretized_log_prob_nats(x_0, mean, log_var, cdf), axis=pixel_axes(x_0))
+    decoder = decoder_nats(prediction, x_0, x_t, transition=transition, variance=variance, cdf=cdf)
     return jnp.where(transition.next.t > 0, kl, decoder)
+
+
+def decoder_nats(
+    prediction: Prediction,
+    x_0: AnyArray,
+    x_t: AnyArray,
+    *,
+    transition: Transition,
+    variance: Variance,
+    cdf: Cdf = normal_cdf,
+) -> Array:
+    """`L_0 = -log p(x_0 | x_t)` of the transition from x_t to 0, `[B]` nats; arguments as for `bound_term`."""
+    mean, log_var = p_mean_log_var(prediction, x_t, transition, variance)
+    return -jnp.sum(discretized_log_prob_nats(x_0, mean, log_var, cdf), axis=pixel_axes(x_0))
 
 
 def bound_terms(

@@ -28,12 +28,15 @@ class Prediction(NamedTuple):
         (Nichol & Dhariwal 2021, eq. 15), or None for a network without a variance head.
       mean_gradient: `[B, ...]` what the ancestral step adds to its mean, times its variance (`guidance.mean_guided`),
         or None. Every other sampler ignores it.
+      x_0_mse: `[]` or `[B]` the mean squared error that x_0 is expected to have at this level, over images and pixels
+        (`with_error`), or None. It is what the analytic variance of the ancestral step needs.
     """
 
     x_0: Array
     eps: Array
     var_frac: Array | None = None
     mean_gradient: Array | None = None
+    x_0_mse: Array | None = None
 
 
 class Denoiser(Protocol):
@@ -167,6 +170,22 @@ def edm_denoiser(network: Callable[[Array, Array], Array]) -> Denoiser:
         return Prediction(x_0, eps_from_x_0(x_0, x_t, level))
 
     return denoise
+
+
+def with_error(denoise: Denoiser, mse: AnyArray) -> Denoiser:
+    """The same `Denoiser`, whose predictions have the mean squared error of x_0 that was measured at their level.
+
+    Args:
+      denoise: `Denoiser`.
+      mse: `[T]`, the error at times 1..T; between them its logarithm is interpolated.
+    """
+
+    def with_mse(x_t: Array, level: NoiseLevel) -> Prediction:
+        times = jnp.arange(1, len(mse) + 1, dtype=x_t.dtype)
+        at = jnp.interp(jnp.asarray(level.t, x_t.dtype), times, jnp.log(jnp.asarray(mse, x_t.dtype)))
+        return denoise(x_t, level)._replace(x_0_mse=jnp.exp(at))
+
+    return with_mse
 
 
 def as_classifier(apply: Callable[..., Any], variables: chex.ArrayTree) -> LogProb:

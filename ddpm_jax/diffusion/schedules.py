@@ -147,18 +147,32 @@ class NoiseSchedule:
         timesteps = np.asarray(timesteps, np.float64)
         if timesteps.ndim != 1 or timesteps.size < 2 or np.any(np.diff(timesteps) >= 0):
             raise ValueError(f"a chain needs two or more strictly decreasing times, got {timesteps}")
-        now, next = self.level(timesteps[:-1]), self.level(timesteps[1:])
+        chain = self.between(timesteps[:-1], timesteps[1:])
+        if timesteps[-1] != 0:
+            return chain
+        log_var_small, log_var_range = np.array(chain.log_var_small), np.array(chain.log_var_range)
+        if timesteps.size > 2:
+            log_var_range[-1] += log_var_small[-1] - log_var_small[-2]
+            log_var_small[-1] = log_var_small[-2]
+        left = np.arange(timesteps.size - 1, 0, -1.0)
+        return chain._replace(log_var_small=log_var_small, log_var_range=log_var_range, left=left)
+
+    def between(self, t: ArrayLike, s: ArrayLike) -> Transition:
+        """The transitions from times t to times s < t, each by itself: leaves of the shape of both, broadcast.
+
+        At s = 0, where `beta_tilde` is zero and there is no transition before, `log_var_small` is that of `beta`.
+
+        Raises:
+          ValueError: a time is out of range, as for `level`, or an s is not below its t.
+        """
+        t, s = np.broadcast_arrays(np.asarray(t, np.float64), np.asarray(s, np.float64))
+        if np.any(s >= t):
+            raise ValueError(f"a transition goes to an earlier time, got {t} to {s}")
+        now, next = self.level(t), self.level(s)
         beta = 1 - (now.signal / next.signal) ** 2
-        log_var_large = np.log(beta)
         with np.errstate(divide="ignore"):
-            log_var_range = 2 * (np.log(now.sigma) - np.log(next.sigma))
-        log_var_small = log_var_large - log_var_range
-        if timesteps[-1] == 0:
-            log_var_small[-1] = log_var_small[-2] if timesteps.size > 2 else log_var_large[-1]
-            log_var_range[-1] = log_var_large[-1] - log_var_small[-1]
-        num_steps = timesteps.size - 1
-        left = np.arange(num_steps, 0, -1.0) if timesteps[-1] == 0 else np.full(num_steps, np.inf)
-        return Transition(now, next, beta, log_var_small, log_var_range, left)
+            log_var_range = np.where(s > 0, 2 * (np.log(now.sigma) - np.log(next.sigma)), 0.0)
+        return Transition(now, next, beta, np.log(beta) - log_var_range, log_var_range, np.where(s > 0, np.inf, 1.0))
 
     def encoding(self, timesteps: AnyArray | Sequence[float]) -> Transition:
         """The reversed transitions of `transitions`, from less noise to more, for deterministic samplers.

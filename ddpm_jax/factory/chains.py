@@ -40,7 +40,8 @@ SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
     "sigmoid": (schedules.sigmoid, _BETAS),
     "cosine": (schedules.cosine, ()),
 }
-VARIANCES: dict[str, Variance] = {variance.value: variance for variance in Variance}
+# The analytic one needs the errors of a network at all times, which no configuration has.
+VARIANCES: dict[str, Variance] = {v.value: v for v in (Variance.SMALL, Variance.LARGE, Variance.LEARNED)}
 # The normal CDF by which the bound's decoder integrates.
 DECODERS: dict[str, gaussian.Cdf] = {"exact": gaussian.normal_cdf, "tanh": gaussian.tanh_cdf}
 # From the configuration and the chain's settings, numbers that may change without compiling again.
