@@ -158,7 +158,7 @@ class NoiseSchedule:
         return chain._replace(log_var_small=log_var_small, log_var_range=log_var_range, left=left)
 
     def between(self, t: ArrayLike, s: ArrayLike) -> Transition:
-        """The transitions from times t to times s < t, each by itself: leaves of the shape of both, broadcast.
+        """The transitions from times t `[...]` to times s < t `[...]`, each by itself, leaves `[...]`.
 
         At s = 0, where `beta_tilde` is zero and there is no transition before, `log_var_small` is that of `beta`.
 
