@@ -8,7 +8,6 @@ import errno
 import functools
 import logging
 import os
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from ddpm_jax.errors import UserError, causes, first_line, is_transient
+from ddpm_jax.runtime.quiet import quieten_gcsfs
 
 AnyPath: TypeAlias = Path | epath.Path
 """A path on a disk, or in a bucket."""
@@ -49,6 +49,7 @@ def prepare_buckets() -> None:
     import aiohttp
     import fsspec.config
 
+    quieten_gcsfs()
     for library in ("gcsfs", "fsspec"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # they log tracebacks of errors that they raise as well
     os.environ.setdefault("EPATH_USE_TF", "false")
@@ -107,16 +108,6 @@ def may_pass(error: BaseException) -> bool:
 def did_not_answer(path: AnyPath, error: BaseException) -> bool:
     """Whether an exception came from the storage of a path, which may answer if the same command is started again."""
     return is_transient(error) or (not isinstance(path, Path) and any(may_pass(cause) for cause in causes(error)))
-
-
-def let_go(error: BaseException) -> None:
-    """Releases what the functions held that an exception and its causes have ended.
-
-    A file of gcsfs that was not uploaded holds a view of its own content until the garbage collection, which would
-    print that such a file cannot be closed.
-    """
-    for cause in causes(error):
-        traceback.clear_frames(cause.__traceback__)
 
 
 def _of_login(error: BaseException) -> list[BaseException]:

@@ -4,7 +4,8 @@ Orbax logs the traceback of every failure in its threads, and then raises the ex
 a full disk three tracebacks would surround the one line that says what to do. They are shown if absl's log has the
 level INFO: `--verbosity=0` of a program, `absl.logging.set_verbosity("info")` in a notebook. libtpu queries the machine
 that it runs on, and prints errors if that is not a TPU, for example when a step is compiled for a TPU on a laptop.
-Pillow warns of many oddities of images that do not matter. Messages of these libraries to other code are unchanged.
+Of a failed upload gcsfs leaves what Python complains about later. Pillow warns of many oddities of images that do not
+matter. Messages of these libraries to other code are unchanged.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -50,6 +52,20 @@ def quieten_orbax() -> None:
         from orbax.checkpoint._src import asyncio_utils
 
         asyncio_utils.asyncio = _OrbaxAsyncio("asyncio")  # pyrefly: ignore[bad-assignment]  # it stands for the module
+
+
+def quieten_gcsfs() -> None:
+    """Removes the notice that the content of a file whose upload failed cannot be closed; must be called once.
+
+    gcsfs leaves a view of the content, and the garbage collection may come to the content first.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (issubclass(unraisable.exc_type, BufferError) and isinstance(unraisable.object, io.BytesIO)):
+            shown(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.metadata import array_metadata_store
 
 from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
-from ddpm_jax.runtime.buckets import AnyPath, did_not_answer, let_go
+from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
 from ddpm_jax.runtime.devices import agreed, by_first
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
@@ -242,7 +242,6 @@ class Checkpoints:
             action()
         except Exception as error:
             _forget(earlier, error)
-            let_go(error)
             taken_over = next((cause for cause in causes(error) if isinstance(cause, LostError)), None)
             if taken_over:
                 raise taken_over from error
@@ -264,7 +263,6 @@ def _writable(workdir: str | os.PathLike[str]) -> Iterator[None]:
     except (UserError, jax.errors.JaxRuntimeError):  # the latter is from another process
         raise
     except Exception as error:
-        let_go(error)
         what = f"cannot write to {workdir}: {getattr(error, 'strerror', None) or first_line(error)}"
         if did_not_answer(any_path(workdir), error):
             raise TransientError(f"{what}; start the same command again") from error
