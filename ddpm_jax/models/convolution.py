@@ -88,7 +88,7 @@ def _kernel_gradient(
 
 
 def _spread(gradient: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """The gradient of each pixel at the place of the pixel where a convolution with strides found it; zeros between."""
+    """The gradient with `stride - 1` zeros between its rows and between its columns, as without strides."""
     if strides == (1, 1):
         return gradient
     between = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
