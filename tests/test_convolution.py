@@ -104,3 +104,9 @@ def test_on_a_cpu_a_gradient_in_a_loop_has_the_axes_of_the_library():
     found = convolutions(steps, "cpu") + convolutions(gradients(convolution), "cpu")
     assert len(found) == 4 + 6
     assert all(one.startswith("dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f],") for one in found)
+
+
+@pytest.mark.parametrize("option", [{"rhs_dilation": (2, 2)}, {"feature_group_count": 2}, {"precision": "highest"}])
+def test_what_it_cannot_do_is_refused(option):
+    with pytest.raises(ValueError, match=rf"^{next(iter(option))}=.* is not supported"):
+        convolution(*drawn((1, 4, 4, 2, 2), (3, 3)), (1, 1), "SAME", **option)

@@ -1,6 +1,6 @@
 """Which configuration keys have an effect only if another key has certain values.
 
-A new run is refused if it sets a key that has no effect.
+Training refuses to start a new run whose configuration sets a key that has no effect.
 """
 
 from collections.abc import Mapping

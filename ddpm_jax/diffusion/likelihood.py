@@ -92,15 +92,9 @@ def term_nats(
 
 
 def decoder_nats(
-    prediction: Prediction,
-    x_0: AnyArray,
-    x_t: AnyArray,
-    *,
-    transition: Transition,
-    variance: Variance,
-    cdf: Cdf = normal_cdf,
+    prediction: Prediction, x_0: AnyArray, x_t: AnyArray, *, transition: Transition, variance: Variance, cdf: Cdf
 ) -> Array:
-    """`L_0 = -log p(x_0 | x_t)` of the transition from x_t to 0, `[B]` nats; arguments as for `bound_term`."""
+    """`L_0 = -log p(x_0 | x_t)` for a given prediction at x_t, `[B]` nats; arguments as for `term_nats`."""
     mean, log_var = p_mean_log_var(prediction, x_t, transition, variance)
     return -jnp.sum(discretized_log_prob_nats(x_0, mean, log_var, cdf), axis=pixel_axes(x_0))
 

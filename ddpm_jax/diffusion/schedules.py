@@ -160,7 +160,7 @@ class NoiseSchedule:
     def between(self, t: ArrayLike, s: ArrayLike) -> Transition:
         """The transitions from times t `[...]` to times s < t `[...]`, each by itself, leaves `[...]`.
 
-        At s = 0, where `beta_tilde` is zero and there is no transition before, `log_var_small` is that of `beta`.
+        For s = 0, `beta_tilde` is zero and there is no previous transition, so `log_var_small` is the log of `beta`.
 
         Raises:
           ValueError: a time is out of range, as for `level`, or an s is not below its t.

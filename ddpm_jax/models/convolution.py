@@ -16,6 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 _AXES = ("NHWC", "HWIO", "NHWC")
+_PLAIN = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -33,7 +34,13 @@ def convolution(
 
     Returns:
       `[B, H', W', D]`, with the dtype of x.
+
+    Raises:
+      ValueError: the options ask for dilation, for groups of channels or for a precision.
     """
+    for name, value in _PLAIN.items():
+        if options.get(name, value) != value:
+            raise ValueError(f"{name}={options[name]} is not supported, only {value}")
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     pads = tuple((int(before), int(after)) for before, after in padding)

@@ -121,8 +121,8 @@ def conv3x3(
     **options: Any,
 ) -> nn.Conv:
     """A 3x3 convolution, computed in `dtype` or by default in that of the architecture; `options` are of `nn.Conv`."""
-    options = {"dtype": dtype or arch.dtype, "conv_general_dilated": convolution, **options}
-    return nn.Conv(channels, (3, 3), kernel_init=kernel_init, name=name, **options)
+    own = {"kernel_init": kernel_init, "dtype": dtype or arch.dtype, "conv_general_dilated": convolution}
+    return nn.Conv(channels, (3, 3), name=name, **own, **options)
 
 
 def dense(
