@@ -185,7 +185,7 @@ TABLES = {
     "loss.times": factory.TIMES,
     "sample.sampler": factory.SAMPLERS,
     "sample.variance": factory.VARIANCES,
-    "sample.grid": factory.GRIDS,
+    "sample.grid": (*factory.GRIDS, *factory.FITTED_GRIDS),
     "sample.classifier_on": factory.GUIDED_BY,
     "sample.clip_order": ("after", "before"),
     "sample.decoder": factory.DECODERS,

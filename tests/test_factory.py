@@ -337,4 +337,4 @@ def test_every_key_of_the_chain_is_compiled_in_or_an_input_of_the_program():
 
 def test_diffusers_has_a_name_for_every_target_and_variance():
     assert TARGET.keys() == factory.TARGETS.keys()
-    assert VARIANCE.keys() == factory.VARIANCES.keys()
+    assert {*VARIANCE, "analytic"} == factory.VARIANCES.keys()  # which needs measurements that diffusers lacks

@@ -212,7 +212,7 @@ def test_settings_of_a_run_are_checked_by_name_and_kind(workdirs, tmp_path):
         ({"eta": 0.5, "grid": "log"}, r"^grid='log' is not one of: "),
         ({"eta": 0.5, "labels": "x"}, r"^labels=x: the classes of this model have no known names"),
         ({"eta": 2.0}, r"^eta=2\.0 must be at least 0 and at most 1$"),
-        ({"eta": 0.5, "variance": "bogus"}, r"^variance='bogus' is not one of: large, small, learned$"),
+        ({"eta": 0.5, "variance": "bogus"}, r"^variance='bogus' is not one of: large, small, learned, analytic$"),
         ({"eta": 0.5, "variance": "learned"}, "^this model has no learned variance"),
         ({"eta": 0.5, "num_steps": -3}, "^num_steps=-3 must be 0 or a positive number$"),
         ({"eta": 0.5, "num_steps": 10**6}, "^cannot make a chain of 1000000 steps: "),

@@ -36,6 +36,7 @@ def test_the_page_is_small_and_its_network_is_a_run_of_the_default_experiment():
     np.testing.assert_allclose(stored["alpha_bar"], dj.schedules.linear(1000).alpha_bar, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_every_stop_is_shown_in_both_languages_and_themes_at_both_sizes(page):
     hidden = "[...document.querySelectorAll('canvas')].filter((c) => c.clientWidth && !c.width).length"
     for lang in ("en", "ko"):

@@ -45,6 +45,7 @@ def test_what_is_counted_is_what_a_run_holds(plans, tmp_path):
     assert plans[1].traffic > plans[1].state  # the optimiser alone reads and writes all of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_what_is_sent_is_the_ideal_ring(plans, fsdp):
     """A sum of the gradient over eight devices, or what its parts need where the state is cut; metrics are small."""
@@ -59,6 +60,7 @@ def test_what_is_sent_is_the_ideal_ring(plans, fsdp):
         assert "all-gather" in plan.sent
 
 
+@pytest.mark.slow
 def test_accumulation_takes_the_same_arithmetic():
     """XLA counts once what is in a loop, as the parts are on an accelerator."""
     config = tiny_config(train__accumulation=2, train__batch_size=16)

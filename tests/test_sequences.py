@@ -10,10 +10,10 @@ from support.analytic import keys
 
 from ddpm_jax.diffusion.analytic import FiniteData
 from ddpm_jax.diffusion.likelihood import bound_term
-from ddpm_jax.diffusion.prediction import with_error
+from ddpm_jax.diffusion.prediction import Prediction, with_error
 from ddpm_jax.diffusion.samplers import Variance
 from ddpm_jax.diffusion.schedules import linear
-from ddpm_jax.diffusion.sequences import best_sequences, steps_from, terms_of
+from ddpm_jax.diffusion.sequences import errors_of_jumps, least_error, lowest_bound, steps_from, terms_of, total
 
 SCHEDULE = linear(7, beta_start=1e-3, beta_end=0.6)
 DATA = FiniteData(np.random.default_rng(0).integers(0, 256, (5, 2, 2, 1)) / 127.5 - 1)
@@ -43,12 +43,6 @@ def chains():
             yield np.array([7, *inner, 0])
 
 
-def total(terms, times):
-    """The sum of the terms of a chain, each read from the table where its docstring says that it is."""
-    between = sum(terms[t - 1, s - 1] for t, s in itertools.pairwise(times[:-1]))
-    return between + terms[times[-2] - 1, (times[-3] if len(times) > 2 else times[-2]) - 1]
-
-
 @pytest.mark.parametrize("name", VARIANCES)
 def test_every_term_is_that_of_the_chain_itself(tables, name):
     """All chains of up to three steps have all pairs of times, and every last step after every other one."""
@@ -64,13 +58,34 @@ def test_every_term_is_that_of_the_chain_itself(tables, name):
 
 @pytest.mark.parametrize("name", VARIANCES)
 def test_no_sequence_has_a_lower_bound(tables, name):
-    for num_steps, best in enumerate(best_sequences(tables[name], 7), 1):
+    for num_steps, best in enumerate(lowest_bound(tables[name], 7), 1):
         sums = {tuple(times): total(tables[name], times) for times in chains() if len(times) == num_steps + 1}
-        assert best.nats == pytest.approx(min(sums.values()))
+        assert best.cost == pytest.approx(min(sums.values()))
         assert sums[tuple(best.times)] == min(sums.values())
 
 
 def test_a_number_of_steps_that_is_impossible_is_refused(tables):
     for count in (0, 8):
         with pytest.raises(ValueError, match=rf"must lie in 1\.\.7, got {count}"):
-            best_sequences(tables["small"], count)
+            lowest_bound(tables["small"], count)
+
+
+def test_the_least_sum_of_errors_is_that_of_all_sequences():
+    jumps = np.random.default_rng(1).uniform(0.1, 1, (7, 7))
+    for num_steps, best in enumerate(least_error(jumps, 7), 1):
+        costs = {}
+        for times in (times for times in chains() if len(times) == num_steps + 1):
+            costs[tuple(times)] = sum(jumps[t - 1, s] for t, s in itertools.pairwise(times))
+        assert best.cost == pytest.approx(min(costs.values()))
+        assert costs[tuple(best.times)] == min(costs.values())
+
+
+def test_a_jump_along_a_straight_solution_has_no_error():
+    """DDIM is exact where x_0 and eps of the solution do not change, and off by the change elsewhere."""
+    x_0, eps = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 1))
+    levels = jax.tree.map(jnp.float32, SCHEDULE.level(np.arange(4)))
+    solution = levels.signal.reshape(-1, 1, 1, 1, 1) * x_0 + levels.sigma.reshape(-1, 1, 1, 1, 1) * eps
+    np.testing.assert_allclose(errors_of_jumps(Prediction(x_0, eps), solution, levels), 0, atol=1e-7)
+    np.testing.assert_allclose(
+        errors_of_jumps(Prediction(x_0 + 0.3, eps), solution, levels), 0.3 * levels.signal, rtol=1e-5
+    )

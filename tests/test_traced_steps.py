@@ -40,6 +40,7 @@ def test_a_trace_has_its_steps_and_changes_nothing(whole, tmp_path, capfd):
     assert f"the trace of steps 2 to 4 is in {tmp_path}/profile" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_traced_from_its_first_step(whole, tmp_path):
     train.train(tiny_config(train__num_steps=4), tmp_path)
     state = traced_run(tmp_path, 5, 6, train__num_steps=6)

@@ -8,6 +8,7 @@
   python evaluate.py --images=FOLDER --reference=FOLDER2 --metrics=fid          images of any project
   python evaluate.py --workdir=DIR --make_reference=FILE.npz                    the run's data as a reference file
   python evaluate.py --workdir=DIR --report                                     everything about a run on one page
+  python evaluate.py --workdir=DIR --fit_chain                                  what --grid=bound, fitted need
 
 bpd, nll and spectrum measure a denoiser on the images of a split, accuracy a classifier. The other metrics draw
 samples and compare their features with those of a reference: the run's training data, or --reference. They continue
@@ -60,6 +61,12 @@ REPORT = flags.DEFINE_boolean(
     False,
     "Write WORKDIR/evaluation/report.html: samples, the chain, quality, diversity and speed, and where each number "
     "comes from, on one page that needs no network connection.",
+)
+FIT_CHAIN = flags.DEFINE_boolean(
+    "fit_chain",
+    False,
+    "Measure a denoiser on its training images for --grid=bound (the sequence of times with the lowest bound), "
+    "--grid=fitted (with the least error of deterministic steps) and --variance=analytic; writes to WORKDIR/fitted.",
 )
 FEATURES = flags.DEFINE_string(
     "features",
@@ -117,6 +124,8 @@ def main() -> None:
         write_reference(MAKE_REFERENCE.value, run)
     elif run is not None and REPORT.value:
         report(run)
+    elif run is not None and FIT_CHAIN.value:
+        fit_chain(run)
     elif run is not None:
         measure_run(run)
 
@@ -140,17 +149,19 @@ def check_flags() -> None:
         raise UserError("--make_reference measures nothing: leave --metrics out")
     if DECODER.value and METRICS.value is not None and "bpd" not in METRICS.value:
         raise UserError("--decoder belongs to the metric bpd: leave it out")
-    if REPORT.value:
-        _check_report()
+    for flag in (REPORT, FIT_CHAIN):
+        if flag.value:
+            _check_alone(flag.name)
 
 
-def _check_report() -> None:
-    """Raises a UserError where a flag has no effect on a report."""
+def _check_alone(name: str) -> None:
+    """Raises a UserError where a flag has no effect beside --report or --fit_chain."""
     if not WORKDIR.value:
-        raise UserError("--report describes a run: give its directory with --workdir=DIR")
+        raise UserError(f"--{name} measures a run: give its directory with --workdir=DIR")
     given = {"metrics": METRICS, "reference": REFERENCE, "make_reference": MAKE_REFERENCE}
-    if useless := [name for name, flag in given.items() if flag.value]:
-        raise UserError(f"--report has measurements of its own: leave --{useless[0]} out")
+    given |= {other.name: other for other in (REPORT, FIT_CHAIN) if other.name != name}
+    if useless := [other for other, flag in given.items() if flag.value]:
+        raise UserError(f"--{name} has measurements of its own: leave --{useless[0]} out")
 
 
 def opened_run(workdir: str) -> "Run":
@@ -213,6 +224,18 @@ def report(run: "Run") -> None:
     options = {"features": FEATURES.value, "weights": FEATURE_WEIGHTS.value, "seed": SEED.value}
     path = write_report(run, num_images=NUM_IMAGES.value or USUAL, batch_size=min(64, BATCH_SIZE.value), **options)
     print(f"wrote {path}")
+
+
+def fit_chain(run: "Run") -> None:
+    """Measures a run for its short chains."""
+    from ddpm_jax.evaluation import fitting
+
+    _check_data(run)
+    source = run.source(SPLIT.value if flags.FLAGS["split"].present else "train")
+    options = {"num_images": NUM_IMAGES.value or fitting.NUM_IMAGES, "batch_size": BATCH_SIZE.value}
+    made = fitting.fit_chain(run, source=source, **options)
+    print("\n".join(fitting.lines(run, made)))
+    print(f"written to {WORKDIR.value}/fitted: choose them with --grid=bound or fitted, and --variance=analytic")
 
 
 def measure_images(path: str) -> None:

@@ -202,8 +202,9 @@ SAMPLE = {
     ),
     "variance": Key(
         "large",
-        "variance of the ancestral step and of the bound: large (beta), small (beta_tilde), learned",
-        choices=("large", "small", "learned"),
+        "variance of the ancestral step and of the bound: large (beta), small (beta_tilde), learned; analytic: the "
+        "best one that is equal for all pixels, by the measurements of evaluate.py --fit_chain",
+        choices=("large", "small", "learned", "analytic"),
     ),
     "eta": Key(0.0, "share of noise in DDIM and DPM-Solver++: 0 (deterministic) to 1", SHARE),
     "corrector_steps": Key(0, "Langevin steps after each step of any sampler", NOT_NEGATIVE),
@@ -211,8 +212,9 @@ SAMPLE = {
     "num_steps": Key(0, "steps of the reverse process; 0 for all T", NOT_NEGATIVE),
     "grid": Key(
         "trailing",
-        "spacing of the timesteps",
-        choices=("trailing", "uniform", "leading", "linspace", "quadratic", "log_snr", "karras"),
+        "spacing of the timesteps; bound, fitted: the lowest bound and the least error of deterministic steps by the "
+        "measurements of evaluate.py --fit_chain",
+        choices=("trailing", "uniform", "leading", "linspace", "quadratic", "log_snr", "karras", "bound", "fitted"),
     ),
     "labels": Key("", 'classes in turn, by name or number: "cat,dog", "7", "all", "none" (null label); "" for all'),
     "guidance_scale": Key(

@@ -138,7 +138,8 @@ def scheduler_config(config: ConfigDict) -> dict[str, Any]:
       UserError: diffusers does not support the noise schedule.
     """
     diffusion, sample = config.diffusion, config.sample
-    variance = VARIANCE["learned" if diffusion.learned_variance else sample.variance]
+    # The analytic variance needs measurements, which diffusers has not; it is between the small and the large one.
+    variance = VARIANCE.get("learned" if diffusion.learned_variance else sample.variance, "fixed_small")
     if diffusion.schedule not in SCHEDULE:
         raise UserError(
             f"diffusers does not support config.diffusion.schedule={diffusion.schedule}: this run cannot be exported"

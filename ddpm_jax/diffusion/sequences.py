@@ -1,9 +1,11 @@
-"""The step sequence of a short chain that has the lowest variational bound, for every number of steps at once.
+"""The step sequences of short chains that suit a network best, for every number of steps at once.
 
 The bound of a chain is a sum of terms, one for each of its transitions (`likelihood.py`), and a term does not depend on
-the other transitions. So the best sequence of N steps is the shortest path of N edges from T to 0 in the graph of all
-times, and dynamic programming finds it (Watson et al. 2021, algorithm 1). One evaluation of the network at x_t gives
-the terms from t to all earlier times. Read next: `timesteps.py`, the sequences that need no data.
+the other transitions. So the sequence of N steps with the lowest bound is the shortest path of N edges from T to 0 in
+the graph of all times, and dynamic programming finds it (Watson et al. 2021, algorithm 1). The same holds for the sum
+of the errors that deterministic steps make, each from a point of an accurate solution (Chen et al. 2024). One
+evaluation of the network at x_t gives the terms, and the errors, from t to all earlier times. Read next:
+`timesteps.py`, the sequences that need no data.
 """
 
 from typing import NamedTuple
@@ -15,21 +17,35 @@ import numpy as np
 from ddpm_jax.diffusion.arrays import AnyArray, Array, noise_like
 from ddpm_jax.diffusion.gaussian import Cdf, normal_cdf, q_sample
 from ddpm_jax.diffusion.likelihood import decoder_nats
-from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax.diffusion.prediction import Denoiser, Prediction
 from ddpm_jax.diffusion.samplers.ancestral import Variance, step_kl_nats
-from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
+from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
 
 
 class Sequence(NamedTuple):
-    """The times of a chain and its bound.
+    """The times of a chain and what it costs.
 
     Attributes:
       times: `[N + 1]`, falling from T to 0.
-      nats: the sum of its terms without L_T, per image.
+      cost: the sum of its terms without L_T, nats per image, or that of its errors.
     """
 
     times: np.ndarray
-    nats: float
+    cost: float
+
+
+class ChainFit(NamedTuple):
+    """What is measured of a network, so that short chains suit it.
+
+    Attributes:
+      terms: `[T, T]` nats per image, the terms of the bound between all times, as for `lowest_bound`.
+      jumps: `[T, T]`, the errors of deterministic steps between all times, as for `least_error`.
+      x_0_mse: `[T]`, the mean squared error of the estimate of x_0 at times 1..T, as for `with_error`.
+    """
+
+    terms: np.ndarray
+    jumps: np.ndarray
+    x_0_mse: np.ndarray
 
 
 def steps_from(schedule: NoiseSchedule, t: int) -> Transition:
@@ -72,7 +88,35 @@ def terms_of(
     return jax.lax.map(lambda step: jax.lax.cond(step.next.t > 0, kl, decoder, step), leaves)
 
 
-def best_sequences(terms: np.ndarray, most_steps: int) -> list[Sequence]:
+def errors_of_jumps(prediction: Prediction, exact: Array, levels: NoiseLevel) -> Array:
+    """The errors of deterministic steps (DDIM) that all start at the same time, `[n]`: root mean squares.
+
+    Args:
+      prediction: the `Prediction` at x_t, `[B, ...]`.
+      exact: `[n, B, ...]`, the points at earlier times of the accurate solution through x_t.
+      levels: their `NoiseLevel`, leaves `[n]`.
+    """
+
+    def error(at: tuple[Array, NoiseLevel]) -> Array:
+        x_s, level = at
+        return jnp.sqrt(jnp.mean((level.signal * prediction.x_0 + level.sigma * prediction.eps - x_s) ** 2))
+
+    return jax.lax.map(error, (exact, levels))
+
+
+def total(terms: np.ndarray, times: np.ndarray) -> float:
+    """The bound of a chain without L_T, in nats, by the table of `lowest_bound`.
+
+    Args:
+      terms: the table.
+      times: `[N + 1]` integers, falling from T to 0.
+    """
+    at = np.asarray(times).astype(int)
+    before_last = at[-3] if len(at) > 2 else at[-2]
+    return float(terms[at[:-2] - 1, at[1:-1] - 1].sum() + terms[at[-2] - 1, before_last - 1])
+
+
+def lowest_bound(terms: np.ndarray, most_steps: int) -> list[Sequence]:
     """The sequences of 1, 2, ... steps with the lowest bound, by dynamic programming (Watson et al. 2021, algorithm 1).
 
     Args:
@@ -86,15 +130,46 @@ def best_sequences(terms: np.ndarray, most_steps: int) -> list[Sequence]:
     Raises:
       ValueError: the number of steps is not in 1..T.
     """
-    last = len(terms)
+    later = np.tri(len(terms), k=-1, dtype=bool)
+    step, last_two = np.where(later, terms, np.inf), np.where(later, terms + terms.T, np.inf)
+    return _cheapest(step, last_two, float(terms[-1, -1]), most_steps)
+
+
+def least_error(jumps: np.ndarray, most_steps: int) -> list[Sequence]:
+    """The sequences of 1, 2, ... steps whose errors have the least sum, by dynamic programming (Chen et al. 2024).
+
+    An error at one time is carried on by later steps, about as much whatever their number, which the sum leaves out.
+
+    Args:
+      jumps: `[T, T]`, at `[t - 1, s]` the error of a step from t to s < t, 0 included (`errors_of_jumps`).
+      most_steps: N, in 1..T.
+
+    Returns:
+      N `Sequence`s.
+
+    Raises:
+      ValueError: as `lowest_bound`.
+    """
+    later = np.tri(len(jumps), k=-1, dtype=bool)
+    step = np.where(later, np.roll(jumps, -1, axis=1), np.inf)
+    return _cheapest(step, step + jumps[:, 0], float(jumps[-1, 0]), most_steps)
+
+
+def _cheapest(step: np.ndarray, last_two: np.ndarray, whole: float, most_steps: int) -> list[Sequence]:
+    """The cheapest sequences of 1, 2, ... steps.
+
+    Args:
+      step: `[T, T]`, at `[t - 1, s - 1]` the cost of a step from t to s < t, infinite elsewhere.
+      last_two: `[T, T]`, at `[u - 1, t - 1]` that of a step from u to t < u and of the last one, from t to 0.
+      whole: that of the one step from T to 0.
+      most_steps: N.
+    """
+    last = len(step)
     if not 1 <= most_steps <= last:
         raise ValueError(f"the number of steps must lie in 1..{last}, got {most_steps}")
-    later = np.tri(last, k=-1, dtype=bool)
-    step = np.where(later, terms, np.inf)
-    last_two = np.where(later, terms + terms.T, np.inf)  # from u to t, and from there to 0
     cost, cheapest = np.full(last, np.inf), np.zeros((most_steps, last), int)
     cost[-1] = 0  # of the cheapest path of so many steps from T to each time; `cheapest` has the time before
-    found = [Sequence(np.array([last, 0]), float(terms[-1, -1]))]
+    found = [Sequence(np.array([last, 0]), whole)]
     for num_steps in range(2, most_steps + 1):
         totals = cost[:, None] + last_two
         u, t = np.unravel_index(np.argmin(totals), totals.shape)

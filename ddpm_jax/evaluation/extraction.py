@@ -189,7 +189,7 @@ class Extraction:
 
 def sample_settings(run: "Run", *, seed: int, num_steps: int) -> dict[str, Any]:
     """Everything that the images drawn by a run depend on besides their index, as values of JSON."""
-    known = run.inpainting
+    known, fit = run.inpainting, run.chain_fit()
     return {
         "step": run.step,
         "params": run.params_name,
@@ -198,6 +198,7 @@ def sample_settings(run: "Run", *, seed: int, num_steps: int) -> dict[str, Any]:
         "sample": {**to_json(run.config.sample), "num_steps": num_steps, "labels": [*run.labels()]},
         "classifier": run.classifier and run.classifier.digest(),
         "inpainting": known and hashlib.sha256(b"".join(part.tobytes() for part in known)).hexdigest()[:16],
+        **({} if fit is None else {"fit": hashlib.sha256(b"".join(part.tobytes() for part in fit)).hexdigest()[:16]}),
     }
 
 

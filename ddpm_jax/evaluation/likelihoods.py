@@ -46,7 +46,7 @@ Steps = TypeVar("Steps", Transition, OdeSteps)
 
 def bound(run: "Run", images: Images, *, num_steps: int) -> dict[str, Any]:
     """Bits per dimension by the variational bound, split by term; `num_steps` 0 takes the whole chain."""
-    transitions = factory.sampling_transitions(run.config, num_steps)
+    transitions = run.transitions(num_steps)
     num_steps, denoiser, variance = transitions.num_steps, run.denoiser(), factory.variance(run.config)
     cdf = factory.decoder(run.config)
     whole, cut = replicated(run.mesh), split(run.mesh)

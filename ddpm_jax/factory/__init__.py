@@ -6,6 +6,7 @@ UserError that names the key.
 
 from ddpm_jax.factory.chains import (
     DECODERS,
+    FITTED_GRIDS,
     GRIDS,
     SAMPLERS,
     SCHEDULES,
@@ -15,6 +16,7 @@ from ddpm_jax.factory.chains import (
     chain_program,
     check_sampling,
     decoder,
+    fitted_keys,
     guidance,
     noise_schedule,
     sampler,
@@ -50,6 +52,7 @@ from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, so
 
 __all__ = [
     "DECODERS",
+    "FITTED_GRIDS",
     "GRIDS",
     "GUIDED_BY",
     "LOSSES",
@@ -79,6 +82,7 @@ __all__ = [
     "denoiser",
     "described",
     "fitted",
+    "fitted_keys",
     "guidance",
     "initial_params",
     "labels",

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import problem
-from ddpm_jax.diffusion import gaussian, schedules, timesteps
+from ddpm_jax.diffusion import gaussian, schedules, sequences, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     Variance,
@@ -25,6 +25,7 @@ from ddpm_jax.diffusion.samplers import (
     unipc,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
+from ddpm_jax.diffusion.sequences import ChainFit
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.factory.lookup import named
 
@@ -40,8 +41,7 @@ SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
     "sigmoid": (schedules.sigmoid, _BETAS),
     "cosine": (schedules.cosine, ()),
 }
-# The analytic one needs the errors of a network at all times, which no configuration has.
-VARIANCES: dict[str, Variance] = {v.value: v for v in (Variance.SMALL, Variance.LARGE, Variance.LEARNED)}
+VARIANCES: dict[str, Variance] = {variance.value: variance for variance in Variance}
 # The normal CDF by which the bound's decoder integrates.
 DECODERS: dict[str, gaussian.Cdf] = {"exact": gaussian.normal_cdf, "tanh": gaussian.tanh_cdf}
 # From the configuration and the chain's settings, numbers that may change without compiling again.
@@ -66,6 +66,11 @@ GRIDS: dict[str, Callable[[NoiseSchedule, int], np.ndarray]] = {
     "quadratic": timesteps.quadratic,
     "log_snr": timesteps.log_snr,
     "karras": timesteps.karras,
+}
+# The same from what was measured of a run.
+FITTED_GRIDS: dict[str, Callable[[ChainFit, int], np.ndarray]] = {
+    "bound": lambda fit, num_steps: sequences.lowest_bound(fit.terms, num_steps)[-1].times,
+    "fitted": lambda fit, num_steps: sequences.least_error(fit.jumps, num_steps)[-1].times,
 }
 
 
@@ -237,18 +242,35 @@ def check_sampling(config: ConfigDict) -> None:
     sampler(config)
     variance(config)
     checked_guidance(config)
-    sampling_transitions(config, config.sample.num_steps)
+    if config.sample.grid not in FITTED_GRIDS:
+        sampling_transitions(config, config.sample.num_steps)
 
 
-def sampling_transitions(config: ConfigDict, num_steps: int) -> Transition:
+def fitted_keys(config: ConfigDict) -> list[str]:
+    """The settings of `config.sample` that need what was measured of a run, as `key=value`."""
+    part = config.sample
+    fitted = {"grid": part.grid in FITTED_GRIDS, "variance": part.variance == Variance.ANALYTIC.value}
+    return [f"sample.{key}={part[key]}" for key, needs in fitted.items() if needs]
+
+
+def sampling_transitions(config: ConfigDict, num_steps: int, fit: ChainFit | None = None) -> Transition:
     """The transitions of a reverse chain of `num_steps` on the configured grid, leaves `[num_steps]`; 0 for all T.
 
+    Args:
+      config: configuration.
+      num_steps: number of steps.
+      fit: what was measured of the run, for the grids that need it.
+
     Raises:
-      UserError: there is no grid of that name, or it cannot have so many steps.
+      UserError: there is no grid of that name, it cannot have so many steps, or it needs measurements and has none.
     """
-    noise = noise_schedule(config)
-    grid = named(GRIDS, config.sample.grid, "sample.grid")
+    noise, name = noise_schedule(config), config.sample.grid
+    num_steps = num_steps or noise.num_timesteps
+    if name in FITTED_GRIDS and fit is None:
+        raise UserError(f"sample.grid={name} needs measurements of a trained run: choose it when the run is sampled")
     try:
-        return noise.transitions(grid(noise, num_steps or noise.num_timesteps))
+        if fit is not None and name in FITTED_GRIDS:
+            return noise.transitions(FITTED_GRIDS[name](fit, num_steps))
+        return noise.transitions(named(GRIDS, name, "sample.grid")(noise, num_steps))
     except ValueError as error:
         raise UserError(f"cannot make a chain of {num_steps} steps: {error}") from error

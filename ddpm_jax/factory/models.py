@@ -22,7 +22,8 @@ from ddpm_jax.diffusion.guidance import (
     label_log_prob,
     mean_guided,
 )
-from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Target, as_classifier, as_denoiser
+from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Target, as_classifier, as_denoiser, with_error
+from ddpm_jax.diffusion.sequences import ChainFit
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.factory.chains import Settings, checked_guidance, sampler_settings
 from ddpm_jax.factory.given import check_given, checked_network
@@ -154,7 +155,11 @@ def denoiser_of(config: ConfigDict) -> Callable[..., Denoiser]:
 
 
 def denoiser(
-    config: ConfigDict, model: nn.Module, *, classifier: Callable[[chex.ArrayTree], LogProb] | None = None
+    config: ConfigDict,
+    model: nn.Module,
+    *,
+    classifier: Callable[[chex.ArrayTree], LogProb] | None = None,
+    fit: ChainFit | None = None,
 ) -> ParametricDenoiser:
     """A function `(params, label=None, settings=None)` to a `Denoiser`, guided and clipped as configured.
 
@@ -166,6 +171,8 @@ def denoiser(
       model: its network.
       classifier: function from parameters to log probabilities, from `classifier`, or None. With it `params` is
         `{"denoiser", "classifier"}`.
+      fit: what was measured of the run; its predictions then have the expected error, which the analytic variance
+        needs. Or None.
 
     Raises:
       UserError: the configuration asks for guidance that the model was not trained for.
@@ -202,7 +209,8 @@ def denoiser(
             assert label is not None, "a classifier has classes"
             log_prob = label_log_prob(classifier(params["classifier"]), label)
             denoise = guided_by(denoise, log_prob, settings["classifier_scale"])
-        return clip_x_0(denoise) if clip_after else denoise
+        denoise = clip_x_0(denoise) if clip_after else denoise
+        return denoise if fit is None else with_error(denoise, fit.x_0_mse)
 
     return with_params
 

@@ -63,7 +63,15 @@ def check_same_run(config: ConfigDict, stored: dict[str, Any] | None, *, workdir
 
 
 def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
-    """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed."""
+    """Refuses a new run with a key that has no effect; prints a note of each such key where a run is resumed.
+
+    Either is refused if its chain needs measurements of a trained run.
+    """
+    if fitted := factory.fitted_keys(config):
+        raise UserError(
+            f"config.{fitted[0]} needs measurements of a trained run: train with another choice, then measure the run "
+            "with evaluate.py --fit_chain and choose it with the flags of sample.py and evaluate.py"
+        )
     lines = ignored(config)
     if given.source is not None and not isinstance(given.source, Source):
         reading = [path for path in keys_set(config) if path in _OF_A_SOURCE]

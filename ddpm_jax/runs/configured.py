@@ -19,6 +19,7 @@ from ddpm_jax.config import editable, flatten, to_json
 from ddpm_jax.data.classes import position
 from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
+from ddpm_jax.diffusion.sequences import ChainFit
 from ddpm_jax.errors import UserError, did_you_mean, shortened
 from ddpm_jax.factory.models import ParametricDenoiser
 from ddpm_jax.runs.chain import Chain, CompiledChain
@@ -53,10 +54,19 @@ def kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
     return known
 
 
-def denoiser_of(config: ConfigDict, model: nn.Module, *, classifier: Opened | None = None) -> ParametricDenoiser:
-    """The denoiser that a configuration describes, guided by the `Run` of a classifier, or by none where it is None."""
+def denoiser_of(
+    config: ConfigDict, model: nn.Module, *, classifier: Opened | None = None, fit: ChainFit | None = None
+) -> ParametricDenoiser:
+    """The denoiser that a configuration describes.
+
+    Args:
+      config: configuration.
+      model: its network.
+      classifier: the `Run` of the classifier that guides it, or None.
+      fit: what was measured of the run, where its variance or its grid needs it, or None.
+    """
     guide = factory.classifier(classifier.config, classifier.model) if classifier else None
-    return factory.denoiser(config, model, classifier=guide)
+    return factory.denoiser(config, model, classifier=guide, fit=fit)
 
 
 def labels_of(config: ConfigDict, *, classifier: Opened | None = None) -> tuple[int, ...]:
@@ -171,6 +181,7 @@ def chain_of(
     sampler: Sampler | None = None,
     classifier: Opened | None = None,
     inpainting: tuple[AnyArray, AnyArray] | None = None,
+    fit: ChainFit | None = None,
 ) -> Chain:
     """The `Chain` that a configuration describes.
 
@@ -182,13 +193,14 @@ def chain_of(
       sampler: a `Sampler` in place of the configured one, or None.
       classifier: `Run` of the classifier that guides it, or None.
       inpainting: `(image, known)` as for `repaint`, or None.
+      fit: as for `denoiser_of`.
     """
     config, data = copy.deepcopy(config), config.data
     made = factory.sampler(config, sampler)
     compiled = CompiledChain(
         made if inpainting is None else lambda settings: repaint(made(settings), *inpainting),
-        denoiser_of(config, model, classifier=classifier),
-        transitions=factory.sampling_transitions(config, num_steps),
+        denoiser_of(config, model, classifier=classifier, fit=fit),
+        transitions=factory.sampling_transitions(config, num_steps, fit),
         shape=(data.image_size, data.image_size, data.channels),
         mesh=mesh,
     )

@@ -18,8 +18,11 @@ from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
+from ddpm_jax.diffusion.schedules import Transition
+from ddpm_jax.diffusion.sequences import ChainFit
 from ddpm_jax.errors import UserError, check_counts, listed, nearest, reading, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
+from ddpm_jax.runs import fitted
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw, root_key
 from ddpm_jax.runs.configured import (
     chain_of,
@@ -30,6 +33,7 @@ from ddpm_jax.runs.configured import (
     names_of,
     with_settings,
 )
+from ddpm_jax.runs.fitted import Fitted
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import device_mesh, replicated
@@ -93,6 +97,7 @@ class Run:
         self.classifier: Run | None = None
         self.inpainting: tuple[np.ndarray, np.ndarray] | None = None
         self._compiled: dict[factory.ChainProgram, CompiledChain] = {}
+        self._fitted: Fitted | None = None
         self._log_probs: dict[int, Any] = {}  # by the number of samples of the weights
 
     def _shapes(self, network: nn.Module | None, stored: dict[str, Any]) -> Params:
@@ -133,7 +138,7 @@ class Run:
         labels_of(self.config, classifier=classifier)
         own, self.classifier = self._own_params(), classifier
         self.params = {"denoiser": own, "classifier": classifier.params}
-        self._compiled.clear()
+        self.forget_chains()
         return self
 
     def inpaint(self, image: ArrayLike, known: ArrayLike) -> Self:
@@ -147,7 +152,7 @@ class Run:
           UserError: their shapes or values are not as described.
         """
         self.inpainting = checked_inpainting(image, known, self.shape)
-        self._compiled.clear()
+        self.forget_chains()
         return self
 
     def source(self, split: str = "test") -> Source:
@@ -196,7 +201,31 @@ class Run:
           UserError: the run is a classifier.
         """
         self._must_draw()
-        return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier)
+        return denoiser_of(copy.deepcopy(self.config), self.model, classifier=self.classifier, fit=self.chain_fit())
+
+    def chain_fit(self) -> ChainFit | None:
+        """What `evaluation.fitting.fit_chain` measured, if the configured variance or grid needs it, or None.
+
+        Raises:
+          UserError: it is needed and was not measured, or of other parameters.
+        """
+        if not factory.fitted_keys(self.config):
+            return None
+        self._fitted = self._fitted or fitted.read(self)
+        return self._fitted.fit
+
+    def transitions(self, num_steps: int = 0) -> Transition:
+        """The transitions of a chain on the configured grid, leaves `[num_steps]`; 0 for all T.
+
+        Raises:
+          UserError: the grid cannot have so many steps, or as `chain_fit`.
+        """
+        return factory.sampling_transitions(self.config, num_steps, self.chain_fit())
+
+    def forget_chains(self) -> None:
+        """Forgets the compiled chains and what was measured for them, after something that they depend on changed."""
+        self._compiled.clear()
+        self._fitted = None
 
     def log_probs(self, images: ArrayLike, *, t: float = 1) -> np.ndarray:
         """A classifier's predictions for noisy images, `log p(k | x_t, w)` `[S, N, K]`, at S samples of its weights.
@@ -255,6 +284,7 @@ class Run:
                 sampler=sampler,
                 classifier=self.classifier,
                 inpainting=self.inpainting,
+                fit=self.chain_fit(),
             ).compiled
         return Chain(self._compiled[program], factory.sampler_settings(self.config), self.labels())
 

@@ -72,6 +72,8 @@ def sample_run(
         settings["sample"] = {**to_json(run.config.sample), "num_steps": chain.num_steps, "labels": [*run.labels()]}
         settings["classifier"] = run.classifier and run.classifier.digest()
         settings["inpainting"] = run.inpainting and _fingerprint(run.inpainting)
+        if (fit := run.chain_fit()) is not None:
+            settings["fit"] = _fingerprint(fit)
         missing = indices[agreed(_open_folder(out, settings, indices, run.shape) if is_first() else indices < 0)]
         draw(chain, run.params, indices=missing, sink=partial(_save_images, out), **options)
         return out

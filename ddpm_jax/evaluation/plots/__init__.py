@@ -14,7 +14,7 @@ from ddpm_jax.evaluation.plots.images import strips
 from ddpm_jax.evaluation.plots.interactive import Animation, animation, slider
 from ddpm_jax.evaluation.plots.network import unet
 from ddpm_jax.evaluation.plots.posterior import candidates, circles, densities, displacements, perplexity
-from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, nearest_pairs, spectrum
+from ddpm_jax.evaluation.plots.results import accuracy, bound, calibration, chain_fit, nearest_pairs, spectrum
 from ddpm_jax.evaluation.plots.samples import (
     by_steps,
     chain_strip,
@@ -45,6 +45,7 @@ __all__ = [
     "by_steps",
     "calibration",
     "candidates",
+    "chain_fit",
     "chain_strip",
     "circles",
     "cloud",

@@ -22,6 +22,25 @@ def bound(result: Mapping[str, Any]) -> Picture:
     return figure
 
 
+def chain_fit(bits_per_dim: Mapping[str, Mapping[int, float]], log_snr: Mapping[str, np.ndarray]) -> Picture:
+    """The bound of short chains by sequence and number of steps, and where sequences of as many steps have their times.
+
+    Args:
+      bits_per_dim: `{sequence: {number of steps: bound}}`.
+      log_snr: `{sequence: the log-SNR of its N times}`.
+    """
+    figure, (bounds, times) = panels(2, width=4.5)
+    for name, known in bits_per_dim.items():
+        bounds.plot(list(known), list(known.values()), marker="o", markersize=3, label=name)
+    bounds.set(xlabel="steps", ylabel="bits/dim", title="bound, on the images of the fit", xscale="log")
+    bounds.legend()
+    for row, (name, known) in enumerate(log_snr.items()):
+        times.plot(known, np.full(len(known), row), "|", markersize=16, markeredgewidth=1.5, label=name)
+    times.set(xlabel="log-SNR", yticks=range(len(log_snr)), yticklabels=list(log_snr), ylim=(len(log_snr) - 0.5, -0.5))
+    times.set_title(f"times of {len(next(iter(log_snr.values())))} steps")
+    return figure
+
+
 def spectrum(result: Mapping[str, Any]) -> Picture:
     """Band power along the forward and the reverse chain, and of the estimate of x_0, whose low bands settle first.
 
