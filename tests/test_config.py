@@ -130,6 +130,8 @@ OUT_OF_RANGE = {
     "train.rollback_batches": 0,
     "train.max_passed_over": 0,
     "train.pass_over": (3, 0),
+    "diffusion.shift": 0.0,
+    "diffusion.sigma_data": 0.0,
     "sample.corrector_steps": -1,
     "sample.corrector_snr": -1.0,
     "sample.eta": 1.5,
@@ -172,7 +174,7 @@ def test_a_number_out_of_range_is_named(key):
 def test_every_number_of_the_base_configuration_is_checked():
     """Save for those that the noise schedule bounds."""
     numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
-    elsewhere = {"diffusion.beta_start", "diffusion.beta_end"}
+    elsewhere = {f"diffusion.{key}" for key in ("beta_start", "beta_end", "log_snr_first", "log_snr_last")}
     assert numbers - elsewhere == set(OUT_OF_RANGE)
 
 

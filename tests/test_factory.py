@@ -14,7 +14,7 @@ from support.networks import shapes
 from ddpm_jax import factory
 from ddpm_jax.config import GROUPS, experiment, from_json, to_json
 from ddpm_jax.convert.schedulers import TARGET, VARIANCE
-from ddpm_jax.diffusion import losses, samplers, schedules, timesteps
+from ddpm_jax.diffusion import losses, samplers, schedules, time_sampling, timesteps
 from ddpm_jax.diffusion.prediction import Target
 from ddpm_jax.errors import UserError
 from ddpm_jax.training.step import Examples
@@ -43,10 +43,13 @@ def test_every_schedule_is_made_with_the_configured_length_and_ends():
         "quadratic": schedules.quadratic(50, beta_start=0.001, beta_end=0.03),
         "sigmoid": schedules.sigmoid(50, beta_start=0.001, beta_end=0.03),
         "cosine": schedules.cosine(50),
+        "log_snr": schedules.log_snr(50, first=7.0, last=-6.0),
+        "straight": schedules.straight(50),
     }
     assert made.keys() == factory.SCHEDULES.keys()
     for name, expected in made.items():
         numbers = {"diffusion__num_timesteps": 50, "diffusion__beta_start": 0.001, "diffusion__beta_end": 0.03}
+        numbers |= {"diffusion__log_snr_first": 7.0, "diffusion__log_snr_last": -6.0}
         ours = factory.noise_schedule(changed(diffusion__schedule=name, **numbers))
         np.testing.assert_array_equal(ours.alpha_bar, expected.alpha_bar)
 
@@ -156,6 +159,9 @@ MADE_LOSSES = {
     ("simple", "v"): losses.l_simple(losses.v_weight),
     ("simple", "min_snr"): losses.l_simple(losses.min_snr_weight(5.0)),
     ("simple", "p2"): losses.l_simple(losses.p2_weight(1.0)),
+    ("simple", "flow"): losses.l_simple(losses.flow_weight),
+    ("simple", "edm"): losses.l_simple(losses.edm_weight(0.5)),
+    ("simple", "sigmoid"): losses.l_simple(losses.sigmoid_weight(-1.0)),
     ("hybrid", "v"): losses.l_hybrid(1000, weight=losses.v_weight, vlb_weight=0.3),
     ("vlb", "eps"): losses.l_vlb(1000),
 }
@@ -180,6 +186,35 @@ def test_every_loss_is_its_function_of_the_unclipped_network(network, kind, weig
     assert terms.keys() == expected.keys()
     for name in terms:
         np.testing.assert_allclose(terms[name], expected[name], rtol=1e-6)
+
+
+TO_NOISE = {"diffusion__schedule": "straight"}
+
+
+def test_what_needs_signal_is_refused_with_a_schedule_that_ends_in_noise():
+    network, classifier = SimpleNamespace(apply=print), lambda params: print
+    unguided = lambda config: factory.denoiser(config, network)
+    refused(unguided, "target=eps says nothing of the image at t = T", **TO_NOISE)
+    v = {**TO_NOISE, "diffusion__target": "v"}
+    for name in ("euler_maruyama", "langevin"):
+        refused(factory.sampler, f"sampler={name} needs a schedule with some signal", sample__sampler=name, **v)
+    refused(lambda config: factory.denoiser(config, network, classifier=classifier), "choose classifier_on=mean", **v)
+    factory.denoiser(changed(sample__classifier_on="mean", **v), network, classifier=classifier)
+
+
+@pytest.mark.parametrize("name", ["log_snr", "log_normal", "logit_normal", "learned"])
+def test_the_bound_is_trained_at_the_times_of_its_chain_alone(name):
+    make = lambda config: factory.objective(config, SimpleNamespace(apply=print), num_images=100)
+    settings = {"loss__kind": "hybrid", "diffusion__learned_variance": True, "loss__times": name}
+    refused(make, f"config.loss.times={name} draws times between those of the chain", **settings)
+
+
+def test_schedules_are_shifted_and_scaled_as_configured():
+    made = factory.noise_schedule(changed(diffusion__schedule="log_snr", diffusion__log_snr_last=-4.0))
+    np.testing.assert_array_equal(made.alpha_bar, schedules.log_snr(1000, last=-4.0).alpha_bar)
+    made = factory.noise_schedule(changed(diffusion__shift=2.0, diffusion__zero_terminal_snr=True))
+    expected = schedules.zero_terminal_snr(schedules.shifted(schedules.linear(1000), 2.0))
+    np.testing.assert_array_equal(made.alpha_bar, expected.alpha_bar)
 
 
 def test_losses_that_do_not_fit_are_refused():
@@ -225,12 +260,22 @@ def test_the_spec_carries_the_numbers_of_the_configuration():
     assert factory.train_spec(changed(), factory.network(changed()), num_images=100).random_flip is True
 
 
-@pytest.mark.parametrize("name", ["uniform", "antithetic", "importance"])
+MADE_TIMES = {
+    "uniform": time_sampling.uniform(30),
+    "antithetic": time_sampling.antithetic(30),
+    "importance": time_sampling.importance(30),
+    "log_snr": time_sampling.uniform_log_snr(schedules.linear(30)),
+    "log_normal": time_sampling.normal_log_snr(schedules.linear(30), mean=2.4, std=2.4),
+    "logit_normal": time_sampling.normal_log_snr(schedules.linear(30), mean=0, std=2),
+    "learned": time_sampling.learned(30),
+}
+
+
+@pytest.mark.parametrize("name", MADE_TIMES)
 def test_times_are_drawn_as_named(name):
-    assert name in factory.TIMES
+    assert MADE_TIMES.keys() == factory.TIMES.keys()
     config = changed(loss__times=name, diffusion__num_timesteps=30)
-    times = factory.train_spec(config, factory.network(config), num_images=100).times
-    expected = factory.TIMES[name](30)
+    times, expected = factory.train_spec(config, factory.network(config), num_images=100).times, MADE_TIMES[name]
     key = jax.random.key(0)
     np.testing.assert_array_equal(times.draw(times.init(), key, 9)[0], expected.draw(expected.init(), key, 9)[0])
     refused(
@@ -336,5 +381,5 @@ def test_every_key_of_the_chain_is_compiled_in_or_an_input_of_the_program():
 
 
 def test_diffusers_has_a_name_for_every_target_and_variance():
-    assert TARGET.keys() == factory.TARGETS.keys()
+    assert {*TARGET, "flow", "edm"} == factory.TARGETS.keys()  # for which it has other schedulers
     assert {*VARIANCE, "analytic"} == factory.VARIANCES.keys()  # which needs measurements that diffusers lacks

@@ -49,7 +49,7 @@ def test_l_simple_is_the_mean_square_of_the_noise_left_over():
     eps = np.asarray(noise_like(keys(4), X_0))
     alpha_bar = SCHEDULE.alpha_bar[TIMES][:, None, None, None]
     x_t = np.sqrt(alpha_bar) * X_0 + np.sqrt(1 - alpha_bar) * eps
-    loss = l_simple()(lambda x, level: Prediction(x_0=None, eps=x), X_0, keys(4), TRANSITION)["loss"]
+    loss = l_simple()(lambda x, level: Prediction(x_0=x, eps=x), X_0, keys(4), TRANSITION)["loss"]
     np.testing.assert_allclose(loss, [np.mean((x_t[i] - eps[i]) ** 2) for i in range(4)], rtol=1e-10)
 
 

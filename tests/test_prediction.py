@@ -153,7 +153,7 @@ def test_a_network_gets_the_index_before_its_time_and_its_label(target, t):
         assert index.dtype == jnp.float32
         return variables["scale"] * x_t + (10 * index + label)[:, None, None, None]
 
-    output = 0.5 * X_0 + (10 * (np.broadcast_to(t, 4) - 1) + label)[:, None, None, None]
+    output = 0.5 * target.network_input(X_0, level) + (10 * (np.broadcast_to(t, 4) - 1) + label)[:, None, None, None]
     prediction = as_denoiser(network, {"scale": 0.5}, target, label=label)(X_0, level)
     assert prediction.var_frac is None
     np.testing.assert_allclose(target.of(prediction.x_0, prediction.eps, level), output, rtol=1e-9)

@@ -79,11 +79,24 @@ LABELS = {
     "dropout": Key(0.0, "share of training images that get the null label; 0.1 for classifier-free guidance", FRACTION),
 }
 DIFFUSION = {
-    "schedule": Key("linear", "the noise schedule", choices=("linear", "quadratic", "sigmoid", "cosine")),
+    "schedule": Key(
+        "linear",
+        "the noise schedule; log_snr: linear in log-SNR (VDM); straight: that of flow matching",
+        choices=("linear", "quadratic", "sigmoid", "cosine", "log_snr", "straight"),
+    ),
     "num_timesteps": Key(1000, "T, the number of noise levels", COUNT),
     "beta_start": Key(1e-4, "beta_1"),
     "beta_end": Key(0.02, "beta_T"),
-    "target": Key("eps", "what the network predicts", choices=("eps", "x_0", "v")),
+    "log_snr_first": Key(13.3, "the log-SNR at t = 1 of the schedule log_snr"),
+    "log_snr_last": Key(-5.0, "its log-SNR at t = T"),
+    "shift": Key(1.0, "factor of the noise over the signal at every time, above 1 for larger images", POSITIVE),
+    "zero_terminal_snr": Key(False, "scale the signal so that nothing of it is left at t = T; not for the target eps"),
+    "target": Key(
+        "eps",
+        "what the network predicts; flow: eps - x_0, on the straight path; edm: EDM's preconditioning",
+        choices=("eps", "x_0", "v", "flow", "edm"),
+    ),
+    "sigma_data": Key(0.5, "the standard deviation of the data, for EDM's target and weight", POSITIVE),
     "learned_variance": Key(False, "the network also predicts the variance, between beta_tilde and beta"),
 }
 MODEL = {
@@ -120,14 +133,16 @@ LOSS = {
     ),
     "weight": Key(
         "eps",
-        "weight of the squared error; eps: L_simple; min_snr: with gamma 5; p2: with gamma 1",
-        choices=("eps", "x_0", "v", "min_snr", "p2"),
+        "weight of the squared error; eps: L_simple; flow, edm: of these targets; min_snr: with gamma 5; p2: with "
+        "gamma 1; sigmoid: SiD2, with times=log_snr",
+        choices=("eps", "x_0", "v", "flow", "edm", "min_snr", "p2", "sigmoid"),
     ),
     "vlb_weight": Key(0.001, "weight of the bound in the hybrid loss", NOT_NEGATIVE),
     "times": Key(
         "uniform",
-        "how training times are drawn; importance: by the loss, for vlb",
-        choices=("uniform", "antithetic", "importance"),
+        "how training times are drawn; importance: by the loss, for vlb; floats: log_snr, uniform in it; log_normal, "
+        "EDM's; logit_normal, of the straight path; learned, by a density that lowers the variance of the loss",
+        choices=("uniform", "antithetic", "importance", "log_snr", "log_normal", "logit_normal", "learned"),
         fixed=True,
     ),
 }

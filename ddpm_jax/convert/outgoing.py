@@ -135,21 +135,22 @@ def scheduler_config(config: ConfigDict) -> dict[str, Any]:
     """The settings of the `DDPMScheduler` that samples as the run does.
 
     Raises:
-      UserError: diffusers does not support the noise schedule.
+      UserError: diffusers does not support the noise schedule, or what the network regresses.
     """
     diffusion, sample = config.diffusion, config.sample
     # The analytic variance needs measurements, which diffusers has not; it is between the small and the large one.
     variance = VARIANCE.get("learned" if diffusion.learned_variance else sample.variance, "fixed_small")
-    if diffusion.schedule not in SCHEDULE:
-        raise UserError(
-            f"diffusers does not support config.diffusion.schedule={diffusion.schedule}: this run cannot be exported"
-        )
+    known = {"schedule": SCHEDULE, "target": TARGET, "shift": (1,)}
+    if unsupported := [key for key in known if diffusion[key] not in known[key]]:
+        setting = f"config.diffusion.{unsupported[0]}={diffusion[unsupported[0]]}"
+        raise UserError(f"diffusers' DDPMScheduler does not support {setting}: this run cannot be exported")
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": diffusion.num_timesteps,
         "beta_schedule": SCHEDULE[diffusion.schedule],
         "beta_start": diffusion.beta_start,
         "beta_end": diffusion.beta_end,
+        "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
         "prediction_type": TARGET[diffusion.target],
         "variance_type": variance,
         "clip_sample": sample.clip_x_0,

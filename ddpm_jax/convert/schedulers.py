@@ -47,11 +47,11 @@ _VALUES: dict[str, Rule] = {
     "beta_end": FRACTION,
     "variance_type": NAME,
     "clip_sample": FLAG,
+    "rescale_betas_zero_snr": FLAG,
 }
 _MUST_BE: dict[str, Any] = {
     "trained_betas": None,
     "thresholding": False,
-    "rescale_betas_zero_snr": False,
     "clip_sample_range": 1.0,
     "use_flow_sigmas": False,
 }
@@ -83,6 +83,7 @@ def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple
         "diffusion.schedule": ours(SCHEDULE, scheduler.get("beta_schedule", "linear"), "beta_schedule"),
         "diffusion.beta_start": scheduler.get("beta_start", beta_start),
         "diffusion.beta_end": scheduler.get("beta_end", beta_end),
+        "diffusion.zero_terminal_snr": scheduler.get("rescale_betas_zero_snr", False),
         "diffusion.target": ours(TARGET, scheduler.get("prediction_type", "epsilon"), "prediction_type"),
         "sample.variance": _variance(scheduler, size=size, learned=learned),
         "sample.sampler": sampler,

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+from jax import nn
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, noise_like
 from ddpm_jax.diffusion.gaussian import q_sample
@@ -28,6 +29,8 @@ class Loss(Protocol):
         """The terms of images `[B, H, W, C]` in [-1, 1], with keys `[B]` and a transition whose leaves are `[B]`."""
         ...
 
+
+_NO_SIGNAL = -40.0
 
 Weight: TypeAlias = Callable[[Real], Array]
 """A function from log-SNR `[B]` to the weight `[B]` of the noise error."""
@@ -56,6 +59,24 @@ def min_snr_weight(gamma: float = 5.0) -> Weight:
 def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
     """Weight `1 / (k + SNR)**gamma`, which is small where little noise is left (Choi et al. 2022, eq. 8)."""
     return lambda log_snr: (k + jnp.exp(log_snr)) ** -gamma
+
+
+def flow_weight(log_snr: Real) -> Array:
+    """Weight `(1 + sigma / signal)**2`: the squared error of `eps - x_0`, the velocity of the straight path."""
+    return (1 + jnp.exp(-log_snr / 2)) ** 2
+
+
+def edm_weight(sigma_data: float = 0.5) -> Weight:
+    """Weight `1 + 1 / (SNR sigma_data**2)`: EDM's, with which its network's own error has weight 1 at every level.
+
+    Karras et al. 2022, table 1: `(sigma**2 + sigma_data**2) / (sigma sigma_data)**2` on the error of x_0.
+    """
+    return lambda log_snr: 1 + jnp.exp(-log_snr) / sigma_data**2
+
+
+def sigmoid_weight(bias: float = -1.0) -> Weight:
+    """Weight `sigmoid(bias - log_snr)`, for times uniform in log-SNR (Hoogeboom et al. 2025, SiD2, section 3)."""
+    return lambda log_snr: nn.sigmoid(bias - log_snr)
 
 
 def l_simple(weight: Weight = eps_weight) -> Loss:
@@ -165,8 +186,14 @@ def _noise_error(
     x_t = q_sample(x_0, eps, level)
     prediction = denoise(x_t, level)
     chex.assert_equal_shape([prediction.eps, eps])
-    eps_mse = jnp.mean((prediction.eps - eps) ** 2, axis=range(1, x_0.ndim))
-    return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}, prediction, x_t
+    eps_mse, x_0_mse = (
+        jnp.mean(error**2, axis=range(1, x_0.ndim)) for error in (prediction.eps - eps, prediction.x_0 - x_0)
+    )
+    # Without signal the noise is known and a weight may be infinite. So there the same product is taken of the error of
+    # v, which is `SNR / (1 + SNR)` times that of eps; from a log-SNR of -40 on, float32 has no other value for either.
+    log_snr = jnp.maximum(level.log_snr, _NO_SIGNAL)
+    error = jnp.where(log_snr > _NO_SIGNAL, eps_mse, nn.sigmoid(log_snr) * (eps_mse + x_0_mse))
+    return {"loss": weight(log_snr) * error, "eps_mse": eps_mse}, prediction, x_t
 
 
 def _vlb(prediction: Prediction, x_0: AnyArray, x_t: Array, transition: Transition, num_timesteps: int) -> Array:

@@ -52,12 +52,40 @@ LogProb: TypeAlias = Callable[[Array, NoiseLevel], Array]
 at S samples of the weights."""
 
 
+class Regression(Protocol):
+    """What a network is given and what it regresses: a `Target`, an `EdmTarget`, or another with these functions."""
+
+    def network_input(self, x_t: AnyArray, level: NoiseLevel) -> Array:
+        """The image `[B, ...]` that the network is given for x_t."""
+        ...
+
+    def of(self, x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> AnyArray:
+        """The output `[B, ...]` that the network should have for a known x_0 and eps, both `[B, ...]`."""
+        ...
+
+    def prediction(self, output: Array, x_t: AnyArray, level: NoiseLevel) -> Prediction:
+        """The `Prediction` that corresponds to a network's output `[B, ...]` at x_t."""
+        ...
+
+
 class Target(enum.Enum):
-    """What a network regresses: the noise, the clean image, or `v = signal eps - sigma x_0` (Salimans & Ho 2022)."""
+    """What a network regresses.
+
+    `EPS` is the noise, `X_0` the clean image, `V` is `signal eps - sigma x_0` (Salimans & Ho 2022), and `FLOW` is the
+    velocity `eps - x_0` along the straight path `(1 - s) x_0 + s eps`, on which the network is given its image (Lipman
+    et al. 2023). The point on that path is a multiple of x_t.
+    """
 
     EPS = "eps"
     X_0 = "x_0"
     V = "v"
+    FLOW = "flow"
+
+    def network_input(self, x_t: AnyArray, level: NoiseLevel) -> Array:
+        """The image `[B, ...]` that the network is given for x_t: itself, or the point on the straight path."""
+        if self is Target.FLOW:
+            return jnp.divide(x_t, expand_like(level.signal + level.sigma, x_t))
+        return jnp.asarray(x_t)
 
     def of(self, x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> AnyArray:
         """The output `[B, ...]` that the network should have for a known x_0 and eps, both `[B, ...]`."""
@@ -65,7 +93,7 @@ class Target(enum.Enum):
             return eps
         if self is Target.X_0:
             return x_0
-        return velocity(x_0, eps, level)
+        return velocity(x_0, eps, level) if self is Target.V else eps - x_0
 
     def prediction(self, output: Array, x_t: AnyArray, level: NoiseLevel) -> Prediction:
         """The `Prediction` that corresponds to a network's output `[B, ...]` at x_t."""
@@ -75,7 +103,48 @@ class Target(enum.Enum):
         if self is Target.X_0:
             return Prediction(output, eps_from_x_0(output, x_t, level))
         signal, sigma = expand_like(level.signal, x_t), expand_like(level.sigma, x_t)
+        if self is Target.FLOW:
+            point, share = self.network_input(x_t, level), sigma / (signal + sigma)
+            return Prediction(point - share * output, point + (1 - share) * output)
         return Prediction(signal * x_t - sigma * output, sigma * x_t + signal * output)
+
+
+class EdmTarget(NamedTuple):
+    r"""EDM's preconditioning: both the input of the network and what it regresses have variance 1 at every level.
+
+    $$ \hat x_0 = c_{\mathrm{skip}}\, \bar x + c_{\mathrm{out}}\, F(c_{\mathrm{in}}\, \bar x), \qquad
+       c_{\mathrm{skip}} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \quad
+       c_{\mathrm{out}} = \frac{\sigma\, \sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
+       c_{\mathrm{in}} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}} $$
+
+    [Karras et al. 2022](https://arxiv.org/abs/2206.00364), table 1, with `x_bar = x_t / signal` and `sigma / signal`
+    for its sigma. Multiplied out with the scales of this package, nothing is infinite at either end.
+
+    Attributes:
+      sigma_data: the standard deviation of the data.
+    """
+
+    sigma_data: float = 0.5
+
+    def network_input(self, x_t: AnyArray, level: NoiseLevel) -> Array:
+        """`x_t / sqrt(sigma**2 + signal**2 sigma_data**2)`, `[B, ...]`."""
+        return jnp.divide(x_t, expand_like(self._norm(level), x_t))
+
+    def of(self, x_0: AnyArray, eps: AnyArray, level: NoiseLevel) -> AnyArray:
+        """The output `[B, ...]` that the network should have: `(sigma x_0 - signal sigma_data**2 eps) / ...`."""
+        signal, sigma, norm = (expand_like(a, x_0) for a in (level.signal, level.sigma, self._norm(level)))
+        return (sigma * x_0 - signal * self.sigma_data**2 * eps) / (self.sigma_data * norm)
+
+    def prediction(self, output: Array, x_t: AnyArray, level: NoiseLevel) -> Prediction:
+        """The `Prediction` that corresponds to a network's output `[B, ...]` at x_t."""
+        chex.assert_equal_shape([output, x_t])
+        signal, sigma, norm = (expand_like(a, output) for a in (level.signal, level.sigma, self._norm(level)))
+        skip, out = x_t / norm**2, self.sigma_data * output / norm
+        return Prediction(signal * self.sigma_data**2 * skip + sigma * out, sigma * skip - signal * out)
+
+    def _norm(self, level: NoiseLevel) -> Array:
+        """`sqrt(sigma**2 + signal**2 sigma_data**2)`, `[]` or `[B]`: the standard deviation of x_t."""
+        return jnp.sqrt(level.sigma**2 + (level.signal * self.sigma_data) ** 2)
 
 
 def x_0_from_eps(eps: AnyArray, x_t: AnyArray, level: NoiseLevel) -> Array:
@@ -118,7 +187,7 @@ def eps_from_score(score: AnyArray, level: NoiseLevel) -> Array:
 def as_denoiser(
     apply: Callable[..., Any],
     variables: chex.ArrayTree,
-    target: Target | str,
+    target: Regression | str,
     *,
     label: AnyArray | None = None,
     learned_variance: bool = False,
@@ -131,7 +200,7 @@ def as_denoiser(
     Args:
       apply: the network, which returns an array, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
       variables: its parameters, passed through.
-      target: `Target` that the network was trained on, or its value, such as "eps".
+      target: the `Target` that the network was trained on, or its value, such as "eps"; or an `EdmTarget`.
       label: `[B]` integer classes, or None.
       learned_variance: whether the output has twice the image's channels, of which the second half is the variance in
         [-1, 1].
@@ -139,10 +208,10 @@ def as_denoiser(
     Raises:
       ValueError: `target` is not a `Target` or the value of one.
     """
-    regressed = Target(target)
+    regressed = Target(target) if isinstance(target, str) else target
 
     def denoise(x_t: Array, level: NoiseLevel) -> Prediction:
-        output = apply(variables, x_t, _index(x_t, level), label)
+        output = apply(variables, regressed.network_input(x_t, level), _index(x_t, level), label)
         if not learned_variance:
             return regressed.prediction(output, x_t, level)
         output, raw_var = jnp.split(output, 2, axis=-1)

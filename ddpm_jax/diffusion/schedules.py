@@ -3,7 +3,7 @@
 The forward process multiplies the image by `sqrt(1 - beta_t)` and adds noise of variance `beta_t`, T times. Every
 other quantity follows from the product `alpha_bar_t = prod_{s <= t} (1 - beta_s)` (Ho et al. 2020, eq. 4), so
 `NoiseSchedule` holds that product. Times are those of the paper: `t = 1..T` are noisy, `t = 0` is clean data and
-`alpha_bar[0] == 1`.
+`alpha_bar[0] == 1`. Between them a schedule is continuous: `level` takes any time in [1, T].
 
 A schedule produces two kinds of objects, whose leaves can be sliced by a scan or gathered into a batch: `NoiseLevel`,
 the scale of signal and noise in a noisy image, and `Transition`, a step between two levels. Read next: `gaussian.py`.
@@ -76,7 +76,10 @@ class Transition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """A noise schedule: `alpha_bar` `[T + 1]`, float64, strictly decreasing from `alpha_bar[0] == 1`, above 0.
+    """A noise schedule: `alpha_bar` `[T + 1]`, float64, strictly decreasing from `alpha_bar[0] == 1`.
+
+    It stays above 0, or ends in exactly 0, at pure noise ("zero terminal SNR", Lin et al. 2024). Then the noise at t =
+    T says nothing of the image, so a network cannot be trained on eps there, and log-SNR is minus infinity.
 
     Raises:
       ValueError: the array does not meet these conditions.
@@ -88,9 +91,10 @@ class NoiseSchedule:
         alpha_bar = np.array(self.alpha_bar, np.float64)
         if alpha_bar.ndim != 1 or alpha_bar.size < 2 or alpha_bar[0] != 1:
             raise ValueError("alpha_bar must be a vector [T + 1] that starts with 1 (clean data)")
-        if not (np.all(np.diff(alpha_bar) < 0) and alpha_bar[-1] > 0):
+        if not (np.all(np.diff(alpha_bar) < 0) and alpha_bar[-1] >= 0):
             raise ValueError(
-                "alpha_bar must fall strictly and stay above 0: every beta must lie strictly between 0 and 1"
+                "alpha_bar must fall strictly and stay above 0, or end in 0: every beta must lie strictly between 0 "
+                "and 1, or the last one be 1"
             )
         alpha_bar.flags.writeable = False
         object.__setattr__(self, "alpha_bar", alpha_bar)
@@ -108,10 +112,18 @@ class NoiseSchedule:
     @property
     def log_snr(self) -> np.ndarray:
         """`[T]`, the log signal-to-noise ratio of times 1..T, decreasing."""
-        return np.log(self.alpha_bar[1:]) - np.log1p(-self.alpha_bar[1:])
+        with np.errstate(divide="ignore"):
+            return np.log(self.alpha_bar[1:]) - np.log1p(-self.alpha_bar[1:])
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing is left of the image at t = T."""
+        return bool(self.alpha_bar[-1] == 0)
 
     def level(self, t: ArrayLike) -> NoiseLevel:
         """The noise level at time t; between integers it is interpolated linearly in log-SNR.
+
+        Between T - 1 and the end of a schedule that ends in noise, the signal falls linearly to 0 instead.
 
         Args:
           t: number or array; each time is 0 or lies in [1, T].
@@ -122,13 +134,24 @@ class NoiseSchedule:
         t = np.asarray(t, np.float64)
         if np.any((t != 0) & ~((t >= 1) & (t <= self.num_timesteps))):
             raise ValueError(f"times must be 0 or lie in [1, {self.num_timesteps}], got {t}")
-        log_snr = np.interp(t, np.arange(1, self.num_timesteps + 1), self.log_snr)
-        log_snr = np.where(t == 0, np.inf, log_snr)
-        return NoiseLevel(t, np.sqrt(_sigmoid(log_snr)), np.sqrt(_sigmoid(-log_snr)))
+        left, known = self.num_timesteps - t, self.log_snr
+        if self.ends_in_noise:
+            known[-1] = -1e3  # any finite number: the levels of the last step are replaced below
+        log_snr = np.where(t == 0, np.inf, np.interp(t, np.arange(1, self.num_timesteps + 1), known))
+        signal, sigma = np.sqrt(_sigmoid(log_snr)), np.sqrt(_sigmoid(-log_snr))
+        if not self.ends_in_noise:
+            return NoiseLevel(t, signal, sigma)
+        fading = np.sqrt(self.alpha_bar[-2]) * np.minimum(left, 1)
+        return NoiseLevel(t, np.where(left < 1, fading, signal), np.where(left < 1, np.sqrt(1 - fading**2), sigma))
 
     def time(self, log_snr: ArrayLike) -> np.ndarray | float:
         """The time at which the log-SNR has a value: the inverse of `level(t).log_snr`, a float in [1, T]."""
-        return np.interp(-np.asarray(log_snr, np.float64), -self.log_snr, np.arange(1, self.num_timesteps + 1))
+        wanted, known = np.asarray(log_snr, np.float64), self.log_snr
+        times = np.interp(-wanted, -known, np.arange(1, self.num_timesteps + 1))
+        if not self.ends_in_noise or self.num_timesteps == 1:
+            return times
+        fading = self.num_timesteps - np.sqrt(_sigmoid(wanted) / self.alpha_bar[-2])
+        return np.where(wanted < known[-2], fading, times)
 
     def transitions(self, timesteps: ArrayLike | None = None) -> Transition:
         """The transitions along a decreasing sequence of times; any subset of T..0 is a respaced chain.
@@ -197,7 +220,7 @@ class NoiseSchedule:
 
 
 def from_betas(betas: ArrayLike) -> NoiseSchedule:
-    """The schedule of given betas `[T]`, each strictly between 0 and 1."""
+    """The schedule of given betas `[T]`, each strictly between 0 and 1, of which the last may be 1."""
     return NoiseSchedule(np.concatenate([[1.0], np.cumprod(1 - np.asarray(betas, np.float64))]))
 
 
@@ -233,6 +256,57 @@ def cosine(num_timesteps: int = 1000, *, offset: float = 0.008, max_beta: float 
     angle = (np.arange(num_timesteps + 1) / num_timesteps + offset) / (1 + offset) * np.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+
+
+def log_snr(num_timesteps: int = 1000, *, first: float = 13.3, last: float = -5.0) -> NoiseSchedule:
+    """Schedule whose log-SNR falls linearly from `first` at t = 1 to `last` at t = T (Kingma et al. 2021, section 3.1).
+
+    With it the weight 1 of the noise error is that of the variational bound of a chain of infinitely many steps.
+    """
+    return NoiseSchedule(np.append(1.0, _sigmoid(np.linspace(first, last, num_timesteps))))
+
+
+def straight(num_timesteps: int = 1000) -> NoiseSchedule:
+    r"""The schedule of the straight path `(1 - s) x_0 + s eps` with s = t / T, which ends in noise.
+
+    $$ \frac{\sqrt{1 - \bar\alpha_t}}{\sqrt{\bar\alpha_t}} = \frac{s}{1 - s}, \qquad
+       x_t = \frac{(1 - s)\, x_0 + s\, \epsilon}{\sqrt{(1 - s)^2 + s^2}} $$
+
+    The path of flow matching and rectified flow ([Liu et al. 2022](https://arxiv.org/abs/2209.03003);
+    [Lipman et al. 2023](https://arxiv.org/abs/2210.02747)), scaled to the variance of this package.
+    """
+    s = np.arange(num_timesteps + 1) / num_timesteps
+    return NoiseSchedule((1 - s) ** 2 / ((1 - s) ** 2 + s**2))
+
+
+def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
+    """The schedule whose `sigma / signal` is `factor` times that of another, at every time.
+
+    A larger image needs more noise before it is lost, in proportion to its side ([Hoogeboom et al.
+    2023](https://arxiv.org/abs/2301.11093), section 3.1); on the straight path this is the shift of the times of
+    [Esser et al. 2024](https://arxiv.org/abs/2403.03206), eq. 23.
+
+    Raises:
+      ValueError: the factor is not above 0.
+    """
+    if not factor > 0:
+        raise ValueError(f"the factor must be above 0, got {factor}")
+    alpha_bar = schedule.alpha_bar
+    return NoiseSchedule(alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar)))
+
+
+def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
+    """The schedule whose signals are those of another, less the last one, and scaled so that the first one stays.
+
+    So it ends in noise, from which the chain starts ([Lin et al. 2024](https://arxiv.org/abs/2305.08891), algorithm 1).
+
+    Raises:
+      ValueError: the schedule has only one step.
+    """
+    if schedule.num_timesteps == 1:
+        raise ValueError("a schedule of one step cannot keep its first level and end in noise")
+    signal = np.sqrt(schedule.alpha_bar[1:])
+    return NoiseSchedule(np.append(1.0, ((signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])) ** 2))
 
 
 def _sigmoid(x: np.ndarray | np.floating) -> np.ndarray | np.floating:

@@ -2,15 +2,22 @@
 
 Most methods draw uniformly and have no state. Importance sampling records how large the loss was at each time, draws
 times of large loss more often and gives them smaller weights, so that the mean stays the same and its variance falls.
+Methods of continuous time (`uniform_log_snr`, `normal_log_snr`, `learned`) draw floats.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import nn
+from jax.scipy.special import ndtri
 
 from ddpm_jax.diffusion.arrays import Array
+from ddpm_jax.diffusion.continuous import times_of
+from ddpm_jax.diffusion.schedules import NoiseSchedule
 
 State: TypeAlias = Any
 """The state of a `TimeSampler`, a tree of arrays that each sampler defines for itself, such as `LossHistory`."""
@@ -21,8 +28,9 @@ class TimeSampler(NamedTuple):
 
     Attributes:
       init: `() -> state`, a tree of arrays.
-      draw: `(state, key, batch size) -> (times [B] in 1..T, weights [B])`; the mean of weight times loss estimates
-        the mean of the loss over all times.
+      draw: `(state, key, batch size) -> (times [B], weights [B])`, integers in 1..T or floats in [1, T]; the mean of
+        weight times loss estimates the mean of the loss over the distribution of the method, which is uniform over
+        all times unless it says another.
       update: `(state, times [B], losses [B]) -> state`, called after the train step.
     """
 
@@ -82,9 +90,97 @@ def importance(num_timesteps: int, *, history: int = 10) -> TimeSampler:
             count = jnp.minimum(state.count[index] + 1, history)
             return LossHistory(state.losses.at[index].set(row), state.count.at[index].set(count)), None
 
-        return jax.lax.scan(remember, state, (times - 1, losses))[0]
+        return jax.lax.scan(remember, state, (jnp.asarray(times, jnp.int32) - 1, losses))[0]
 
     return TimeSampler(init, draw, update)
+
+
+def uniform_log_snr(schedule: NoiseSchedule) -> TimeSampler:
+    """Float times whose log-SNR is uniform between the ends of a schedule, stratified (`_strata`).
+
+    So each weight of the noise error weighs the bound (Kingma & Gao 2023, eq. 6).
+    """
+    time, (last, first) = times_of(schedule), _finite(schedule)
+    return _stateless(lambda key, size: time(last + (first - last) * _strata(key, size)))
+
+
+def normal_log_snr(schedule: NoiseSchedule, *, mean: float, std: float) -> TimeSampler:
+    r"""Float times whose log-SNR is normal, cut off at the ends of a schedule, and stratified (`_strata`).
+
+    The log-normal `sigma / signal` of Karras et al. 2022 (table 1, `ln sigma` of mean -1.2 and standard deviation 1.2)
+    has mean 2.4 and standard deviation 2.4 here. The logit-normal time `s` of the straight path (Esser et al. 2024,
+    section 3.1) has `log-SNR = -2 logit(s)`: mean 0 and standard deviation 2. All weights are one: the distribution is
+    a part of these objectives.
+    """
+    time, first = times_of(schedule), float(schedule.log_snr[0])
+    last = float(schedule.log_snr[-1])
+    low, high = ((1 + math.erf((end - mean) / std / math.sqrt(2))) / 2 for end in (last, first))
+    return _stateless(lambda key, size: time(mean + std * ndtri(low + (high - low) * _strata(key, size))))
+
+
+class Density(NamedTuple):
+    """A density of times that is constant in each of K parts of [1, T]: the logarithms of their shares, `[K]`."""
+
+    logits: Array
+
+
+def learned(num_timesteps: int, *, num_parts: int = 64, rate: float = 0.05) -> TimeSampler:
+    r"""Float times from a density that is trained to lower the variance of the loss (Kingma et al. 2021, section 5.1).
+
+    A change of the times of a continuous schedule is a change of their density, so a learned schedule is a learned
+    density, which leaves the mean of the loss alone. With the shares p_k of K parts, weights w = 1 / (K p_k) and losses
+    L, the square to be lowered and its gradient in the logits of p are
+
+    $$ \mathbb{E}[(w L)^2], \qquad -\mathbb{E}[ (w L)^2\, (e_k - p) ], $$
+
+    which a step estimates from its own batch. It moves by `rate` times the gradient over the mean square.
+
+    Args:
+      num_timesteps: T.
+      num_parts: K.
+      rate: the size of a step of the logits.
+    """
+
+    def shares(state: Density) -> Array:
+        floor = 1e-2
+        return (1 - floor) * nn.softmax(state.logits) + floor / num_parts
+
+    def draw(state: Density, key: Array, size: int) -> tuple[Array, Array]:
+        p = shares(state)
+        ends = jnp.append(0.0, jnp.cumsum(p)) / jnp.sum(p)
+        place = _strata(key, size)
+        part = jnp.clip(jnp.searchsorted(ends, place, side="right") - 1, 0, num_parts - 1)
+        within = (place - ends[part]) / (ends[part + 1] - ends[part])
+        times = 1 + (num_timesteps - 1) * (part + within) / num_parts
+        return jnp.clip(times, 1, num_timesteps), 1 / (num_parts * p[part])
+
+    def update(state: Density, times: Array, losses: Array) -> Density:
+        p = shares(state)
+        place = (times - 1) / max(num_timesteps - 1, 1) * num_parts
+        part = jnp.clip(place.astype(jnp.int32), 0, num_parts - 1)
+        squares = (losses / (num_parts * p[part])) ** 2
+        share = squares / jnp.maximum(jnp.sum(squares), jnp.finfo(squares.dtype).tiny)
+        step = jnp.zeros(num_parts).at[part].add(share) - jnp.sum(share) * p
+        return Density(state.logits + rate * step)
+
+    return TimeSampler(lambda: Density(jnp.zeros(num_parts)), draw, update)
+
+
+def _strata(key: Array, size: int) -> Array:
+    """One number in each of `size` equal parts of (0, 1), at the same place in all, in random order.
+
+    Kingma et al. 2021, appendix I.1. Each is uniform on (0, 1), and together they are spread evenly, which lowers the
+    variance of a mean over them.
+    """
+    place, order = jax.random.split(key)
+    shift = jax.random.uniform(place, (), minval=1e-6, maxval=1 - 1e-6)
+    return (jax.random.permutation(order, size) + shift) / size
+
+
+def _finite(schedule: NoiseSchedule) -> tuple[float, float]:
+    """The last and the first log-SNR of a schedule that are finite."""
+    known = schedule.log_snr[np.isfinite(schedule.log_snr)]
+    return float(known[-1]), float(known[0])
 
 
 def _stateless(draw: Callable[[Array, int], Array]) -> TimeSampler:

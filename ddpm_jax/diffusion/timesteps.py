@@ -54,9 +54,14 @@ def quadratic(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
 
 
 def log_snr(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-    """Float times with evenly spaced log-SNR from t = T to t = 1, then 0: `[N + 1]` (Lu et al. 2022)."""
+    """Float times with evenly spaced log-SNR from t = T to t = 1, then 0: `[N + 1]` (Lu et al. 2022).
+
+    Of a schedule that ends in noise, they are evenly spaced from T - 1, where the log-SNR is finite, and the first of
+    them is replaced by T; so are those of `karras`.
+    """
     _checked(schedule, num_steps)
-    return np.append(schedule.time(_fractions(schedule.log_snr[-1], schedule.log_snr[0], num_steps)), 0)
+    last, first = _finite(schedule)
+    return _at(schedule, _fractions(last, first, num_steps))
 
 
 def karras(schedule: NoiseSchedule, num_steps: int, *, rho: float = 7.0) -> np.ndarray:
@@ -65,9 +70,20 @@ def karras(schedule: NoiseSchedule, num_steps: int, *, rho: float = 7.0) -> np.n
     Source: Karras et al. 2022, eq. 5.
     """
     _checked(schedule, num_steps)
-    first, last = np.exp(-schedule.log_snr[[-1, 0]] / 2)
+    first, last = np.exp(-_finite(schedule) / 2)
     ratio = _fractions(first ** (1 / rho), last ** (1 / rho), num_steps) ** rho
-    return np.append(schedule.time(-2 * np.log(ratio)), 0)
+    return _at(schedule, -2 * np.log(ratio))
+
+
+def _finite(schedule: NoiseSchedule) -> np.ndarray:
+    """The last and the first log-SNR of a schedule that are finite."""
+    known = schedule.log_snr[np.isfinite(schedule.log_snr)]
+    return known[[-1, 0]] if known.size else np.zeros(2)  # of a schedule of one step that ends in noise
+
+
+def _at(schedule: NoiseSchedule, log_snr: np.ndarray) -> np.ndarray:
+    """The times of log-SNRs that begin with the last finite one, from T instead, and to 0."""
+    return np.concatenate([[schedule.num_timesteps], np.ravel(schedule.time(log_snr))[1:], [0]])
 
 
 def _from_indices(indices: np.ndarray, num_timesteps: int) -> np.ndarray:

@@ -33,13 +33,20 @@ Settings: TypeAlias = Mapping[str, float | jax.Array]
 """The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""
 
 _NUMBERS = ("eta", "corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain
-_BETAS = ("beta_start", "beta_end")
+_BETAS, _LOG_SNR = ("beta_start", "beta_end"), ("log_snr_first", "log_snr_last")
 # The function that makes a schedule, and the keys of `config.diffusion` that it takes besides `num_timesteps`.
 SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
     "linear": (schedules.linear, _BETAS),
     "quadratic": (schedules.quadratic, _BETAS),
     "sigmoid": (schedules.sigmoid, _BETAS),
     "cosine": (schedules.cosine, ()),
+    "log_snr": (
+        lambda num_timesteps, log_snr_first, log_snr_last: schedules.log_snr(
+            num_timesteps, first=log_snr_first, last=log_snr_last
+        ),
+        _LOG_SNR,
+    ),
+    "straight": (schedules.straight, ()),
 }
 VARIANCES: dict[str, Variance] = {variance.value: variance for variance in Variance}
 # The normal CDF by which the bound's decoder integrates.
@@ -57,6 +64,8 @@ SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "euler_maruyama": lambda config, settings: euler_maruyama(),
     "langevin": lambda config, settings: annealed_langevin(),
 }
+# They divide by the signal at t = T.
+_NEED_SIGNAL = ("euler_maruyama", "langevin")
 # From a schedule and the number of steps N to N + 1 falling times.
 GRIDS: dict[str, Callable[[NoiseSchedule, int], np.ndarray]] = {
     "uniform": timesteps.uniform,
@@ -167,7 +176,9 @@ def noise_schedule(config: ConfigDict) -> NoiseSchedule:
     diffusion = config.diffusion
     make, keys = named(SCHEDULES, diffusion.schedule, "diffusion.schedule")
     try:
-        return make(diffusion.num_timesteps, **{key: diffusion[key] for key in keys})
+        made = make(diffusion.num_timesteps, **{key: diffusion[key] for key in keys})
+        made = made if diffusion.shift == 1 else schedules.shifted(made, diffusion.shift)
+        return schedules.zero_terminal_snr(made) if diffusion.zero_terminal_snr else made
     except ValueError as error:
         raise UserError(f"config.diffusion does not define a valid noise schedule: {error}") from error
 
@@ -200,6 +211,11 @@ def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Setti
       UserError: there is no sampler of that name, or a setting does not suit it.
     """
     configured = named(SAMPLERS, config.sample.sampler, "sample.sampler")
+    if given is None and config.sample.sampler in _NEED_SIGNAL and noise_schedule(config).ends_in_noise:
+        raise UserError(
+            f"sampler={config.sample.sampler} needs a schedule with some signal at t = T, and this one ends in noise: "
+            "choose another sampler, such as ancestral or ddim"
+        )
     other = given is not None or config.sample.sampler != "ancestral" or config.sample.corrector_steps
     if config.sample.classifier_on == "mean" and other:
         raise UserError(

@@ -22,10 +22,19 @@ from ddpm_jax.diffusion.guidance import (
     label_log_prob,
     mean_guided,
 )
-from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Target, as_classifier, as_denoiser, with_error
+from ddpm_jax.diffusion.prediction import (
+    Denoiser,
+    EdmTarget,
+    LogProb,
+    Regression,
+    Target,
+    as_classifier,
+    as_denoiser,
+    with_error,
+)
 from ddpm_jax.diffusion.sequences import ChainFit
 from ddpm_jax.errors import UserError, shortened
-from ddpm_jax.factory.chains import Settings, checked_guidance, sampler_settings
+from ddpm_jax.factory.chains import Settings, checked_guidance, noise_schedule, sampler_settings
 from ddpm_jax.factory.given import check_given, checked_network
 from ddpm_jax.factory.lookup import named, plain
 from ddpm_jax.models import Architecture, Classifier, UNet
@@ -36,7 +45,11 @@ GUIDED_BY: dict[str, Callable[[Denoiser, LogProb, float | jax.Array], Denoiser]]
     "score": classifier_guided,
     "mean": mean_guided,
 }
-TARGETS: dict[str, Target] = {target.value: target for target in Target}
+# What a network regresses, from the standard deviation of the data.
+TARGETS: dict[str, Callable[[float], Regression]] = {
+    **{target.value: lambda sigma_data, target=target: target for target in Target},
+    "edm": EdmTarget,
+}
 # Whether the weight of a name is random, or None where no weight is.
 RANDOM_WEIGHTS: dict[str, Callable[[str], bool] | None] = {
     "none": None,
@@ -150,8 +163,14 @@ def random_weights(config: ConfigDict) -> Callable[[str], bool] | None:
 
 def denoiser_of(config: ConfigDict) -> Callable[..., Denoiser]:
     """`as_denoiser` for the configured target and variance, a function `(apply, variables, *, label=None)`."""
-    target = named(TARGETS, config.diffusion.target, "diffusion.target")
-    return partial(as_denoiser, target=target, learned_variance=config.diffusion.learned_variance)
+    diffusion = config.diffusion
+    target = named(TARGETS, diffusion.target, "diffusion.target")(diffusion.sigma_data)
+    if diffusion.target == "eps" and noise_schedule(config).ends_in_noise:
+        raise UserError(
+            "config.diffusion.target=eps says nothing of the image at t = T, where this schedule has no signal left: "
+            "choose v, x_0, flow or edm"
+        )
+    return partial(as_denoiser, target=target, learned_variance=diffusion.learned_variance)
 
 
 def denoiser(
@@ -179,6 +198,11 @@ def denoiser(
     """
     from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, checked_guidance(config)
     guided_by = named(GUIDED_BY, config.sample.classifier_on, "sample.classifier_on")
+    if classifier and config.sample.classifier_on == "score" and noise_schedule(config).ends_in_noise:
+        raise UserError(
+            "classifier_on=score needs a schedule with some signal at t = T, and this one ends in noise: choose "
+            "classifier_on=mean"
+        )
     order = named(KEYS["sample.clip_order"].choices, config.sample.clip_order, "sample.clip_order")
     clip_before, clip_after = (config.sample.clip_x_0 and order == when for when in ("before", "after"))
 

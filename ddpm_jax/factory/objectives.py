@@ -15,6 +15,7 @@ from ddpm_jax.diffusion import bayes, losses, time_sampling
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.diffusion.guidance import hide_labels
 from ddpm_jax.diffusion.prediction import as_classifier
+from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
 from ddpm_jax.factory.given import check_callable, check_given
@@ -23,13 +24,16 @@ from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights
 from ddpm_jax.training.state import StateInit, initial_state
 from ddpm_jax.training.step import NOT_TERMS, Examples, Objective, TrainSpec
 
-# From log-SNR `[B]` to the weight of the noise error `[B]`.
-WEIGHTS: dict[str, losses.Weight] = {
-    "eps": losses.eps_weight,
-    "x_0": losses.x_0_weight,
-    "v": losses.v_weight,
-    "min_snr": losses.min_snr_weight(),
-    "p2": losses.p2_weight(),
+# From the standard deviation of the data to a function from log-SNR `[B]` to the weight of the noise error `[B]`.
+WEIGHTS: dict[str, Callable[[float], losses.Weight]] = {
+    "eps": lambda sigma_data: losses.eps_weight,
+    "x_0": lambda sigma_data: losses.x_0_weight,
+    "v": lambda sigma_data: losses.v_weight,
+    "flow": lambda sigma_data: losses.flow_weight,
+    "edm": losses.edm_weight,
+    "min_snr": lambda sigma_data: losses.min_snr_weight(),
+    "p2": lambda sigma_data: losses.p2_weight(),
+    "sigmoid": lambda sigma_data: losses.sigmoid_weight(),
 }
 # From T, the weight of the noise error and the factor of the bound.
 LOSSES: dict[str, Callable[[int, losses.Weight, float], losses.Loss]] = {
@@ -39,11 +43,16 @@ LOSSES: dict[str, Callable[[int, losses.Weight, float], losses.Loss]] = {
     ),
     "vlb": lambda num_timesteps, weight, vlb_weight: losses.l_vlb(num_timesteps),
 }
-TIMES: dict[str, Callable[[int], time_sampling.TimeSampler]] = {
-    "uniform": time_sampling.uniform,
-    "antithetic": time_sampling.antithetic,
-    "importance": time_sampling.importance,
+TIMES: dict[str, Callable[[NoiseSchedule], time_sampling.TimeSampler]] = {
+    "uniform": lambda schedule: time_sampling.uniform(schedule.num_timesteps),
+    "antithetic": lambda schedule: time_sampling.antithetic(schedule.num_timesteps),
+    "importance": lambda schedule: time_sampling.importance(schedule.num_timesteps),
+    "log_snr": time_sampling.uniform_log_snr,
+    "log_normal": lambda schedule: time_sampling.normal_log_snr(schedule, mean=2.4, std=2.4),
+    "logit_normal": lambda schedule: time_sampling.normal_log_snr(schedule, mean=0.0, std=2.0),
+    "learned": lambda schedule: time_sampling.learned(schedule.num_timesteps),
 }
+_INTEGER = ("uniform", "antithetic", "importance")  # of `TIMES`: the others draw floats
 
 
 def objective(
@@ -142,7 +151,12 @@ def _configured_loss(config: ConfigDict) -> losses.Loss:
             "a learned variance is trained with the variational bound: set config.diffusion.learned_variance=True "
             "together with config.loss.kind=hybrid or vlb, and False with simple"
         )
-    weight = named(WEIGHTS, config.loss.weight, "loss.weight")
+    if config.loss.kind != "simple" and config.loss.times not in _INTEGER:
+        raise UserError(
+            f"config.loss.times={config.loss.times} draws times between those of the chain, of which the bound has no "
+            f"terms: set config.loss.times to {', '.join(_INTEGER[:-1])} or {_INTEGER[-1]}"
+        )
+    weight = named(WEIGHTS, config.loss.weight, "loss.weight")(config.diffusion.sigma_data)
     return make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
 
 
@@ -196,10 +210,11 @@ def train_spec(
     config: ConfigDict, model: nn.Module, *, num_images: int | None, loss: losses.Loss | None = None
 ) -> TrainSpec:
     """What the train step needs besides state and batch; the arguments are those of `objective`."""
+    schedule = noise_schedule(config)
     return TrainSpec(
         objective=objective(config, model, num_images=num_images, loss=loss),
-        times=named(TIMES, config.loss.times, "loss.times")(config.diffusion.num_timesteps),
-        transitions=noise_schedule(config).transitions(),
+        times=named(TIMES, config.loss.times, "loss.times")(schedule),
+        transitions=schedule.transitions(),
         optimizer=optimizer(config),
         ema_decay=config.optim.ema_decay,
         accumulation=config.train.accumulation,

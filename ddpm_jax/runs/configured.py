@@ -42,6 +42,7 @@ def kinship(*configs: ConfigDict) -> list[dict[str, Any]]:
     first, second = (factory.noise_schedule(config).alpha_bar for config in configs)
     if first.shape != second.shape or not np.allclose(first, second, rtol=1e-6, atol=0):
         keys += [f"diffusion.{key}" for key in ("schedule", "num_timesteps", "beta_start", "beta_end")]
+        keys += [f"diffusion.{key}" for key in ("log_snr_first", "log_snr_last", "shift", "zero_terminal_snr")]
     conditional = all(config.labels.num_classes for config in configs)
     if conditional:
         keys += ["labels.num_classes"] + ["labels.names"] * all(config.labels.names for config in configs)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
+from ddpm_jax.diffusion.continuous import transitions_at
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 from ddpm_jax.errors import UserError, first_line
@@ -132,7 +133,10 @@ def draw_examples(spec: TrainSpec, batch: Batch, key: Array, *, times_state: che
     batch_size, num_timesteps = len(batch["image"]), spec.transitions.num_steps
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
     times, weight = spec.times.draw(times_state, stream(key, "times"), batch_size)
-    transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], spec.transitions)
+    if jnp.issubdtype(times.dtype, jnp.floating):
+        transition = transitions_at(spec.transitions, times)
+    else:
+        transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], spec.transitions)
     x_0 = augment(batch["image"], stream(keys, "flip"), random_flip=spec.random_flip)
     return Examples(x_0, batch["label"], stream(keys, "noise"), stream(keys, "label"), transition, weight)
 
@@ -280,12 +284,11 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
     held = passed_over(state)
     with jax.named_scope("ema"):
         ema_params = ema_update(state.ema_params, params, step=held.step, decay=spec.ema_decay)
-    t = jnp.asarray(examples.transition.now.t, jnp.int32)
     taken = held.replace(
         params=params,
         ema_params=ema_params,
         opt_state=opt_state,
-        times=spec.times.update(state.times, t, terms["loss"]),
+        times=spec.times.update(state.times, jnp.asarray(examples.transition.now.t), terms["loss"]),
         recent=divergence.with_step(state.recent, metrics),
     )
     new = jax.tree.map(lambda old, new: old if old is new else jnp.where(diverged, old, new), held, taken)

@@ -214,7 +214,7 @@ REFUSED_SCHEDULERS = {
         "variance_type='learned_range' does not fit a network whose output has the channels",
     ),
     "thresholding": (True, "thresholding=True"),
-    "rescale_betas_zero_snr": (True, "rescale_betas_zero_snr=True"),
+    "rescale_betas_zero_snr": ("yes", "rescale_betas_zero_snr='yes'"),
     "clip_sample_range": (2.0, "clip_sample_range=2.0"),
 }
 
@@ -300,10 +300,12 @@ def test_the_scheduler_says_how_the_original_samples(tmp_path):
         "prediction_type": "v_prediction",
         "variance_type": "fixed_small_log",
         "clip_sample": False,
+        "rescale_betas_zero_snr": True,
     }
     settings = understood(foreign_folder(tmp_path, scheduler=scheduler), {})[0].settings
     assert {key: settings[key] for key in settings if key.startswith(("diffusion.", "sample."))} == {
         "diffusion.learned_variance": False,
+        "diffusion.zero_terminal_snr": True,
         "diffusion.num_timesteps": 50,
         "diffusion.schedule": "quadratic",
         "diffusion.beta_start": 0.001,

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from ddpm_jax.diffusion import schedules, timesteps
 from ddpm_jax.diffusion.analytic import FiniteData, Gaussian, GaussianMixture
 from ddpm_jax.diffusion.arrays import image_keys
-from ddpm_jax.diffusion.prediction import Target
+from ddpm_jax.diffusion.prediction import EdmTarget, Regression, Target
 from ddpm_jax.diffusion.samplers import (
     Sampler,
     Variance,
@@ -35,7 +35,16 @@ ALL_SCHEDULES: dict[str, Callable[[int], schedules.NoiseSchedule]] = {
     "quadratic": schedules.quadratic,
     "sigmoid": schedules.sigmoid,
     "cosine": schedules.cosine,
+    "log_snr": schedules.log_snr,
+    "shifted": lambda num_timesteps: schedules.shifted(schedules.cosine(num_timesteps), 2.0),
     "from_betas": lambda num_timesteps: schedules.from_betas(np.geomspace(1e-4, 0.05, num_timesteps)),
+}
+
+# Schedules that end in noise.
+TO_NOISE: dict[str, Callable[[int], schedules.NoiseSchedule]] = {
+    "straight": schedules.straight,
+    "zero_terminal_snr": lambda num_timesteps: schedules.zero_terminal_snr(schedules.linear(num_timesteps)),
+    "shifted": lambda num_timesteps: schedules.shifted(schedules.straight(num_timesteps), 3.0),
 }
 
 # Grids of times: `(schedule, N) -> [N + 1]`.
@@ -49,7 +58,7 @@ ALL_GRIDS: dict[str, Callable[[schedules.NoiseSchedule, int], np.ndarray]] = {
     "karras": timesteps.karras,
 }
 
-ALL_TARGETS: dict[str, Target] = {target.value: target for target in Target}
+ALL_TARGETS: dict[str, Regression] = {**{target.value: target for target in Target}, "edm": EdmTarget(0.7)}
 
 ALL_SAMPLERS: dict[str, Sampler] = {
     "ancestral-small": ancestral(Variance.SMALL),

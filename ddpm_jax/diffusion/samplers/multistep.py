@@ -63,10 +63,14 @@ class Past(NamedTuple):
     count: Array
 
     def remembering(self, value: Array, position: Real) -> "Past":
-        """The memory after another prediction, a value `[B, ...]` at a position `[]`."""
+        """The memory after another prediction, a value `[B, ...]` at a position `[]`.
+
+        One without any signal is not remembered, because no polynomial reaches its position, which is infinite.
+        """
         position = jnp.full_like(self.count, position)
         size = len(self.values)
-        return Past((value, *self.values)[:size], (position, *self.positions)[:size], jnp.minimum(self.count + 1, size))
+        count = jnp.where(jnp.isfinite(position), jnp.minimum(self.count + 1, size), 0)
+        return Past((value, *self.values)[:size], (position, *self.positions)[:size], count)
 
 
 def used(form: Form, past: Past, size: int, left: Real) -> Past:

@@ -34,7 +34,8 @@ def heun() -> Sampler:
 
     [Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1, in the coordinates of `ode_coordinates`.
 
-    The last step, to s = 0 where the noise of the image is not defined, is a step of Euler's method.
+    The last step, to s = 0 where the noise of the image is not defined, is a step of Euler's method, and so is a first
+    step from noise without any signal, where s is infinite.
     """
 
     def step(
@@ -42,16 +43,15 @@ def heun() -> Sampler:
     ) -> tuple[SamplerState, StepInfo]:
         del keys
         now, next = transition.now, transition.next
-        x_bar, s = ode_coordinates(state.x, now)
-        _, s_next = ode_coordinates(state.x, next)
-        derivative = ode_derivative(denoise, x_bar, now)
-        euler = x_bar + (s_next - s) * derivative
+        x_0, eps = (prediction := denoise(state.x, now)).x_0, prediction.eps
+        euler = expand_like(next.signal, x_0) * x_0 + expand_like(next.sigma, eps) * eps  # times the signal, as below
+        length = next.sigma - next.signal * now.sigma / now.signal
+        both = (next.t > 0) & (now.signal > 0)
 
         def corrected() -> Array:
-            return x_bar + (s_next - s) * (derivative + ode_derivative(denoise, euler, next)) / 2
+            return euler + expand_like(length / 2, eps) * (denoise(euler, next).eps - eps)
 
-        info = StepInfo(x_bar - s * derivative, jnp.where(next.t > 0, 2, 1))
-        x_bar = jax.lax.cond(next.t > 0, corrected, lambda: euler)
-        return SamplerState(expand_like(next.signal, x_bar) * x_bar), info
+        x = jax.lax.cond(both, corrected, lambda: euler)
+        return SamplerState(x), StepInfo(x_0, jnp.where(both, 2, 1))
 
     return Sampler(SamplerState, step)

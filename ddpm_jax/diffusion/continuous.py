@@ -1,0 +1,69 @@
+"""A noise schedule between its integer times, inside a compiled program.
+
+A `NoiseSchedule` is a table in float64 on the host, whose `level` and `time` take any time. Training draws float times
+within the compiled step, so here are the same two functions of arrays of JAX, from the table in float32. Read next:
+`time_sampling.py`, which draws such times.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import nn
+
+from ddpm_jax.diffusion.arrays import Array
+from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
+
+
+def transitions_at(table: Transition, times: Array) -> Transition:
+    r"""The transitions from float times to the integer time below each, of a schedule as `NoiseSchedule.level` has it.
+
+    With the step from k to k - 1 in which a time lies, at the share f of its way, and d the fall of the log-SNR over
+    it, the noise that the forward process adds on this part of the way is
+
+    $$ \beta = \frac{q}{1 + q}, \qquad q = \sigma_{k-1}^2\, (e^{f d} - 1), \qquad
+       d = \log\left( 1 + \frac{\beta_k}{(1 - \beta_k)\, \sigma_{k-1}^2} \right) $$
+
+    which subtracts no numbers that are almost equal.
+
+    Args:
+      table: all T transitions of a schedule, leaves `[T]`, in decreasing time (`NoiseSchedule.transitions`).
+      times: `[B]` floats in [1, T].
+    """
+    above = jnp.clip(jnp.ceil(times), 1, table.num_steps)
+    row = table.num_steps - above.astype(jnp.int32)
+    step = jax.tree.map(lambda leaf: jnp.asarray(leaf, times.dtype)[row], table)
+    f, noise = times - step.next.t, jnp.where(step.next.t > 0, step.next.sigma**2, 1)
+    fading = step.now.signal == 0  # the signal falls linearly there
+    fall = jnp.where(fading, 0, f * jnp.log1p(step.beta / (1 - step.beta) / noise))
+    q = noise * jnp.expm1(fall)
+    log_snr = step.next.log_snr - fall
+    signal = jnp.where(fading, step.next.signal * (1 - f), jnp.sqrt(nn.sigmoid(log_snr)))
+    sigma = jnp.where(fading, jnp.sqrt(1 - signal**2), jnp.sqrt(nn.sigmoid(-log_snr)))
+    between = Transition(
+        now=NoiseLevel(times, signal, sigma),
+        next=step.next,
+        beta=jnp.where(fading, f * (2 - f), q / (1 + q)),
+        log_var_small=step.log_var_small,
+        log_var_range=2 * (jnp.log(sigma) - jnp.log(step.next.sigma)),
+        left=step.left,
+    )
+    between = between._replace(log_var_small=jnp.log(between.beta) - between.log_var_range)
+    return jax.tree.map(lambda whole, part: jnp.where(times == above, whole, part), step, between)
+
+
+def times_of(schedule: NoiseSchedule) -> Callable[[Array], Array]:
+    """`NoiseSchedule.time` as a function of arrays of JAX: from log-SNR `[...]` to times in [1, T]."""
+    known, times = schedule.log_snr, np.arange(1, schedule.num_timesteps + 1)
+    finite = np.isfinite(known)
+
+    def time(log_snr: Array) -> Array:
+        dtype = log_snr.dtype
+        found = jnp.interp(-log_snr, jnp.asarray(-known[finite], dtype), jnp.asarray(times[finite], dtype))
+        if not schedule.ends_in_noise:
+            return found
+        fading = schedule.num_timesteps - jnp.sqrt(nn.sigmoid(log_snr) / schedule.alpha_bar[-2])
+        return jnp.where(log_snr < known[finite][-1], fading, found)
+
+    return time
