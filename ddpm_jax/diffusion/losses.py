@@ -62,7 +62,7 @@ def p2_weight(gamma: float = 1.0, k: float = 1.0) -> Weight:
 
 
 def flow_weight(log_snr: Real) -> Array:
-    """Weight `(1 + sigma / signal)**2`: the squared error of `eps - x_0`, the velocity of the straight path."""
+    """Weight `(1 + sigma / signal)**2` `[B]`: the squared error of `eps - x_0`, the velocity of the straight path."""
     return (1 + jnp.exp(-log_snr / 2)) ** 2
 
 

@@ -173,6 +173,21 @@ def denoiser_of(config: ConfigDict) -> Callable[..., Denoiser]:
     return partial(as_denoiser, target=target, learned_variance=diffusion.learned_variance)
 
 
+def _guided_by(config: ConfigDict) -> Callable[[Denoiser, LogProb, float | jax.Array], Denoiser]:
+    """How the gradient of a classifier guides the denoiser.
+
+    Raises:
+      UserError: there is no such choice, or it needs some signal at t = T.
+    """
+    chosen = config.sample.classifier_on
+    if chosen == "score" and noise_schedule(config).ends_in_noise:
+        raise UserError(
+            "classifier_on=score needs a schedule with some signal at t = T, and this one ends in noise: choose "
+            "classifier_on=mean"
+        )
+    return named(GUIDED_BY, chosen, "sample.classifier_on")
+
+
 def denoiser(
     config: ConfigDict,
     model: nn.Module,
@@ -197,12 +212,7 @@ def denoiser(
       UserError: the configuration asks for guidance that the model was not trained for.
     """
     from_network, null, evaluated = denoiser_of(config), config.labels.num_classes, checked_guidance(config)
-    guided_by = named(GUIDED_BY, config.sample.classifier_on, "sample.classifier_on")
-    if classifier and config.sample.classifier_on == "score" and noise_schedule(config).ends_in_noise:
-        raise UserError(
-            "classifier_on=score needs a schedule with some signal at t = T, and this one ends in noise: choose "
-            "classifier_on=mean"
-        )
+    guided_by = _guided_by(config) if classifier else None
     order = named(KEYS["sample.clip_order"].choices, config.sample.clip_order, "sample.clip_order")
     clip_before, clip_after = (config.sample.clip_x_0 and order == when for when in ("before", "after"))
 
@@ -228,7 +238,7 @@ def denoiser(
             assert label is not None, "a model with guidance has classes"
             both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
             denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
-        if classifier and evaluated.classifier:
+        if classifier and guided_by and evaluated.classifier:
             assert isinstance(params, Mapping)
             assert label is not None, "a classifier has classes"
             log_prob = label_log_prob(classifier(params["classifier"]), label)

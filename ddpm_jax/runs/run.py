@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ddpm_jax import errors, factory
+from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.sequences import ChainFit
-from ddpm_jax.errors import UserError, check_counts, listed, nearest, reading, shortened
+from ddpm_jax.errors import UserError, check_counts, listed, shortened
 from ddpm_jax.factory.models import ParametricDenoiser, Params
 from ddpm_jax.runs import fitted
 from ddpm_jax.runs.chain import Chain, CompiledChain, Frames, draw, root_key
@@ -34,10 +34,9 @@ from ddpm_jax.runs.configured import (
     with_settings,
 )
 from ddpm_jax.runs.fitted import Fitted
-from ddpm_jax.runtime import storage
-from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runs.opening import check_there, note_another
 from ddpm_jax.runtime.devices import device_mesh, replicated
-from ddpm_jax.runtime.paths import as_flag, run_folder
+from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training import integrity, restoring
 
@@ -78,17 +77,12 @@ class Run:
         if params not in _PARAMS:
             raise UserError(f"params={shortened(repr(params))} {not_one_of(str(params), _PARAMS)}")
         workdir = run_folder(workdir)
-        if not _is_folder(workdir):
-            beside = [name for name in _listed(workdir.parent) if _is_folder(workdir.parent / name / "checkpoints")]
-            near = nearest(str(workdir), [str(workdir.parent / name) for name in beside], cutoff=0.8)
-            hint = f"did you mean {near[0]}? Or train one" if near else "train one"
-            train = f"{errors.program('train')} {as_flag('workdir', workdir)}"
-            raise UserError(f"there is no run in {workdir}; {hint} with: {train}")
+        check_there(workdir)
         self.workdir, self.params_name, self.mesh = workdir, params, device_mesh()
         shapes = partial(self._shapes, network)
         self.step, stored, self.params = restoring.restore_params(workdir, shapes, name=_PARAMS[params])
         self.config = from_json(stored)
-        _note_another(network, self.config.given.network)
+        note_another(network, self.config.given.network)
         data = self.config.data
         self.shape = (data.image_size, data.image_size, data.channels)
         self.model = factory.network(self.config, network)
@@ -353,24 +347,3 @@ class Run:
         """Raises a UserError where the run is a classifier."""
         if self.config.task != "denoise":
             raise UserError(f"{self.workdir} is the run of a classifier, which cannot draw images, but can guide them")
-
-
-def _is_folder(folder: AnyPath) -> bool:
-    """Whether there is such a folder; raises a `UserError` if that cannot be known."""
-    with reading(folder):
-        return storage.is_dir(folder)
-
-
-def _listed(folder: AnyPath) -> list[str]:
-    """The names of what is in a folder; none if it cannot be listed."""
-    try:
-        return storage.names(folder)
-    except OSError:
-        return []
-
-
-def _note_another(network: nn.Module | None, trained: str) -> None:
-    """Prints a note if a network is given that is described in other words than the one that was trained."""
-    given = factory.described(network)
-    if given and trained and given != trained:
-        print(f"note: the run was trained with the network {shortened(trained)}, not {shortened(given)}", flush=True)
