@@ -323,6 +323,29 @@ def test_a_corrector_follows_any_sampler():
     assert np.all(four_moves(ours) != four_moves(samplers.ddim(0.25)))
 
 
+def test_noise_is_added_to_any_sampler():
+    noise = schedules.linear(1000)
+    config = changed(sample__sampler="heun", sample__churn=0.2, sample__churn_noise=1.01, sample__churn_low=0.1)
+    ours = factory.sampler(config)(factory.sampler_settings(config))
+    expected = samplers.churn(samplers.heun(), noise, amount=0.2, noise=1.01, low=0.1, high=1e6)
+    np.testing.assert_array_equal(four_moves(ours), four_moves(expected))
+    assert np.all(four_moves(ours) != four_moves(samplers.heun()))
+    ends = {"sample__restart_low": 0.6, "sample__restart_high": 2.0, "sample__restart_steps": 2}
+    config = changed(sample__sampler="ddim", sample__restarts=3, **ends)
+    ours = factory.sampler(config)(factory.sampler_settings(config))
+    expected = samplers.restart(samplers.ddim(), noise, num_restarts=3, low=0.6, high=2.0, num_steps=2)
+    np.testing.assert_array_equal(four_moves(ours), four_moves(expected))
+    assert np.all(four_moves(ours) != four_moves(samplers.ddim()))
+    refused(factory.sampler, "restart_high: a restart needs 0.01 <= low", sample__restarts=1, sample__restart_high=0.05)
+
+
+def test_another_churn_needs_no_other_program_and_the_first_one_does():
+    program = lambda **settings: factory.chain_program(changed(**settings), 10)
+    assert program(sample__churn=0.1) == program(sample__churn=0.3, sample__churn_noise=1.01)
+    assert program(sample__churn=0.1) != program()
+    assert program(sample__restarts=1) != program(sample__restarts=2) != program()
+
+
 def test_the_variance_of_the_reverse_step_is_the_named_one():
     for name, variance in [("large", samplers.Variance.LARGE), ("small", samplers.Variance.SMALL)]:
         assert factory.variance(changed(sample__variance=name)) is variance

@@ -46,6 +46,19 @@ CORRECTOR_STEPS = flags.DEFINE_integer(
     "The number of Langevin corrector steps after each step of the sampler (default: the run's).",
     lower_bound=0,
 )
+CHURN = flags.DEFINE_float(
+    "churn",
+    None,
+    "The share by which the noise grows before each step of the sampler, such as 0.2; 0 for none (default: the run's).",
+    lower_bound=0,
+)
+RESTARTS = flags.DEFINE_integer(
+    "restarts",
+    None,
+    "How often the chain returns from little noise to more, in the interval of config.sample.restart_low and "
+    "restart_high; 0 for never (default: the run's).",
+    lower_bound=0,
+)
 LABELS = flags.DEFINE_string(
     "labels",
     None,
@@ -103,6 +116,8 @@ def opened_run(workdir: str) -> "Run":
         eta=ETA.value,
         grid=GRID.value,
         corrector_steps=CORRECTOR_STEPS.value,
+        churn=CHURN.value,
+        restarts=RESTARTS.value,
         labels=LABELS.value,
         guidance_scale=GUIDANCE_SCALE.value,
         classifier_scale=CLASSIFIER_SCALE.value,

@@ -13,6 +13,7 @@ _BETAS, _RANDOM = (
     needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
     needs("posterior.weights", "last", "all"),
 )
+_CHURNS = Needs("sample.churn", " above 0", lambda share: share > 0)
 
 
 def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
@@ -54,5 +55,7 @@ def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
         "train.max_passed_over": (needs("train.on_divergence", "skip", "rollback"),),
         "sample.eta": (_DENOISES, needs("sample.sampler", "ddim", "dpm_solver_pp_2m", "dpm_solver_pp_3m")),
         "sample.corrector_snr": (_DENOISES, needs_some("sample.corrector_steps")),
+        **{f"sample.churn_{key}": (_DENOISES, _CHURNS) for key in ("noise", "low", "high")},
+        **{f"sample.restart_{key}": (_DENOISES, needs_some("sample.restarts")) for key in ("low", "high", "steps")},
         "sample.clip_order": (_DENOISES, needs("sample.clip_x_0", True)),
     }

@@ -53,6 +53,25 @@ def transitions_at(table: Transition, times: Array) -> Transition:
     return jax.tree.map(lambda whole, part: jnp.where(times == above, whole, part), step, between)
 
 
+def transition_between(now: NoiseLevel, next: NoiseLevel) -> Transition:
+    """The transition from a level to one with less noise, leaves `[...]`, as `NoiseSchedule.between` has it.
+
+    Its last step is not known, so `left` is infinite. For two levels that are almost equal, or of almost no noise, the
+    table of a schedule is more accurate in float32.
+    """
+    clean = next.sigma == 0
+    q = next.sigma**2 * jnp.expm1(jnp.where(clean, 0, next.log_snr - now.log_snr))
+    beta = jnp.where(clean, now.sigma**2, q / (1 + q))
+    log_var_range = jnp.where(clean, 0, 2 * (jnp.log(now.sigma) - jnp.log(jnp.where(clean, 1, next.sigma))))
+    return Transition(now, next, beta, jnp.log(beta) - log_var_range, log_var_range, jnp.full_like(beta, jnp.inf))
+
+
+def level_of(schedule: NoiseSchedule) -> Callable[[Array], NoiseLevel]:
+    """A function from log-SNR `[...]` to the `NoiseLevel` of a schedule that has it."""
+    time = times_of(schedule)
+    return lambda log_snr: NoiseLevel(time(log_snr), jnp.sqrt(nn.sigmoid(log_snr)), jnp.sqrt(nn.sigmoid(-log_snr)))
+
+
 def times_of(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     """`NoiseSchedule.time` as a function of arrays of JAX: from log-SNR `[...]` to times in [1, T]."""
     known, times = schedule.log_snr, np.arange(1, schedule.num_timesteps + 1)

@@ -15,6 +15,7 @@ from ddpm_jax.diffusion.samplers import (
     adams_bashforth,
     ancestral,
     annealed_langevin,
+    churn,
     ddim,
     deis,
     dpm_solver_pp_2m,
@@ -22,6 +23,7 @@ from ddpm_jax.diffusion.samplers import (
     euler_maruyama,
     heun,
     langevin_corrector,
+    restart,
     unipc,
 )
 from ddpm_jax.diffusion.schedules import NoiseSchedule, Transition
@@ -32,7 +34,9 @@ from ddpm_jax.factory.lookup import named
 Settings: TypeAlias = Mapping[str, float | jax.Array]
 """The numbers of `config.sample` by name, which are inputs of a compiled chain and may be traced."""
 
-_NUMBERS = ("eta", "corrector_snr", "guidance_scale", "classifier_scale")  # the settings of a chain
+# The settings of a chain.
+_NUMBERS = ("eta", "corrector_snr", "guidance_scale", "classifier_scale")
+_NUMBERS += ("churn", "churn_noise", "churn_low", "churn_high")
 _BETAS, _LOG_SNR = ("beta_start", "beta_end"), ("log_snr_first", "log_snr_last")
 # The function that makes a schedule, and the keys of `config.diffusion` that it takes besides `num_timesteps`.
 SCHEDULES: dict[str, tuple[Callable[..., NoiseSchedule], tuple[str, ...]]] = {
@@ -123,6 +127,8 @@ class ChainProgram(NamedTuple):
       num_steps: number of steps; 0 for all T.
       sampler: the name of the sampler, or that of a program.
       variance, grid, corrector_steps, clip_x_0, clip_order, classifier_on: as in `config.sample`.
+      restarts, restart_low, restart_high, restart_steps: as in `config.sample`.
+      churns: whether noise is added before each step.
       guidance: the `Guidance`.
     """
 
@@ -134,6 +140,11 @@ class ChainProgram(NamedTuple):
     clip_x_0: bool
     clip_order: str
     classifier_on: str
+    restarts: int
+    restart_low: float
+    restart_high: float
+    restart_steps: int
+    churns: bool
     guidance: Guidance
 
 
@@ -142,7 +153,9 @@ def chain_program(config: ConfigDict, num_steps: int, sampler: Sampler | None = 
     part = config.sample
     names = part.sampler if sampler is None else GivenSampler(sampler), part.variance, part.grid
     clips = part.clip_x_0, part.clip_order
-    return ChainProgram(num_steps, *names, part.corrector_steps, *clips, part.classifier_on, guidance(config))
+    returns = part.restarts, part.restart_low, part.restart_high, part.restart_steps
+    kinds = part.classifier_on, *returns, part.churn > 0
+    return ChainProgram(num_steps, *names, part.corrector_steps, *clips, *kinds, guidance(config))
 
 
 def guidance(config: ConfigDict) -> Guidance:
@@ -201,7 +214,7 @@ def decoder(config: ConfigDict) -> gaussian.Cdf:
 
 
 def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Settings], Sampler]:
-    """A function from `sampler_settings` to the `Sampler` of `config.sample`, with its Langevin corrector if any.
+    """A function from `sampler_settings` to the `Sampler` of `config.sample`, with what is added to it (`_changed`).
 
     Args:
       config: configuration.
@@ -225,13 +238,27 @@ def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Setti
     make = configured if given is None else lambda config, settings: given
 
     def with_settings(settings: Settings) -> Sampler:
-        chosen = make(config, settings)
-        if not config.sample.corrector_steps:
-            return chosen
-        return langevin_corrector(chosen, snr=settings["corrector_snr"], num_steps=config.sample.corrector_steps)
+        return _changed(make(config, settings), config, settings)
 
     with_settings(sampler_settings(config))  # so that settings that do not fit raise an error here
     return with_settings
+
+
+def _changed(chosen: Sampler, config: ConfigDict, settings: Settings) -> Sampler:
+    """A sampler with Langevin steps, churn and restarts, as configured."""
+    part = config.sample
+    if part.corrector_steps:
+        chosen = langevin_corrector(chosen, snr=settings["corrector_snr"], num_steps=part.corrector_steps)
+    if part.churn:
+        numbers = {name: settings[f"churn_{name}"] for name in ("noise", "low", "high")}
+        chosen = churn(chosen, noise_schedule(config), amount=settings["churn"], **numbers)
+    if not part.restarts:
+        return chosen
+    interval = {"low": part.restart_low, "high": part.restart_high, "num_steps": part.restart_steps}
+    try:
+        return restart(chosen, noise_schedule(config), num_restarts=part.restarts, **interval)
+    except ValueError as error:
+        raise UserError(f"sample.restart_low and restart_high: {error}") from error
 
 
 def sampler_settings(config: ConfigDict) -> dict[str, float]:

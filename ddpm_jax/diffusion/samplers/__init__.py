@@ -1,6 +1,7 @@
 """Samplers: methods for the reverse process, one file per family, and the one scan that runs them all (`driver.py`)."""
 
 from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_log_var, p_sample
+from ddpm_jax.diffusion.samplers.churn import churn, restart
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.diffusion.samplers.driver import Advanced, Sampler, SamplerState, StepInfo, advance, sample
 from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
@@ -20,6 +21,7 @@ __all__ = [
     "advance",
     "ancestral",
     "annealed_langevin",
+    "churn",
     "ddim",
     "ddim_inverse",
     "ddim_step",
@@ -35,6 +37,7 @@ __all__ = [
     "p_mean_log_var",
     "p_sample",
     "repaint",
+    "restart",
     "sample",
     "unipc",
 ]
