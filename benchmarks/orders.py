@@ -36,8 +36,8 @@ from ddpm_jax.diffusion.samplers import (
 from ddpm_jax.diffusion.schedules import NoiseLevel, linear
 
 SCHEDULE = linear(1000)
-DATA = Gaussian([0.3, -0.4, 0.1], [[0.5, 0.2, -0.1], [0.2, 0.3, 0.1], [-0.1, 0.1, 0.4]])
-ONE = Gaussian([0.2], [[0.25]])
+DATA = Gaussian(np.array([0.3, -0.4, 0.1]), np.array([[0.5, 0.2, -0.1], [0.2, 0.3, 0.1], [-0.1, 0.1, 0.4]]))
+ONE = Gaussian(np.array([0.2]), np.array([[0.25]]))
 FEW, MANY = (8, 16, 32), (60, 120, 240)
 DETERMINISTIC = {
     "ddim": ddim(),
@@ -63,13 +63,14 @@ def exact_flow(x: np.ndarray, end: NoiseLevel) -> np.ndarray:
     eigenvalues, basis = np.linalg.eigh(DATA.covariance)
     start = SCHEDULE.level(SCHEDULE.num_timesteps)
     begin, finish = (np.sqrt(level.signal**2 * eigenvalues + level.sigma**2) for level in (start, end))
-    return end.signal * DATA.mean + ((x - start.signal * DATA.mean) @ basis * finish / begin) @ basis.T
+    return np.asarray(end.signal * DATA.mean + ((x - start.signal * DATA.mean) @ basis * finish / begin) @ basis.T)
 
 
 def flow_error(sampler: Sampler, num_steps: int, end: NoiseLevel) -> float:
     """The root mean square distance to the exact flow at a level, t = 1 or the clean image."""
-    times = timesteps.log_snr(SCHEDULE, num_steps + (end.t > 0))
-    transitions = SCHEDULE.transitions(times[:-1] if end.t > 0 else times)
+    clean = end.t == 0
+    times = timesteps.log_snr(SCHEDULE, num_steps if clean else num_steps + 1)
+    transitions = SCHEDULE.transitions(times if clean else times[:-1])
     x = np.random.default_rng(0).standard_normal((20, 3)) / 2
     draw = jax.jit(partial(sample, sampler, DATA.denoiser, transitions=transitions))
     reached = np.asarray(draw(image_keys(jax.random.key(0), np.arange(20)), x_T=jnp.asarray(x)))

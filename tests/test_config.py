@@ -180,9 +180,10 @@ def test_a_number_out_of_range_is_named(key):
 
 
 def test_every_number_of_the_base_configuration_is_checked():
-    """Save for those that the noise schedule bounds."""
+    """Save for those that the noise schedule bounds, and the origin of time."""
     numbers = {key for key, value in flatten(experiment("base")).items() if type(value) in (int, float, tuple)}
     elsewhere = {f"diffusion.{key}" for key in ("beta_start", "beta_end", "log_snr_first", "log_snr_last")}
+    elsewhere.add("model.time_offset")
     assert numbers - elsewhere == set(OUT_OF_RANGE)
 
 

@@ -118,6 +118,7 @@ MODEL = {
         "sin_cos", "order of its two halves: sin_cos (Ho), cos_sin (ADM)", choices=("sin_cos", "cos_sin")
     ),
     "time_scale": Key(1.0, "factor of the time index; 1000/T for the weights of improved diffusion", POSITIVE),
+    "time_offset": Key(0.0, "added to the time index before that, for converted networks of other times"),
     "norm_groups": Key(32, "groups of each GroupNorm", COUNT),
     "norm_epsilon": Key(1e-6, "epsilon of each GroupNorm: 1e-6 (Ho), 1e-5 (ADM)", NOT_NEGATIVE),
     "dtype": Key(

@@ -80,6 +80,8 @@ def network_config(config: ConfigDict, model: UNet | Classifier) -> dict[str, An
         raise UserError("diffusers has no classifiers of noisy images: only denoisers can be converted")
     if arch.get("time_scale", 1.0) != 1:
         raise UserError(f"diffusers does not support a scaled time: config.model.time_scale={arch.time_scale:g}")
+    if arch.get("time_offset", 0.0):
+        raise UserError(f"DDPMScheduler does not support another time: config.model.time_offset={arch.time_offset:g}")
     attends = [data.image_size >> level in arch.attention_resolutions for level in range(len(arch.channel_mult))]
     flip, shift = TIME[arch.time_embedding]
     blocks = [BLOCKS[attend, arch.resample_in_block and not attend] for attend in attends]

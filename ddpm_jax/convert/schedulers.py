@@ -2,12 +2,13 @@
 
 A scheduler that is only for sampling (PNDM, Euler, DPM-Solver and the like) has the noise schedule of the training; our
 closest sampler takes its place, and a note tells the user. A scheduler with another kind of noise is refused by its
-name. The tables serve both directions. Read next: `diffusers.py`.
+name. The tables serve both directions. Read next: `continuous_schedulers.py`, `diffusers.py`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+from ddpm_jax.convert.continuous_schedulers import CONTINUOUS
 from ddpm_jax.convert.values import COUNT, FLAG, FRACTION, NAME, Rule, check_values, ours, shown
 from ddpm_jax.errors import UserError
 
@@ -70,6 +71,10 @@ def settings(scheduler: Mapping[str, Any], *, size: int, learned: bool) -> tuple
       UserError: our configuration cannot express the scheduler.
     """
     name = scheduler.get("_class_name", "DDPMScheduler")
+    if isinstance(name, str) and name in CONTINUOUS:
+        if learned:
+            raise UserError(f"{_FILE}: {name} does not fit a network that predicts a variance")
+        return CONTINUOUS[name](scheduler)
     sampler, notes = _sampler(name)
     if notes and scheduler.get("variance_type", "") is None:  # such a scheduler has no variance of its own
         scheduler = {key: value for key, value in scheduler.items() if key != "variance_type"}

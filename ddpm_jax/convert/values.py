@@ -42,6 +42,7 @@ def _word(value: Any) -> bool:
 
 COUNT: Rule = (whole, "a whole number from 1 to 1,000,000")
 COUNTS: Rule = (each(whole), f"a list, each {COUNT[1]}")
+POSITIVE: Rule = (lambda value: type(value) in (int, float) and 0 < value < 1e9, "a number above 0")
 FRACTION: Rule = (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1")
 FLAG: Rule = (lambda value: type(value) is bool, "true or false")
 NAME: Rule = (_word, "a name")

@@ -42,6 +42,7 @@ class Architecture:
       padding: padding of the stride-2 convolution: "same" pads (0, 1) as Ho, "symmetric" pads (1, 1) as ADM.
       time_embedding: "sin_cos" as Ho, "cos_sin" as ADM (their frequencies differ too).
       time_scale: factor of the time index: 1, or 1000/T in improved diffusion.
+      time_offset: what is added to the time index before that: 1 for networks of the time itself.
       norm_groups: number of groups of each GroupNorm.
       norm_epsilon: epsilon of each GroupNorm: 1e-6 for Ho's weights, 1e-5 for weights from PyTorch.
       dtype: dtype of the computation, "float32" or "bfloat16".
@@ -63,6 +64,7 @@ class Architecture:
     padding: str = "same"
     time_embedding: str = "sin_cos"
     time_scale: float = 1.0
+    time_offset: float = 0.0
     norm_groups: int = 32
     norm_epsilon: float = 1e-6
     dtype: str = "float32"
@@ -155,7 +157,8 @@ class Embedding(nn.Module):
     def __call__(self, index: jax.Array, label: jax.Array | None = None) -> jax.Array:
         """Embeds time indices `[B]` and integer labels `[B]` (None without classes) as `[B, 4 channels]`."""
         width = 4 * self.arch.channels
-        emb = timestep_embedding(self.arch.time_scale * index, self.arch.channels, self.arch.time_embedding)
+        time = self.arch.time_scale * (index + self.arch.time_offset)
+        emb = timestep_embedding(time, self.arch.channels, self.arch.time_embedding)
         emb = dense(width, self.arch, "dense_0")(emb)
         emb = dense(width, self.arch, "dense_1")(nn.silu(emb))
         if self.num_classes:
