@@ -63,6 +63,7 @@ def test_the_metric_of_the_bound_has_the_terms_that_were_measured(workdir, copie
     assert sum(result["terms"]) == pytest.approx(float(measured), rel=0.1)
 
 
+@pytest.mark.slow
 def test_samples_take_the_fitted_times_and_the_analytic_variance(workdir):
     opened = Run(workdir)
     small = opened.configure(variance="small").sample(2, num_steps=3)
@@ -85,6 +86,7 @@ def test_the_errors_are_those_of_the_estimate(workdir):
     assert (fit.jumps[later] > 4e-6).all()
 
 
+@pytest.mark.slow
 def test_pictures_and_folders_are_drawn_with_them(workdir, tmp_path):
     flags = [f"--workdir={workdir}", "--num_images=2", "--num_steps=3"]
     for grid in ("bound", "fitted"):
@@ -114,6 +116,7 @@ def test_a_damaged_file_is_refused(copied, content):
         Run(copied).configure(grid="bound").sample(1, num_steps=2)
 
 
+@pytest.mark.slow
 def test_another_fit_replaces_the_first_in_an_opened_run(copied):
     opened = Run(copied).configure(grid="fitted")
     before = opened.chain(3).compiled.times

@@ -145,7 +145,7 @@ def test_l_vlb_over_all_times_is_the_bound_but_for_its_prior_term():
     np.testing.assert_allclose(np.mean(every, axis=0), bits_per_dim(nats["nats"].sum(axis=0), (3, 3, 2)), rtol=1e-9)
 
 
-@pytest.mark.parametrize("t", [2, 5, 30])
+@pytest.mark.parametrize("t", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(30, marks=pytest.mark.slow)])
 def test_the_least_bound_has_the_true_posterior_variance(t):
     """Of a Gaussian's q(x_s | x_t), which is `beta var_s / var_t`: the minimum of L_vlb over v, by Newton's method."""
     num, c, schedule = 40_000, 0.4, cosine(40)

@@ -9,8 +9,6 @@ from ddpm_jax.jobs.train import train
 from ddpm_jax.runs.run import Run
 
 SETTINGS = {"diffusion.num_timesteps": 100, "optim.warmup_steps": 0}
-SLOW = pytest.mark.slow
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -23,9 +21,8 @@ def tiny(name, num_steps):
     return config
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("digits_edm", marks=SLOW), pytest.param("digits_flow", marks=SLOW), "digits_vdm"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_edm", "digits_flow", "digits_vdm"])
 def test_an_experiment_in_continuous_time_trains_resumes_and_samples(name, tmp_path):
     whole = train(tiny(name, 6), tmp_path / "whole")
     train(tiny(name, 3), tmp_path / "run")

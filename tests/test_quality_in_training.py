@@ -82,6 +82,7 @@ def test_images_that_are_not_finite_have_no_distance(measured):
     assert measure(3, broken) == {}
 
 
+@pytest.mark.slow
 def test_features_may_be_those_of_a_classifier(tmp_path):
     classifier = save(tmp_path / "classifier", tiny_config(task="classify", labels__num_classes=10))
     config = tiny_config(**RUN | {"log__quality_features": str(classifier), "train__num_steps": 2})

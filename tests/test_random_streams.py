@@ -64,7 +64,9 @@ def batch(config):
             marks=pytest.mark.slow,
         ),
         pytest.param(CLASSIFIER, marks=pytest.mark.slow),
-        {**CLASSIFIER, "posterior__weights": "all", "posterior__samples_per_step": 2},
+        pytest.param(
+            {**CLASSIFIER, "posterior__weights": "all", "posterior__samples_per_step": 2}, marks=pytest.mark.slow
+        ),
     ],
     ids=["labels hidden", "accumulated", "bound", "classifier", "posterior"],
 )

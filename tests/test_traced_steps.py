@@ -48,6 +48,7 @@ def test_a_resumed_run_is_traced_from_its_first_step(whole, tmp_path):
     assert steps_in(tmp_path) == [5, 6]
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_has_what_was_traced(tmp_path):
     def stop(step, state, metrics):
         if step == 3:
