@@ -1,12 +1,13 @@
 """Measures the bound of short chains: by the step sequence that has the lowest one, and by each variance.
 
   python benchmarks/sequences.py --workdir=runs/digits_improved
-  python benchmarks/sequences.py --workdir=DIR --num_images=64 --num_steps=5,10
+  python benchmarks/sequences.py --workdir=runs/digits_improved --num_samples=2000 --features=runs/digits_classifier
 
-The terms between all pairs of times are measured on training images, with the run's own variance. Dynamic programming
-finds the sequences in them, which are then compared with evenly spaced ones (`trailing`) and with quadratic ones, on
-these images and on as many that were held out, with other noise. The second table has the KL terms of evenly spaced
-chains by variance; the analytic one is made of the error of the estimates that was measured on the training images.
+The chain is fitted to the run as by `evaluate.py --fit_chain`, on training images and with the run's own variance, and
+the sequences are compared with evenly spaced ones (`trailing`) and with quadratic ones, on these images and on as many
+of the test split, with other noise. The second table has the KL terms of evenly spaced chains by variance; the analytic
+one is made of the error of the estimates that was measured on the training images. With `--num_samples` the last table
+has the Frechet distance of samples by each sequence.
 """
 
 import functools
@@ -23,12 +24,15 @@ from ddpm_jax.diffusion.likelihood import bits_per_dim, bound_terms
 from ddpm_jax.diffusion.prediction import with_error
 from ddpm_jax.diffusion.samplers import Variance
 from ddpm_jax.diffusion.sequences import lowest_bound, total
-from ddpm_jax.evaluation.fitting import measured_terms, whole_batches
+from ddpm_jax.evaluation.evaluate import evaluate
+from ddpm_jax.evaluation.fitting import fit_chain, measured_terms, whole_batches
 from ddpm_jax.evaluation.images import Images
 from ddpm_jax.runs.run import Run
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run of a denoiser.", required=True)
 NUM_IMAGES = flags.DEFINE_integer("num_images", 128, "The number of images of each kind.", lower_bound=2)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 0, "The samples for the Frechet distance; 0 for none.", lower_bound=0)
+FEATURES = flags.DEFINE_string("features", "pixels", "The features of this distance, as for evaluate.py.")
 NUM_STEPS = flags.DEFINE_list("num_steps", "5,10,20,50", "The numbers of steps, separated by commas.")
 
 
@@ -51,7 +55,8 @@ def main() -> None:
     """Prints both tables."""
     run, counts = Run(WORKDIR.value), [int(count) for count in NUM_STEPS.value]
     schedule, variance = factory.noise_schedule(run.config), factory.variance(run.config)
-    (fitted, errors), (other, _) = (measured_terms(run, images_of(run, split), split) for split in ("train", "test"))
+    fit = fit_chain(run, num_images=NUM_IMAGES.value, batch_size=NUM_IMAGES.value).fit
+    fitted, (other, _) = fit.terms, measured_terms(run, images_of(run, "test"), "test")
     best = lowest_bound(fitted, max(counts))
     print(f"bits/dim without L_T, variance {variance.value}, {NUM_IMAGES.value} images each\n")
     print("steps  images   from the bound  trailing  quadratic  times from the bound")
@@ -67,8 +72,21 @@ def main() -> None:
     for count in [*counts, schedule.num_timesteps]:
         for name, split in (("fitted", "train"), ("other", "test")):
             times = timesteps.trailing(schedule, count)
-            values = [kl_terms(run, split, times, kind, errors) for kind in kinds]
+            values = [kl_terms(run, split, times, kind, fit.x_0_mse) for kind in kinds]
             print(f"{count:5}  {name:<7}  {'  '.join(f'{value:9.4f}' for value in values)}", flush=True)
+    if NUM_SAMPLES.value:
+        distances(run, counts)
+
+
+def distances(run: Run, counts: list[int]) -> None:
+    """Prints the Frechet distance of samples by each sequence."""
+    grids, options = ("bound", "trailing", "quadratic"), {"features": FEATURES.value, "num_images": NUM_SAMPLES.value}
+    print(f"\nFrechet distance of {NUM_SAMPLES.value} samples\n\nsteps  {'  '.join(f'{grid:>9}' for grid in grids)}")
+    for count in counts:
+        chains = [
+            evaluate(run.configure(grid=grid), ["fd"], num_steps=count, **options)["fd"]["value"] for grid in grids
+        ]
+        print(f"{count:5}  {'  '.join(f'{value:9.4f}' for value in chains)}", flush=True)
 
 
 if __name__ == "__main__":
