@@ -67,6 +67,21 @@ def test_of_several_processes_an_error_of_jax_is_a_lost_connection_unless_memory
     assert endings.exit_code(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("UNKNOWN: Gloo all-reduce failed: [external/gloo/transport/tcp/pair.cc] Read error"),
+        ValueError("INTERNAL: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:4711"),
+        caused_by(UserError("cannot read checkpoint 8"), ValueError("Gloo AllGather failed: Read timeout")),
+    ],
+)
+def test_what_is_thrown_at_a_first_exchange_is_a_lost_connection_whatever_its_type(monkeypatch, error):
+    assert endings.exit_code(error) == 1  # of a single process
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert endings.exit_code(error) == 75
+    assert endings.exit_code(ValueError("another shape")) == 1
+
+
 @pytest.mark.parametrize(("error", "code"), [(ConnectionResetError(), 75), (OSError(errno.ENOSPC, "full"), 1)])
 def test_all_processes_end_with_the_code_of_the_first(monkeypatch, error, code):
     """The others know of its error only what was agreed."""

@@ -108,7 +108,8 @@ def leave(error, *, consumed=False, last=2):
     """Ends with an error what a `Saves` surrounds; returns the steps that it saves, of which `last` is on disk."""
     saved = []
     save = lambda state, config: saved.append(int(state.step))
-    checkpoints = SimpleNamespace(last_saved=lambda: last, save=save, wait=lambda: None)
+    listed = last if callable(last) else lambda: last
+    checkpoints = SimpleNamespace(last_saved=listed, save=save, wait=lambda: None)
     log = SimpleNamespace(flush=lambda: None, store=lambda: None, say=lambda text: print(text, file=sys.stderr))
     saves = saving.Saves(checkpoints, log, to_json(tiny_config()), every=saving.Intervals(2))
     saves.latest = random_state(tiny_config(), step=3)
@@ -121,6 +122,11 @@ def leave(error, *, consumed=False, last=2):
 
 SAVED, NOT_SAVED = "step 3 is saved; the same command resumes from there\n", "note: no step after step 2 is saved\n"
 NONE_FOUND = "note: no checkpoint of the run was found\n"
+NOT_KNOWN = "note: which checkpoints there are is not known (cannot list them)\n"
+
+
+def unlisted():
+    raise UserError("cannot list them")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +137,7 @@ NONE_FOUND = "note: no checkpoint of the run was found\n"
         (ValueError("beside the step"), {"last": None}, SAVED),
         (ValueError("in the step"), {"consumed": True}, NOT_SAVED),
         (ValueError("in the first step"), {"consumed": True, "last": None}, NONE_FOUND),
+        (ValueError("in the step"), {"consumed": True, "last": unlisted}, NOT_KNOWN),
         (KeyboardInterrupt(), {}, NOT_SAVED),
         (KeyboardInterrupt(), {"last": 3}, ""),
         (DivergedError("loss became nan", 3), {}, ""),
@@ -139,6 +146,12 @@ NONE_FOUND = "note: no checkpoint of the run was found\n"
 def test_an_error_saves_the_step_or_says_since_when_nothing_is_saved(error, state, told, capsys):
     assert leave(error, **state) == ([3] if told == SAVED else [])
     assert capsys.readouterr().err == told
+
+
+def test_a_wait_for_the_last_checkpoint_says_what_ended_the_run(capsys, monkeypatch):
+    monkeypatch.setattr(saving, "waiting", lambda what: contextlib.nullcontext(print(what)))
+    leave(OSError("the bucket does not answer"))
+    assert "the run ends (the bucket does not answer) and waits for the checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

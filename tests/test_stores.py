@@ -108,6 +108,37 @@ def test_a_run_whose_manifest_is_damaged_is_refused_and_loses_nothing(folder, co
     assert storage.read_bytes(folder / "manifest.json") == content
 
 
+def test_an_older_version_of_the_manifest_is_refused_and_loses_nothing(folder, opened):
+    """A start writes its term into the manifest before anything else, so a folder of a later term is no rubbish."""
+    publish(first := opened(folder), 2)
+    first.close()
+    manifest = storage.read_bytes(folder / "manifest.json")
+    for step in (4, 6):
+        publish(store := opened(folder), step)
+        store.close()
+    newest = storage.read_bytes(folder / "manifest.json")
+    storage.write_bytes(folder / "manifest.json", manifest)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"is older than the checkpoints beside it, of the start t3: restore the "):
+            opened(folder)
+    assert places(folder) == ["t1/2", "t2/4", "t3/6"]
+    storage.write_bytes(folder / "manifest.json", newest)
+    assert opened(folder).term == 4
+    assert saved_steps(folder) == [6, 4, 2]
+
+
+def test_checkpoints_that_were_copied_over_a_run_are_not_passed_over_in_silence(folder, opened):
+    publish(first := opened(folder), 2, 4)
+    first.close()
+    storage.write_bytes(folder / "8/file", b"")
+    with pytest.raises(UserError, match=r"a checkpoint of step 8 was copied over the run in .*that of step 4: copy to"):
+        opened(folder)
+    assert places(folder) == ["8", "t1/2", "t1/4"]
+    storage.remove(folder / "manifest.json")  # as the message says
+    publish(opened(folder), 10)
+    assert stored(folder)["checkpoints"] == {"8": "8", "10": "t1/10"}
+
+
 def test_a_run_that_failed_in_its_first_save_keeps_its_manifest(folder, opened):
     """Without it, what the save left behind would be taken for checkpoints that nothing lists."""
     first = opened(folder)

@@ -103,8 +103,11 @@ class Attempts:
             indices = batch_indices(len(self._source), **order, step=error.step - 1)
             names = [one_line(image_name(self._source, int(index))) for index in indices[:8]]
             images = f", on images {', '.join(names + ['...'] * (len(indices) > 8))} of the data"
-        last = self._checkpoints.last_saved()
-        kept = "no checkpoint was found" if last is None else f"the last good checkpoint is step {last}"
+        try:
+            last = self._checkpoints.last_saved()
+            kept = "no checkpoint was found" if last is None else f"the last good checkpoint is step {last}"
+        except UserError as failed:
+            kept = f"which checkpoints there are is not known ({failed})"
         most = f"config.train.max_passed_over={config.train.max_passed_over}"
         many = f"; {most} permits no more batches to be passed over" if config.train.on_divergence != "stop" else ""
         table = f"give its table of classes a row for the null label {config.labels.num_classes}, or "

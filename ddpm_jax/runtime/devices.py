@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddpm_jax.errors import AgreedError, TransientError, UserError, first_line, is_transient
+from ddpm_jax.errors import AgreedError, TransientError, UserError, causes, first_line, is_transient
 from ddpm_jax.runtime.quiet import quieten_libtpu
 
 ShapeTree: TypeAlias = Any
@@ -26,6 +26,8 @@ ShardingTree: TypeAlias = Any
 
 _OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "OUT_OF_RANGE")
 """The codes of errors of JAX that say nothing of other processes."""
+_OF_PEERS = ("Gloo", "onnection closed by peer", "onnection reset by peer", "oordination service", "oordinationService")
+"""What only errors about other processes say."""
 
 
 def all_devices() -> list[jax.Device]:
@@ -159,8 +161,16 @@ def agreed(values: np.ndarray) -> np.ndarray:
 
 
 def lost_connection(error: BaseException) -> bool:
-    """Whether an exception says that another process no longer answers: one of JAX, and not a fault of this process."""
-    of_jax = jax.distributed.is_initialized() and isinstance(error, jax.errors.JaxRuntimeError)
+    """Whether an exception says that another process no longer answers.
+
+    It is one of JAX, and not a fault of this process; or it, or one from which it was raised, names what connects the
+    processes, whatever its type: what is thrown at a first exchange is a `ValueError`.
+    """
+    if not jax.distributed.is_initialized():
+        return False
+    if any(sign in str(cause) for cause in causes(error) for sign in _OF_PEERS):
+        return True
+    of_jax = isinstance(error, jax.errors.JaxRuntimeError)
     return of_jax and not any(code in str(error).partition(":")[0] for code in _OWN_FAULTS)
 
 

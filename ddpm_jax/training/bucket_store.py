@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from etils import epath
 
+from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.lease import Content, Lease, LostError
@@ -97,16 +98,42 @@ class Bucket:
 
         Raises:
           LostError: a later term of the run has had the store.
-          UserError: there are others, which would be removed, because a manifest that lists them is missing.
+          UserError: there are others, which would be removed: a manifest that lists them is missing, or as
+        `_check_newest`.
           ValueError: it is not a manifest.
         """
         fence: Content = {} if self._of is None else {"of": self._of}
         if int(before.get("of", 0)) > int(fence.get("of", before.get("of", 0))):
             raise LostError(f"another process has taken over the run in {self.folder.parent.parent}")
+        self._check_newest(before)
         if places_of(before):
             return {"damaged": [], **before, **fence}
         found = {str(step): place for step, place in places_without_manifest(self.folder).items()}
         return {"damaged": [], **before, **fence, "checkpoints": found}
+
+    def _check_newest(self, before: Content) -> None:
+        """Raises a `UserError` if the folder has later checkpoints than its manifest may list.
+
+        A term begins in the manifest, so a folder of a later one shows that the manifest is an older version; and a
+        checkpoint in the folder itself, of a later step than all that are listed, was copied over the run.
+        """
+        if not before:
+            return
+        names, places = storage.names(self.folder), places_of(before)
+        terms = [int(found[1]) for name in names if (found := TERM.fullmatch(name))]
+        if max(terms, default=0) > int(before.get("term", 0)):
+            raise UserError(
+                f"{self._path} is older than the checkpoints beside it, of the start t{max(terms)}: restore the newest "
+                f"version of the object; or remove the folders of later starts than t{before.get('term', 0)}, to go on "
+                "from what it lists"
+            )
+        copied = [int(name) for name in names if name.isdecimal() and int(name) > max(places, default=0)]
+        if copied and places:
+            raise UserError(
+                f"a checkpoint of step {max(copied)} was copied over the run in {self.folder.parent}, whose newest one "
+                f"is that of step {max(places)}: copy to an address without a run; or remove {self._path}, to go on "
+                "from what was copied"
+            )
 
     def _listed(self) -> set[str]:
         """The places in the manifest."""

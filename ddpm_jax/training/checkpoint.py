@@ -155,19 +155,18 @@ class Checkpoints:
         return {}
 
     def last_saved(self) -> int | None:
-        """Waits for the save in progress and returns the newest stored step, or None if none is found.
+        """Waits for the save in progress and returns the newest stored step, or None if there is none.
 
-        It is called while another error ends the run, so a save or a listing that fails is a warning.
+        It is called while another error ends the run, so a save that fails is a warning.
+
+        Raises:
+          UserError: the checkpoints cannot be listed.
         """
         try:
             self.wait()
         except Exception as failed:
             _warn(failed)
-        try:
-            return next(iter(saved_steps(self.folder)), None)
-        except UserError as failed:
-            _warn(failed)
-            return None
+        return next(iter(saved_steps(self.folder)), None)
 
     def remove_after(self, step: int) -> None:
         """Removes all checkpoints of later steps, the newest first, so that these steps can be taken again."""

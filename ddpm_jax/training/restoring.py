@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ddpm_jax.errors import TransientError, UserError, causes, first_line
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
-from ddpm_jax.runtime.devices import agreed, is_first
+from ddpm_jax.runtime.devices import agreed, is_first, lost_connection
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.runtime.quiet import quieten_orbax
 from ddpm_jax.training import integrity
@@ -233,6 +233,8 @@ def newest_whole(
     try:
         return step, read(step)
     except Exception as error:
+        if lost_connection(error):
+            raise
         _raise_unless_damaged(path, error)
         raise UserError(
             f"process {jax.process_index()} cannot read checkpoint {path}, which the first process could "

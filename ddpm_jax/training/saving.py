@@ -16,6 +16,7 @@ import optax
 from ddpm_jax.errors import AgreedError, UserError, first_line
 from ddpm_jax.runtime.devices import agreed, by_first, is_first
 from ddpm_jax.runtime.lease import LostError
+from ddpm_jax.runtime.progress import waiting
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.log import DivergedError, RunLog
 from ddpm_jax.training.state import TrainState
@@ -72,16 +73,25 @@ class Saves:
         """
         if error is None or isinstance(error, DivergedError | LostError) or self.latest is None:
             return
-        last = self._checkpoints.last_saved()
+        last, unsaved = self._last_saved(error)
         together = jax.process_count() == 1 or isinstance(error, AgreedError)
         whole = together and not _consumed(self.latest)  # else reading it may wait for ever
         if whole and agreed(np.array(int(self.latest.step) == last)):
             return
         # A second signal must not wait for another save, and the files of a failed save may still be being written.
         if whole and isinstance(error, Exception) and int(self.latest.step) != self._begun:
-            self._rescue(self.latest, last)
+            self._rescue(self.latest, unsaved)
         elif is_first() or not together:
-            print(f"note: {_unsaved(last)}", file=sys.stderr, flush=True)
+            print(f"note: {unsaved}", file=sys.stderr, flush=True)
+
+    def _last_saved(self, error: BaseException) -> tuple[int | None, str]:
+        """The newest step on disk, None if it is not known, and in words what the error that ends the run loses."""
+        try:
+            with waiting(f"the run ends ({first_line(error)}) and waits for the checkpoint that is being saved"):
+                last = self._checkpoints.last_saved()
+        except UserError as failed:
+            return None, f"which checkpoints there are is not known ({failed})"
+        return last, "no checkpoint of the run was found" if last is None else f"no step after step {last:,} is saved"
 
     def due(self, step: int) -> bool:
         """Returns whether the state should be saved after this step.
@@ -115,8 +125,8 @@ class Saves:
         """Waits until the last save is on disk; raises as `save`."""
         self._checkpoints.wait()
 
-    def _rescue(self, latest: TrainState, last: int | None) -> None:
-        """Saves the latest state, which all processes have, and prints this; `last` is the newest step on disk."""
+    def _rescue(self, latest: TrainState, unsaved: str) -> None:
+        """Saves the latest state, which all processes have, and prints this, or what is lost (`unsaved`)."""
         step = int(latest.step)
         try:
             with contextlib.suppress(UserError):  # the disk of the log may be full and that of the checkpoints not
@@ -124,7 +134,7 @@ class Saves:
             self.save()
             self._checkpoints.wait()
         except Exception as error:
-            text = f"warning: step {step:,} could not be saved: {first_line(error)}; {_unsaved(last)}"
+            text = f"warning: step {step:,} could not be saved: {first_line(error)}; {unsaved}"
             print(text, file=sys.stderr, flush=True)
         else:
             self._log.say(f"step {step:,} is saved; the same command resumes from there")
@@ -133,8 +143,3 @@ class Saves:
 def _consumed(state: TrainState) -> bool:
     """Returns whether the memory of the state was donated to a step that failed."""
     return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-
-
-def _unsaved(last: int | None) -> str:
-    """Returns in words what is lost if `last` is the newest step on disk."""
-    return "no checkpoint of the run was found" if last is None else f"no step after step {last:,} is saved"
