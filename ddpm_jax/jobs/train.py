@@ -36,6 +36,7 @@ from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
 from ddpm_jax.training.checkpoint import Checkpoints
+from ddpm_jax.training.freed_memory import FreedMemory
 from ddpm_jax.training.goodput import Clock, seconds_of_run
 from ddpm_jax.training.heartbeat import Heartbeat
 from ddpm_jax.training.inputs import Batches, BatchesFrom, Order, gathered_batches, given_batches, read_batches
@@ -149,7 +150,13 @@ def _attempt(
     ]
     measures += quality(config, ready.model, ready.source, mesh, workdir=ready.workdir)
     hang = StacksOfAHang(config.log.stacks_after)
-    hooks = [checkpoints.check_held, *previews(config, ready.model, log, mesh), hang, *hooks]
+    hooks = [
+        checkpoints.check_held,
+        *previews(config, ready.model, log, mesh),
+        hang,
+        FreedMemory(config.log.every),
+        *hooks,
+    ]
     saves = Saves(checkpoints, log, begun.config, every=_intervals(config))
     inputs = _inputs(config, ready.source, mesh, start_step=begun.step)
     best = keeping_best(measures, config.checkpoint.best, begun)
