@@ -24,6 +24,7 @@ from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.jobs.checks import Given
 from ddpm_jax.jobs.divergence import Attempts
+from ddpm_jax.jobs.failed_starts import recorded_if_it_fails
 from ddpm_jax.jobs.held_out import held_out_loss
 from ddpm_jax.jobs.peak import peak_steps_per_s
 from ddpm_jax.jobs.preparation import Prepared, prepared
@@ -114,10 +115,11 @@ def start(
     all_devices()  # before anything else asks JAX for them
     with contextlib.ExitStack() as opened:
         opened.enter_context(removed_if_unused(workdir))
-        check_shared(workdir)
-        ready = prepared(config, workdir, given)
-        config, sinks = ready.config, [LogFile(), *factory.sinks(ready.config), *sinks]
-        checkpoints = opened.enter_context(_checkpoints(config, workdir))
+        with recorded_if_it_fails(workdir):
+            check_shared(workdir)
+            ready = prepared(config, workdir, given)
+            config, sinks = ready.config, [LogFile(), *factory.sinks(ready.config), *sinks]
+            checkpoints = opened.enter_context(_checkpoints(config, workdir))
         heartbeat = Heartbeat(workdir, config.train.num_steps, partial(newest_checkpoint, workdir))
         opened.enter_context(heartbeat)
         begin = partial(_restored_or_new, ready, checkpoints)

@@ -95,6 +95,11 @@ def read_status(workdir: AnyPath) -> Status | None:
     return Status(**{name: value for name, value in content.items() if name in known})
 
 
+def needs_a_person(error: Exception) -> bool:
+    """Whether a person must mend what ended a run; otherwise it may pass if the run is started again."""
+    return not (is_transient(error) or lost_connection(error))
+
+
 class Heartbeat(Sink):
     """Keeps `WORKDIR/status.json` up to date; a context manager that writes how the run has ended.
 
@@ -107,12 +112,12 @@ class Heartbeat(Sink):
 
     Args:
       workdir: the run's directory, which exists.
-      num_steps: the number of the last step.
+      num_steps: the number of the last step; None if that is not known.
       last_checkpoint: function that returns the step of the newest checkpoint on disk and its time, or None.
     """
 
     def __init__(
-        self, workdir: AnyPath, num_steps: int, last_checkpoint: Callable[[], tuple[int, float] | None]
+        self, workdir: AnyPath, num_steps: int | None, last_checkpoint: Callable[[], tuple[int, float] | None]
     ) -> None:
         self._workdir, self._last_checkpoint = workdir, last_checkpoint
         self._warned, self._written, self._later = False, float("-inf"), Newest("status")
@@ -139,18 +144,22 @@ class Heartbeat(Sink):
         if error is None:
             state = FINISHED if steps is not None and last is not None and steps >= last else STOPPED
         elif isinstance(error, Exception):
-            state = STOPPED if is_transient(error) or lost_connection(error) else NEEDS_YOU
+            state = NEEDS_YOU if needs_a_person(error) else STOPPED
         else:  # Ctrl-C, SIGTERM
             state = STOPPED
+        alone = state == NEEDS_YOU and not isinstance(error, AgreedError)
+        if alone or (is_first() and not self._needs_you_by_another()):
+            self.write_end(state, error)
+
+    def write_end(self, state: str, error: BaseException | None) -> None:
+        """Writes in which state the run has ended, and the error that has ended it, if it is one."""
         if isinstance(error, Exception):
             said: dict[str, Any] = {"last_error": first_line(error), "last_error_time": time.time()}
             self._status = dataclasses.replace(self._status, **said)
-        alone = state == NEEDS_YOU and not isinstance(error, AgreedError)
-        if alone or (is_first() and not self._needs_you_by_another()):
-            known = self._status if is_first() else self._read() or self._status  # the first one knows the numbers
-            fields: dict[str, Any] = {name: getattr(self._status, name) for name in _OF_THE_ERROR}
-            self._status = dataclasses.replace(known, **fields).ended(state)
-            self._write()
+        known = self._status if is_first() else self._read() or self._status  # the first one knows the numbers
+        fields: dict[str, Any] = {name: getattr(self._status, name) for name in _OF_THE_ERROR}
+        self._status = dataclasses.replace(known, **fields).ended(state)
+        self._write()
 
     def start(self, start: Start) -> None:
         """Takes the step at which this start of the run begins."""
