@@ -1,7 +1,9 @@
 """What the train step is fed: the same images in the same order, read as needed or kept on the devices."""
 
 import itertools
+import multiprocessing
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from support.tiny import random_state, same, tiny_config
 
 from ddpm_jax import factory
-from ddpm_jax.errors import UserError
+from ddpm_jax.data import shared_memory
+from ddpm_jax.errors import TransientError, UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.runtime.devices import device_mesh
 from ddpm_jax.training import inputs, log
@@ -95,3 +98,30 @@ def test_examples_of_another_form_are_refused_however_they_are_fed(example, mess
         inputs_of(config, factory.fitted(config, Repeated(example))) as stream,
     ):
         jax.eval_shape(take, random_state(config), next(stream))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_no_shared_memory_is_left_behind_however_a_run_with_workers_ends(monkeypatch, killed):
+    """The exception refers to the last batches, and a killed worker to what it was about to hand over."""
+    prefix, release, held, left = shared_memory.new_prefix(), shared_memory.release, [], []
+    there = lambda: list(Path("/dev/shm").glob(f"{prefix}*"))
+    monkeypatch.setattr(shared_memory, "new_prefix", lambda: prefix)
+    monkeypatch.setattr(shared_memory, "release", lambda of: left.extend(there()) or release(of))
+    config, before = tiny_config(data__on_device=False, data__num_workers=2), multiprocessing.active_children()
+
+    def body():
+        with inputs_of(config, factory.source(config)) as stream:
+            held.extend(next(stream) for _ in range(3))
+            while len(there()) < 4:  # of the next batches, two arrays each
+                pass
+            if not killed:
+                raise ValueError("an error of a step")
+            next(child for child in multiprocessing.active_children() if child not in before).kill()
+            held.extend(stream)
+
+    error, message = (TransientError, "a process that reads images ended") if killed else (ValueError, "of a step")
+    with pytest.raises(error, match=message):
+        body()
+    assert np.isfinite(np.asarray(held[-1]["image"])).all()  # its memory is there
+    assert bool(left) == killed
+    assert not there()

@@ -16,7 +16,7 @@ from ddpm_jax import factory
 from ddpm_jax.config import to_json
 from ddpm_jax.data import Digits
 from ddpm_jax.data.pipeline import batch_indices
-from ddpm_jax.errors import AgreedError, UserError
+from ddpm_jax.errors import AgreedError, TransientError, UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.training import inputs, loop, saving
 from ddpm_jax.training.checkpoint import Checkpoints
@@ -254,7 +254,9 @@ def test_a_dead_data_worker_is_one_line():
 
     stream = inputs._whole_workers(batches())
     next(stream)
-    with pytest.raises(UserError, match=r"^a process that reads images ended .*exit code -9\).*num_workers.*again$"):
+    with pytest.raises(
+        TransientError, match=r"^a process that reads images ended .*exit code -9\).*num_workers.*again$"
+    ):
         next(stream)
 
 

@@ -9,6 +9,7 @@ Read next: `digits.py`.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ def batches(
     start_step: int = 0,
     num_workers: int = 0,
     rows: Sequence[int] | None = None,
+    memory: str = "",
 ) -> "grain.DatasetIterator":
     """An endless iterator over this host's share of the batches of steps `start_step`, `start_step` + 1, ...
 
@@ -42,6 +44,7 @@ def batches(
         reads ahead. The batches are the same. A program that uses workers needs the `if __name__ ==
         "__main__"` guard.
       rows: the rows of each batch that this host takes, as `devices.own_rows` gives them; by default all, 0..B - 1.
+      memory: how the names of the workers' shared memory begin; "" for a prefix that nobody else knows.
 
     Returns:
       A Grain iterator of `Example`: numpy arrays, image uint8 `[R, H, W, C]` and label int32 `[R]` for R rows; of
@@ -54,6 +57,7 @@ def batches(
     import grain
 
     from ddpm_jax.data.share import Share, left_to_the_trainer
+    from ddpm_jax.data.shared_memory import new_prefix
 
     if batch_size < 1:
         raise UserError(f"the batch size must be positive, got {batch_size}")
@@ -65,7 +69,7 @@ def batches(
     if num_workers:
         _parse_flags()
         options = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
-        dataset = dataset.mp_prefetch(options, worker_init_fn=left_to_the_trainer)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=partial(left_to_the_trainer, memory or new_prefix()))
     return iter(dataset)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import grain
 
+from ddpm_jax.data.shared_memory import use_prefix
+
 
 class Share(grain.MapDataset):
     """One host's part of every global batch, in the order of the batch.
@@ -40,10 +42,12 @@ class Share(grain.MapDataset):
         return self._parent[step * self._batch_size + self._rows[offset]]
 
 
-def left_to_the_trainer(index: int, count: int) -> None:
+def left_to_the_trainer(prefix: str, index: int, count: int) -> None:
     """Lets the worker of this number, of `count`, take no signal: Slurm sends SIGTERM to every process of a step.
 
-    The process that trains decides when to end, and needs images until then.
+    The process that trains decides when to end, and needs images until then. It also removes the shared memory whose
+    name begins with `prefix`.
     """
+    use_prefix(prefix)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

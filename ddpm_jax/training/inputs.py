@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ddpm_jax.data import shared_memory
 from ddpm_jax.data.pipeline import batches
 from ddpm_jax.data.source import Example, Source
-from ddpm_jax.errors import UserError, first_line, shortened
+from ddpm_jax.errors import TransientError, UserError, first_line, shortened
 from ddpm_jax.runtime.devices import global_batch, own_rows, replicated
 from ddpm_jax.runtime.progress import progress_bar
 from ddpm_jax.training.step import Batch, check_batch
@@ -55,12 +56,17 @@ def read_batches(source: Source, mesh: Mesh, order: Order, *, num_workers: int =
       num_workers: number of processes that read, 0 for a thread.
 
     Raises:
-      UserError: as `pipeline.batches`, the source cannot be sent to a process, or a process that reads has died.
+      UserError: as `pipeline.batches`, or the source cannot be sent to a process.
+      TransientError: a process that reads has died.
     """
     if num_workers:
         _check_sendable(source)
-    with contextlib.closing(batches(source, num_workers=num_workers, **_share(order, mesh))) as stream:
-        yield (global_batch(mesh, batch) for batch in _whole_workers(stream))
+    memory = shared_memory.new_prefix()
+    with contextlib.ExitStack() as opened:
+        opened.callback(shared_memory.release, memory)  # in the end, after the workers
+        stream = batches(source, num_workers=num_workers, memory=memory, **_share(order, mesh))
+        opened.callback(stream.close)
+        yield (global_batch(mesh, batch) for batch in shared_memory.without_names(_whole_workers(stream)))
 
 
 @contextlib.contextmanager
@@ -184,15 +190,16 @@ def _share(order: Order, mesh: Mesh) -> dict[str, Any]:
 
 
 def _whole_workers(stream: Iterator[Example]) -> Iterator[Example]:
-    """Yields the batches of a stream; raises a `UserError` if a worker process dies."""
+    """Yields the batches of a stream; raises a `TransientError` if a worker process dies."""
     try:
         yield from stream
     except RuntimeError as error:
         if "Worker process was terminated" not in str(error):
             raise
-        raise UserError(
+        raise TransientError(
             f"a process that reads images ended unexpectedly ({first_line(error).partition('. ')[0]}), usually because "
-            "memory ran out: use fewer such processes with config.data.num_workers (0 for none), and start again"
+            "memory ran out: start the same command again, with a smaller config.data.num_workers (0 for none) if this "
+            "comes again"
         ) from error
 
 
