@@ -5,10 +5,12 @@
 #   WORKDIR=gs://BUCKET/imagenet64 DATA=/mnt/data ZONE=us-east5-b TYPE=v6e-16 VERSION=v2-alpha-tpuv6e examples/tpu_spot.sh
 #
 # It runs wherever gcloud does, and started again it goes on with the resource that it finds. Arguments are those of
-# train.py. What each host prints is in logs/NAME.TIME/HOST.log.
+# train.py. What each host prints is in logs/NAME.TIME/HOST.log. It ends with 1 if a person must mend something, such as a
+# request that is refused or a slice that could not be given back.
 set -u
 name=${NAME:-$(basename "$WORKDIR")} queued="gcloud compute tpus queued-resources"
 setup="[ -d ddpm_jax ] || git clone -q https://github.com/ddpm-jax/ddpm_jax; cd ddpm_jax && pip install -q -r requirements.txt -r requirements/tpu.txt -r requirements/gcs.txt"
+passing="UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|INTERNAL|ALREADY_EXISTS|[Cc]onnect|[Tt]ime(d )?out" # errors that may pass
 train="python train.py --distributed --config=configs/imagenet64.py --config.data.path=$DATA --workdir=$WORKDIR $*"
 
 for ((turn = 1; turn <= ${MOST:-10000}; turn++)); do
@@ -18,8 +20,10 @@ for ((turn = 1; turn <= ${MOST:-10000}; turn++)); do
   echo "$(date +%FT%T) $name: $state"
   case $state in
     ABSENT)
-      $queued create "$name" --node-id="$name" --zone="$ZONE" --accelerator-type="$TYPE" --runtime-version="$VERSION" --spot ||
-        exit 1 ;;
+      if ! said=$($queued create "$name" --node-id="$name" --zone="$ZONE" --accelerator-type="$TYPE" --runtime-version="$VERSION" --spot 2>&1); then
+        echo "$said" >&2
+        if [[ ! $said =~ $passing ]]; then exit 1; fi
+      fi ;;
     SUSPENDED | FAILED)
       $queued delete "$name" --zone="$ZONE" --force --quiet ;;
     ACTIVE)
@@ -30,8 +34,10 @@ for ((turn = 1; turn <= ${MOST:-10000}; turn++)); do
         --command="{ $setup; } && { $train; echo ended with code \$?; }"
       if grep -qsx "ended with code 1" "$logs"/*.log; then exit 1; fi # a person must mend something: the slice is kept
       if grep -qsx "ended with code 0" "$logs"/*.log; then
-        $queued delete "$name" --zone="$ZONE" --force --quiet
-        exit 0
+        delete="$queued delete $name --zone=$ZONE --force --quiet"
+        if $delete; then exit 0; fi
+        echo "error: the run is done, but its slice was not given back and costs money: repeat $delete" >&2
+        exit 1
       fi ;;
   esac
   sleep "${PAUSE:-60}"

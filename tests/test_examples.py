@@ -218,20 +218,67 @@ def test_a_spot_slice_is_kept_for_the_person_who_mends_its_run(stand_in):
     assert asked(stand_in) == ["ssh"]
 
 
-def test_a_request_that_is_refused_needs_a_person(stand_in):
-    """And one whose state cannot be asked for is asked for again."""
+def with_gcloud(stand_in, script):
+    """The environment in which `gcloud` notes its arguments and runs these lines of the shell."""
     gcloud = stand_in.folder / "gcloud.d" / "gcloud"
     gcloud.parent.mkdir()
-    gcloud.write_text(
-        '#!/usr/bin/env bash\necho "$*" >>"$STAND_IN/gcloud"\n'
-        "if [[ $* != *describe* ]]; then exit 1; fi\n"
-        'mkdir "$STAND_IN/once" 2>/dev/null && echo "no network" || echo NOT_FOUND\n'
-        "exit 1\n"
-    )
+    gcloud.write_text(f'#!/usr/bin/env bash\necho "$*" >>"$STAND_IN/gcloud"\n{script}\n')
     gcloud.chmod(0o755)
-    path = f"{gcloud.parent}:{stand_in.environment['PATH']}"
-    assert stand_in.run(EXAMPLES / "tpu_spot.sh", **TPU, PATH=path) == 1
+    return {**TPU, "PATH": f"{gcloud.parent}:{stand_in.environment['PATH']}"}
+
+
+def test_a_request_that_is_refused_needs_a_person(stand_in):
+    """And one whose state cannot be asked for is asked for again."""
+    environment = with_gcloud(
+        stand_in,
+        "if [[ $* != *describe* ]]; then echo PERMISSION_DENIED; exit 1; fi\n"
+        'mkdir "$STAND_IN/once" 2>/dev/null && echo "no network" || echo NOT_FOUND\n'
+        "exit 1",
+    )
+    assert stand_in.run(EXAMPLES / "tpu_spot.sh", **environment) == 1
     assert [line.split()[3] for line in stand_in.lines("gcloud")] == ["describe", "describe", "create"]
+
+
+@pytest.mark.parametrize(
+    "said", ["ERROR: (gcloud) UNAVAILABLE: the service is busy", "ERROR: Connection reset by peer"]
+)
+def test_a_request_whose_error_may_pass_is_repeated(stand_in, said):
+    environment = with_gcloud(
+        stand_in,
+        "if [[ $* == *describe* ]]; then echo NOT_FOUND; exit 1; fi\n"
+        f'mkdir "$STAND_IN/once" 2>/dev/null && echo "{said}" >&2 || echo INVALID_ARGUMENT >&2\n'
+        "exit 1",
+    )
+    assert stand_in.run(EXAMPLES / "tpu_spot.sh", **environment) == 1
+    assert [line.split()[3] for line in stand_in.lines("gcloud")] == ["describe", "create"] * 2
+
+
+def test_a_slice_that_is_not_given_back_is_not_the_end(stand_in):
+    """It is billed as long as it exists, so a person is told what to do."""
+    environment = with_gcloud(
+        stand_in,
+        "case $* in *describe*) echo ACTIVE ;; *delete*) exit 1 ;;\n"
+        '*) for a in "$@"; do [[ $a != --output-directory=* ]] || echo "ended with code 0" >"${a#*=}/0.log"; done ;;\n'
+        "esac",
+    )
+    done = subprocess.run(
+        [EXAMPLES / "tpu_spot.sh"],
+        cwd=stand_in.folder,
+        env={**stand_in.environment, **environment},
+        capture_output=True,
+        text=True,
+    )
+    command = "gcloud compute tpus queued-resources delete run --zone=z --force --quiet"
+    remedy = f"its slice was not given back and costs money: repeat {command}"
+    assert (done.returncode, done.stderr) == (1, f"error: the run is done, but {remedy}\n")
+
+
+def test_the_time_until_sigkill_is_not_promised_on_spot_nodes():
+    """GKE gives pods on them 15 s by default, whatever the pod asks for."""
+    for path in (EXAMPLES / "gke_jobset.yaml", ROOT / "docs" / "operating.md"):
+        text = path.read_text()
+        assert "15 s by default" in text
+        assert "https://cloud.google.com/kubernetes-engine/docs/concepts/spot-vms" in text
 
 
 def test_every_example_is_in_the_documentation():
