@@ -13,14 +13,15 @@ from support.tiny import ROOT, run
 
 from ddpm_jax.errors import UserError
 from ddpm_jax.jobs.status import reading
-from ddpm_jax.jobs.status.reading import observe, observed
+from ddpm_jax.jobs.status.reading import observe
 from ddpm_jax.jobs.status.spans import span
 from ddpm_jax.jobs.status.table import table
-from ddpm_jax.training.heartbeat import Status
+from ddpm_jax.training.heartbeat import Status, read_status
 
 NOVEMBER = ROOT / "tests" / "earlier_runs" / "november_2026"
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 NOW = 2e9
+PROGRAM = "ddpm_jax/jobs/status/__main__.py"
 TRAINING = {
     "state": "training",
     "step": 12_000,
@@ -133,16 +134,15 @@ def test_the_program_prints_a_table_or_json_and_uses_no_device(tmp_path, monkeyp
     monkeypatch.setattr("ddpm_jax.commands.cli.all_devices", lambda: pytest.fail("a device was used"))
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")  # beside a training job
     one, other = make(tmp_path / "one"), make(tmp_path / "other", step=5)
-    program = "ddpm_jax/jobs/status/__main__.py"
-    shown = run(program, one, other)
+    shown = run(PROGRAM, one, other)
     assert (shown.status, shown.err, shown.out.count("\n")) == (0, "", 3)
-    printed = run(program, "--json", one, other)
+    printed = run(PROGRAM, "--json", one, other)
     found = json.loads(printed.out)
     assert [(entry["workdir"], entry["step"]) for entry in found] == [(str(one), 12_000), (str(other), 5)]
     assert found[0].items() >= TRAINING.items()
     assert (found[0]["silent_seconds"], found[0]["notes"]) == (0, [])  # it is from a time to come
-    assert run(program).err == "error: the work directory of a run is missing; see --help\n"
-    assert run(program, "--jsn", one).status == 1
+    assert run(PROGRAM).err == "error: the work directory of a run is missing; see --help\n"
+    assert run(PROGRAM, "--jsn", one).status == 1
 
 
 def test_status_needs_no_library_of_training():
@@ -176,12 +176,38 @@ def test_patience_follows_the_log():
     ]
 
 
-def test_a_directory_that_cannot_be_read_hides_no_other_run(tmp_path):
+def test_an_address_that_cannot_be_read_hides_no_other_run(tmp_path):
     make(tmp_path / "run")
     (tmp_path / "file").write_text("")
-    lines = table([observed(tmp_path / name, now=NOW) for name in ("file", "run")], now=NOW)
-    assert f"  {tmp_path}/file is not a directory: give the work directories of runs" in lines
-    assert lines[-1].startswith(f"{tmp_path}/run")
+    wrong = [f"{tmp_path}/file", "s3://bucket/run"]
+    shown = run(PROGRAM, *wrong, tmp_path / "run")
+    error = f"{tmp_path}/file is not a directory: give the work directories of runs"
+    lines = shown.out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1::2]] == [wrong[0], wrong[1], f"{tmp_path}/run"]
+    assert [" not readable " in line for line in lines[1:]] == [True, False, True, False, False]
+    assert lines[2] == f"  not readable: {error}"
+    assert lines[4].startswith("  not readable: cannot use s3://bucket/run: only gs:// buckets are used directly")
+    assert (shown.status, shown.err) == (1, f"error: {error}\n")
+    printed = run(PROGRAM, "--json", *wrong, tmp_path / "run")
+    assert printed.status == 1
+    assert [entry["state"] for entry in json.loads(printed.out)] == ["not readable", "not readable", "training"]
+    alone = run(PROGRAM, wrong[0])
+    assert (alone.status, alone.out, alone.err) == (1, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(("others", "status"), [([], 75), (["s3://bucket/run"], 1)])
+def test_a_bucket_that_does_not_answer_is_no_run_without_a_status(tmp_path, monkeypatch, others, status):
+    def read(workdir):
+        if workdir.name == "silent":
+            raise TimeoutError("no answer")
+        return read_status(workdir)
+
+    monkeypatch.setattr(reading, "read_status", read)
+    (tmp_path / "silent").mkdir()
+    (tmp_path / "new").mkdir()
+    shown = run(PROGRAM, "--json", tmp_path / "silent", make(tmp_path / "run"), tmp_path / "new", *others)
+    assert [entry["state"] for entry in json.loads(shown.out)][:3] == ["not readable", "training", "no run"]
+    assert (shown.status, shown.err.count("\n")) == (status, 1)
 
 
 def test_a_run_that_compiles_its_step_is_not_silent(tmp_path):

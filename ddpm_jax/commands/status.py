@@ -16,21 +16,28 @@ import time
 from absl import flags
 
 from ddpm_jax.commands import cli
-from ddpm_jax.runtime.paths import run_folder
+from ddpm_jax.errors import is_transient
 
 JSON = flags.DEFINE_boolean("json", False, "Print JSON instead of a table.")
 
 
 def main(*workdirs: str) -> None:
-    """Prints the state of the runs in these directories."""
-    from ddpm_jax.jobs.status.reading import observe, observed
+    """Prints the state of the runs in these directories.
+
+    Raises:
+      UserError: one of them cannot be read; the others have been printed. If a person must mend one, it is that one's.
+    """
+    from ddpm_jax.jobs.status.reading import observed
     from ddpm_jax.jobs.status.table import table
 
     now = time.time()
-    folders = [run_folder(workdir) for workdir in workdirs]
-    runs = [observed(folder, now=now) if len(folders) > 1 else observe(folder, now=now) for folder in folders]
-    lines = [json.dumps([run.as_json() for run in runs], indent=1)] if JSON.value else table(runs, now=now)
-    print("\n".join(lines))
+    runs = [observed(workdir, now=now) for workdir in workdirs]
+    errors = sorted((run.error for run in runs if run.error), key=is_transient)
+    if len(runs) > len(errors) or len(runs) > 1:
+        lines = [json.dumps([run.as_json() for run in runs], indent=1)] if JSON.value else table(runs, now=now)
+        print("\n".join(lines), flush=True)
+    if errors:
+        raise errors[0]
 
 
 def command() -> None:

@@ -12,6 +12,7 @@ from ddpm_jax.errors import UserError, reading
 from ddpm_jax.jobs.status.spans import span
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
+from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.heartbeat import FINISHED, STOPPED, TRAINING, WAITING, Status, read_status
 from ddpm_jax.training.listing import checkpoint_paths
 
@@ -19,26 +20,39 @@ from ddpm_jax.training.listing import checkpoint_paths
 _PATIENCE_SECONDS, _PATIENCE_LINES, _PATIENCE_WAITING = 120, 3, 1800
 
 
+NO_RUN, NOT_READABLE = "no run", "not readable"
+"""The states of what is not a run: nothing is there yet, or what is there could not be learned."""
+
+
 class Observed(NamedTuple):
     """A run as it is seen at one time.
 
     Attributes:
       workdir: its directory, as it was given.
-      status: its last `Status`; None if the directory holds no run.
+      status: its last `Status`; None if the directory holds no run, or cannot be read.
       silent_seconds: seconds since that was written; None if that is not known.
       notes: what a person should know of it, in sentences.
+      error: why it cannot be read; None if it can be.
     """
 
-    workdir: AnyPath
+    workdir: AnyPath | str
     status: Status | None
     silent_seconds: float | None
     notes: tuple[str, ...]
+    error: UserError | None = None
+
+    @property
+    def state(self) -> str:
+        """Its state, `NO_RUN` or `NOT_READABLE`."""
+        if self.error is not None:
+            return NOT_READABLE
+        return NO_RUN if self.status is None else self.status.state
 
     def as_json(self) -> dict[str, Any]:
         """Returns the fields by name, those of the status beside the others."""
         fields = {} if self.status is None else self.status.__dict__
         rest = {"silent_seconds": self.silent_seconds, "notes": list(self.notes)}
-        return {"workdir": str(self.workdir), "state": None, **fields, **rest}
+        return {"workdir": str(self.workdir), **fields, "state": self.state, **rest}
 
 
 def observe(workdir: AnyPath, *, now: float) -> Observed:
@@ -61,12 +75,12 @@ def observe(workdir: AnyPath, *, now: float) -> Observed:
     return Observed(workdir, status, silent, (*_notes(status, silent, now), *_note_of_checkpoints(workdir)))
 
 
-def observed(workdir: AnyPath, *, now: float) -> Observed:
-    """Does the same as `observe`; of a directory that cannot be read it gives the reason, so that others are shown."""
+def observed(workdir: str, *, now: float) -> Observed:
+    """Does the same as `observe` of an address; one that cannot be read is returned with its error."""
     try:
-        return observe(workdir, now=now)
+        return observe(run_folder(workdir), now=now)
     except UserError as error:
-        return Observed(workdir, None, None, (str(error),))
+        return Observed(workdir, None, None, (f"not readable: {error}",), error)
 
 
 def _notes(status: Status, silent: float | None, now: float) -> list[str]:

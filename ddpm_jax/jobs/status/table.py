@@ -26,12 +26,12 @@ def _cells(run: Observed, now: float) -> tuple[str, ...]:
     """Returns the cells of a run."""
     status, name = run.status, str(run.workdir)
     if status is None:
-        return (name, "no run", *["-"] * (len(_HEADER) - 2))
+        return (name, run.state, *["-"] * (len(_HEADER) - 2))
     step = "-" if status.step is None else f"{status.step:,}"
     checkpoint = "-" if status.checkpoint_step is None else f"{status.checkpoint_step:,}"
     return (
         name,
-        status.state,
+        run.state,
         step if status.num_steps is None else f"{step}/{status.num_steps:,}",
         _number(status.steps_per_s, ".3g"),
         _number(status.images_per_s, ",.0f"),
