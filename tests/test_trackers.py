@@ -1,6 +1,7 @@
 """The log of a run goes to an experiment tracker, under one id however often the run is started."""
 
 import json
+import signal
 import struct
 import threading
 
@@ -19,6 +20,7 @@ from ddpm_jax.training.sinks import Start
 from ddpm_jax.training.trackers import Tracker
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (8, 12, 1)).astype(np.uint8)
+CONFIG = {"train": {"num_steps": 5}}
 RUN = {"train__num_steps": 4, "checkpoint__every": 4, "log__preview_every": 4}
 
 
@@ -46,13 +48,13 @@ class Memory:
     def picture(self, step, name, image):
         self.got.append((step, name))
 
-    def close(self, error):
-        self.closed.append(error)
+    def close(self, error, done):
+        self.closed.append((error, done))
 
 
 def session(sink, workdir, steps, *, start=0, error=None):
     """One start of a run: a line for each step, and a picture at the last one."""
-    sink.start(Start(workdir, {"name": "a run", "optim": {"rate": 0.1}}, start))
+    sink.start(Start(workdir, {**CONFIG, "name": "a run", "optim": {"rate": 0.1}}, start))
     for step in steps:
         sink.line({"step": step, "loss": 1 / step})
     sink.picture("ema", PICTURE, step=steps[-1])
@@ -76,8 +78,20 @@ def test_a_run_that_is_resumed_continues_under_its_id_and_sends_no_step_twice(tm
         (5, "ema"),
     ]
     assert client.got[0] == (1, {"loss": 1.0})
-    assert client.closed == [error, None]
+    assert client.closed == [(error, False), (None, True)]
     assert json.loads((tmp_path / "trackers.json").read_text()) == {"memory": "the id"}
+
+
+def test_a_run_that_is_stopped_is_not_done(tmp_path):
+    """Also if the tracker has its last line already, from before a kill; and one without further steps is."""
+    client = Memory()
+    session(Tracker(client), tmp_path, [1, 2])
+    client.open = lambda start, run_id: ("the id", 5)
+    session(Tracker(client), tmp_path, [3, 4], start=2)
+    done = Tracker(client)
+    done.start(Start(tmp_path, CONFIG, 5))
+    done.end(None)
+    assert client.closed == [(None, False), (None, False), (None, True)]
 
 
 def test_what_the_tracker_has_of_earlier_processes_is_not_sent_again(tmp_path):
@@ -90,7 +104,7 @@ def test_what_the_tracker_has_of_earlier_processes_is_not_sent_again(tmp_path):
 def test_a_tracker_that_fails_is_one_warning_and_the_next_lines_are_sent(tmp_path, capsys):
     client = Memory(fails={"numbers"})
     sink = Tracker(client)
-    sink.start(Start(tmp_path, {}))
+    sink.start(Start(tmp_path, CONFIG))
     for step in (1, 2, 3):
         sink.line({"step": step, "loss": 1.0})
     sink._thread.submit(client.fails.clear).result()
@@ -140,9 +154,7 @@ def test_mlflow_has_a_run_that_was_started_twice_as_one(tmp_path, monkeypatch, q
     from mlflow.tracking import MlflowClient
 
     config, workdir = tiny_config(**RUN, log__sinks=("mlflow",)), tmp_path / "run"
-    stops = lambda step, state, metrics: step == 3 and (_ for _ in ()).throw(SystemExit)
-    with pytest.raises(SystemExit):
-        train.train(config, workdir, hooks=[stops])
+    train.train(config, workdir, hooks=[lambda step, *_: step == 3 and signal.raise_signal(signal.SIGTERM)])
     client = MlflowClient()
     (experiment,) = [found for found in client.search_experiments() if found.name == "ddpm_jax"]
     (run,) = client.search_runs([experiment.experiment_id])

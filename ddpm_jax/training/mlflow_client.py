@@ -39,9 +39,9 @@ class MLflow:
         """Sends a picture `[H, W, C]` uint8."""
         self._client.log_image(self._id, image, key=name, step=step)
 
-    def close(self, error: BaseException | None) -> None:
-        """Ends the run."""
-        status = "FINISHED" if error is None else "FAILED" if isinstance(error, Exception) else "KILLED"
+    def close(self, error: BaseException | None, done: bool) -> None:
+        """Ends the run: KILLED is one that a signal has stopped before its last step; `open` lets it go on."""
+        status = "FAILED" if isinstance(error, Exception) else "FINISHED" if error is None and done else "KILLED"
         self._client.set_terminated(self._id, status)
 
     def _new(self, start: Start) -> str:

@@ -39,8 +39,8 @@ class Client(Protocol):
         """Sends a picture `[H, W, C]` uint8."""
         ...
 
-    def close(self, error: BaseException | None) -> object:
-        """Ends the run, which an exception ended or None."""
+    def close(self, error: BaseException | None, done: bool) -> object:
+        """Ends the run, which an exception ended or None; `done` is whether its last step was taken."""
         ...
 
 
@@ -48,8 +48,11 @@ class Tracker(Sink):
     """Sends the log to a tracker from a thread, so that a tracker which does not answer stops no step.
 
     What it has already is not sent again: its steps increase, although a resumed run takes some of them a second time,
-    bit for bit. A tracker that cannot be reached when a new run starts is a `UserError`; later it is a warning, since
-    the run and its own log do not depend on it, and the lines that it missed are not sent later.
+    bit for bit. Only a roll-back that passes over several batches replaces steps by others; the tracker then keeps the
+    lines of the discarded ones, up to the step from which the run was rolled back.
+
+    A tracker that cannot be reached when a new run starts is a `UserError`; later it is a warning, since the run and
+    its own log do not depend on it, and the lines that it missed are not sent later.
 
     Args:
       client: the tracker's `Client`.
@@ -57,6 +60,7 @@ class Tracker(Sink):
 
     def __init__(self, client: Client) -> None:
         self._client, self._sent, self._warned = client, 0, False
+        self._step, self._num_steps = 0, 0
         self._thread: concurrent.futures.ThreadPoolExecutor | None = None
         self._pending: list[concurrent.futures.Future[object]] = []
 
@@ -64,6 +68,7 @@ class Tracker(Sink):
         """Opens the tracker's run; raises a `UserError` if that is impossible and the run is new."""
         known, name = _stored(start.workdir), self._client.name
         self._thread, self._pending, self._warned = None, [], False
+        self._step, self._num_steps = start.step, start.config["train"]["num_steps"]
         try:
             run_id, sent = self._client.open(start, known.get(name))
             if known.get(name) != run_id:
@@ -81,7 +86,7 @@ class Tracker(Sink):
 
     def line(self, line: LogLine) -> None:
         """Sends a line, unless the tracker has one of its step or a later one."""
-        step = line["step"]
+        step = self._step = line["step"]
         if step > self._sent:
             self._sent = step
             self._send(self._client.numbers, step, {name: value for name, value in line.items() if name != "step"})
@@ -93,7 +98,7 @@ class Tracker(Sink):
 
     def end(self, error: BaseException | None) -> None:
         """Waits up to a minute until everything is sent, and ends the tracker's run."""
-        self._send(self._client.close, error)
+        self._send(self._client.close, error, self._step >= self._num_steps)
         if self._thread:
             late = concurrent.futures.wait(self._pending, timeout=_SECONDS).not_done
             self._thread.shutdown(wait=False, cancel_futures=True)

@@ -42,6 +42,6 @@ class WeightsAndBiases:
         """Sends a picture `[H, W, C]` uint8."""
         self._run.log({name: wandb.Image(image)}, step=step)
 
-    def close(self, error: BaseException | None) -> None:
-        """Ends the run."""
+    def close(self, error: BaseException | None, done: bool) -> None:
+        """Ends the run; Weights & Biases has no state of its own for one that was stopped."""
         self._run.finish(exit_code=0 if error is None else 1)
