@@ -32,6 +32,34 @@ def place(bucket, request):
     return f"{bucket}/{request.node.name}"
 
 
+@pytest.mark.slow
+def test_the_commands_of_the_documentation_work(place, tmp_path):
+    """With a smaller network and fewer steps; the line at the end names the checkpoint where it is."""
+    page = (ROOT / "docs" / "scale.md").read_text().partition("## Runs and data in a bucket")[2]
+    commands = page.partition("```sh\n")[2].partition("```")[0].replace("\\\n", "").replace("gs://BUCKET", place)
+    train_command, sample_command = map(str.split, commands.splitlines())
+    for i in range(4):
+        pixels = np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        storage.write_bytes(paths.any_path(f"{place}/photos/{i}.png"), (tmp_path / f"{i}.png").read_bytes())
+    small = [
+        "model.channels=8",
+        "model.channel_mult=(1,)",
+        "model.num_res_blocks=1",
+        "model.norm_groups=8",
+        "train.num_steps=1",
+    ]
+    small += ["train.batch_size=8", "diffusion.num_timesteps=4", "sample.num_steps=2", "log.preview_images=1"]
+    shown = program(*train_command[1:], *(f"--config.{setting}" for setting in small))
+    assert shown.status == 0, shown.err
+    checkpoint = shown.out.partition("checkpoint in ")[2].partition(";")[0]
+    assert checkpoint == f"{place}/runs/imagenet64/checkpoints/t1/1"
+    assert storage.is_dir(paths.any_path(checkpoint))
+    shown = program(*sample_command[1:], "--num_images=2")
+    assert shown.status == 0, shown.err
+    assert len(content(f"{place}/samples")) >= 2
+
+
 def content(folder):
     """The files below a folder by their relative names."""
     folder = paths.any_path(folder)

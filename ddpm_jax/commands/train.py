@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from ddpm_jax import errors
 from ddpm_jax.commands import cli, endings
 from ddpm_jax.config import check_ranges
+from ddpm_jax.jobs.failed_starts import recorded_if_it_fails
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.storage import exists
 
@@ -65,13 +66,15 @@ def main() -> None:
     if DRY_RUN.value or TOPOLOGY.value is not None:
         return dry_run(config)
     workdir = run_folder(WORKDIR.value or f"runs/{config.name}")
-    check_ranges(config)
-    traced = traced_steps(PROFILE.value)
+    with recorded_if_it_fails(workdir):
+        check_ranges(config)
+        traced = traced_steps(PROFILE.value)
     print(f"training {config.name} up to step {config.train.num_steps:,} in {workdir}", flush=True)
     from ddpm_jax.jobs.train import start  # which takes longer than all before: the first line is printed already
     from ddpm_jax.runs.run import Run
     from ddpm_jax.runs.sampling import sample_run
     from ddpm_jax.training.goodput import goodput_table
+    from ddpm_jax.training.listing import checkpoint_path
 
     begin = time.perf_counter()
     start_step, state, stopped, seconds = start(config, workdir, hooks=traced, sinks=traced)
@@ -96,7 +99,7 @@ def main() -> None:
             failed = error
         go_on = f"draw more images with:\n  {errors.program('sample')} {there} --num_images=64 --seed=1"
     when = "was reached before" if already else f"after {(time.perf_counter() - begin) / 60:.1f} minutes"
-    checkpoint = f"{workdir}/checkpoints/{int(state.step)}"
+    checkpoint = checkpoint_path(workdir / "checkpoints", int(state.step))
     print(f"done: step {int(state.step):,} {when}; {made}checkpoint in {checkpoint}; {go_on}", flush=True)
     if failed:
         raise failed
