@@ -9,6 +9,7 @@ from ddpm_jax.errors import TransientError, UserError
 from ddpm_jax.jobs import train
 from ddpm_jax.jobs.failed_starts import recorded_if_it_fails
 from ddpm_jax.jobs.status.reading import observe
+from ddpm_jax.runtime import paths
 from ddpm_jax.training.checkpoint import Checkpoints
 from ddpm_jax.training.heartbeat import read_status
 
@@ -78,3 +79,15 @@ def test_a_new_run_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="batch of 7 "):
         train.train(tiny_config(train__batch_size=7), tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_of_a_run_in_a_bucket_it_is_written_while_nobody_else_can_train_there(bucket):
+    workdir = paths.any_path(f"{bucket}/failed_starts")
+    train.train(tiny_config(**RUN), workdir)
+    with pytest.raises(UserError, match="holds another run") as caught:
+        train.train(tiny_config(**RUN, model__channels=16), workdir)
+    status = read_status(workdir)
+    assert (status.state, status.last_error, status.checkpoint_step) == ("needs you", str(caught.value), 4)
+    assert train.train(tiny_config(**RUN | {"train__num_steps": 5}), workdir).step == 5
+    assert read_status(workdir).state == "finished"

@@ -94,6 +94,14 @@ def test_a_run_that_is_stopped_is_not_done(tmp_path):
     assert client.closed == [(None, False), (None, False), (None, True)]
 
 
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_run_that_sigterm_stops_is_not_done_until_it_goes_on(tmp_path):
+    client, stops = Memory(), lambda step, *_: step == 2 and signal.raise_signal(signal.SIGTERM)
+    for hooks in ([stops], []):
+        train.train(tiny_config(**RUN), tmp_path, hooks=hooks, sinks=[Tracker(client)])
+    assert client.closed == [(None, False), (None, True)]
+
+
 def test_what_the_tracker_has_of_earlier_processes_is_not_sent_again(tmp_path):
     client = Memory()
     client.open = lambda start, run_id: ("the id", 4)
