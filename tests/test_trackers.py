@@ -162,7 +162,7 @@ def test_mlflow_has_a_run_that_was_started_twice_as_one(tmp_path, monkeypatch, q
     from mlflow.tracking import MlflowClient
 
     config, workdir = tiny_config(**RUN, log__sinks=("mlflow",)), tmp_path / "run"
-    train.train(config, workdir, hooks=[lambda step, *_: step == 3 and signal.raise_signal(signal.SIGTERM)])
+    train.train(config, workdir, hooks=[lambda step, *_: step == 2 and signal.raise_signal(signal.SIGTERM)])
     client = MlflowClient()
     (experiment,) = [found for found in client.search_experiments() if found.name == "ddpm_jax"]
     (run,) = client.search_runs([experiment.experiment_id])
