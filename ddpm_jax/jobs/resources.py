@@ -70,6 +70,7 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         raise UserError(f"the step does not fit on {_kind(devices)}: {first_line(error)}; {_REMEDY}") from error
     memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     looped = spec.accumulation > 1 and costs.has_loop(program, spec.accumulation)  # XLA counts what is in it once
+    sent, sent_is_all = costs.bytes_sent(program, mesh.size)
     assert memory is not None, "XLA knows it on CPUs, GPUs and TPUs"
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
@@ -80,7 +81,8 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         temporaries=memory.temp_size_in_bytes,
         flops=_known(costs.flops(undivided.lower(lowering_platforms=platform)) / mesh.size),
         traffic=None if looped else _known((compiled.cost_analysis() or {}).get("bytes accessed", math.nan)),
-        sent=costs.bytes_sent(program, mesh.size),
+        sent=sent,
+        sent_is_all=sent_is_all,
         memory=_memory(devices[0], topology),
     )
 
