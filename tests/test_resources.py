@@ -148,6 +148,16 @@ def test_a_topology_needs_its_compiler(monkeypatch):
         resources.topology_devices("v5e:2x2")
 
 
+def test_a_compiler_in_use_is_named(monkeypatch):
+    def locked(*args, **options):
+        raise jax.errors.JaxRuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile. Run")
+
+    monkeypatch.setitem(sys.modules, "libtpu", sys)  # it is found
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", locked)
+    with pytest.raises(UserError, match=r"^topology=v5e:2x2: libtpu serves one program .* wait until that has ended"):
+        resources.topology_devices("v5e:2x2")
+
+
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "V5E:2x2", "v5e:0x0", "v5e:4x", "v5e:4x4 ", "0xv5e:4x4", "xv5e:4"])
 def test_what_is_no_slice_is_refused(name):
     with pytest.raises(UserError, match="is not a TPU slice: write it as v5e:4x4 or v4:2x2x4, two as 2xv5e:4x4"):
@@ -209,6 +219,29 @@ def test_a_plan_is_kept_for_the_same_step_on_the_same_devices(plans, tmp_path, m
     assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # what cannot be read is made again
     monkeypatch.setattr(kept_plans, "_PACKAGES", ())
     assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # of other versions
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_a_plan_is_not_kept_for_other_settings_of_jax(setting, value, plans, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_plans, "plan", lambda config, **options: plans[1])
+    kept_plans.kept_plan(tiny_config())
+    before = getattr(jax.config, setting)
+    assert before != value
+    try:
+        jax.config.update(setting, value)
+        assert kept_plans.kept_plan(tiny_config()) == (plans[1], None)
+    finally:
+        jax.config.update(setting, before)
+    assert kept_plans.kept_plan(tiny_config())[1] is not None
 
 
 class _Told(io.StringIO):

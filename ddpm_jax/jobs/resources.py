@@ -29,6 +29,10 @@ from ddpm_jax.training.state import TrainState, Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"(?:([1-9]\d*)x)?(v\d+[a-z]*:[1-9]\d*(?:x[1-9]\d*)+)"
+_LOCKED = (
+    "libtpu serves one program of a machine at a time, and another one uses it: wait until that has ended, "
+    "or set ALLOW_MULTIPLE_LIBTPU_LOAD=1 if neither runs on a TPU"
+)
 _REMEDY = (
     "reduce the state (config.mesh.fsdp), the batch (config.train.accumulation) or the activations (config.model.remat)"
 )
@@ -157,7 +161,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       name: a slice, such as "v5e:4x4", or several that are connected by the network of the data centre: "2xv5e:4x4".
 
     Raises:
-      UserError: `libtpu` is not installed, or there is no such slice.
+      UserError: `libtpu` is not installed or in use by another program, or there is no such slice.
     """
     from jax.experimental import topologies
 
@@ -177,6 +181,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         options |= {"num_slices": slices} if slices > 1 else {}
         return topologies.get_topology_desc(kind, platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if "libtpu multi-process lockfile" in str(error):
+            raise UserError(f"topology={name}: {_LOCKED}") from error
         raise UserError(f"topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
 
