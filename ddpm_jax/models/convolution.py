@@ -54,7 +54,7 @@ def _is_plain(params: dict[str, Any], types: list[Any]) -> bool:
     shapes = [aval.shape for aval in types]
     return (
         all(len(shape) == 4 and 0 not in shape for shape in shapes)
-        and params["dimension_numbers"] == lax.conv_dimension_numbers(*shapes[:2], _AXES)
+        and params["dimension_numbers"] == lax.conv_dimension_numbers(shapes[0], shapes[1], _AXES)
         and all(params[name] == value for name, value in _PLAIN.items())
         and all(aval.manual_axis_type.empty for aval in types)
         and all(AxisType.Explicit not in aval.sharding.mesh.axis_types for aval in types)
