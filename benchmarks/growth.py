@@ -93,7 +93,7 @@ def step_seconds(config: ConfigDict) -> float:
 def exchange(config: ConfigDict, num_devices: int) -> tuple[float, float]:
     """The bytes that each device sends in a step, and those of the ideal ring."""
     program, _, shapes, _ = lowered(config, num_devices)
-    sent = costs.bytes_sent(program.compile().as_text() or "", num_devices)
+    sent, _ = costs.bytes_sent(program.compile().as_text() or "", num_devices)
     gradient = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes.params))
     return sum(sent.values()), 2 * (num_devices - 1) / num_devices * gradient
 

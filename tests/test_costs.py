@@ -36,7 +36,7 @@ EXCHANGES = {
 @pytest.mark.parametrize("kind", EXCHANGES)
 def test_an_exchange_is_counted_as_around_a_ring(kind):
     function, out, expected = EXCHANGES[kind]
-    assert costs.bytes_sent(compiled(function, out=out), 8) == {kind: expected}
+    assert costs.bytes_sent(compiled(function, out=out), 8) == ({kind: expected}, True)
 
 
 def test_an_exchange_within_groups_and_in_a_loop():
@@ -44,17 +44,32 @@ def test_an_exchange_within_groups_and_in_a_loop():
     grid = {"shape": (2, 4), "axes": ("a", "b"), "split": P(("a", "b"))}
     for axis, n in (("a", 2), ("b", 4)):
         text = compiled(lambda x, axis=axis: jax.lax.psum(x, axis), out=P(("a", "b")), **grid)
-        assert costs.bytes_sent(text, 8) == {"all-reduce": 2 * (n - 1) / n * SIZE}
+        assert costs.bytes_sent(text, 8) == ({"all-reduce": 2 * (n - 1) / n * SIZE}, True)
 
     def five(x):
         return jax.lax.scan(lambda x, _: (jnp.sin(jax.lax.psum(x, "x")), None), x, length=5)[0]
 
-    assert costs.bytes_sent(compiled(five, out=P()), 8) == {"all-reduce": 5 * 2 * 7 / 8 * SIZE}
+    text, once = compiled(five, out=P()), 2 * 7 / 8 * SIZE
+    assert costs.bytes_sent(text, 8) == ({"all-reduce": 5 * once}, True)
+    assert costs.has_loop(text, 5)
+    assert not costs.has_loop(text, 4)
+    text = text.replace("known_trip_count", "another")  # as libtpu leaves it out
+    assert costs.bytes_sent(text, 8) == ({"all-reduce": once}, False)
+    assert costs.has_loop(text, 4)
+
+
+def test_a_loop_of_unknown_length_that_sends_nothing_leaves_the_rest_whole():
+    def loop_first(x):
+        return jax.lax.psum(jax.lax.scan(lambda x, _: (jnp.sin(x), None), x, length=5)[0], "x")
+
+    text = compiled(loop_first, out=P()).replace("known_trip_count", "another")
+    assert costs.has_loop(text, 4)
+    assert costs.bytes_sent(text, 8) == ({"all-reduce": 2 * 7 / 8 * SIZE}, True)
 
 
 def test_a_program_of_one_device_sends_nothing():
     text = jax.jit(jnp.sin).lower(jax.ShapeDtypeStruct((8,), "float32")).compile().as_text()
-    assert costs.bytes_sent(text, 1) == {}
+    assert costs.bytes_sent(text, 1) == ({}, True)
 
 
 # Lines as compilers for TPUs and GPUs write them: started here and awaited elsewhere, with layouts and tuples.
@@ -73,4 +88,6 @@ LINES = {
 
 @pytest.mark.parametrize("line", LINES)
 def test_lines_of_other_compilers(line):
-    assert costs.bytes_sent("ENTRY %main (a: f32[64]) -> f32[64] {\n" + line + "\n}", 4) == pytest.approx(LINES[line])
+    sent, is_all = costs.bytes_sent("ENTRY %main (a: f32[64]) -> f32[64] {\n" + line + "\n}", 4)
+    assert sent == pytest.approx(LINES[line])
+    assert is_all

@@ -76,9 +76,23 @@ def test_the_limit_is_the_longer_of_two_times(plans):
     assert "arithmetic           0.275 TFLOP per step and device, 1.000 ms at its peak" in said
     assert "memory traffic       2.400 GB per step and device, 2.000 ms at its peak" in said
     assert "at best             32,000 images/s, by the memory traffic" in said
-    assert "64,000 images/s, by the arithmetic" in limit_lines(on_v4._replace(traffic=None), batch_size=64)[-1]
-    assert "not counted by XLA" in limit_lines(on_v4._replace(traffic=None), batch_size=64)[1]
-    assert "unknown" in limit_lines(plans[1], batch_size=64)[-1]
+    uncounted = limit_lines(on_v4._replace(traffic=None, sent={"all-gather": 1e9}, sent_is_all=False), batch_size=64)
+    assert uncounted[1:] == [
+        "memory traffic   not counted by XLA",
+        "sent to others   at least 1.000 GB per step and device (all-gather 1.000)",
+        "at best          unknown: XLA does not count all of it",
+    ]
+    assert "unknown: the peak rates of cpu" in limit_lines(plans[1], batch_size=64)[-1]
+
+
+@pytest.mark.slow
+def test_the_limit_of_a_step_with_a_loop_is_not_printed(monkeypatch):
+    """As on a TPU, whose compiler does not say how often a loop is run."""
+    pytest.importorskip("libtpu", reason="compiling for TPUs needs libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    plan = resources.plan(tiny_config(train__accumulation=2, train__batch_size=16), topology="v5e:2x2")
+    assert plan.traffic is None
+    assert limit_lines(plan, batch_size=16)[-1] == "at best          unknown: XLA does not count all of it"
 
 
 def test_a_state_cut_over_four_devices_takes_a_quarter(plans):
@@ -131,6 +145,16 @@ def test_a_topology_needs_its_compiler(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_libtpu)
     with pytest.raises(UserError, match="pip install libtpu"):
+        resources.topology_devices("v5e:2x2")
+
+
+def test_a_compiler_in_use_is_named(monkeypatch):
+    def locked(*args, **options):
+        raise jax.errors.JaxRuntimeError("ABORTED: Internal error when accessing libtpu multi-process lockfile. Run")
+
+    monkeypatch.setitem(sys.modules, "libtpu", sys)  # it is found
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", locked)
+    with pytest.raises(UserError, match=r"^topology=v5e:2x2: libtpu serves one program .* wait until that has ended"):
         resources.topology_devices("v5e:2x2")
 
 
@@ -195,6 +219,29 @@ def test_a_plan_is_kept_for_the_same_step_on_the_same_devices(plans, tmp_path, m
     assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # what cannot be read is made again
     monkeypatch.setattr(kept_plans, "_PACKAGES", ())
     assert kept_plans.kept_plan(tiny_config()) == (plans[4], None)  # of other versions
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_a_plan_is_not_kept_for_other_settings_of_jax(setting, value, plans, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept_plans, "plan", lambda config, **options: plans[1])
+    kept_plans.kept_plan(tiny_config())
+    before = getattr(jax.config, setting)
+    assert before != value
+    try:
+        jax.config.update(setting, value)
+        assert kept_plans.kept_plan(tiny_config()) == (plans[1], None)
+    finally:
+        jax.config.update(setting, before)
+    assert kept_plans.kept_plan(tiny_config())[1] is not None
 
 
 class _Told(io.StringIO):

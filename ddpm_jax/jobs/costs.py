@@ -42,29 +42,35 @@ def undivided(spec: TrainSpec) -> TrainSpec:
     return dataclasses.replace(spec, accumulation=1)
 
 
-def bytes_sent(program: str, num_devices: int) -> dict[str, float]:
+def bytes_sent(program: str, num_devices: int) -> tuple[dict[str, float], bool]:
     """The bytes that each device sends to others in one run of a compiled program, by the kind of the exchange.
 
     An exchange over n devices is counted as around a ring, with the fewest bytes: of an array of S bytes, a device
     sends `2 (n - 1) / n S` to sum it (all-reduce), `(n - 1) / n S` to collect or to scatter it, and S to pass it on.
-    What is in a loop counts as often as the loop is run, where XLA knows that.
+    What is in a loop counts as often as the loop is run, where XLA knows that, and else once.
 
     Args:
       program: the text of the compiled program, which is the same for every device.
       num_devices: the number of devices that run it.
+
+    Returns:
+      the bytes of each kind of exchange, and whether they are all: that none is in a loop of unknown length.
     """
-    sent, times = defaultdict[str, float](float), _repetitions(program)
+    sent, times, whole = defaultdict[str, float](float), _repetitions(program), True
     for computation, line in _lines(program):
         if found := _COLLECTIVE.search(line):
             size, kind, started = _sizes(found[1]), found[2], bool(found[3])
-            n = _group_size(line, num_devices)
-            sent[kind] += times.get(computation, 1) * _share(kind, n, size, started=started)
-    return {kind: count for kind, count in sent.items() if count}
+            count, known = times.get(computation, (1, True))
+            share = count * _share(kind, _group_size(line, num_devices), size, started=started)
+            sent[kind] += share
+            whole &= known or not share
+    return {kind: count for kind, count in sent.items() if count}, whole
 
 
 def has_loop(program: str, times: int) -> bool:
-    """Whether a compiled program, of which this is the text, has a loop that is run so many times."""
-    return any(found and int(found[1]) == times for found in map(_TRIPS.search, program.splitlines()))
+    """Whether a compiled program, of which this is the text, has a loop of this length or of one that XLA knows not."""
+    lengths = [_TRIPS.search(line) for line in program.splitlines() if _WHILE.search(line)]
+    return any(found is None or int(found[1]) == times for found in lengths)
 
 
 def _share(kind: str, n: int, sizes: list[float], *, started: bool) -> float:
@@ -116,18 +122,21 @@ def _lines(program: str) -> Iterator[tuple[str, str]]:
         yield computation, line
 
 
-def _repetitions(program: str) -> dict[str, int]:
-    """How often each computation is run, as far as XLA knows it."""
-    callers: dict[str, tuple[str, int]] = {}
+def _repetitions(program: str) -> dict[str, tuple[int, bool]]:
+    """How often each computation is run, and whether that is known; a loop of unknown length counts as one of one."""
+    callers: dict[str, tuple[str, int, bool]] = {}
     for computation, line in _lines(program):
         if found := _WHILE.search(line):
             trips = _TRIPS.search(line)
-            callers[found[2]] = computation, int(trips[1]) if trips else 1
+            callers[found[2]] = computation, int(trips[1]) if trips else 1, trips is not None
         for name in _CALLED.findall(line):
-            callers[name] = computation, 1
+            callers[name] = computation, 1, True
 
-    def times(name: str) -> int:
-        caller, count = callers.get(name, ("", 1))
-        return count * times(caller) if caller else count
+    def times(name: str) -> tuple[int, bool]:
+        if name not in callers:
+            return 1, True
+        caller, count, known = callers[name]
+        of_caller, caller_known = times(caller)
+        return count * of_caller, known and caller_known
 
     return {name: times(name) for name in callers}

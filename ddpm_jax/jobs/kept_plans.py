@@ -1,7 +1,8 @@
 """Plans that are kept: compiling a step for a TPU slice takes minutes, and the same step has the same plan.
 
 A plan is kept in the user's cache folder, under a digest of all that it depends on: the configuration, the devices, the
-files of this package, the versions of JAX and of the compiler for TPUs, and the variables that they read.
+files of this package, the versions of JAX and of the compiler for TPUs, the variables that they read, and the settings
+of JAX that change a program.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import json
 import os
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import to_json
@@ -23,6 +25,15 @@ from ddpm_jax.runtime.progress import waiting
 
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "libtpu")
+_SETTINGS = (
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_optimization_level",
+    "jax_threefry_partitionable",
+    "jax_use_shardy_partitioner",
+)
 
 
 def kept_plan(config: ConfigDict, *, topology: str | None = None) -> tuple[Plan, Path | None]:
@@ -56,7 +67,9 @@ def _digest(config: ConfigDict, devices: str) -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     variables = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
-    digest = hashlib.sha256(json.dumps([to_json(config), devices, versions, variables], sort_keys=True).encode())
+    settings = {name: str(getattr(jax.config, name)) for name in _SETTINGS}
+    depends = [to_json(config), devices, versions, variables, settings]
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
     for path in sorted(_PACKAGE.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

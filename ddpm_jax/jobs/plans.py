@@ -19,6 +19,7 @@ class Plan(NamedTuple):
       flops: floating-point operations of one step on one device, before XLA optimises it; None if it cannot count them.
       traffic: what one step reads from the memory of one device and writes to it, by XLA's analysis; None as `flops`.
       sent: what one device sends to others in one step, by the kind of the exchange, see `costs.bytes_sent`.
+      sent_is_all: whether that is all of it; it is not where XLA does not know how often a loop sends.
       memory: the memory of the device, or None if it is unknown.
     """
 
@@ -31,6 +32,7 @@ class Plan(NamedTuple):
     flops: float | None
     traffic: float | None
     sent: dict[str, float]
+    sent_is_all: bool
     memory: int | None
 
     @property
@@ -63,17 +65,21 @@ def limit_lines(plan: Plan, *, batch_size: int) -> list[str]:
     arithmetic = "not counted by XLA" if plan.flops is None else f"{plan.flops / 1e12:9.3f} TFLOP per step and device"
     traffic = "not counted by XLA" if plan.traffic is None else f"{plan.traffic / 1e9:9.3f} GB per step and device"
     kinds = ", ".join(f"{kind} {count / 1e9:.3f}" for kind, count in plan.sent.items())
+    sent = sum(plan.sent.values()) / 1e9
+    exchanged = f"{sent:9.3f}" if plan.sent_is_all else f"at least {sent:.3f}"
     return [
         f"arithmetic       {arithmetic}{at_peak.get('arithmetic', '')}",
         f"memory traffic   {traffic}{at_peak.get('memory traffic', '')}",
-        f"sent to others   {sum(plan.sent.values()) / 1e9:9.3f} GB per step and device{f' ({kinds})' if kinds else ''}",
+        f"sent to others   {exchanged} GB per step and device{f' ({kinds})' if kinds else ''}",
         _best(plan, seconds, batch_size=batch_size),
     ]
 
 
 def _best(plan: Plan, seconds: dict[str, float], *, batch_size: int) -> str:
     """The line of the limit."""
-    if not seconds:
+    if peak_of(plan.kind) is None:
         return f"at best          unknown: the peak rates of {plan.kind} are not in runtime/peaks.py"
+    if len(seconds) < 2:  # the other one may be the longer
+        return "at best          unknown: XLA does not count all of it"
     longest = max(seconds, key=lambda name: seconds[name])
     return f"at best       {batch_size / seconds[longest]:12,.0f} images/s, by the {longest}"

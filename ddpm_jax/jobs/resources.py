@@ -29,6 +29,10 @@ from ddpm_jax.training.state import TrainState, Tree
 
 _MEMORY_GIB = {"v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # of one device, as Google Cloud documents it
 _TOPOLOGY = r"(?:([1-9]\d*)x)?(v\d+[a-z]*:[1-9]\d*(?:x[1-9]\d*)+)"
+_LOCKED = (
+    "libtpu serves one program of a machine at a time, and another one uses it: wait until that has ended, "
+    "or set ALLOW_MULTIPLE_LIBTPU_LOAD=1 if neither runs on a TPU"
+)
 _REMEDY = (
     "reduce the state (config.mesh.fsdp), the batch (config.train.accumulation) or the activations (config.model.remat)"
 )
@@ -70,6 +74,7 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         raise UserError(f"the step does not fit on {_kind(devices)}: {first_line(error)}; {_REMEDY}") from error
     memory, program = compiled.memory_analysis(), compiled.as_text() or ""
     looped = spec.accumulation > 1 and costs.has_loop(program, spec.accumulation)  # XLA counts what is in it once
+    sent, sent_is_all = costs.bytes_sent(program, mesh.size)
     assert memory is not None, "XLA knows it on CPUs, GPUs and TPUs"
     return Plan(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(shapes.params)),
@@ -80,7 +85,8 @@ def plan(config: ConfigDict, *, topology: str | None = None, num_images: int = 1
         temporaries=memory.temp_size_in_bytes,
         flops=_known(costs.flops(undivided.lower(lowering_platforms=platform)) / mesh.size),
         traffic=None if looped else _known((compiled.cost_analysis() or {}).get("bytes accessed", math.nan)),
-        sent=costs.bytes_sent(program, mesh.size),
+        sent=sent,
+        sent_is_all=sent_is_all,
         memory=_memory(devices[0], topology),
     )
 
@@ -155,7 +161,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       name: a slice, such as "v5e:4x4", or several that are connected by the network of the data centre: "2xv5e:4x4".
 
     Raises:
-      UserError: `libtpu` is not installed, or there is no such slice.
+      UserError: `libtpu` is not installed or in use by another program, or there is no such slice.
     """
     from jax.experimental import topologies
 
@@ -175,6 +181,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         options |= {"num_slices": slices} if slices > 1 else {}
         return topologies.get_topology_desc(kind, platform="tpu", **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if "libtpu multi-process lockfile" in str(error):
+            raise UserError(f"topology={name}: {_LOCKED}") from error
         raise UserError(f"topology={name}: {first_line(error)}; write it as v5e:4x4 or v4:2x2x4") from error
 
 

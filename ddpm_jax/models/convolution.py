@@ -7,17 +7,19 @@ as convolutions of NHWC images with HWIO kernels. On other devices they are thos
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
 
 _AXES = ("NHWC", "HWIO", "NHWC")
-_PLAIN = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "precision": None}
-Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
+_PLAIN = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1}
+_PLAIN |= {"preferred_element_type": None, "out_sharding": None}
+_transposed_by_jax = ad.primitive_transposes[lax.conv_general_dilated_p]
 
 
 def convolution(
@@ -25,71 +27,80 @@ def convolution(
 ) -> jax.Array:
     """The convolution of images with a kernel, for `nn.Conv(conv_general_dilated=convolution)`.
 
+    It is that of `lax.conv_general_dilated` in its values, types and errors, and differs from it in the gradients' form
+    alone. Where that form is not for it (other axes, dilation, groups, arrays without elements, axes of a mesh that are
+    explicit or along which the operands vary inside `jax.shard_map`), it is JAX's own with its gradients.
+
     Args:
       x: `[B, H, W, C]`.
       kernel: `[h, w, C, D]`, of the dtype of x.
       strides: of the rows and of the columns.
       padding: "SAME", "VALID", or the numbers of zeros before and after the rows and the columns.
-      options: further arguments of `lax.conv_general_dilated`, which must ask for these axes and for nothing else.
+      options: further arguments of `lax.conv_general_dilated`; the axes are these unless it names others.
 
     Returns:
       `[B, H', W', D]`, with the dtype of x.
-
-    Raises:
-      ValueError: the options ask for dilation, for groups of channels or for a precision.
     """
-    for name, value in _PLAIN.items():
-        if options.get(name, value) != value:
-            raise ValueError(f"{name}={options[name]} is not supported, only {value}")
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    pads = tuple((int(before), int(after)) for before, after in padding)
-    return _PRIMITIVE.bind(x, kernel, strides=tuple(strides), pads=pads)
+    options = {"dimension_numbers": _AXES} | options
+    by_jax = partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
+    traced = jax.make_jaxpr(by_jax)(x, kernel)  # the parameters and the type are as JAX has them
+    params = traced.eqns[-1].params
+    types: list[Any] = [jax.typeof(x), jax.typeof(kernel), *traced.out_avals]
+    return _PRIMITIVE.bind(x, kernel, **params) if _is_plain(params, types) else by_jax(x, kernel)
 
 
-def _by_xla(x: jax.Array, kernel: jax.Array, *, strides: tuple[int, int], pads: Pads) -> jax.Array:
-    """The convolution as XLA has it."""
-    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_AXES)
+def _is_plain(params: dict[str, Any], types: list[Any]) -> bool:
+    """Whether the gradients of a convolution with these parameters and types may be written as here."""
+    shapes = [aval.shape for aval in types]
+    return (
+        all(len(shape) == 4 and 0 not in shape for shape in shapes)
+        and params["dimension_numbers"] == lax.conv_dimension_numbers(shapes[0], shapes[1], _AXES)
+        and all(params[name] == value for name, value in _PLAIN.items())
+        and all(aval.manual_axis_type.empty for aval in types)
+        and all(AxisType.Explicit not in aval.sharding.mesh.axis_types for aval in types)
+    )
 
 
-def _image_gradient(
-    gradient: jax.Array, x: ad.UndefinedPrimal, kernel: jax.Array, *, strides: tuple[int, int], pads: Pads
-) -> jax.Array:
+def _by_jax(x: jax.Array, kernel: jax.Array, **params: Any) -> jax.Array:
+    """The convolution as JAX has it."""
+    return lax.conv_general_dilated_p.bind(x, kernel, **params)
+
+
+def _image_gradient(gradient: jax.Array, x: ad.UndefinedPrimal, kernel: jax.Array, **params: Any) -> jax.Array:
     """The transpose with respect to the images: the convolution with the kernel in reverse, its channels exchanged."""
     shape = x.aval.shape
 
     def written_out(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-        spread, sizes = _spread(gradient, strides), kernel.shape[:2]
+        spread, pads = _spread(gradient, params["window_strides"]), params["padding"]
         around = tuple(
             (size - 1 - before, side + before - now)
-            for size, side, now, (before, _) in zip(sizes, shape[1:3], spread.shape[1:3], pads, strict=True)
+            for size, side, now, (before, _) in zip(kernel.shape[:2], shape[1:3], spread.shape[1:3], pads, strict=True)
         )
-        return convolution(spread, kernel[::-1, ::-1].swapaxes(2, 3), (1, 1), around)
+        flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+        return convolution(spread, flipped, (1, 1), around, precision=params["precision"])
 
     def by_jax(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-        forward = partial(_by_xla, kernel=kernel, strides=strides, pads=pads)
-        return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, x.aval.dtype))(gradient)[0]
+        return _transposed_by_jax(gradient, ad.UndefinedPrimal(x.aval), kernel, **params)[0]
 
     return lax.platform_dependent(gradient, kernel, cpu=written_out, default=by_jax)
 
 
-def _kernel_gradient(
-    gradient: jax.Array, x: jax.Array, kernel: ad.UndefinedPrimal, *, strides: tuple[int, int], pads: Pads
-) -> jax.Array:
+def _kernel_gradient(gradient: jax.Array, x: jax.Array, kernel: ad.UndefinedPrimal, **params: Any) -> jax.Array:
     """The transpose with respect to the kernel: the images of each channel, convolved with the gradients."""
     shape = kernel.aval.shape
 
     def written_out(gradient: jax.Array, x: jax.Array) -> jax.Array:
-        spread = _spread(gradient, strides).transpose(1, 2, 0, 3)  # [h, w, B, D], as a kernel over the images
+        spread, pads = _spread(gradient, params["window_strides"]), params["padding"]
+        spread = spread.transpose(1, 2, 0, 3)  # [h, w, B, D], as a kernel over the images
         around = tuple(
             (before, size + now - 1 - side - before)
             for size, side, now, (before, _) in zip(shape[:2], x.shape[1:3], spread.shape[:2], pads, strict=True)
         )
-        return convolution(x.transpose(3, 1, 2, 0), spread, (1, 1), around).transpose(1, 2, 0, 3)
+        images = x.transpose(3, 1, 2, 0)
+        return convolution(images, spread, (1, 1), around, precision=params["precision"]).transpose(1, 2, 0, 3)
 
     def by_jax(gradient: jax.Array, x: jax.Array) -> jax.Array:
-        forward = partial(_by_xla, x, strides=strides, pads=pads)
-        return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, kernel.aval.dtype))(gradient)[0]
+        return _transposed_by_jax(gradient, x, ad.UndefinedPrimal(kernel.aval), **params)[1]
 
     return lax.platform_dependent(gradient, x, cpu=written_out, default=by_jax)
 
@@ -102,28 +113,19 @@ def _spread(gradient: jax.Array, strides: tuple[int, int]) -> jax.Array:
     return lax.pad(gradient, jnp.zeros((), gradient.dtype), between)
 
 
-def _abstract(x: Any, kernel: Any, *, strides: tuple[int, int], pads: Pads) -> Any:
-    """The type of the result, which differs from that of the images in its shape."""
-    sides = (
-        (side + sum(pad) - size) // stride + 1
-        for side, size, stride, pad in zip(x.shape[1:3], kernel.shape[:2], strides, pads, strict=True)
-    )
-    return x.update(shape=(x.shape[0], *sides, kernel.shape[3]), weak_type=False)
-
-
-def _batched(arguments: Sequence[jax.Array], axes: Sequence[int | None], **options: Any) -> tuple[jax.Array, int]:
+def _batched(arguments: Sequence[jax.Array], axes: Sequence[int | None], **params: Any) -> tuple[jax.Array, int]:
     """The convolution of several batches: one of all their images, or, with several kernels, what JAX makes of it."""
     (x, kernel), (of_images, of_kernels) = arguments, axes
-    if of_images is None or of_kernels is not None:
-        return jax.vmap(partial(_by_xla, **options), axes)(x, kernel), 0
+    if of_images is None or of_kernels is not None or 0 in x.shape:
+        return jax.vmap(partial(_by_jax, **params), axes)(x, kernel), 0
     x = jnp.moveaxis(x, of_images, 0)
-    result = _PRIMITIVE.bind(x.reshape(-1, *x.shape[2:]), kernel, **options)
+    result = _PRIMITIVE.bind(x.reshape(-1, *x.shape[2:]), kernel, **params)
     return result.reshape(*x.shape[:2], *result.shape[1:]), 0
 
 
 _PRIMITIVE = Primitive("convolution")
-_PRIMITIVE.def_impl(jax.jit(_by_xla, static_argnames=("strides", "pads")))
-_PRIMITIVE.def_abstract_eval(_abstract)
+_PRIMITIVE.def_impl(_by_jax)
+_PRIMITIVE.def_effectful_abstract_eval(lax.conv_general_dilated_p.abstract_eval)
 ad.defbilinear(_PRIMITIVE, _image_gradient, _kernel_gradient)
 batching.primitive_batchers[_PRIMITIVE] = _batched
-mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(_by_xla, multiple_results=False))
+mlir.register_lowering(_PRIMITIVE, mlir.lower_fun(_by_jax, multiple_results=False))

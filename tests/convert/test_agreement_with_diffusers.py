@@ -110,7 +110,7 @@ def test_shortened_ancestral_chains(spacing, name, diffusers, monkeypatch):
     if spacing == "trailing" and name != "fixed_small":
         assert difference > 0.1
     else:
-        equal(f"`DDPMScheduler`, 20 steps, `{spacing}`", difference, within=1e-9)
+        equal(f"`DDPMScheduler`, 20 steps, `{spacing}`", difference)
 
 
 def test_the_noise_with_which_a_trailing_chain_ends(diffusers):
@@ -166,7 +166,7 @@ def test_ddim(spacing, diffusers):
     scheduler = with_our_schedule(diffusers.DDIMScheduler(timestep_spacing=spacing))
     scheduler.set_timesteps(20)
     times = getattr(timesteps, spacing)(SCHEDULE, 20)
-    equal(f"`DDIMScheduler`, 20 steps, `{spacing}`", apart(*both_ddim(scheduler, times)), within=1e-9)
+    equal(f"`DDIMScheduler`, 20 steps, `{spacing}`", apart(*both_ddim(scheduler, times)))
 
 
 @pytest.mark.usefixtures("no_noise")
@@ -183,26 +183,37 @@ def test_conventions_of_ddim(diffusers):
     different("jumps of `DDIMScheduler` on `linspace`", typical(*both_ddim(scheduler, times)))
 
 
-@pytest.mark.parametrize("num_steps", [10, 20])
-def test_dpm_solver(num_steps, diffusers):
+def both_dpm_solver(diffusers, num_steps, last, **options):
+    """Both ends of a chain of DPM-Solver++ along diffusers' times, ours with the given last one."""
     import torch
 
-    scheduler = with_our_schedule(
-        diffusers.DPMSolverMultistepScheduler(
-            timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=num_steps < 15
-        )
-    )
+    scheduler = diffusers.DPMSolverMultistepScheduler(timestep_spacing="trailing", **options)
+    scheduler = with_our_schedule(scheduler)
     with warnings.catch_warnings():  # diffusers makes an array of a tensor in a way that NumPy 2 will refuse
         warnings.simplefilter("ignore", DeprecationWarning)
         scheduler.set_timesteps(num_steps)
     theirs, sampler = start(), dpm_solver_pp_2m()
     state = sampler.init(jnp.asarray(theirs.numpy()))
-    transitions = SCHEDULE.transitions(np.append(scheduler.timesteps.numpy() + 1, 0))
+    transitions = SCHEDULE.transitions(np.append(scheduler.timesteps.numpy() + 1, last))
     unclipped = lambda x_t, level: Target.EPS.prediction(outputs(jnp, x_t, np.asarray(level.t) - 1)[0], x_t, level)
     for i, t in enumerate(scheduler.timesteps):
         theirs = scheduler.step(outputs(torch, theirs, int(t))[0], t, theirs).prev_sample
         state, _ = sampler.step(unclipped, None, state, pick(transitions, i))
-    equal(f"`DPMSolverMultistepScheduler`, {num_steps} steps", apart(state.x, theirs), within=1e-3)
+    return state.x, theirs
+
+
+@pytest.mark.parametrize("num_steps", [10, 20])
+def test_dpm_solver(num_steps, diffusers):
+    ends = both_dpm_solver(diffusers, num_steps, 0, final_sigmas_type="zero", lower_order_final=num_steps < 15)
+    equal(f"`DPMSolverMultistepScheduler`, {num_steps} steps", apart(*ends))
+
+
+def test_the_last_step_of_dpm_solver_before_the_first_time(diffusers):
+    """Where it does not go to sigma 0, at which both orders are the same."""
+    options = {"num_steps": 10, "last": 1, "final_sigmas_type": "sigma_min"}
+    assert apart(*both_dpm_solver(diffusers, **options, lower_order_final=False)) < 1e-5
+    ends = both_dpm_solver(diffusers, **options, lower_order_final=True)
+    different("last step of `DPMSolverMultistepScheduler` to sigma_min", typical(*ends))
 
 
 def test_the_precision_of_the_schedule(diffusers):
