@@ -26,11 +26,14 @@ from ddpm_jax.config.keys import (
     Key,
 )
 from ddpm_jax.config.needs import needs_of
+from ddpm_jax.config.student_keys import DISTIL, TEACHER
 
 GENERAL = {
     "name": Key("base", "names the default work directory, runs/NAME", fixed=False),
     "task": Key(
-        "denoise", "what is trained; classify: on noisy images, to guide a denoiser", choices=("denoise", "classify")
+        "denoise",
+        "what is trained; distil: a denoiser of few steps; classify: on noisy images, to guide a denoiser",
+        choices=("denoise", "distil", "classify"),
     ),
     "seed": Key(0, "seed of all randomness: initialisation, data order, times, noise, dropout", SEED),
     "network": Key(
@@ -320,6 +323,8 @@ GROUPS: dict[str, Group] = {
     "diffusion": Group("The forward process and the target of the network", DIFFUSION, fixed=True),
     "model": Group("The network: the fields of `ddpm_jax.models.Architecture`", MODEL, fixed=True),
     "loss": Group("The training loss", LOSS),
+    "teacher": Group("The teacher of a student", TEACHER, fixed=True),
+    "distil": Group("How a student is taught", DISTIL, fixed=True),
     "posterior": Group("The posterior over the weights of a classifier", POSTERIOR),
     "optim": Group("Adam, its learning rate, and the average of the parameters", OPTIM),
     "train": Group("The length of the training and its batches", TRAIN),
