@@ -332,6 +332,7 @@ WITHOUT_EFFECT = [
     ("sample.guidance_scale", 2.0, "task", {"task": "classify", "labels__num_classes": 10}),
     ("teacher.workdir", "runs/digits_flow", "task", {}),
     ("distil.stage_steps", 100, "task", {}),
+    ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("loss.weight", "v", "task", {"task": "distil"}),
     ("log.held_out_every", 100, "task", {"task": "distil", "data__held_out": 0.1}),
 ]

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from support.tiny import save as saved
 from ddpm_jax import factory
 from ddpm_jax.config import denoises, kind
 from ddpm_jax.diffusion import distillation
+from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.report.writing import write_report
 from ddpm_jax.jobs.resources import plan
@@ -22,7 +24,7 @@ from ddpm_jax.jobs.train import train
 from ddpm_jax.runs.run import Run
 from ddpm_jax.training.log import read_log
 from ddpm_jax.training.state import at_stage, passed_over
-from ddpm_jax.training.step import draw_examples
+from ddpm_jax.training.step import draw_examples, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -153,6 +155,18 @@ def test_the_steps_that_are_learned_are_those_of_the_chain_of_the_stage(teacher)
         assert pairs(drawn.transition) == pairs(factory.sampling_transitions(config, count))
 
 
+@SLOW
+def test_a_train_step_has_the_transitions_and_the_teacher_of_its_stage(whole, teacher):
+    spec, state = spec_of(student(teacher)), whole[1][5]
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.zeros(8, int)}
+    key = jax.random.fold_in(state.key, 5)
+    drawn = draw_examples(spec, batch, key, times_state=(), step=5)
+    expected = spec.objective(state.params, drawn, stream(key, "dropout"), teacher=state.teacher.params)
+    _, metrics = jax.jit(partial(train_step, spec))(state, batch)
+    np.testing.assert_allclose(metrics["loss"], np.mean(expected["loss"]), rtol=1e-5)
+    assert not same(state.params, state.teacher.params)
+
+
 def test_the_objective_compares_the_network_with_its_teacher(teacher, of_teacher):
     """Parameters and labels arrive at both, the null label of an unconditional model included."""
     config = student(teacher)
@@ -187,8 +201,12 @@ def test_a_student_is_a_denoiser_that_draws_in_its_few_steps(whole):
         ),
         ({"diffusion__target": "x_0"}, " cannot teach this run: diffusion.target is 'v' there and 'x_0' here"),
         ({"diffusion__beta_end": 0.5}, " cannot teach this run: diffusion.beta_end is 0.02 there and 0.5 here"),
-        ({"sample__clip_x_0": True}, "config.sample.clip_x_0=True is no part of the steps that a student learns"),
-        ({"sample__sampler": "heun"}, "config.sample.sampler=heun is no part of the steps that a student learns"),
+        ({"sample__clip_x_0": True}, "config.sample.clip_x_0=True is no part of the chain that a student of "),
+        (
+            {"sample__sampler": "heun"},
+            "config.sample.sampler=heun is no part of the chain that a student of distil.method",
+        ),
+        ({"distil__method": "consistency", "distil__first_steps": 64}, "config.sample.sampler=ddim is no part of the "),
         ({"sample__num_steps": 3}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=3"),
         ({"sample__num_steps": 8}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=8"),
         ({"distil__first_steps": 16}, "cannot make a chain of 32 steps"),
@@ -216,15 +234,66 @@ def test_a_teacher_that_has_changed_is_refused_when_the_run_is_resumed(whole, te
         train(student(tmp_path / "teacher", train__num_steps=11), tmp_path / "run", network=Small())
 
 
-def test_neither_a_classifier_nor_a_network_of_eps_can_teach(tmp_path):
-    classifier = saved(tmp_path / "classifier", tiny_config(task="classify", labels__num_classes=10))
-    of_eps = saved(tmp_path / "of_eps", tiny_config(diffusion__num_timesteps=16))
-    for teacher, message in (
-        (classifier, "classifier is the run of a classifier: a student needs a denoiser"),
-        (of_eps, "^a network with config.diffusion.target=eps cannot be distilled"),
-    ):
-        with pytest.raises(UserError, match=message):
-            train(tiny_config(**STUDENT, teacher__workdir=str(teacher)), tmp_path / "run")
+def tuned(teacher, **changes):
+    """The configuration of a student by consistency tuning, in stages of three steps."""
+    method = {"distil__method": "consistency", "sample__sampler": "consistency", "sample__num_steps": 2}
+    config = student(teacher, **{**method, "loss__times": "log_normal", "train__num_steps": 6, **changes})
+    config.distil.first_steps = 64
+    return config
+
+
+def test_a_student_of_consistency_starts_from_its_teacher_keeps_no_copy_and_resumes_bit_for_bit(
+    teacher, of_teacher, tmp_path
+):
+    train(tuned(teacher, train__num_steps=2), tmp_path / "run", network=Small())
+    state = train(tuned(teacher), tmp_path / "run", network=Small())
+    assert state.teacher == ()
+    states = {}
+    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
+    assert same(train(tuned(teacher), tmp_path / "whole", network=Small(), hooks=[copied]), state)
+    assert same(states[1].params, of_teacher.params)
+    np.testing.assert_allclose([line["learning_rate"] for line in read_log(tmp_path / "run")], [0, 5e-4] + [1e-3] * 4)
+    opened = Run(tmp_path / "run", network=Small())
+    assert opened.config.teacher.digest == of_teacher.digest()
+    assert [opened.chain(steps).num_steps for steps in (0, 1, 3)] == [2, 1, 3]
+    assert opened.sample(2).shape == (2, 8, 8, 1)
+
+
+def test_the_objective_of_consistency_compares_the_network_with_itself(teacher, of_teacher):
+    """At t and at r the same parameters, label and dropout; the gradient is that of the estimate at t alone."""
+    config = tuned(teacher)
+    spec = spec_of(config)
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
+    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=(), step=20)
+    make = factory.denoiser(config, factory.network(config, Small()))
+    fixed = make(of_teacher.params, jnp.zeros(8, jnp.int32))
+    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
+
+    def expected(params):
+        own = make(params, jnp.zeros(8, jnp.int32))
+        return jnp.sum(distillation.l_consistency()(own, fixed, *noisy)["loss"])
+
+    ours = lambda params: jnp.sum(spec.objective(params, drawn, jax.random.key(1))["loss"])
+    grads = jax.grad(ours)(of_teacher.params), jax.grad(expected)(of_teacher.params)
+    jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4), *grads)
+    assert jnp.max(drawn.transition.next.sigma) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "^a network with config.diffusion.target=eps cannot be distilled"),
+        pytest.param(
+            {"task": "classify", "labels__num_classes": 10},
+            "teacher is the run of a classifier: a student needs a denoiser",
+            marks=SLOW,
+        ),
+    ],
+)
+def test_neither_a_classifier_nor_a_network_of_eps_can_teach(changes, message, tmp_path):
+    teacher = saved(tmp_path / "teacher", tiny_config(diffusion__num_timesteps=16, **changes))
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(**STUDENT, teacher__workdir=str(teacher)), tmp_path / "run")
 
 
 def test_a_learned_variance_cannot_be_distilled():

@@ -2,8 +2,7 @@
 
 From this come the base configuration, the checks, `python train.py --help_config` and `docs/configuration.md`, which
 `python -m ddpm_jax.config` prints. A key is overridden on the command line by its path,
-`--config.optim.learning_rate=1e-4`. Every checkpoint of a run contains the configuration, so sampling does not need it
-again.
+`--config.optim.learning_rate=1e-4`. Every checkpoint of a run contains the values, for sampling too.
 """
 
 import dataclasses
@@ -198,9 +197,7 @@ TRAIN = {
     "pass_over": Key((), "steps whose batch is passed over; roll-backs add theirs", STEPS),
 }
 MESH = {
-    "fsdp": Key(
-        1, "devices over which parameters, averages and optimiser state are sharded; 1 for a copy on each", COUNT
-    ),
+    "fsdp": Key(1, "devices over which parameters, averages and optimiser state are sharded; 1: a copy on each", COUNT),
 }
 SAMPLE = {
     "sampler": Key(
@@ -217,6 +214,7 @@ SAMPLE = {
             "adams_bashforth",
             "euler_maruyama",
             "langevin",
+            "consistency",
         ),
     ),
     "variance": Key(

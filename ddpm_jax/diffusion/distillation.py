@@ -2,8 +2,13 @@ r"""Students: denoisers of few steps, which learn from a trained one, their teac
 
 *Progressive distillation* ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), algorithm 2) halves the steps of
 a deterministic chain: a student learns to do in one step of DDIM what its teacher does in two. Then the student becomes
-the teacher, and the next stage begins. A `Curriculum` says what a student learns after so many train steps. Read next:
-`training/step.py`, which trains one.
+the teacher, and the next stage begins.
+
+*Easy consistency tuning* ([Geng et al. 2024](https://arxiv.org/abs/2406.14548)) starts from a trained denoiser and
+makes its estimates equal all along a trajectory of the ODE: the estimate at t learns that of the student itself at an
+earlier time r, of the same image and noise. The gap between them narrows from stage to stage.
+
+A `Curriculum` says what a student learns after so many train steps. Read next: `training/step.py`, which trains one.
 """
 
 from collections.abc import Callable
@@ -16,9 +21,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like, noise_like
+from ddpm_jax.diffusion.continuous import level_of, transition_between, transitions_at
 from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.prediction import Denoiser
-from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
+from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
 
 TaughtLoss: TypeAlias = Callable[[Denoiser, Denoiser, AnyArray, Array, Transition], dict[str, Array]]
 """A function `(denoise, teacher, x_0, keys, transition) -> {name: [B]}`, of whose terms "loss" is minimised."""
@@ -80,6 +86,44 @@ class Halving:
         return jax.tree.map(lambda leaf: leaf[(begin + end) // 2], levels)
 
 
+@dataclass(frozen=True, eq=False)
+class Narrowing:
+    r"""The curriculum of easy consistency tuning: from stage to stage the gap between t and an earlier r is halved.
+
+    With `u = sigma / signal`, in stage a from 1 on,
+
+    $$ u_r = u_t\, \max\left( 0,\ 1 - \frac{n(u_t)}{2^a} \right), \qquad n(u) = 1 + 8\, \mathrm{sigmoid}(-u) $$
+
+    ([Geng et al. 2024](https://arxiv.org/abs/2406.14548), section 3 and appendix A: q = 2, k = 8, b = 1). What has
+    less noise than the first time of the schedule counts as the clean image, at which consistency training is the
+    training of a denoiser.
+
+    Attributes:
+      schedule: the noise schedule.
+      length: train steps of a stage.
+    """
+
+    schedule: NoiseSchedule
+    length: int
+
+    def stage(self, step: ArrayLike) -> Array:
+        """The number of the stage `[]`, from 0, after so many train steps `[]`."""
+        return jnp.asarray(step) // self.length
+
+    def transition(self, times: AnyArray, step: ArrayLike) -> Transition:
+        """The transitions `[B]` from times `[B]` to the earlier levels whose estimates are learned."""
+        times = jnp.asarray(times, jnp.result_type(float))
+        now = transitions_at(self.schedule.transitions(), times).now
+        u = now.sigma / now.signal
+        share = (1 + 8 * jax.nn.sigmoid(-u)) / 2.0 ** (self.stage(step) + 1)
+        known = self.schedule.log_snr
+        some = jnp.maximum(now.log_snr, known[np.isfinite(known)][-1])  # pure noise has a finite gap too
+        earlier = level_of(self.schedule)(some - 2 * jnp.log1p(-jnp.minimum(share, 1)))
+        clean = (share >= 1) | (earlier.log_snr > known[0])
+        next = jax.tree.map(lambda leaf, end: jnp.where(clean, end, leaf), earlier, NoiseLevel(0.0, 1.0, 0.0))
+        return transition_between(now, next)
+
+
 def two_steps(teacher: Denoiser, x_t: AnyArray, transition: Transition, middle: NoiseLevel) -> Array:
     r"""The estimate of x_0 with which one step of DDIM ends where two of the teacher end, `[B, ...]`.
 
@@ -133,3 +177,39 @@ def l_progressive(middle: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
         return {"loss": error / now.sigma**2, "x_0_mse": error}
 
     return loss
+
+
+def l_consistency(huber: float = 0.00054) -> TaughtLoss:
+    r"""The loss of consistency training: the distance of the estimates at t and at r < t, of the same image and noise.
+
+    $$ L = \mathbb{E}\left[ \frac{\sqrt{\| \hat x_\theta(x_t, t) - \hat x_{\theta^-}(x_r, r) \|^2 + c^2} - c}{u_t - u_r}
+       \right], \qquad u = \frac{\sqrt{1 - \bar\alpha}}{\sqrt{\bar\alpha}} $$
+
+    [Geng et al. 2024](https://arxiv.org/abs/2406.14548), section 3, with the pseudo-Huber distance of [Song & Dhariwal
+    2024](https://arxiv.org/abs/2310.14189), section 3.3, `c = 0.00054 sqrt(D)` for D pixels and channels. The student
+    itself, without a gradient, is the teacher. As r approaches t, the minimum approaches the flow map of the ODE.
+
+    Args:
+      huber: c over `sqrt(D)`.
+
+    Returns:
+      A `TaughtLoss` with the terms "loss" and "x_0_mse", the mean square of the distance, without the weight.
+    """
+
+    def loss(
+        denoise: Denoiser, teacher: Denoiser, x_0: AnyArray, keys: Array, transition: Transition
+    ) -> dict[str, Array]:
+        now, next, eps = transition.now, transition.next, noise_like(keys, x_0)
+        earlier = teacher(q_sample(x_0, eps, next), next).x_0
+        target = jnp.where(expand_like(next.sigma == 0, earlier), x_0, earlier)
+        return consistency_error(denoise(q_sample(x_0, eps, now), now).x_0, target, transition, huber=huber)
+
+    return loss
+
+
+def consistency_error(estimate: Array, target: AnyArray, transition: Transition, *, huber: float) -> dict[str, Array]:
+    """The terms `[B]` of `l_consistency` from the estimates `[B, ...]` at both ends of transitions `[B]`."""
+    error = (estimate - jax.lax.stop_gradient(target)) ** 2
+    square, c = jnp.sum(error, axis=range(1, error.ndim)), huber * error[0].size ** 0.5
+    gap = transition.now.sigma / transition.now.signal - transition.next.sigma / transition.next.signal
+    return {"loss": (jnp.sqrt(square + c**2) - c) / gap, "x_0_mse": square / error[0].size}

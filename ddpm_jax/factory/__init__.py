@@ -49,7 +49,7 @@ from ddpm_jax.factory.objectives import (
 )
 from ddpm_jax.factory.sinks import SINKS, sinks
 from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
-from ddpm_jax.factory.students import check_teachable, curriculum
+from ddpm_jax.factory.students import METHODS, check_teachable, curriculum
 
 __all__ = [
     "DECODERS",
@@ -57,6 +57,7 @@ __all__ = [
     "GRIDS",
     "GUIDED_BY",
     "LOSSES",
+    "METHODS",
     "RANDOM_WEIGHTS",
     "SAMPLERS",
     "SCHEDULES",

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.config import denoises, distils
 from ddpm_jax.diffusion import bayes, losses, time_sampling
 from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.diffusion.distillation import Halving
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
@@ -22,7 +23,7 @@ from ddpm_jax.factory.given import check_callable, check_given
 from ddpm_jax.factory.lookup import named
 from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights, shown_labels
 from ddpm_jax.factory.students import curriculum, student_objective
-from ddpm_jax.training.state import StateInit, TrainState, initial_state, taught
+from ddpm_jax.training.state import StateInit, Teacher, TrainState, initial_state
 from ddpm_jax.training.step import NOT_TERMS, Examples, Objective, TrainSpec
 
 # From the standard deviation of the data to a function from log-SNR `[B]` to the weight of the noise error `[B]`.
@@ -195,13 +196,18 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """The learning rate as a function of the step: a linear warm-up from 0, then constant, anew in each stage."""
+    """The learning rate as a function of the step: a linear warm-up from 0, then constant.
+
+    Both begin anew where a student becomes the teacher.
+    """
     rate, lessons = _rate_of_stage(config), curriculum(config)
-    return rate if lessons is None else lambda step: rate(step - lessons.length * lessons.stage(step))
+    if not isinstance(lessons, Halving):
+        return rate
+    return lambda step: rate(step - lessons.length * lessons.stage(step))
 
 
 def _rate_of_stage(config: ConfigDict) -> optax.Schedule:
-    """The same as a function of the steps that the optimiser has taken, which starts anew in each stage."""
+    """The same as a function of the steps that the optimiser has taken since it started."""
     optim = config.optim
     if not optim.warmup_steps:
         return optax.constant_schedule(optim.learning_rate)
@@ -241,8 +247,8 @@ def state_init(config: ConfigDict, model: nn.Module, spec: TrainSpec) -> StateIn
     params = initial_params(config, model)
     new = partial(initial_state, init_params=params, optimizer=spec.optimizer, times=spec.times)
 
-    def of_student(key: jax.Array) -> TrainState:
+    def with_teacher(key: jax.Array) -> TrainState:
         state = new(key)
-        return taught(state, state.params)
+        return state.replace(teacher=Teacher(state.params, jnp.zeros((), jnp.int32)))
 
-    return of_student if distils(config) else new
+    return with_teacher if isinstance(spec.curriculum, Halving) else new

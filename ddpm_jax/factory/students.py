@@ -1,8 +1,8 @@
 """Students from a configuration: what they learn after so many steps, and the loss by which they learn it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -12,20 +12,32 @@ from ml_collections import ConfigDict
 from ddpm_jax.config import distils
 from ddpm_jax.diffusion import distillation
 from ddpm_jax.errors import UserError
-from ddpm_jax.factory.chains import sampling_transitions
+from ddpm_jax.factory.chains import noise_schedule, sampling_transitions
+from ddpm_jax.factory.lookup import named
 from ddpm_jax.factory.models import denoiser_of, shown_labels
 from ddpm_jax.training.step import Examples, Objective
 
 
-def curriculum(config: ConfigDict) -> distillation.Halving | None:
-    """What the student of a configuration learns after so many steps; None for all other runs.
+class Method(NamedTuple):
+    """A way to teach a student.
+
+    Attributes:
+      curriculum: function from the configuration to its `Curriculum`.
+      loss: function from that to the `TaughtLoss`.
+      chain: the settings of `config.sample` that its chain must have.
+    """
+
+    curriculum: Callable[[ConfigDict], distillation.Curriculum]
+    loss: Callable[[Any], distillation.TaughtLoss]
+    chain: Mapping[str, Any]
+
+
+def _halving(config: ConfigDict) -> distillation.Halving:
+    """The stages of progressive distillation, from `first_steps` to the steps of the configured chain.
 
     Raises:
-      UserError: its chain cannot be halved from the first stage to the last, or is not one that it could learn.
+      UserError: the first number cannot be halved to the last, or the grid of times not at all.
     """
-    if not distils(config):
-        return None
-    _check_student(config)
     first, last = config.distil.first_steps, config.sample.num_steps
     counts = [2 * first]
     while counts[-1] > last > 0 and not counts[-1] % 2:
@@ -42,6 +54,38 @@ def curriculum(config: ConfigDict) -> distillation.Halving | None:
         raise UserError(
             f"config.sample.grid={config.sample.grid} has other times for half the steps ({error}): choose trailing"
         ) from error
+
+
+def _narrowing(config: ConfigDict) -> distillation.Narrowing:
+    """The stages of easy consistency tuning."""
+    return distillation.Narrowing(noise_schedule(config), config.distil.stage_steps)
+
+
+_PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
+METHODS: dict[str, Method] = {
+    "progressive": Method(
+        curriculum=_halving,
+        loss=lambda lessons: distillation.l_progressive(lessons.middle),
+        chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
+    ),
+    "consistency": Method(
+        curriculum=_narrowing,
+        loss=lambda lessons: distillation.l_consistency(),
+        chain={"sampler": "consistency", **_PLAIN},
+    ),
+}
+
+
+def curriculum(config: ConfigDict) -> distillation.Curriculum | None:
+    """What the student of a configuration learns after so many steps; None for all other runs.
+
+    Raises:
+      UserError: its chain is not one that it could learn, or as `_halving`.
+    """
+    if not distils(config):
+        return None
+    _check_student(config)
+    return named(METHODS, config.distil.method, "distil.method").curriculum(config)
 
 
 def check_teachable(config: ConfigDict) -> None:
@@ -61,20 +105,19 @@ def check_teachable(config: ConfigDict) -> None:
 def _check_student(config: ConfigDict) -> None:
     """Raises a `UserError` if a student cannot learn the configured chain, or not with the configured network."""
     check_teachable(config)
-    part = config.sample
-    wanted = {"sampler": "ddim", "eta": 0.0, "clip_x_0": False, "corrector_steps": 0, "churn": 0.0, "restarts": 0}
-    for key, value in wanted.items():
-        if part[key] != value:
+    for key, value in named(METHODS, config.distil.method, "distil.method").chain.items():
+        if config.sample[key] != value:
             raise UserError(
-                f"config.sample.{key}={part[key]} is no part of the steps that a student learns, which are those of "
-                f"DDIM as it is: set it to {value}"
+                f"config.sample.{key}={config.sample[key]} is no part of the chain that a student of "
+                f"distil.method={config.distil.method} learns: set it to {value}"
             )
 
 
 def student_objective(config: ConfigDict, model: nn.Module, apply: Callable[..., Any]) -> Objective:
-    """The objective of a student, which also takes `teacher=`, the parameters of the teacher.
+    """The objective of a student, which also takes `teacher=`, the parameters of the teacher if it is another network.
 
-    Teacher and student get the same labels, and dropout is left out of the teacher.
+    Teacher and student get the same labels. Another network teaches without dropout, and the student itself with the
+    same dropout.
 
     Args:
       config: configuration.
@@ -85,15 +128,14 @@ def student_objective(config: ConfigDict, model: nn.Module, apply: Callable[...,
       UserError: as `curriculum`.
     """
     lessons, from_network = curriculum(config), denoiser_of(config)
-    assert lessons is not None, "the run is that of a student"
-    loss = distillation.l_progressive(lessons.middle)
+    loss = METHODS[config.distil.method].loss(lessons)
 
     def terms(
-        params: chex.ArrayTree, examples: Examples, key: jax.Array, *, teacher: chex.ArrayTree
+        params: chex.ArrayTree, examples: Examples, key: jax.Array, *, teacher: chex.ArrayTree | None = None
     ) -> dict[str, jax.Array]:
         label = shown_labels(config, examples.label, examples.label_keys)
         student = from_network(partial(apply, rngs={"dropout": key}), {"params": params}, label=label)
-        taught_by = from_network(model.apply, {"params": teacher}, label=label)
-        return loss(student, taught_by, examples.x_0, examples.noise_keys, examples.transition)
+        other = None if teacher is None else from_network(model.apply, {"params": teacher}, label=label)
+        return loss(student, other or student, examples.x_0, examples.noise_keys, examples.transition)
 
     return terms

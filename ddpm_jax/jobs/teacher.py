@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ddpm_jax import factory
 from ddpm_jax.config import KEYS, changes, denoises, distils, editable, flatten, in_words, to_json, unmet_needs
+from ddpm_jax.diffusion.distillation import Halving
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.run import Run
 from ddpm_jax.training.log import RunLog
@@ -67,9 +68,9 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
 
 
 def stage_lines(config: ConfigDict, log: RunLog) -> list[Hook]:
-    """The hook that says in the log which stage of a student begins, or none."""
+    """The hook that says in the log that a student becomes the teacher, or none."""
     lessons = factory.curriculum(config)
-    if lessons is None:
+    if not isinstance(lessons, Halving):
         return []
 
     def said(step: int, state: TrainState, metrics: Metrics) -> None:

@@ -43,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
       times: the state of the `TimeSampler`, see `diffusion/time_sampling.py`.
       key: a key `[]` that never changes: `fold_in(key, step)` gives the randomness of a step.
       recent: the losses of the latest steps, and how many steps were passed over, see `divergence.py`.
-      teacher: the `Teacher` of a student; () for all other runs.
+      teacher: the `Teacher` of a student that is taught throughout; () for all other runs.
     """
 
     step: jax.Array
@@ -88,9 +88,13 @@ def initial_state(
 
 
 def taught(state: TrainState, params: chex.ArrayTree) -> TrainState:
-    """Returns a student's state at step 0, which starts from the parameters of its teacher and keeps them."""
+    """Returns a student's state at step 0, which starts from the parameters of its teacher.
+
+    A state that has a `Teacher` keeps them there as well.
+    """
     student, average = (jax.tree.map(jnp.copy, params) for _ in range(2))
-    return state.replace(params=student, ema_params=average, teacher=Teacher(params, jnp.zeros((), jnp.int32)))
+    teacher = state.teacher.replace(params=params) if isinstance(state.teacher, Teacher) else ()
+    return state.replace(params=student, ema_params=average, teacher=teacher)
 
 
 def at_stage(state: TrainState, stage: jax.Array, optimizer: optax.GradientTransformation) -> TrainState:
