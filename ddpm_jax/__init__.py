@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ddpm_jax.diffusion import (
     analytic,
     bayes,
+    distillation,
     gaussian,
     guidance,
     likelihood,
@@ -156,6 +157,7 @@ __all__ = [
     "bayes",
     "config",
     "data",
+    "distillation",
     "editing",
     "edm_denoiser",
     "evaluate",

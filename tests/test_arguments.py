@@ -130,4 +130,4 @@ def test_the_help_of_the_configuration_has_every_key(trained):
         assert f"  --config.{path}=" in out
         assert set(key.choices) <= set(re.findall(r"\w+", out))
     assert max(map(len, out.splitlines())) <= 100
-    assert "[a number, at least 0 and at most 1; only with task=denoise and sample.sampler=ddim or" in out
+    assert "[a number, at least 0 and at most 1; only with task=denoise or distil and sample.sampler=ddim" in out

@@ -221,7 +221,7 @@ def test_where_the_images_lie_and_what_does_not_matter_may_differ(places, model,
         ({"labels__dropout": 0.1}, "config.labels.dropout needs a model with classes: set their number"),
         ({"task": "classify"}, "a classifier needs classes: set their number"),
         ({"posterior__weights": "all"}, "config.posterior.weights applies only to classifiers"),
-        ({"task": "guess"}, r"config.task='guess' is not one of: denoise, classify"),
+        ({"task": "guess"}, r"config.task='guess' is not one of: denoise, distil, classify"),
     ],
 )
 def test_a_training_that_makes_no_sense_is_refused(tmp_path, overrides, message):

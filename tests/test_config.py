@@ -125,6 +125,8 @@ OUT_OF_RANGE = {
     "optim.ema_decay": 1.5,
     "train.batch_size": 0,
     "train.num_steps": 0,
+    "distil.first_steps": 0,
+    "distil.stage_steps": 0,
     "train.accumulation": 0,
     "train.divergence_threshold": -1.0,
     "train.rollback_batches": 0,
@@ -328,6 +330,11 @@ WITHOUT_EFFECT = [
     ("sample.restart_high", 0.5, "sample.restarts", {}),
     ("diffusion.log_snr_last", -4.0, "diffusion.schedule", {}),
     ("sample.guidance_scale", 2.0, "task", {"task": "classify", "labels__num_classes": 10}),
+    ("teacher.workdir", "runs/digits_flow", "task", {}),
+    ("distil.stage_steps", 100, "task", {}),
+    ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
+    ("loss.weight", "v", "task", {"task": "distil"}),
+    ("log.held_out_every", 100, "task", {"task": "distil", "data__held_out": 0.1}),
 ]
 
 

@@ -180,6 +180,7 @@ TABLES = {
     "diffusion.schedule": factory.SCHEDULES,
     "diffusion.target": factory.TARGETS,
     "network": ("configured", CUSTOM),
+    "distil.method": factory.METHODS,
     "loss.kind": (*factory.LOSSES, CUSTOM),
     "loss.weight": factory.WEIGHTS,
     "loss.times": factory.TIMES,

@@ -296,6 +296,7 @@ MADE_SAMPLERS = {
     "adams_bashforth": samplers.adams_bashforth(),
     "euler_maruyama": samplers.euler_maruyama(),
     "langevin": samplers.annealed_langevin(),
+    "consistency": samplers.consistency(),
 }
 
 

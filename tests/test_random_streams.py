@@ -11,7 +11,6 @@ from support.tiny import tiny_config
 from ddpm_jax import factory
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.devices import device_mesh
-from ddpm_jax.training.state import initial_state
 from ddpm_jax.training.step import draw_examples, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -19,6 +18,14 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = {"data__random_flip": True, "train__batch_size": 2}
 CLASSES = {"labels__num_classes": 10}
 CLASSIFIER = {**SMALL, **CLASSES, "task": "classify"}
+STUDENT = {
+    "task": "distil",
+    "diffusion__target": "v",
+    "distil__first_steps": 4,
+    "sample__sampler": "ddim",
+    "sample__num_steps": 2,
+    "sample__clip_x_0": False,
+}
 
 
 class Network(nn.Module):
@@ -67,20 +74,16 @@ def batch(config):
         pytest.param(
             {**CLASSIFIER, "posterior__weights": "all", "posterior__samples_per_step": 2}, marks=pytest.mark.slow
         ),
+        {**SMALL, **CLASSES, "labels__dropout": 0.5, **STUDENT},
     ],
-    ids=["labels hidden", "accumulated", "bound", "classifier", "posterior"],
+    ids=["labels hidden", "accumulated", "bound", "classifier", "posterior", "student"],
 )
 def test_a_train_step_consumes_no_key_twice_and_none_with_children(changes):
     config = tiny_config(**changes)
     model = network(config)
     spec = factory.train_spec(config, model, num_images=100)
     with recorded() as (uses, generator):
-        state = initial_state(
-            jax.random.key(0, impl=generator),
-            factory.initial_params(config, model),
-            optimizer=spec.optimizer,
-            times=spec.times,
-        )
+        state = factory.state_init(config, model, spec)(jax.random.key(0, impl=generator))
         train_step(spec, state, batch(config))
     uses.check()
 

@@ -23,7 +23,7 @@ from absl import flags
 
 from ddpm_jax.commands import chain_flags, cli
 from ddpm_jax.commands.chain_flags import NUM_STEPS, PARAMS, SEED
-from ddpm_jax.config import KEYS
+from ddpm_jax.config import KEYS, denoises
 from ddpm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def measure_run(run: "Run") -> None:
     from ddpm_jax.evaluation.evaluate import METRICS as TABLE
     from ddpm_jax.evaluation.evaluate import evaluate, table
 
-    default = ["accuracy" if run.config.task == "classify" else "bpd"]
+    default = ["bpd" if denoises(run.config) else "accuracy"]
     metrics = default if METRICS.value is None else METRICS.value
     needs_data = any(name in TABLE for name in metrics) or not REFERENCE.value
     if needs_data:

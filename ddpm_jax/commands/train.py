@@ -22,7 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ddpm_jax import errors
 from ddpm_jax.commands import cli, endings
-from ddpm_jax.config import check_ranges
+from ddpm_jax.config import check_ranges, denoises
 from ddpm_jax.jobs.failed_starts import recorded_if_it_fails
 from ddpm_jax.runtime.paths import as_flag, run_folder
 from ddpm_jax.runtime.storage import exists
@@ -89,7 +89,7 @@ def main() -> None:
         None,
         f"measure its accuracy with:\n  {errors.program('evaluate')} {there} --metrics=accuracy",
     )
-    if config.task == "denoise":
+    if denoises(config):
         picture = workdir / "samples.png"
         try:
             if not (already and exists(picture)):

@@ -25,12 +25,14 @@ from ddpm_jax.config.loading import (
 )
 from ddpm_jax.config.schema import GROUPS, KEYS
 from ddpm_jax.config.stored import Changes, changes, check_resumable, completed, from_json, in_words, to_json
+from ddpm_jax.config.tasks import KINDS, denoises, distils, kind
 
 __all__ = [
     "CUSTOM",
     "EXPERIMENTS",
     "GROUPS",
     "KEYS",
+    "KINDS",
     "Changes",
     "Group",
     "Key",
@@ -41,6 +43,8 @@ __all__ = [
     "check_ranges",
     "check_resumable",
     "completed",
+    "denoises",
+    "distils",
     "editable",
     "experiment",
     "experiment_file",
@@ -50,6 +54,7 @@ __all__ = [
     "ignored",
     "in_words",
     "keys_set",
+    "kind",
     "no_effect",
     "not_one_of",
     "problem",

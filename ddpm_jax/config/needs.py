@@ -6,8 +6,10 @@ Training refuses to start a new run whose configuration sets a key that has no e
 from collections.abc import Mapping
 
 from ddpm_jax.config.keys import Group, Needs, needs, needs_some
+from ddpm_jax.config.tasks import DENOISERS
 
-_DENOISES, _OURS = needs("task", "denoise"), needs("network", "configured")
+_DENOISES, _OURS = needs("task", *DENOISERS), needs("network", "configured")
+_BY_LOSS, _DISTILS = needs("task", "denoise"), needs("task", "distil")
 _FILES, _TFDS = needs("data.source", "folder", "tfds"), needs("data.source", "tfds")
 _BETAS, _RANDOM = (
     needs("diffusion.schedule", "linear", "quadratic", "sigmoid"),
@@ -40,12 +42,18 @@ def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
         "diffusion.learned_variance": (_DENOISES,),
         **{f"model.{key}": (_OURS,) for key in groups["model"].keys},
         "model.num_heads": (_OURS, needs("model.head_channels", 0)),
-        "loss.kind": (_DENOISES,),
-        "loss.weight": (_DENOISES, needs("loss.kind", "simple", "hybrid")),
-        "loss.vlb_weight": (_DENOISES, needs("loss.kind", "hybrid")),
+        "loss.kind": (_BY_LOSS,),
+        "loss.weight": (_BY_LOSS, needs("loss.kind", "simple", "hybrid")),
+        "loss.vlb_weight": (_BY_LOSS, needs("loss.kind", "hybrid")),
+        **{f"teacher.{key}": (_DISTILS,) for key in groups["teacher"].keys},
+        **{f"distil.{key}": (_DISTILS,) for key in groups["distil"].keys},
+        "distil.first_steps": (_DISTILS, needs("distil.method", "progressive")),
         **{f"posterior.{key}": (_RANDOM,) for key in groups["posterior"].keys if key != "weights"},
         **{f"sample.{key}": (_DENOISES,) for key in groups["sample"].keys},
-        "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
+        "log.held_out_every": (
+            needs("task", "denoise", "classify"),
+            Needs("data.held_out", " above 0", lambda share: share > 0),
+        ),
         "log.quality_every": (_DENOISES,),
         **{
             f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every"))

@@ -2,8 +2,7 @@
 
 From this come the base configuration, the checks, `python train.py --help_config` and `docs/configuration.md`, which
 `python -m ddpm_jax.config` prints. A key is overridden on the command line by its path,
-`--config.optim.learning_rate=1e-4`. Every checkpoint of a run contains the configuration, so sampling does not need it
-again.
+`--config.optim.learning_rate=1e-4`. Every checkpoint of a run contains the values, for sampling too.
 """
 
 import dataclasses
@@ -26,11 +25,14 @@ from ddpm_jax.config.keys import (
     Key,
 )
 from ddpm_jax.config.needs import needs_of
+from ddpm_jax.config.student_keys import DISTIL, TEACHER
 
 GENERAL = {
     "name": Key("base", "names the default work directory, runs/NAME", fixed=False),
     "task": Key(
-        "denoise", "what is trained; classify: on noisy images, to guide a denoiser", choices=("denoise", "classify")
+        "denoise",
+        "what is trained; distil: a denoiser of few steps; classify: on noisy images, to guide a denoiser",
+        choices=("denoise", "distil", "classify"),
     ),
     "seed": Key(0, "seed of all randomness: initialisation, data order, times, noise, dropout", SEED),
     "network": Key(
@@ -195,9 +197,7 @@ TRAIN = {
     "pass_over": Key((), "steps whose batch is passed over; roll-backs add theirs", STEPS),
 }
 MESH = {
-    "fsdp": Key(
-        1, "devices over which parameters, averages and optimiser state are sharded; 1 for a copy on each", COUNT
-    ),
+    "fsdp": Key(1, "devices over which parameters, averages and optimiser state are sharded; 1: a copy on each", COUNT),
 }
 SAMPLE = {
     "sampler": Key(
@@ -214,6 +214,7 @@ SAMPLE = {
             "adams_bashforth",
             "euler_maruyama",
             "langevin",
+            "consistency",
         ),
     ),
     "variance": Key(
@@ -320,6 +321,8 @@ GROUPS: dict[str, Group] = {
     "diffusion": Group("The forward process and the target of the network", DIFFUSION, fixed=True),
     "model": Group("The network: the fields of `ddpm_jax.models.Architecture`", MODEL, fixed=True),
     "loss": Group("The training loss", LOSS),
+    "teacher": Group("The teacher of a student", TEACHER, fixed=True),
+    "distil": Group("How a student is taught", DISTIL, fixed=True),
     "posterior": Group("The posterior over the weights of a classifier", POSTERIOR),
     "optim": Group("Adam, its learning rate, and the average of the parameters", OPTIM),
     "train": Group("The length of the training and its batches", TRAIN),

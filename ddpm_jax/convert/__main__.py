@@ -23,6 +23,7 @@ from absl import flags
 
 from ddpm_jax import errors
 from ddpm_jax.commands import cli
+from ddpm_jax.config import denoises
 from ddpm_jax.errors import UserError, reading
 from ddpm_jax.factory import SCHEDULES
 from ddpm_jax.runtime import storage
@@ -110,7 +111,7 @@ def read(path: str, given: Mapping[str, Any]) -> None:
     for note in network.notes:
         print(f"note: {note}")
     workdir = as_flag("workdir", out)
-    if config.task == "denoise":
+    if denoises(config):
         print(f"draw images with:\n  {errors.program('sample')} {workdir}")
         print(f"measure it with:\n  {errors.program('evaluate')} {workdir} --metrics=bpd --data_path=FOLDER")
     else:

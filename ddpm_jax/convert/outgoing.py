@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import CUSTOM
+from ddpm_jax.config import CUSTOM, denoises
 from ddpm_jax.convert.card import model_card
 from ddpm_jax.convert.diffusers import BLOCKS, DEFAULTS, PADDING, SCALE_SHIFT, TIME, up_block
 from ddpm_jax.convert.families import DIFFUSERS
@@ -76,7 +76,7 @@ def network_config(config: ConfigDict, model: UNet | Classifier) -> dict[str, An
       UserError: diffusers cannot express the network; the message says why.
     """
     data, arch = config.data, config.model
-    if config.task != "denoise":
+    if not denoises(config):
         raise UserError("diffusers has no classifiers of noisy images: only denoisers can be converted")
     if arch.get("time_scale", 1.0) != 1:
         raise UserError(f"diffusers does not support a scaled time: config.model.time_scale={arch.time_scale:g}")

@@ -61,7 +61,7 @@ def transition_between(now: NoiseLevel, next: NoiseLevel) -> Transition:
     """
     clean = next.sigma == 0
     q = next.sigma**2 * jnp.expm1(jnp.where(clean, 0, next.log_snr - now.log_snr))
-    beta = jnp.where(clean, now.sigma**2, q / (1 + q))
+    beta = jnp.where(clean, now.sigma**2, -jnp.expm1(-jnp.log1p(q)))
     log_var_range = jnp.where(clean, 0, 2 * (jnp.log(now.sigma) - jnp.log(jnp.where(clean, 1, next.sigma))))
     return Transition(now, next, beta, jnp.log(beta) - log_var_range, log_var_range, jnp.full_like(beta, jnp.inf))
 

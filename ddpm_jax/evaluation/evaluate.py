@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ddpm_jax import factory
-from ddpm_jax.config import not_one_of
+from ddpm_jax.config import KINDS, kind, not_one_of
 from ddpm_jax.data.source import Source
 from ddpm_jax.errors import UserError, check_counts, did_you_mean, shortened
 from ddpm_jax.evaluation import plots, printing
@@ -40,7 +40,7 @@ class Metric(NamedTuple):
       measure: function `(run, images, *, num_steps)` of the opened `Run` and `Images` to values of JSON.
       lines: function from the result to lines to print.
       plot: function from the result to a figure, or None.
-      task: the task of the runs that it measures, "denoise" or "classify".
+      task: the kind of the runs that it measures, "denoise" (students are denoisers too) or "classify".
     """
 
     measure: Callable[..., dict[str, Any]]
@@ -97,7 +97,7 @@ def evaluate(
     if not hasattr(run, "params_name"):
         raise UserError(f"evaluate needs an opened run: Run({str(run)!r})")
     check_counts(batch_size=batch_size, **({} if num_images is None else {"num_images": num_images}))
-    chosen = _chosen(metrics, task=run.config.task, workdir=run.workdir)
+    chosen = _chosen(metrics, task=kind(run.config), workdir=run.workdir)
     of_run = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     of_samples = [name for name in chosen if name not in of_run]
     folder, results = any_path(run.workdir) / "evaluation", {}
@@ -201,10 +201,8 @@ def _of_program(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
             raise UserError(
                 f"the metric {name} must be a Metric, as in Metric(function), not {shortened(repr(metric))}"
             )
-        if metric.task not in factory.TASKS:
-            raise UserError(
-                f"the metric {name} has task={metric.task!r}, which {not_one_of(metric.task, factory.TASKS)}"
-            )
+        if metric.task not in KINDS:
+            raise UserError(f"the metric {name} has task={metric.task!r}, which {not_one_of(metric.task, KINDS)}")
         factory.check_callable(metric.measure, f"the metric {name}", "run", "images", keywords=["num_steps"])
         if METRICS.get(name, metric) is not metric or name in QUALITY:
             raise UserError(f"there is a metric {name} already: give this one another name")

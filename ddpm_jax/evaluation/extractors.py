@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ddpm_jax.config import denoises
 from ddpm_jax.diffusion.bayes import MeanField
 from ddpm_jax.errors import UserError
 from ddpm_jax.runs.run import Run
@@ -50,7 +51,7 @@ def of_classifier(run: Run) -> Extractor:
     Raises:
       UserError: the run is not a classifier.
     """
-    if run.config.task != "classify":
+    if denoises(run.config):
         raise UserError(f"{run.workdir} is not the run of a classifier: features need config.task=classify")
     model, shape = run.model, run.shape
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddpm_jax import factory
-from ddpm_jax.config import to_json
+from ddpm_jax.config import denoises, to_json
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion import sequences, timesteps
 from ddpm_jax.diffusion.arrays import noise_like, stream
@@ -57,7 +57,7 @@ def fit_chain(
       UserError: the run is a classifier, or a file cannot be written.
     """
     check_counts(num_images=num_images, batch_size=batch_size)
-    if run.config.task != "denoise":
+    if not denoises(run.config):
         raise UserError(f"{run.workdir} is the run of a classifier, which has no chain")
     source = run.source("train") if source is None else factory.fitted(run.config, source)
     images = whole_batches(source, num_images=num_images, batch_size=batch_size, run=run)

@@ -49,6 +49,7 @@ from ddpm_jax.factory.objectives import (
 )
 from ddpm_jax.factory.sinks import SINKS, sinks
 from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
+from ddpm_jax.factory.students import METHODS, check_teachable, curriculum
 
 __all__ = [
     "DECODERS",
@@ -56,6 +57,7 @@ __all__ = [
     "GRIDS",
     "GUIDED_BY",
     "LOSSES",
+    "METHODS",
     "RANDOM_WEIGHTS",
     "SAMPLERS",
     "SCHEDULES",
@@ -74,10 +76,12 @@ __all__ = [
     "check_input",
     "check_sampler",
     "check_sampling",
+    "check_teachable",
     "checked_hooks",
     "checked_sinks",
     "classifier",
     "classifier_samples",
+    "curriculum",
     "decoder",
     "denoiser",
     "described",

@@ -16,6 +16,7 @@ from ddpm_jax.diffusion.samplers import (
     ancestral,
     annealed_langevin,
     churn,
+    consistency,
     ddim,
     deis,
     dpm_solver_pp_2m,
@@ -67,6 +68,7 @@ SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "adams_bashforth": lambda config, settings: adams_bashforth(),
     "euler_maruyama": lambda config, settings: euler_maruyama(),
     "langevin": lambda config, settings: annealed_langevin(),
+    "consistency": lambda config, settings: consistency(),
 }
 # They divide by the signal at t = T.
 _NEED_SIGNAL = ("euler_maruyama", "langevin")

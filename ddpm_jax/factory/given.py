@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import CUSTOM
+from ddpm_jax.config import CUSTOM, denoises
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.prediction import Prediction
 from ddpm_jax.diffusion.samplers import Sampler, SamplerState, StepInfo
@@ -158,15 +158,15 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
       UserError: it cannot be called as `network` says, its variables are not parameters alone, or its result does not
         have the expected shape and type.
     """
-    size, channels, denoises = config.data.image_size, config.data.channels, config.task == "denoise"
-    if not denoises and not config.labels.num_classes:
+    size, channels, labelled = config.data.image_size, config.data.channels, denoises(config)
+    if not labelled and not config.labels.num_classes:
         raise UserError("a classifier needs classes: set their number with config.labels.num_classes")
     if not isinstance(given, nn.Module):
         made = " made from it, as in Mlp()" if isinstance(given, type) else ""
         raise UserError(f"network= must be a linen module{made}, and not {shortened(repr(given))}")
     x_t = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
     index, label = jax.ShapeDtypeStruct((2,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.int32)
-    inputs = (x_t, index, label) if denoises else (x_t, index)
+    inputs = (x_t, index, label) if labelled else (x_t, index)
 
     def call(key: jax.Array, *inputs: jax.Array) -> tuple[Any, ...]:
         variables = given.init(key, *inputs)
@@ -176,7 +176,7 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
     try:
         variables, *outs = jax.eval_shape(call, jax.eval_shape(jax.random.key, 0), *inputs)
     except Exception as error:  # code of the user
-        arguments = "x_t, index, label" if denoises else "x_t, index"
+        arguments = "x_t, index, label" if labelled else "x_t, index"
         raise UserError(
             f"the network cannot be called as network({arguments}), and with train=True and a dropout key: "
             f"{first_line(error)}"
@@ -185,7 +185,7 @@ def checked_network(config: ConfigDict, given: nn.Module) -> nn.Module:
         held = f"the variables {', '.join(variables)}" if variables else "no parameters"
         raise UserError(f"the network has {held}: only params can be trained")
     heads = 2 if config.diffusion.learned_variance else 1
-    expected = (2, size, size, heads * channels) if denoises else (2, config.labels.num_classes)
+    expected = (2, size, size, heads * channels) if labelled else (2, config.labels.num_classes)
     for out in outs:
         if getattr(out, "shape", None) != expected or not jnp.issubdtype(out.dtype, jnp.floating):
             got = f"{out.dtype} {list(out.shape)}" if hasattr(out, "shape") else type(out).__name__

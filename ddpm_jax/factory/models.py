@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import KEYS
+from ddpm_jax.config import KEYS, denoises
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import AnyArray, stream
@@ -18,6 +18,7 @@ from ddpm_jax.diffusion.guidance import (
     classifier_free,
     classifier_guided,
     clip_x_0,
+    hide_labels,
     in_one_batch,
     label_log_prob,
     mean_guided,
@@ -113,7 +114,8 @@ def configured_network(config: ConfigDict) -> UNet | Classifier:
         architecture = Architecture(**{key: plain(value) for key, value in config.model.items()})
     except ValueError as error:
         raise UserError(f"config.model: {error}") from error
-    if named(TASKS, config.task, "task") == "classify":
+    named(TASKS, config.task, "task")
+    if not denoises(config):
         if not config.labels.num_classes:
             raise UserError("a classifier needs classes: set their number with config.labels.num_classes")
         return Classifier(architecture, config.labels.num_classes)
@@ -133,7 +135,7 @@ def _num_rows(labels: ConfigDict) -> int:
 def initial_params(config: ConfigDict, model: nn.Module) -> Callable[[jax.Array], chex.ArrayTree | bayes.MeanField]:
     """A function from a key to the network's parameters, or to the posterior over them (`bayes.MeanField`)."""
     size, channels, random = config.data.image_size, config.data.channels, random_weights(config)
-    label = (jnp.zeros(1, jnp.int32),) if config.task == "denoise" else ()
+    label = (jnp.zeros(1, jnp.int32),) if denoises(config) else ()
 
     def init(key: jax.Array) -> chex.ArrayTree | bayes.MeanField:
         params = model.init(key, jnp.zeros((1, size, size, channels)), jnp.zeros(1), *label)["params"]
@@ -149,6 +151,19 @@ def initial_params(config: ConfigDict, model: nn.Module) -> Callable[[jax.Array]
     return init
 
 
+def shown_labels(config: ConfigDict, label: jax.Array, keys: jax.Array) -> jax.Array:
+    """The labels `[B]` that a denoiser is trained with: those of the images, or the null label at the configured rate.
+
+    Args:
+      config: configuration.
+      label: `[B]`, the labels of the images.
+      keys: `[B]` keys, which are consumed where labels are replaced.
+    """
+    rate, null = config.labels.dropout, config.labels.num_classes
+    label = label if null else jnp.zeros_like(label)  # as the chain of an unconditional model
+    return hide_labels(label, keys, rate=rate, null=null) if rate else label
+
+
 def random_weights(config: ConfigDict) -> Callable[[str], bool] | None:
     """Which weights are random, as a function of their names, or None where no weight is.
 
@@ -156,7 +171,7 @@ def random_weights(config: ConfigDict) -> Callable[[str], bool] | None:
       UserError: there is no such choice, or the task is not that of a classifier.
     """
     random = named(RANDOM_WEIGHTS, config.posterior.weights, "posterior.weights")
-    if random and config.task != "classify":
+    if random and denoises(config):
         raise UserError("config.posterior.weights applies only to classifiers; set it to none with config.task=denoise")
     return random
 

@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import denoises, distils
 from ddpm_jax.diffusion import bayes, losses, time_sampling
 from ddpm_jax.diffusion.arrays import stream
-from ddpm_jax.diffusion.guidance import hide_labels
+from ddpm_jax.diffusion.distillation import Halving
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule
 from ddpm_jax.factory.given import check_callable, check_given
 from ddpm_jax.factory.lookup import named
-from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights
-from ddpm_jax.training.state import StateInit, initial_state
+from ddpm_jax.factory.models import denoiser_of, initial_params, random_weights, shown_labels
+from ddpm_jax.factory.students import curriculum, student_objective
+from ddpm_jax.training.state import StateInit, Teacher, TrainState, initial_state
 from ddpm_jax.training.step import NOT_TERMS, Examples, Objective, TrainSpec
 
 # From the standard deviation of the data to a function from log-SNR `[B]` to the weight of the noise error `[B]`.
@@ -80,7 +82,11 @@ def objective(
     if loss is not None:
         check_callable(loss, "loss=", "denoise", "x_0", "keys", "transition")
     apply = partial(model.apply, train=train)
-    if config.task == "denoise":
+    if distils(config):
+        if loss is not None:
+            raise UserError("loss= does not apply to a student, whose loss compares it with its teacher: leave it out")
+        return student_objective(config, model, apply)
+    if denoises(config):
         return _denoiser_objective(config, apply, loss or _configured_loss(config))
     if loss is not None:
         raise UserError(
@@ -163,11 +169,9 @@ def _configured_loss(config: ConfigDict) -> losses.Loss:
 def _denoiser_objective(config: ConfigDict, apply: Callable[..., Any], loss: losses.Loss) -> Objective:
     """A loss of the network as a denoiser, conditioned on the class or on the null label in its place."""
     from_network = denoiser_of(config)
-    rate, null = config.labels.dropout, config.labels.num_classes
 
     def terms(params: chex.ArrayTree, examples: Examples, key: jax.Array) -> dict[str, jax.Array]:
-        label = examples.label if null else jnp.zeros_like(examples.label)  # as the chain of an unconditional model
-        label = hide_labels(label, examples.label_keys, rate=rate, null=null) if rate else label
+        label = shown_labels(config, examples.label, examples.label_keys)
         denoise = from_network(partial(apply, rngs={"dropout": key}), {"params": params}, label=label)
         return _checked_terms(loss(denoise, examples.x_0, examples.noise_keys, examples.transition), examples)
 
@@ -192,7 +196,18 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """The learning rate as a function of the step: a linear warm-up from 0, then constant."""
+    """The learning rate as a function of the step: a linear warm-up from 0, then constant.
+
+    Both begin anew where a student becomes the teacher.
+    """
+    rate, lessons = _rate_of_stage(config), curriculum(config)
+    if not isinstance(lessons, Halving):
+        return rate
+    return lambda step: rate(step - lessons.length * lessons.stage(step))
+
+
+def _rate_of_stage(config: ConfigDict) -> optax.Schedule:
+    """The same as a function of the steps that the optimiser has taken since it started."""
     optim = config.optim
     if not optim.warmup_steps:
         return optax.constant_schedule(optim.learning_rate)
@@ -203,7 +218,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Adam, after the gradient is clipped by its global norm where `config.optim.grad_clip` is above 0."""
     optim = config.optim
     clip = optax.clip_by_global_norm(optim.grad_clip) if optim.grad_clip else optax.identity()
-    return optax.chain(clip, optax.adam(learning_rate(config), optim.beta_1, optim.beta_2, optim.epsilon))
+    return optax.chain(clip, optax.adam(_rate_of_stage(config), optim.beta_1, optim.beta_2, optim.epsilon))
 
 
 def train_spec(
@@ -220,10 +235,20 @@ def train_spec(
         accumulation=config.train.accumulation,
         random_flip=config.data.random_flip,
         threshold=config.train.divergence_threshold,
+        curriculum=curriculum(config),
     )
 
 
 def state_init(config: ConfigDict, model: nn.Module, spec: TrainSpec) -> StateInit:
-    """A function from the root key to the `TrainState` at step 0."""
+    """A function from the root key to the `TrainState` at step 0; that of a student has its own random parameters.
+
+    `training.state.taught` puts those of the teacher in their place.
+    """
     params = initial_params(config, model)
-    return partial(initial_state, init_params=params, optimizer=spec.optimizer, times=spec.times)
+    new = partial(initial_state, init_params=params, optimizer=spec.optimizer, times=spec.times)
+
+    def with_teacher(key: jax.Array) -> TrainState:
+        state = new(key)
+        return state.replace(teacher=Teacher(state.params, jnp.zeros((), jnp.int32)))
+
+    return with_teacher if isinstance(spec.curriculum, Halving) else new

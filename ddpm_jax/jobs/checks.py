@@ -6,7 +6,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set, no_effect
+from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set, no_effect, unmet_needs
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
@@ -104,7 +104,9 @@ def _best_not_measured(config: ConfigDict) -> list[str]:
     name, values = config.checkpoint.best, flatten(config)
     missing = [path for path in BEST_BY.get(name, ()) if not values[path]]
     if not missing:
-        return []
+        unmet = [need for path in BEST_BY.get(name, ()) for need in unmet_needs(path, values)]
+        causes = [(f"config.{need.key}={values[need.key]!r}", f"{need.key}{need.words}") for need in unmet[:1]]
+        return [no_effect(config, ["checkpoint.best"], *cause) for cause in causes]
     wanted = " and ".join(f"config.{path} above 0" for path in missing)
     return [f"config.checkpoint.best={name} has no effect: set {wanted}"]
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
+from ddpm_jax.config import distils
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.arrays import image_keys, stream
 from ddpm_jax.diffusion.losses import Loss
@@ -36,14 +37,14 @@ def held_out_loss(
     num_images: int | None,
     loss: Loss | None,
 ) -> "list[HeldOutLoss]":
-    """The measure of the loss on the held-out images of a run, or none.
+    """The measure of the loss on the held-out images of a run, or none: that of a student depends on its stage.
 
     Args:
       config, model, num_images, loss: as for `factory.objective`.
       source: the held-out images, or None.
       mesh: the devices.
     """
-    if source is None or not config.log.held_out_every:
+    if source is None or not config.log.held_out_every or distils(config):
         return []
     objective = factory.objective(config, model, num_images=num_images, loss=loss, train=False)
     return [HeldOutLoss(config, objective, source, mesh)]

@@ -3,13 +3,14 @@
 import copy
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_ranges, editable
+from ddpm_jax.config import CUSTOM, check_ranges, denoises, editable
 from ddpm_jax.data.checked import square_shape
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
@@ -17,6 +18,7 @@ from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, listed, shortened
 from ddpm_jax.jobs import costs
 from ddpm_jax.jobs.checks import Given, check_effects, check_given, check_repeatable, check_same_run, note_doubts
+from ddpm_jax.jobs.teacher import with_teacher
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import check_divides, device_mesh
@@ -38,6 +40,7 @@ class Prepared(NamedTuple):
       held_out: the images that are held out, or None.
       loss: the loss of a program, or None.
       init: function from a key to the first state.
+      teacher: the parameters from which a student starts, or None.
       shapes: the shapes of the state.
       step_fn: the compiled train step.
       undivided_step_fn: the same without accumulation, whose arithmetic XLA can count; it is not run.
@@ -51,6 +54,7 @@ class Prepared(NamedTuple):
     held_out: Source | None
     loss: Loss | None
     init: StateInit
+    teacher: chex.ArrayTree | None
     shapes: TrainState
     step_fn: jax.stages.Wrapped
     undivided_step_fn: jax.stages.Wrapped
@@ -84,13 +88,14 @@ def prepared(config: ConfigDict, workdir: AnyPath, given: Given) -> Prepared:
     config = _passing_over(config, stored)
     check_given(config, stored, given, workdir)
     model = factory.network(config, given.network)
+    config, teacher = with_teacher(config, stored, given.network)
     check_same_run(config, stored, workdir=workdir)
     check_effects(config, given, resumed=stored is not None)
     check_repeatable(config, given)
     config, source, held_out = _with_class_names(config, stored, given.source)
     num_images = len(source) if isinstance(source, Source) else None
     spec = factory.train_spec(config, model, num_images=num_images, loss=given.loss)
-    if config.task == "denoise":
+    if denoises(config):
         chain_of(config, model, num_steps=config.sample.num_steps, mesh=mesh)  # raises now, not after training
     note_doubts(config)
     init = factory.state_init(config, model, spec)
@@ -98,7 +103,9 @@ def prepared(config: ConfigDict, workdir: AnyPath, given: Given) -> Prepared:
     step_fn = undivided = compiled_step(spec, mesh, shapes, gathers=gathers)
     if spec.accumulation > 1:
         undivided = compiled_step(costs.undivided(spec), mesh, shapes, gathers=gathers)
-    return Prepared(config, workdir, mesh, model, source, held_out, given.loss, init, shapes, step_fn, undivided)
+    return Prepared(
+        config, workdir, mesh, model, source, held_out, given.loss, init, teacher, shapes, step_fn, undivided
+    )
 
 
 def _naming(config: ConfigDict, given: Given) -> ConfigDict:

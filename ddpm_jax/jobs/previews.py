@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import denoises
 from ddpm_jax.runs.configured import chain_of
 from ddpm_jax.runs.pictures import grid
 from ddpm_jax.runtime.devices import replicated
@@ -24,7 +25,7 @@ def previews(config: ConfigDict, model: nn.Module, log: RunLog, mesh: Mesh) -> "
     Args:
       config, model, log, mesh: as for `Previews`.
     """
-    if config.task != "denoise" or not config.log.preview_every:
+    if not denoises(config) or not config.log.preview_every:
         return []
     if config.data.channels not in PICTURED:
         log.say(f"note: no previews: a picture has 1 or 3 channels, and the images have {config.data.channels}")

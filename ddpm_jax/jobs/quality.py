@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddpm_jax.config import denoises
 from ddpm_jax.data.source import Source
 from ddpm_jax.evaluation.extraction import Extraction
 from ddpm_jax.evaluation.features import extractor
@@ -29,7 +30,7 @@ def quality(config: ConfigDict, model: nn.Module, source: object, mesh: Mesh, *,
       config, model, mesh, workdir: as for `Quality`.
       source: the images of the training; none are compared with batches that a program gives.
     """
-    if config.task != "denoise" or not config.log.quality_every or not isinstance(source, Source):
+    if not denoises(config) or not config.log.quality_every or not isinstance(source, Source):
         return []
     return [Quality(config, model, source, mesh, workdir=workdir)]
 

@@ -190,6 +190,7 @@ def _parts(state: TrainState) -> dict[str, int]:
     """Returns the bytes that each part of the state takes on each device."""
     rest = (state.step, state.times, state.key, state.recent)
     named = {"parameters": state.params, "average": state.ema_params, "optimiser": state.opt_state, "other": rest}
+    named |= {"teacher": state.teacher} if jax.tree.leaves(state.teacher) else {}
     return {name: _bytes_per_device(tree) for name, tree in named.items()}
 
 

@@ -30,6 +30,7 @@ from ddpm_jax.jobs.peak import peak_steps_per_s
 from ddpm_jax.jobs.preparation import Prepared, prepared
 from ddpm_jax.jobs.previews import previews
 from ddpm_jax.jobs.quality import quality
+from ddpm_jax.jobs.teacher import stage_lines
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import all_devices, sharded
@@ -48,7 +49,7 @@ from ddpm_jax.training.restoring import newest_checkpoint
 from ddpm_jax.training.saving import Intervals, Saves
 from ddpm_jax.training.sinks import Sink, Start
 from ddpm_jax.training.stacks import StacksOfAHang
-from ddpm_jax.training.state import TrainState
+from ddpm_jax.training.state import TrainState, taught
 
 _NOTHING = Given()
 
@@ -155,6 +156,7 @@ def _attempt(
     hooks = [
         checkpoints.check_held,
         *previews(config, ready.model, log, mesh),
+        *stage_lines(config, log),
         hang,
         FreedMemory(config.log.every),
         *hooks,
@@ -229,4 +231,5 @@ def _restored_or_new(ready: Prepared, checkpoints: Checkpoints) -> TrainState:
     # A program that runs once: a CPU compiles it in a third of the time if it is not optimised.
     options = {"xla_backend_optimization_level": 0} if ready.mesh.devices.flat[0].platform == "cpu" else None
     init = jax.jit(ready.init, out_shardings=shardings, compiler_options=options)
-    return init(jax.random.key(ready.config.seed))
+    state = init(jax.random.key(ready.config.seed))
+    return state if ready.teacher is None else jax.jit(taught, out_shardings=shardings)(state, ready.teacher)

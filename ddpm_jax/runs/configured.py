@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
-from ddpm_jax.config import editable, flatten, to_json
+from ddpm_jax.config import denoises, editable, flatten, to_json
 from ddpm_jax.data.classes import position
 from ddpm_jax.diffusion.arrays import AnyArray
 from ddpm_jax.diffusion.samplers import Sampler, repaint
@@ -115,7 +115,7 @@ def with_settings(config: ConfigDict, settings: Mapping[str, Any], *, classifier
             own = "; give a Sampler to run.sample(sampler=...)" if key == "sampler" else ""
             kind = type(config.sample[key]).__name__
             raise UserError(f"{key}={shortened(repr(value))} must be of type {kind}{own}") from error
-    if config.task == "denoise":
+    if denoises(config):
         factory.check_sampling(config)
     labels_of(config, classifier=classifier)
     return config

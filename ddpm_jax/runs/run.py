@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, changes, from_json, in_words, not_one_of, to_json
+from ddpm_jax.config import CUSTOM, changes, denoises, from_json, in_words, not_one_of, to_json
 from ddpm_jax.data.classes import usable_names
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.samplers import Sampler
@@ -122,7 +122,7 @@ class Run:
         """
         if not isinstance(classifier, Run):
             raise UserError(f"guide needs an opened run of a classifier: Run({str(classifier)!r})")
-        if classifier.config.task != "classify":
+        if denoises(classifier.config):
             raise UserError(f"{classifier.workdir} is not the run of a classifier: train one with config.task=classify")
         clashes = changes(*kinship(self.config, classifier.config))
         if clashes:
@@ -233,7 +233,7 @@ class Run:
         Raises:
           UserError: the run is not a classifier, the images have another shape or type, or t is out of range.
         """
-        if self.config.task != "classify":
+        if denoises(self.config):
             raise UserError(f"{self.workdir} is the run of a denoiser, which does not predict classes")
         images = np.asarray(images)
         if images.shape[1:] != self.shape or not np.issubdtype(images.dtype, np.floating):
@@ -345,5 +345,5 @@ class Run:
 
     def _must_draw(self) -> None:
         """Raises a UserError where the run is a classifier."""
-        if self.config.task != "denoise":
+        if not denoises(self.config):
             raise UserError(f"{self.workdir} is the run of a classifier, which cannot draw images, but can guide them")

@@ -142,7 +142,7 @@ def stored_record(path: AnyPath) -> integrity.Record:
 
 
 def stored_fields(target: TrainState, path: AnyPath) -> dict[str, Tree]:
-    """Returns the fields of the target that a checkpoint has: earlier versions stored no `recent`.
+    """Returns the fields of the target that a checkpoint has: earlier versions stored no `recent` and no `teacher`.
 
     Args:
       target: the state that is wanted.
@@ -151,7 +151,7 @@ def stored_fields(target: TrainState, path: AnyPath) -> dict[str, Tree]:
     fields = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
     metadata = _alone(ocp.PyTreeCheckpointHandler).metadata(path / "state").item_metadata
     assert metadata is not None, "it is that of a tree"
-    return fields if "recent" in metadata.tree else {name: fields[name] for name in fields if name != "recent"}
+    return {name: fields[name] for name in fields if name in metadata.tree or name not in ("recent", "teacher")}
 
 
 def note_unverified(record: integrity.Record, path: AnyPath, consequence: str = "") -> None:

@@ -20,6 +20,18 @@ Tree: TypeAlias = Any
 """A tree of arrays (of JAX or NumPy) or of their shapes, such as a `TrainState`; JAX has no narrower type for it."""
 
 
+class Teacher(flax.struct.PyTreeNode):
+    """What a student learns from, see `diffusion/distillation.py`.
+
+    Attributes:
+      params: the parameters of the teacher.
+      stage: int32 `[]`, the stage in which it teaches.
+    """
+
+    params: chex.ArrayTree
+    stage: jax.Array
+
+
 class TrainState(flax.struct.PyTreeNode):
     """The state of a run.
 
@@ -31,6 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
       times: the state of the `TimeSampler`, see `diffusion/time_sampling.py`.
       key: a key `[]` that never changes: `fold_in(key, step)` gives the randomness of a step.
       recent: the losses of the latest steps, and how many steps were passed over, see `divergence.py`.
+      teacher: the `Teacher` of a student that is taught throughout; () for all other runs.
     """
 
     step: jax.Array
@@ -40,6 +53,7 @@ class TrainState(flax.struct.PyTreeNode):
     times: chex.ArrayTree
     key: jax.Array
     recent: Recent
+    teacher: Teacher | tuple[()] = ()
 
 
 StateInit: TypeAlias = Callable[[jax.Array], TrainState]
@@ -71,6 +85,40 @@ def initial_state(
         key=stream(key, "train"),
         recent=no_steps(),
     )
+
+
+def taught(state: TrainState, params: chex.ArrayTree) -> TrainState:
+    """Returns a student's state at step 0, which starts from the parameters of its teacher.
+
+    A state that has a `Teacher` keeps them there as well.
+    """
+    student, average = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    teacher = state.teacher.replace(params=params) if isinstance(state.teacher, Teacher) else ()
+    return state.replace(params=student, ema_params=average, teacher=teacher)
+
+
+def at_stage(state: TrainState, stage: jax.Array, optimizer: optax.GradientTransformation) -> TrainState:
+    """Returns a student's state in a stage: at the first step of one, the student becomes the teacher.
+
+    Its averaged parameters then teach, and the next student starts from them, with an optimiser that starts anew.
+
+    Args:
+      state: the state after any number of steps.
+      stage: the stage `[]` of the step that comes next.
+      optimizer: optax gradient transformation.
+    """
+    assert isinstance(state.teacher, Teacher), "only a student is taught in stages"
+
+    def begun(state: TrainState) -> TrainState:
+        params, passed = state.ema_params, state.recent.passed_over
+        return state.replace(
+            params=params,
+            opt_state=optimizer.init(params),
+            recent=no_steps().replace(passed_over=passed),
+            teacher=Teacher(params, stage.astype(jnp.int32)),
+        )
+
+    return jax.lax.cond(stage == state.teacher.stage, lambda state: state, begun, state)
 
 
 def passed_over(state: TrainState) -> TrainState:

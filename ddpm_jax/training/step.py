@@ -7,7 +7,8 @@ comes from the key `fold_in(state.key, state.step)`, which is split by name, wit
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import chex
@@ -15,15 +16,17 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from ddpm_jax.diffusion.arrays import Array, expand_like, image_keys, stream
 from ddpm_jax.diffusion.continuous import transitions_at
+from ddpm_jax.diffusion.distillation import Curriculum
 from ddpm_jax.diffusion.schedules import Transition
 from ddpm_jax.diffusion.time_sampling import TimeSampler
 from ddpm_jax.errors import UserError, first_line
 from ddpm_jax.training import divergence
 from ddpm_jax.training.goodput import SECONDS
-from ddpm_jax.training.state import TrainState, ema_update, passed_over
+from ddpm_jax.training.state import Teacher, TrainState, at_stage, ema_update, passed_over
 
 Batch: TypeAlias = dict[str, Array]
 """A batch of a data set: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`."""
@@ -73,8 +76,11 @@ class Examples(NamedTuple):
     weight: Array
 
 
-Objective: TypeAlias = Callable[[chex.ArrayTree, Examples, Array], dict[str, Array]]
-"""`(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; the key is for dropout."""
+Objective: TypeAlias = Callable[..., dict[str, Array]]
+"""`(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; the key is for dropout.
+
+That of a student also takes `teacher=`, the parameters of its teacher.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class TrainSpec:
         save memory.
       random_flip: whether each image is mirrored with probability one half.
       threshold: of a loss or a gradient norm that stands out, see `divergence.diverged`; 0 for none.
+      curriculum: what a student learns after so many steps; None for all other runs.
     """
 
     objective: Objective
@@ -101,6 +108,7 @@ class TrainSpec:
     accumulation: int = 1
     random_flip: bool = False
     threshold: float = 0.0
+    curriculum: Curriculum | None = None
 
 
 def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
@@ -119,21 +127,26 @@ def augment(images: Array, keys: Array, *, random_flip: bool) -> Array:
     return jnp.where(expand_like(heads, x_0), x_0[:, :, ::-1], x_0)
 
 
-def draw_examples(spec: TrainSpec, batch: Batch, key: Array, *, times_state: chex.ArrayTree) -> Examples:
+def draw_examples(
+    spec: TrainSpec, batch: Batch, key: Array, *, times_state: chex.ArrayTree, step: ArrayLike = 0
+) -> Examples:
     """Draws everything that is random in a step, except dropout, for a batch of uint8 images and labels.
 
     Each image has a key of its own, whose named streams are for the noise, the flip and the null label.
 
     Args:
-      spec: the times, the transitions and the flips.
+      spec: the times, the transitions, a student's curriculum and the flips.
       batch: `{"image": uint8 [B, H, W, C], "label": int32 [B]}`.
       key: the key `[]` of the step.
       times_state: the state of `spec.times`.
+      step: the number of steps so far `[]`, by which a student's transitions change.
     """
     batch_size, num_timesteps = len(batch["image"]), spec.transitions.num_steps
     keys = image_keys(stream(key, "images"), jnp.arange(batch_size))
     times, weight = spec.times.draw(times_state, stream(key, "times"), batch_size)
-    if jnp.issubdtype(times.dtype, jnp.floating):
+    if spec.curriculum:
+        transition = spec.curriculum.transition(times, jnp.asarray(step))
+    elif jnp.issubdtype(times.dtype, jnp.floating):
         transition = transitions_at(spec.transitions, times)
     else:
         transition = jax.tree.map(lambda leaf: jnp.asarray(leaf)[num_timesteps - times], spec.transitions)
@@ -270,9 +283,10 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
       UserError: the batch does not have this form, or its images do not have the shape that the network expects.
     """
     check_batch(batch)
+    spec, state = _in_stage(spec, state)
     key = jax.random.fold_in(state.key, state.step)
     with jax.named_scope("examples"):
-        examples = draw_examples(spec, batch, key, times_state=state.times)
+        examples = draw_examples(spec, batch, key, times_state=state.times, step=state.step)
     with _fitting(batch), jax.named_scope("gradient"):
         grads, terms = mean_gradient(spec, state.params, examples, stream(key, "dropout"))
     with jax.named_scope("metrics"):
@@ -293,6 +307,15 @@ def train_step(spec: TrainSpec, state: TrainState, batch: Batch) -> tuple[TrainS
     )
     new = jax.tree.map(lambda old, new: old if old is new else jnp.where(diverged, old, new), held, taken)
     return new, {**metrics, "diverged": diverged, "passed_over": new.recent.passed_over}
+
+
+def _in_stage(spec: TrainSpec, state: TrainState) -> tuple[TrainSpec, TrainState]:
+    """Returns a student's spec and state in the stage of its next step, and those of any other run as they are."""
+    if spec.curriculum is None or not isinstance(state.teacher, Teacher):
+        return spec, state
+    state = at_stage(state, spec.curriculum.stage(state.step), spec.optimizer)
+    assert isinstance(state.teacher, Teacher), "a stage changes only what it holds"
+    return replace(spec, objective=partial(spec.objective, teacher=state.teacher.params)), state
 
 
 def gathering(step: TrainStep) -> Callable[[TrainState, tuple[Batch, Array]], tuple[TrainState, Metrics]]:

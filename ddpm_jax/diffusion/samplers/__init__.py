@@ -2,6 +2,7 @@
 
 from ddpm_jax.diffusion.samplers.ancestral import Variance, ancestral, p_mean_log_var, p_sample
 from ddpm_jax.diffusion.samplers.churn import churn, restart
+from ddpm_jax.diffusion.samplers.consistency import consistency
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.diffusion.samplers.driver import Advanced, Sampler, SamplerState, StepInfo, advance, sample
 from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
@@ -22,6 +23,7 @@ __all__ = [
     "ancestral",
     "annealed_langevin",
     "churn",
+    "consistency",
     "ddim",
     "ddim_inverse",
     "ddim_step",

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ddpm_jax import __version__, factory
-from ddpm_jax.config import to_json
+from ddpm_jax.config import denoises, to_json
 from ddpm_jax.errors import one_line, shortened
 from ddpm_jax.evaluation.report.markup import Html, code, element, joined, paragraph, table
 from ddpm_jax.evaluation.report.subject import Section, Subject, sampler_of, sampling
@@ -28,13 +28,13 @@ def about(subject: Subject) -> Section:
     schedule = f"{config.diffusion.schedule}, T = {config.diffusion.num_timesteps:,}"
     rows = [
         ("run", shortened(one_line(config.name), 60)),
-        ("task", {"denoise": "a denoiser, which draws images"}.get(config.task, "a classifier of noisy images")),
+        ("task", "a denoiser, which draws images" if denoises(config) else "a classifier of noisy images"),
         ("checkpoint", f"step {run.step:,}, {'averaged' if run.params_name == 'ema' else 'raw'} parameters"),
         ("data", f"{one_line(name)}, {' x '.join(map(str, run.shape))} pixels, {classes or 'no'} classes"),
         ("noise schedule", schedule),
         ("network", f"{parameters:,} parameters: {_network(subject)}"),
     ]
-    if config.task == "denoise":
+    if denoises(config):
         known, sampler, learned = sampling(run), sampler_of(run), config.diffusion.learned_variance
         rows.append(("target", config.diffusion.target + (" and the variance of a step" if learned else "")))
         variance = f", {known['variance']} variance" if sampler == "ancestral" else ""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import resources
 from string import Template
 
+from ddpm_jax.config import kind
 from ddpm_jax.errors import UserError, check_counts, one_line, shortened
 from ddpm_jax.evaluation.report import chains, measured, provenance
 from ddpm_jax.evaluation.report.markup import Html, element, escaped, joined, paragraph
@@ -40,7 +41,7 @@ SECTIONS: dict[str, dict[str, Callable[[Subject], Section]]] = {
         "Recorded measurements": provenance.recorded,
     },
 }
-"""The sections of a report by the task of the run and their headings, in their order."""
+"""The sections of a report by the kind of the run and their headings, in their order."""
 
 
 def write_report(
@@ -79,7 +80,7 @@ def write_report(
     path = run.workdir / "evaluation" / "report.html" if path is None else any_path(path)
     check_writable(path)
     subject = Subject(run, num_images, seed, features, weights, batch_size)
-    page = _page(subject, {name: _made(name, make, subject) for name, make in SECTIONS[run.config.task].items()})
+    page = _page(subject, {name: _made(name, make, subject) for name, make in SECTIONS[kind(run.config)].items()})
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8", errors="replace"))
     return path
 

@@ -1,0 +1,27 @@
+"""The digits in one step or several: a student of digits_flow by easy consistency tuning (Geng et al. 2024).
+
+Command: python train.py --config=configs/digits_consistency.py, after
+  python train.py --config=configs/digits_flow.py
+Hardware: 2 CPU cores, 20 minutes beside other programs.
+Reproduces: nothing published.
+"""
+
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import experiment
+
+
+def get_config() -> ConfigDict:
+    """The digits in one step or several."""
+    config = experiment("digits_flow")
+    config.name = "digits_consistency"
+    config.task = "distil"
+    config.teacher.workdir = "runs/digits_flow"
+    config.distil.method = "consistency"
+    config.distil.stage_steps = 200
+    config.optim.learning_rate = 3e-4
+    config.train.num_steps = 600
+    config.sample.sampler = "consistency"
+    config.sample.num_steps = 2
+    config.log.preview_steps = 2
+    return config

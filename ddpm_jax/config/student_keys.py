@@ -1,0 +1,22 @@
+"""The configuration keys of a student, which learns to draw in few steps what a trained denoiser draws in many."""
+
+from ddpm_jax.config.keys import COUNT, Key
+
+TEACHER = {
+    "workdir": Key("", "work directory of the denoiser from whose averaged parameters it starts", fixed=False),
+    "digest": Key("", "the digest of that run; train() writes it"),
+}
+DISTIL = {
+    "method": Key(
+        "progressive",
+        "progressive: one step of DDIM for two of the teacher's, from stage to stage; consistency: easy consistency "
+        "tuning, for the sampler of that name",
+        choices=("progressive", "consistency"),
+    ),
+    "first_steps": Key(64, "steps of its chain in the first stage, a power of two times sample.num_steps", COUNT),
+    "stage_steps": Key(
+        50_000,
+        "train steps of a stage, after which the steps of its chain or the gap of consistency are halved",
+        COUNT,
+    ),
+}

@@ -1,0 +1,141 @@
+"""Students from a configuration: what they learn after so many steps, and the loss by which they learn it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+from ml_collections import ConfigDict
+
+from ddpm_jax.config import distils
+from ddpm_jax.diffusion import distillation
+from ddpm_jax.errors import UserError
+from ddpm_jax.factory.chains import noise_schedule, sampling_transitions
+from ddpm_jax.factory.lookup import named
+from ddpm_jax.factory.models import denoiser_of, shown_labels
+from ddpm_jax.training.step import Examples, Objective
+
+
+class Method(NamedTuple):
+    """A way to teach a student.
+
+    Attributes:
+      curriculum: function from the configuration to its `Curriculum`.
+      loss: function from that to the `TaughtLoss`.
+      chain: the settings of `config.sample` that its chain must have.
+    """
+
+    curriculum: Callable[[ConfigDict], distillation.Curriculum]
+    loss: Callable[[Any], distillation.TaughtLoss]
+    chain: Mapping[str, Any]
+
+
+def _halving(config: ConfigDict) -> distillation.Halving:
+    """The stages of progressive distillation, from `first_steps` to the steps of the configured chain.
+
+    Raises:
+      UserError: the first number cannot be halved to the last, or the grid of times not at all.
+    """
+    first, last = config.distil.first_steps, config.sample.num_steps
+    counts = [2 * first]
+    while counts[-1] > last > 0 and not counts[-1] % 2:
+        counts.append(counts[-1] // 2)
+    if counts[-1] != last or len(counts) < 2:
+        raise UserError(
+            f"config.distil.first_steps={first} cannot be halved to config.sample.num_steps={last}, the steps of the "
+            f"last stage: set it to a power of two times these, such as {8 * last or 8}"
+        )
+    chains = tuple(sampling_transitions(config, count) for count in counts)
+    try:
+        return distillation.Halving(chains, config.distil.stage_steps)
+    except ValueError as error:
+        raise UserError(
+            f"config.sample.grid={config.sample.grid} has other times for half the steps ({error}): choose trailing"
+        ) from error
+
+
+def _narrowing(config: ConfigDict) -> distillation.Narrowing:
+    """The stages of easy consistency tuning."""
+    return distillation.Narrowing(noise_schedule(config), config.distil.stage_steps)
+
+
+_PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
+METHODS: dict[str, Method] = {
+    "progressive": Method(
+        curriculum=_halving,
+        loss=lambda lessons: distillation.l_progressive(lessons.middle),
+        chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
+    ),
+    "consistency": Method(
+        curriculum=_narrowing,
+        loss=lambda lessons: distillation.l_consistency(),
+        chain={"sampler": "consistency", **_PLAIN},
+    ),
+}
+
+
+def curriculum(config: ConfigDict) -> distillation.Curriculum | None:
+    """What the student of a configuration learns after so many steps; None for all other runs.
+
+    Raises:
+      UserError: its chain is not one that it could learn, or as `_halving`.
+    """
+    if not distils(config):
+        return None
+    _check_student(config)
+    return named(METHODS, config.distil.method, "distil.method").curriculum(config)
+
+
+def check_teachable(config: ConfigDict) -> None:
+    """Raises a `UserError` if the network of a configuration, of a teacher or of a student, cannot be distilled."""
+    if config.diffusion.target == "eps":
+        raise UserError(
+            "a network with config.diffusion.target=eps cannot be distilled: of pure noise, with which a chain of one "
+            "step begins, eps says nothing of the image; train a teacher with the target v, x_0, flow or edm"
+        )
+    if config.diffusion.learned_variance:
+        raise UserError(
+            "a network with config.diffusion.learned_variance=True cannot be distilled, since a student's steps are "
+            "deterministic: train a teacher without it"
+        )
+
+
+def _check_student(config: ConfigDict) -> None:
+    """Raises a `UserError` if a student cannot learn the configured chain, or not with the configured network."""
+    check_teachable(config)
+    for key, value in named(METHODS, config.distil.method, "distil.method").chain.items():
+        if config.sample[key] != value:
+            raise UserError(
+                f"config.sample.{key}={config.sample[key]} is no part of the chain that a student of "
+                f"distil.method={config.distil.method} learns: set it to {value}"
+            )
+
+
+def student_objective(config: ConfigDict, model: nn.Module, apply: Callable[..., Any]) -> Objective:
+    """The objective of a student, which also takes `teacher=`, the parameters of the teacher if it is another network.
+
+    Teacher and student get the same labels. Another network teaches without dropout, and the student itself with the
+    same dropout.
+
+    Args:
+      config: configuration.
+      model: the network of both.
+      apply: the network as the student applies it.
+
+    Raises:
+      UserError: as `curriculum`.
+    """
+    lessons, from_network = curriculum(config), denoiser_of(config)
+    loss = METHODS[config.distil.method].loss(lessons)
+
+    def terms(
+        params: chex.ArrayTree, examples: Examples, key: jax.Array, *, teacher: chex.ArrayTree | None = None
+    ) -> dict[str, jax.Array]:
+        label = shown_labels(config, examples.label, examples.label_keys)
+        student = from_network(partial(apply, rngs={"dropout": key}), {"params": params}, label=label)
+        other = None if teacher is None else from_network(model.apply, {"params": teacher}, label=label)
+        return loss(student, other or student, examples.x_0, examples.noise_keys, examples.transition)
+
+    return terms

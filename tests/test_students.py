@@ -1,0 +1,337 @@
+"""Students as runs: they start from their teacher, pass from stage to stage, resume bit for bit and draw images."""
+
+import contextlib
+import io
+import shutil
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from support.tiny import arguments, given_config, run, same, tiny_config
+from support.tiny import save as saved
+
+from ddpm_jax import factory
+from ddpm_jax.config import denoises, kind
+from ddpm_jax.diffusion import distillation
+from ddpm_jax.diffusion.arrays import stream
+from ddpm_jax.errors import UserError
+from ddpm_jax.evaluation.report.writing import write_report
+from ddpm_jax.jobs.resources import plan
+from ddpm_jax.jobs.train import train
+from ddpm_jax.runs.run import Run
+from ddpm_jax.training.log import read_log
+from ddpm_jax.training.state import at_stage, passed_over
+from ddpm_jax.training.step import draw_examples, train_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SLOW = pytest.mark.slow
+OF_BOTH = {"diffusion__target": "v", "diffusion__num_timesteps": 16}
+STUDENT = {
+    **OF_BOTH,
+    "task": "distil",
+    "loss__times": "uniform",
+    "distil__first_steps": 4,
+    "distil__stage_steps": 3,
+    "train__num_steps": 9,
+    "optim__warmup_steps": 2,
+    "sample__sampler": "ddim",
+    "sample__num_steps": 1,
+    "sample__clip_x_0": False,
+}
+
+
+class Small(nn.Module):
+    """A network that compiles at once."""
+
+    @nn.compact
+    def __call__(self, x_t, index, label, train=False):
+        """The target `[B, H, W, C]`, from x_t, the time and the label."""
+        bias = nn.Dense(1)(jnp.sin(index[:, None] * jnp.array([0.1, 0.7])) + label[:, None])
+        return nn.Dense(x_t.shape[-1])(x_t) + bias[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The run of a denoiser whose averaged parameters are not the last ones."""
+    workdir = tmp_path_factory.mktemp("teacher") / "run"
+    config = given_config(**OF_BOTH, optim__warmup_steps=0, optim__learning_rate=0.1, train__num_steps=3)
+    config.data.on_device = True
+    train(config, workdir, network=Small())
+    return workdir
+
+
+def student(teacher, **changes):
+    """The configuration of its student: stages of 4, 2 and 1 steps."""
+    config = given_config(**{**STUDENT, "teacher__workdir": str(teacher), **changes})
+    config.data.on_device = True
+    return config
+
+
+def spec_of(config):
+    """The model and the `TrainSpec` of a configuration, without a run."""
+    config.network = "custom"
+    return factory.train_spec(config, factory.network(config, Small()), num_images=1297)
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    """The student's directory, the states after its steps, and what training it printed."""
+    workdir, states = tmp_path_factory.mktemp("student") / "run", {}
+    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+        train(student(teacher), workdir, network=Small(), hooks=[copied])
+    return workdir, states, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def of_teacher(teacher):
+    """The opened teacher."""
+    return Run(teacher, network=Small())
+
+
+def test_a_student_starts_from_the_averaged_parameters_of_its_teacher_and_keeps_its_digest(whole, of_teacher):
+    """The first step of the warm-up has the learning rate 0."""
+    workdir, states, _ = whole
+    assert not same(of_teacher.params, Run(of_teacher.workdir, network=Small(), params="raw").params)
+    assert same(states[1].params, of_teacher.params)
+    assert same(states[1].teacher.params, of_teacher.params)
+    assert not same(states[2].params, of_teacher.params)
+    assert Run(workdir, network=Small()).config.teacher.digest == of_teacher.digest()
+
+
+def test_at_the_end_of_a_stage_the_averaged_student_becomes_the_teacher(whole, of_teacher):
+    states = whole[1]
+    assert [int(states[step].teacher.stage) for step in range(1, 10)] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for step in (1, 2, 3):
+        assert same(states[step].teacher.params, of_teacher.params)
+    for last, steps in ((3, (4, 5, 6)), (6, (7, 8, 9))):
+        for step in steps:
+            assert same(states[step].teacher.params, states[last].ema_params)
+    assert not same(states[3].ema_params, states[3].params)
+
+
+def test_each_stage_starts_from_the_averages_with_a_new_optimiser_and_a_new_warm_up(whole):
+    workdir, states, said = whole
+    for first in (4, 7):
+        assert same(states[first].params, states[first - 1].ema_params)
+        (count,) = {int(leaf) for leaf in jax.tree.leaves(states[first].opt_state) if leaf.dtype == jnp.int32}
+        assert count == 1
+        assert int(states[first].recent.taken) == 1
+    assert said.count("stage 2: the student of step 3 is the teacher now, of one of 2 steps\n") == 1
+    assert said.count("stage 3: the student of step 6 is the teacher now, of one of 1 steps\n") == 1
+    assert said.count("is the teacher now") == 2
+    rates = [line["learning_rate"] for line in read_log(workdir)]
+    np.testing.assert_allclose(rates, [0, 5e-4, 1e-3] * 3)
+
+
+@pytest.mark.parametrize("stop", [pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW)])
+def test_a_run_that_is_resumed_before_at_or_after_the_end_of_a_stage_is_the_same_bit_for_bit(
+    stop, whole, teacher, tmp_path
+):
+    train(student(teacher, train__num_steps=stop), tmp_path, network=Small())
+    assert same(train(student(teacher), tmp_path, network=Small()), whole[1][9])
+
+
+def test_a_stage_whose_first_batch_is_passed_over_begins_with_the_second(whole, teacher):
+    spec, one = spec_of(student(teacher)), jnp.ones((), jnp.int32)
+    state = at_stage(passed_over(whole[1][3]), one, spec.optimizer)
+    assert int(state.step) == 4
+    assert int(state.recent.passed_over) == 1
+    assert same(state.teacher.params, whole[1][3].ema_params)
+    assert same(at_stage(state, one, spec.optimizer), state)
+
+
+def test_the_steps_that_are_learned_are_those_of_the_chain_of_the_stage(teacher):
+    config = student(teacher)
+    spec = spec_of(config)
+    batch = {"image": np.zeros((256, 8, 8, 1), np.uint8), "label": np.zeros(256, np.int32)}
+    pairs = lambda transition: {*zip(*(np.asarray(level.t).tolist() for level in transition[:2]), strict=True)}
+    for step, count in ((0, 4), (2, 4), (3, 2), (6, 1), (50, 1)):
+        drawn = draw_examples(spec, batch, jax.random.key(step), times_state=(), step=step)
+        assert pairs(drawn.transition) == pairs(factory.sampling_transitions(config, count))
+
+
+@SLOW
+def test_a_train_step_has_the_transitions_and_the_teacher_of_its_stage(whole, teacher):
+    spec, state = spec_of(student(teacher)), whole[1][5]
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.zeros(8, int)}
+    key = jax.random.fold_in(state.key, 5)
+    drawn = draw_examples(spec, batch, key, times_state=(), step=5)
+    expected = spec.objective(state.params, drawn, stream(key, "dropout"), teacher=state.teacher.params)
+    _, metrics = jax.jit(partial(train_step, spec))(state, batch)
+    np.testing.assert_allclose(metrics["loss"], np.mean(expected["loss"]), rtol=1e-5)
+    assert not same(state.params, state.teacher.params)
+
+
+def test_the_objective_compares_the_network_with_its_teacher(teacher, of_teacher):
+    """Parameters and labels arrive at both, the null label of an unconditional model included."""
+    config = student(teacher)
+    spec, lessons = spec_of(config), factory.curriculum(config)
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
+    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=())
+    own = jax.tree.map(lambda leaf: 2 * leaf, of_teacher.params)
+    terms = spec.objective(own, drawn, jax.random.key(1), teacher=of_teacher.params)
+    make = factory.denoiser(config, factory.network(config, Small()))
+    denoise, taught_by = (make(params, jnp.zeros(8, jnp.int32)) for params in (own, of_teacher.params))
+    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
+    expected = distillation.l_progressive(lessons.middle)(denoise, taught_by, *noisy)
+    jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-5), terms, expected)
+
+
+def test_a_student_is_a_denoiser_that_draws_in_its_few_steps(whole):
+    opened = Run(whole[0], network=Small())
+    assert denoises(opened.config)
+    assert kind(opened.config) == "denoise"
+    assert opened.chain().num_steps == 1
+    assert opened.sample(3).shape == (3, 8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher__workdir": ""}, "a student needs a teacher: set config.teacher.workdir to the work directory of a "),
+        (
+            {"diffusion__target": "eps"},
+            "a network with config.diffusion.target=eps cannot be distilled: of pure noise, ",
+        ),
+        ({"diffusion__target": "x_0"}, " cannot teach this run: diffusion.target is 'v' there and 'x_0' here"),
+        ({"diffusion__beta_end": 0.5}, " cannot teach this run: diffusion.beta_end is 0.02 there and 0.5 here"),
+        ({"sample__clip_x_0": True}, "config.sample.clip_x_0=True is no part of the chain that a student of "),
+        (
+            {"sample__sampler": "heun"},
+            "config.sample.sampler=heun is no part of the chain that a student of distil.method",
+        ),
+        ({"distil__method": "consistency", "distil__first_steps": 64}, "config.sample.sampler=ddim is no part of the "),
+        ({"sample__num_steps": 3}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=3"),
+        ({"sample__num_steps": 8}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=8"),
+        ({"distil__first_steps": 16}, "cannot make a chain of 32 steps"),
+        ({"sample__grid": "quadratic"}, "config.sample.grid=quadratic has other times for half the steps"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_in_one_line(changes, message, teacher, tmp_path):
+    with pytest.raises(UserError) as error:
+        train(student(teacher, **changes), tmp_path / "run", network=Small())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_has_changed_is_refused_when_the_run_is_resumed(whole, teacher, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    shutil.copytree(teacher, tmp_path / "teacher")
+    longer = student(tmp_path / "teacher", train__num_steps=10)
+    assert int(train(longer, tmp_path / "run", network=Small()).step) == 10  # a copy is the same teacher
+    config = Run(teacher, network=Small()).config
+    further = given_config(**OF_BOTH, optim__warmup_steps=0, optim__learning_rate=0.1, train__num_steps=4)
+    further.data.on_device = config.data.on_device
+    train(further, tmp_path / "teacher", network=Small())
+    with pytest.raises(UserError, match=r"teacher is not the teacher with which this run began: its digest is \w{16}"):
+        train(student(tmp_path / "teacher", train__num_steps=11), tmp_path / "run", network=Small())
+
+
+def tuned(teacher, **changes):
+    """The configuration of a student by consistency tuning, in stages of three steps."""
+    method = {"distil__method": "consistency", "sample__sampler": "consistency", "sample__num_steps": 2}
+    config = student(teacher, **{**method, "loss__times": "log_normal", "train__num_steps": 6, **changes})
+    config.distil.first_steps = 64
+    return config
+
+
+def test_a_student_of_consistency_starts_from_its_teacher_keeps_no_copy_and_resumes_bit_for_bit(
+    teacher, of_teacher, tmp_path
+):
+    train(tuned(teacher, train__num_steps=2), tmp_path / "run", network=Small())
+    state = train(tuned(teacher), tmp_path / "run", network=Small())
+    assert state.teacher == ()
+    states = {}
+    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
+    assert same(train(tuned(teacher), tmp_path / "whole", network=Small(), hooks=[copied]), state)
+    assert same(states[1].params, of_teacher.params)
+    np.testing.assert_allclose([line["learning_rate"] for line in read_log(tmp_path / "run")], [0, 5e-4] + [1e-3] * 4)
+    opened = Run(tmp_path / "run", network=Small())
+    assert opened.config.teacher.digest == of_teacher.digest()
+    assert [opened.chain(steps).num_steps for steps in (0, 1, 3)] == [2, 1, 3]
+    assert opened.sample(2).shape == (2, 8, 8, 1)
+
+
+def test_the_objective_of_consistency_compares_the_network_with_itself(teacher, of_teacher):
+    """At t and at r the same parameters, label and dropout; the gradient is that of the estimate at t alone."""
+    config = tuned(teacher)
+    spec = spec_of(config)
+    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
+    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=(), step=20)
+    make = factory.denoiser(config, factory.network(config, Small()))
+    fixed = make(of_teacher.params, jnp.zeros(8, jnp.int32))
+    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
+
+    def expected(params):
+        own = make(params, jnp.zeros(8, jnp.int32))
+        return jnp.sum(distillation.l_consistency()(own, fixed, *noisy)["loss"])
+
+    ours = lambda params: jnp.sum(spec.objective(params, drawn, jax.random.key(1))["loss"])
+    grads = jax.grad(ours)(of_teacher.params), jax.grad(expected)(of_teacher.params)
+    jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4), *grads)
+    assert jnp.max(drawn.transition.next.sigma) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "^a network with config.diffusion.target=eps cannot be distilled"),
+        pytest.param(
+            {"task": "classify", "labels__num_classes": 10},
+            "teacher is the run of a classifier: a student needs a denoiser",
+            marks=SLOW,
+        ),
+    ],
+)
+def test_neither_a_classifier_nor_a_network_of_eps_can_teach(changes, message, tmp_path):
+    teacher = saved(tmp_path / "teacher", tiny_config(diffusion__num_timesteps=16, **changes))
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(**STUDENT, teacher__workdir=str(teacher)), tmp_path / "run")
+
+
+def test_a_learned_variance_cannot_be_distilled():
+    config = tiny_config(**OF_BOTH, diffusion__learned_variance=True)
+    with pytest.raises(UserError, match=r"^a network with config.diffusion.learned_variance=True cannot be distilled"):
+        factory.check_teachable(config)
+
+
+def test_the_loss_on_held_out_images_cannot_choose_the_best_student(teacher, tmp_path):
+    config = student(teacher, checkpoint__best="held_out_loss", data__held_out=0.1)
+    message = (
+        "config.checkpoint.best='held_out_loss' has no effect with config.task='distil': it needs task=denoise or "
+    )
+    with pytest.raises(UserError, match=message):
+        train(config, tmp_path / "run", network=Small())
+
+
+def test_a_loss_of_a_program_is_refused(teacher, tmp_path):
+    loss = lambda denoise, x_0, keys, transition: {"loss": jnp.zeros(len(x_0))}
+    with pytest.raises(UserError, match=r"^loss= does not apply to a student"):
+        train(student(teacher), tmp_path / "run", network=Small(), loss=loss)
+
+
+@SLOW
+def test_the_plan_of_a_student_counts_its_teacher_without_opening_it():
+    assert plan(tiny_config(**STUDENT)).parts["teacher"] == plan(tiny_config(**STUDENT)).parts["parameters"] + 4
+
+
+@SLOW
+def test_every_program_takes_a_student_for_a_denoiser(tmp_path):
+    teacher = saved(tmp_path / "teacher", tiny_config(**OF_BOTH))
+    config = tiny_config(**STUDENT, teacher__workdir=str(teacher))
+    workdir = f"--workdir={tmp_path / 'student'}"
+    trained = run("train.py", workdir, *arguments(config), "--config.loss.weight=eps")
+    assert trained.status == 0, trained.err
+    assert (tmp_path / "student" / "samples.png").exists()
+    drawn = run("sample.py", workdir, "--num_images=2", f"--out={tmp_path / 'images.png'}")
+    assert drawn.status == 0, drawn.err
+    measured = run("evaluate.py", workdir, "--metrics=bpd", "--num_images=2", "--batch_size=2")
+    assert measured.status == 0, measured.err
+    assert "Samples" in write_report(Run(tmp_path / "student"), num_images=16).read_text()
