@@ -79,6 +79,7 @@ def test_every_option_reaches_the_network_and_survives_json():
         "padding": "symmetric",
         "time_embedding": "cos_sin",
         "time_scale": 250.0,
+        "time_offset": 1.0,
         "norm_groups": 16,
         "norm_epsilon": 1e-5,
         "dtype": "bfloat16",
