@@ -196,7 +196,8 @@ def test_the_loss_of_noise_without_signal_is_that_of_x_0(weight):
 
     def loss(scale):
         network = lambda variables, x_t, index, label: scale * jnp.ones_like(x_t)
-        return jnp.mean(l_simple(weight)(as_denoiser(network, {}, Target.X_0), images, keys(4), step)["loss"])
+        made = l_simple(weight, ends_in_noise=True)
+        return jnp.mean(made(as_denoiser(network, {}, Target.X_0), images, keys(4), step)["loss"])
 
     value, slope = jax.value_and_grad(loss)(0.3)
     factor = 4 if weight not in (v_weight, x_0_weight, flow_weight) else 1

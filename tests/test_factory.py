@@ -203,6 +203,12 @@ def test_what_needs_signal_is_refused_with_a_schedule_that_ends_in_noise():
     factory.denoiser(changed(sample__classifier_on="mean", **v), network, classifier=classifier)
 
 
+def test_a_variance_is_not_learned_with_a_schedule_that_ends_in_noise():
+    make = lambda config: factory.objective(config, SimpleNamespace(apply=print), num_images=100)
+    settings = {**TO_NOISE, "diffusion__target": "v", "loss__kind": "hybrid", "diffusion__learned_variance": True}
+    refused(make, "config.loss.kind=hybrid needs a schedule with some signal at t = T", **settings)
+
+
 @pytest.mark.parametrize("name", ["log_snr", "log_normal", "logit_normal", "learned"])
 def test_the_bound_is_trained_at_the_times_of_its_chain_alone(name):
     make = lambda config: factory.objective(config, SimpleNamespace(apply=print), num_images=100)

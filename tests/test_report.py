@@ -230,7 +230,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(w
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--images=folder", "--reference=cifar10"], "--report describes a run"),
+        (["--images=folder", "--reference=cifar10"], "--report measures a run"),
         (["--workdir=DIR", "--metrics=bpd"], "leave --metrics out"),
         (["--workdir=DIR", "--reference=cifar10"], "leave --reference out"),
         (["--workdir=DIR", "--num_images=15"], "num_images=15 must be a whole number of at least 16"),

@@ -19,7 +19,7 @@ from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.likelihood import bits_per_dim, term_nats
 from ddpm_jax.diffusion.prediction import Denoiser, LogProb, Prediction
 from ddpm_jax.diffusion.samplers.ancestral import Variance
-from ddpm_jax.diffusion.schedules import Transition
+from ddpm_jax.diffusion.schedules import NoiseLevel, Transition
 
 
 class Loss(Protocol):
@@ -79,7 +79,7 @@ def sigmoid_weight(bias: float = -1.0) -> Weight:
     return lambda log_snr: nn.sigmoid(bias - log_snr)
 
 
-def l_simple(weight: Weight = eps_weight) -> Loss:
+def l_simple(weight: Weight = eps_weight, *, ends_in_noise: bool = False) -> Loss:
     r"""The weighted noise error `w(log_snr_t) mean((eps - eps_theta(x_t, t))**2)`.
 
     $$ L_{\mathrm{simple}} = \mathbb{E}_{t, x_0, \epsilon}\left[ w_t\,
@@ -90,6 +90,8 @@ def l_simple(weight: Weight = eps_weight) -> Loss:
 
     Args:
       weight: function from log-SNR `[B]` to the weight `[B]`.
+      ends_in_noise: whether the schedule has a level without any signal, where a weight of the noise error may be
+        infinite and the error is 0: there the loss is the same multiple of the error of v.
 
     Returns:
       A `Loss`: `(denoise, x_0, keys, transition) -> {"loss", "eps_mse"}`, each `[B]`, means over the pixels. x_0 is
@@ -97,7 +99,10 @@ def l_simple(weight: Weight = eps_weight) -> Loss:
     """
 
     def loss(denoise: Denoiser, x_0: AnyArray, keys: Array, transition: Transition) -> dict[str, Array]:
-        return _noise_error(denoise, x_0, keys, transition, weight)[0]
+        terms, prediction, _ = _noise_error(denoise, x_0, keys, transition, weight)
+        if not ends_in_noise:
+            return terms
+        return {**terms, "loss": _finite(weight, terms["eps_mse"], prediction, x_0, transition.now)}
 
     return loss
 
@@ -186,14 +191,19 @@ def _noise_error(
     x_t = q_sample(x_0, eps, level)
     prediction = denoise(x_t, level)
     chex.assert_equal_shape([prediction.eps, eps])
-    eps_mse, x_0_mse = (
-        jnp.mean(error**2, axis=range(1, x_0.ndim)) for error in (prediction.eps - eps, prediction.x_0 - x_0)
-    )
-    # Without signal the noise is known and a weight may be infinite. So there the same product is taken of the error of
-    # v, which is `SNR / (1 + SNR)` times that of eps; from a log-SNR of -40 on, float32 has no other value for either.
+    eps_mse = jnp.mean((prediction.eps - eps) ** 2, axis=range(1, x_0.ndim))
+    return {"loss": weight(level.log_snr) * eps_mse, "eps_mse": eps_mse}, prediction, x_t
+
+
+def _finite(weight: Weight, eps_mse: Array, prediction: Prediction, x_0: AnyArray, level: NoiseLevel) -> Array:
+    """The weighted noise error `[B]`, also at a level without signal: there that of v with `SNR / (1 + SNR)` as factor.
+
+    The two are equal at every level; from a log-SNR of -40 on, float32 has no other value for either.
+    """
     log_snr = jnp.maximum(level.log_snr, _NO_SIGNAL)
+    x_0_mse = jnp.mean((prediction.x_0 - x_0) ** 2, axis=range(1, x_0.ndim))
     error = jnp.where(log_snr > _NO_SIGNAL, eps_mse, nn.sigmoid(log_snr) * (eps_mse + x_0_mse))
-    return {"loss": weight(log_snr) * error, "eps_mse": eps_mse}, prediction, x_t
+    return weight(log_snr) * error
 
 
 def _vlb(prediction: Prediction, x_0: AnyArray, x_t: Array, transition: Transition, num_timesteps: int) -> Array:

@@ -37,13 +37,13 @@ WEIGHTS: dict[str, Callable[[float], losses.Weight]] = {
     "p2": lambda sigma_data: losses.p2_weight(),
     "sigmoid": lambda sigma_data: losses.sigmoid_weight(),
 }
-# From T, the weight of the noise error and the factor of the bound.
-LOSSES: dict[str, Callable[[int, losses.Weight, float], losses.Loss]] = {
-    "simple": lambda num_timesteps, weight, vlb_weight: losses.l_simple(weight),
-    "hybrid": lambda num_timesteps, weight, vlb_weight: losses.l_hybrid(
-        num_timesteps, weight=weight, vlb_weight=vlb_weight
+# From the schedule, the weight of the noise error and the factor of the bound.
+LOSSES: dict[str, Callable[[NoiseSchedule, losses.Weight, float], losses.Loss]] = {
+    "simple": lambda schedule, weight, vlb_weight: losses.l_simple(weight, ends_in_noise=schedule.ends_in_noise),
+    "hybrid": lambda schedule, weight, vlb_weight: losses.l_hybrid(
+        schedule.num_timesteps, weight=weight, vlb_weight=vlb_weight
     ),
-    "vlb": lambda num_timesteps, weight, vlb_weight: losses.l_vlb(num_timesteps),
+    "vlb": lambda schedule, weight, vlb_weight: losses.l_vlb(schedule.num_timesteps),
 }
 TIMES: dict[str, Callable[[NoiseSchedule], time_sampling.TimeSampler]] = {
     "uniform": lambda schedule: time_sampling.uniform(schedule.num_timesteps),
@@ -163,7 +163,13 @@ def _configured_loss(config: ConfigDict) -> losses.Loss:
             f"terms: set config.loss.times to {', '.join(_INTEGER[:-1])} or {_INTEGER[-1]}"
         )
     weight = named(WEIGHTS, config.loss.weight, "loss.weight")(config.diffusion.sigma_data)
-    return make(config.diffusion.num_timesteps, weight, config.loss.vlb_weight)
+    schedule = noise_schedule(config)
+    if config.loss.kind != "simple" and schedule.ends_in_noise:
+        raise UserError(
+            f"config.loss.kind={config.loss.kind} needs a schedule with some signal at t = T, and this one ends in "
+            "noise: set config.loss.kind=simple and config.diffusion.learned_variance=False"
+        )
+    return make(schedule, weight, config.loss.vlb_weight)
 
 
 def _denoiser_objective(config: ConfigDict, apply: Callable[..., Any], loss: losses.Loss) -> Objective:
