@@ -4,7 +4,8 @@ Command: python train.py --config=configs/cifar10_edm.py --config.data.path=DIR
 Data: as for configs/cifar10.py
 Hardware: meant for several modern GPUs: 200M images, two days of 8 V100s in the paper.
 Reproduces: the objective, the optimiser and the sampler of FID 1.97 (35 evaluations); the network is that of
-  configs/cifar10.py with four blocks per level, and there is no augmentation besides flips. Not rerun here.
+  configs/cifar10.py with four blocks per level, and the images are flipped but not augmented otherwise. It was not
+  trained here.
 """
 
 from ml_collections import ConfigDict

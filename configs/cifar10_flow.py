@@ -4,7 +4,7 @@ Command: python train.py --config=configs/cifar10_flow.py --config.data.path=DIR
 Data: as for configs/cifar10.py
 Hardware: meant for several modern GPUs.
 Reproduces: the objective and the schedule of training of FID 6.35 (142 evaluations of an adaptive solver); the network
-  is that of configs/cifar10.py with 256 channels. Not rerun here.
+  is that of configs/cifar10.py with 256 channels. It was not trained here.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,8 @@ Command: python train.py --config=configs/cifar10_vdm.py --config.data.path=DIR
 Data: as for configs/cifar10.py
 Hardware: meant for several modern accelerators; the paper took 9 days of a TPU v3-8 for 10M steps.
 Reproduces: the objective of 2.65 bits/dim; the network has 32 blocks each way at 32x32 as in the paper, without its
-  Fourier features of the image, and the ends of the log-SNR are the paper's first ones, not learned. Not rerun here.
+  Fourier features of the image, and the ends of the log-SNR are the paper's first ones, not learned. It was not
+  trained here.
 """
 
 from ml_collections import ConfigDict

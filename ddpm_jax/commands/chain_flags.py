@@ -49,14 +49,14 @@ CORRECTOR_STEPS = flags.DEFINE_integer(
 CHURN = flags.DEFINE_float(
     "churn",
     None,
-    "The share by which the noise grows before each step of the sampler, such as 0.2; 0 for none (default: the run's).",
+    "The share by which the noise is increased before each step, such as 0.2; 0 for none (default: the run's).",
     lower_bound=0,
 )
 RESTARTS = flags.DEFINE_integer(
     "restarts",
     None,
-    "How often the chain returns from little noise to more, in the interval of config.sample.restart_low and "
-    "restart_high; 0 for never (default: the run's).",
+    "How often noise is added again near the end of the chain, from config.sample.restart_low up to restart_high; 0 "
+    "for never (default: the run's).",
     lower_bound=0,
 )
 LABELS = flags.DEFINE_string(

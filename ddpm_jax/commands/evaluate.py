@@ -155,7 +155,7 @@ def check_flags() -> None:
 
 
 def _check_alone(name: str) -> None:
-    """Raises a UserError where a flag has no effect beside --report or --fit_chain."""
+    """Raises a `UserError` if a flag is given that does nothing together with --report or --fit_chain."""
     if not WORKDIR.value:
         raise UserError(f"--{name} measures a run: give its directory with --workdir=DIR")
     given = {"metrics": METRICS, "reference": REFERENCE, "make_reference": MAKE_REFERENCE}

@@ -1,6 +1,6 @@
 """Which configuration keys have an effect only if another key has certain values.
 
-Training refuses to start a new run whose configuration sets a key that has no effect.
+Training refuses to start a new run if its configuration sets such a key and the condition is not met.
 """
 
 from collections.abc import Mapping

@@ -227,15 +227,15 @@ SAMPLE = {
     "corrector_steps": Key(0, "Langevin steps after each step of any sampler", NOT_NEGATIVE),
     "corrector_snr": Key(0.16, "signal-to-noise ratio of these Langevin steps", NOT_NEGATIVE),
     "churn": Key(
-        0.0, "share by which the noise grows before each step, at most S_churn / N of EDM; 0 for none", NOT_NEGATIVE
+        0.0, "share by which noise grows before each step, S_churn / N of EDM; 0 for none", NOT_NEGATIVE
     ),
     "churn_noise": Key(1.0, "factor of this noise, S_noise of EDM", POSITIVE),
     "churn_low": Key(0.0, "the least sigma / signal at which it is added, S_tmin of EDM", NOT_NEGATIVE),
     "churn_high": Key(1e6, "the largest, S_tmax of EDM", POSITIVE),
-    "restarts": Key(0, "how often the chain returns to more noise near its end; 0 for never", NOT_NEGATIVE),
-    "restart_low": Key(0.06, "the sigma / signal below which it returns", POSITIVE),
-    "restart_high": Key(0.3, "the sigma / signal to which it returns", POSITIVE),
-    "restart_steps": Key(5, "steps of the way down after each return", COUNT),
+    "restarts": Key(0, "restart sampling: how often noise is added again near the end; 0 for never", NOT_NEGATIVE),
+    "restart_low": Key(0.06, "the sigma / signal below which a restart begins", POSITIVE),
+    "restart_high": Key(0.3, "the sigma / signal up to which a restart adds noise", POSITIVE),
+    "restart_steps": Key(5, "number of steps that remove this noise again, after each restart", COUNT),
     "num_steps": Key(0, "steps of the reverse process; 0 for all T", NOT_NEGATIVE),
     "grid": Key(
         "trailing",

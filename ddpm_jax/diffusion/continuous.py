@@ -83,6 +83,6 @@ def times_of(schedule: NoiseSchedule) -> Callable[[Array], Array]:
         if not schedule.ends_in_noise:
             return found
         fading = schedule.num_timesteps - jnp.sqrt(nn.sigmoid(log_snr) / schedule.alpha_bar[-2])
-        return jnp.where(log_snr < known[finite][-1], fading, found)
+        return jnp.where(log_snr < schedule.log_snr_ends[0], fading, found)
 
     return time

@@ -49,7 +49,7 @@ class Halving:
     Attributes:
       chains: the transitions of the first teacher's chain, then those of the student's in each stage, leaves `[N]`,
         from `NoiseSchedule.transitions`.
-      length: train steps of a stage; the last one has no end.
+      length: train steps of a stage; the last stage lasts until the training ends.
 
     Raises:
       ValueError: a chain does not have half the steps of the one before it, at every second of its times.
@@ -116,10 +116,10 @@ class Narrowing:
         now = transitions_at(self.schedule.transitions(), times).now
         u = now.sigma / now.signal
         share = (1 + 8 * jax.nn.sigmoid(-u)) / 2.0 ** (self.stage(step) + 1)
-        known = self.schedule.log_snr
-        some = jnp.maximum(now.log_snr, known[np.isfinite(known)][-1])  # pure noise has a finite gap too
+        last, first = self.schedule.log_snr_ends
+        some = jnp.maximum(now.log_snr, last)  # pure noise has a finite gap too
         earlier = level_of(self.schedule)(some - 2 * jnp.log1p(-jnp.minimum(share, 1)))
-        clean = (share >= 1) | (earlier.log_snr > known[0])
+        clean = (share >= 1) | (earlier.log_snr > first)
         next = jax.tree.map(lambda leaf, end: jnp.where(clean, end, leaf), earlier, NoiseLevel(0.0, 1.0, 0.0))
         return transition_between(now, next)
 

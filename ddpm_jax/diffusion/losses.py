@@ -198,7 +198,7 @@ def _noise_error(
 def _finite(weight: Weight, eps_mse: Array, prediction: Prediction, x_0: AnyArray, level: NoiseLevel) -> Array:
     """The weighted noise error `[B]`, also at a level without signal: there that of v with `SNR / (1 + SNR)` as factor.
 
-    The two are equal at every level; from a log-SNR of -40 on, float32 has no other value for either.
+    Both are equal at every level. Below a log-SNR of -40 neither changes any more in float32.
     """
     log_snr = jnp.maximum(level.log_snr, _NO_SIGNAL)
     x_0_mse = jnp.mean((prediction.x_0 - x_0) ** 2, axis=range(1, x_0.ndim))

@@ -116,6 +116,12 @@ class NoiseSchedule:
             return np.log(self.alpha_bar[1:]) - np.log1p(-self.alpha_bar[1:])
 
     @property
+    def log_snr_ends(self) -> np.ndarray:
+        """`[2]`, the last and the first log-SNR that are finite; 0 for both in a single step that ends in noise."""
+        finite = self.log_snr[np.isfinite(self.log_snr)]
+        return finite[[-1, 0]] if finite.size else np.zeros(2)
+
+    @property
     def ends_in_noise(self) -> bool:
         """Whether nothing is left of the image at t = T."""
         return bool(self.alpha_bar[-1] == 0)
@@ -183,7 +189,8 @@ class NoiseSchedule:
     def between(self, t: ArrayLike, s: ArrayLike) -> Transition:
         """The transitions from times t `[...]` to times s < t `[...]`, each by itself, leaves `[...]`.
 
-        For s = 0, `beta_tilde` is zero and there is no previous transition, so `log_var_small` is the log of `beta`.
+        For s = 0 `beta_tilde` is zero. A chain takes the value of its previous transition there; a single transition
+        has none, and its `log_var_small` is the log of `beta`.
 
         Raises:
           ValueError: a time is out of range, as for `level`, or an s is not below its t.

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import nn
 from jax.scipy.special import ndtri
 
@@ -100,7 +99,7 @@ def uniform_log_snr(schedule: NoiseSchedule) -> TimeSampler:
 
     So each weight of the noise error weighs the bound (Kingma & Gao 2023, eq. 6).
     """
-    time, (last, first) = times_of(schedule), _finite(schedule)
+    time, (last, first) = times_of(schedule), schedule.log_snr_ends.tolist()
     return _stateless(lambda key, size: time(last + (first - last) * _strata(key, size)))
 
 
@@ -175,12 +174,6 @@ def _strata(key: Array, size: int) -> Array:
     place, order = jax.random.split(key)
     shift = jax.random.uniform(place, (), minval=1e-6, maxval=1 - 1e-6)
     return (jax.random.permutation(order, size) + shift) / size
-
-
-def _finite(schedule: NoiseSchedule) -> tuple[float, float]:
-    """The last and the first log-SNR of a schedule that are finite."""
-    known = schedule.log_snr[np.isfinite(schedule.log_snr)]
-    return float(known[-1]), float(known[0])
 
 
 def _stateless(draw: Callable[[Array, int], Array]) -> TimeSampler:

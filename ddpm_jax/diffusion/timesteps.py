@@ -60,7 +60,7 @@ def log_snr(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
     them is replaced by T; so are those of `karras`.
     """
     _checked(schedule, num_steps)
-    last, first = _finite(schedule)
+    last, first = schedule.log_snr_ends
     return _at(schedule, _fractions(last, first, num_steps))
 
 
@@ -70,15 +70,9 @@ def karras(schedule: NoiseSchedule, num_steps: int, *, rho: float = 7.0) -> np.n
     Source: Karras et al. 2022, eq. 5.
     """
     _checked(schedule, num_steps)
-    first, last = np.exp(-_finite(schedule) / 2)
+    first, last = np.exp(-schedule.log_snr_ends / 2)
     ratio = _fractions(first ** (1 / rho), last ** (1 / rho), num_steps) ** rho
     return _at(schedule, -2 * np.log(ratio))
-
-
-def _finite(schedule: NoiseSchedule) -> np.ndarray:
-    """The last and the first log-SNR of a schedule that are finite."""
-    known = schedule.log_snr[np.isfinite(schedule.log_snr)]
-    return known[[-1, 0]] if known.size else np.zeros(2)  # of a schedule of one step that ends in noise
 
 
 def _at(schedule: NoiseSchedule, log_snr: np.ndarray) -> np.ndarray:

@@ -197,9 +197,14 @@ def sample_settings(run: "Run", *, seed: int, num_steps: int) -> dict[str, Any]:
         "seed": seed,
         "sample": {**to_json(run.config.sample), "num_steps": num_steps, "labels": [*run.labels()]},
         "classifier": run.classifier and run.classifier.digest(),
-        "inpainting": known and hashlib.sha256(b"".join(part.tobytes() for part in known)).hexdigest()[:16],
-        **({} if fit is None else {"fit": hashlib.sha256(b"".join(part.tobytes() for part in fit)).hexdigest()[:16]}),
+        "inpainting": known and _digest(known),
+        **({} if fit is None else {"fit": _digest(fit)}),
     }
+
+
+def _digest(arrays: Iterable[np.ndarray]) -> str:
+    """Sixteen hexadecimal digits of the arrays' values."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
 def spread(num_images: int, of: int) -> np.ndarray:

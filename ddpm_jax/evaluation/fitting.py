@@ -78,10 +78,10 @@ def fit_chain(
     return made
 
 
-def bits_per_dim_of(run: "Run", fit: ChainFit, most_steps: int = 100) -> dict[str, dict[int, float]]:
+def bits_per_dim_of(run: "Run", fit: ChainFit) -> dict[str, dict[int, float]]:
     """The bound without L_T of short chains, on the images of the fit: `{sequence: {number of steps: bits/dim}}`."""
     schedule = factory.noise_schedule(run.config)
-    counts = [n for n in (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100) if n <= min(most_steps, schedule.num_timesteps)]
+    counts = [n for n in (2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100) if n <= schedule.num_timesteps]
     best = sequences.lowest_bound(fit.terms, max(counts))
     even = {n: sequences.total(fit.terms, timesteps.trailing(schedule, n)) for n in counts}
     nats = {"bound": {n: best[n - 1].cost for n in counts}, "trailing": even}

@@ -1,4 +1,4 @@
-"""Freed memory is given back to the system, so that a process that trains for a week stays as large as it was."""
+"""Freed memory is given back to the system, so that a process that trains for a week grows less."""
 
 import ctypes
 from collections.abc import Callable

@@ -77,14 +77,14 @@ def restart(
     r"""Any sampler, which returns from little noise to more and comes down again (Xu et al. 2023, algorithm 1).
 
     After the step that first ends at a `sigma / signal` of at most `low`, noise is added up to `high`, and the sampler
-    takes `num_steps` steps back, evenly spaced in log-SNR; all that `num_restarts` times.
+    removes it in `num_steps` steps, evenly spaced in log-SNR. This is done `num_restarts` times.
 
     Args:
       predictor: `Sampler`.
       schedule: the `NoiseSchedule` of the chain.
       num_restarts: K of the paper.
       low, high: the ends of the interval, as sigma over signal.
-      num_steps: N_restart, the steps of the way down.
+      num_steps: N_restart, the number of steps that remove the noise again.
 
     Raises:
       ValueError: the interval is empty or does not lie within the levels of the schedule.
