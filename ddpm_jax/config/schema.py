@@ -226,9 +226,7 @@ SAMPLE = {
     "eta": Key(0.0, "share of noise in DDIM and DPM-Solver++: 0 (deterministic) to 1", SHARE),
     "corrector_steps": Key(0, "Langevin steps after each step of any sampler", NOT_NEGATIVE),
     "corrector_snr": Key(0.16, "signal-to-noise ratio of these Langevin steps", NOT_NEGATIVE),
-    "churn": Key(
-        0.0, "share by which noise grows before each step, S_churn / N of EDM; 0 for none", NOT_NEGATIVE
-    ),
+    "churn": Key(0.0, "share by which noise grows before each step, S_churn / N of EDM; 0 for none", NOT_NEGATIVE),
     "churn_noise": Key(1.0, "factor of this noise, S_noise of EDM", POSITIVE),
     "churn_low": Key(0.0, "the least sigma / signal at which it is added, S_tmin of EDM", NOT_NEGATIVE),
     "churn_high": Key(1e6, "the largest, S_tmax of EDM", POSITIVE),
