@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.config import KEYS, changes, denoises, distils, editable, flatten, in_words, to_json, unmet_needs
 from ddpm_jax.diffusion.distillation import Halving
-from ddpm_jax.errors import UserError
+from ddpm_jax.errors import UserError, reading
 from ddpm_jax.runs.run import Run
+from ddpm_jax.runtime import storage
+from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.training.log import RunLog
 from ddpm_jax.training.loop import Hook
 from ddpm_jax.training.state import TrainState
@@ -51,7 +53,14 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
         raise UserError(
             "a student needs a teacher: set config.teacher.workdir to the work directory of a trained denoiser"
         )
-    teacher = Run(config.teacher.workdir, network=network)
+    workdir = run_folder(config.teacher.workdir)
+    with reading(workdir):
+        if not storage.is_dir(workdir):
+            raise UserError(
+                f"there is no run in {workdir}, which config.teacher.workdir names as the teacher: train it first, or "
+                "name the work directory of another trained denoiser"
+            )
+    teacher = Run(workdir, network=network)
     if not denoises(teacher.config):
         raise UserError(f"{teacher.workdir} is the run of a classifier: a student needs a denoiser")
     factory.check_teachable(teacher.config)

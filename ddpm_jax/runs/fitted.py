@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddpm_jax.diffusion.sequences import ChainFit
-from ddpm_jax.errors import UserError, first_line, program, reading
+from ddpm_jax.errors import UserError, program, reading
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import as_flag
@@ -79,7 +79,7 @@ def read(run: Opened) -> Fitted:
             raise ValueError("another number of times")
         network = about["network"]
     except Exception as error:  # NumPy raises many kinds for damaged files
-        raise UserError(f"{path} is damaged ({first_line(error)}): make it again with {command}") from error
+        raise UserError(f"{path} is damaged: make it again with {command}") from error
     if network != run.digest():
         raise UserError(f"{path} was measured of other parameters (step {about.get('step')}): repeat {command}")
     return Fitted(fit, about)
