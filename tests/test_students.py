@@ -197,7 +197,7 @@ def test_a_student_is_a_denoiser_that_draws_in_its_few_steps(whole):
         ({"teacher__workdir": ""}, "a student needs a teacher: set config.teacher.workdir to the work directory of a "),
         (
             {"teacher__workdir": "runs/nowhere"},
-            r"there is no run in runs/nowhere, which config\.teacher\.workdir names as the teacher: train it first",
+            "there is no run in runs/nowhere, which config.teacher.workdir names as the teacher: train it first",
         ),
         (
             {"diffusion__target": "eps"},
