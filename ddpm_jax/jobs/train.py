@@ -34,6 +34,7 @@ from ddpm_jax.jobs.teacher import stage_lines
 from ddpm_jax.jobs.unused import removed_if_unused
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.devices import all_devices, sharded
+from ddpm_jax.runtime.kept_memory import one_arena
 from ddpm_jax.runtime.paths import run_folder
 from ddpm_jax.runtime.shared import check_shared
 from ddpm_jax.training.best import keeping_best
@@ -113,6 +114,7 @@ def start(
     """Does the same as `train`, and returns the step from which the run was resumed beside the state."""
     clock, hooks, sinks = Clock(), factory.checked_hooks(hooks), factory.checked_sinks(sinks)
     workdir, stopped = run_folder(workdir), None
+    one_arena()
     all_devices()  # before anything else asks JAX for them
     with contextlib.ExitStack() as opened:
         opened.enter_context(removed_if_unused(workdir))

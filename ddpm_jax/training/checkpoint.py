@@ -22,6 +22,7 @@ from orbax.checkpoint._src.metadata import array_metadata_store
 from ddpm_jax.errors import TransientError, UserError, causes, first_line, lacks_space
 from ddpm_jax.runtime.buckets import AnyPath, did_not_answer
 from ddpm_jax.runtime.devices import agreed, by_first
+from ddpm_jax.runtime.kept_memory import keep_less_of_saves
 from ddpm_jax.runtime.lease import LostError
 from ddpm_jax.runtime.paths import absolute, any_path
 from ddpm_jax.training import integrity
@@ -39,6 +40,7 @@ from ddpm_jax.training.restoring import (
 from ddpm_jax.training.state import TrainState
 from ddpm_jax.training.stores import Publisher, store_of
 
+keep_less_of_saves()
 _policies = ocp.checkpoint_managers
 
 
