@@ -11,7 +11,7 @@ from ddpm_jax.errors import BusyError, UserError
 from ddpm_jax.runtime import storage
 from ddpm_jax.runtime.buckets import AnyPath
 from ddpm_jax.runtime.paths import MANIFEST
-from ddpm_jax.training.listing import checkpoint_paths
+from ddpm_jax.training.listing import listed_places, places_without_manifest
 
 
 class Folders:
@@ -79,10 +79,22 @@ class Folders:
             pass
 
     def _adopt(self) -> None:
-        """Gives a run that was copied from a bucket the form of one on a disk."""
+        """Gives a run that was copied from a bucket the form of one on a disk.
+
+        Raises:
+          UserError: it was copied over another run.
+        """
         if not (self.folder / MANIFEST).exists():
             return
-        for step, path in checkpoint_paths(self.folder).items():
-            if path != self.folder / str(step) and path.is_dir():
-                path.rename(self.folder / str(step))
+        listed = listed_places(self.folder)
+        copied = {step: place for step, place in listed.items() if "/" in place and (self.folder / place).is_dir()}
+        others = [step for step in places_without_manifest(self.folder) if step in copied or step not in listed]
+        if copied and others:
+            raise UserError(
+                f"a run of a bucket was copied over the run in {self.folder.parent}, whose newest checkpoint is that "
+                f"of step {max(others)}: copy it into an empty folder, and remove {self.folder / MANIFEST} to "
+                "continue the run that was here"
+            )
+        for step, place in copied.items():
+            (self.folder / place).rename(self.folder / str(step))
         (self.folder / MANIFEST).unlink()

@@ -4,8 +4,10 @@ On a disk a checkpoint is a folder `checkpoints/STEP`. In a bucket it is `checkp
 `checkpoints/manifest.json` lists it. Read next: `stores.py`.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,33 @@ def checkpoint_paths(folder: AnyPath) -> dict[int, AnyPath]:
     Raises:
       UserError: the folder exists and cannot be listed, or its manifest is missing.
     """
-    try:
-        places = places_of(_manifest(folder))
-        if isinstance(folder, Path) or not places:
+    places = listed_places(folder)
+    if isinstance(folder, Path) or not places:
+        with _readable(folder):
             places = {**places_without_manifest(folder), **places}
+    return {step: folder / places[step] for step in sorted(places, reverse=True)}
+
+
+def checkpoint_path(folder: AnyPath, step: int) -> AnyPath:
+    """The folder of the checkpoint of a step, which need not exist (any more)."""
+    return checkpoint_paths(folder).get(step, folder / str(step))
+
+
+def listed_places(folder: AnyPath) -> dict[int, str]:
+    """The places of the checkpoints that the manifest lists, by their steps, relative to its folder; {} without one.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    with _readable(folder):
+        return places_of(_manifest(folder))
+
+
+@contextlib.contextmanager
+def _readable(folder: AnyPath) -> Iterator[None]:
+    """Turns an error of the body, which reads what a checkpoints folder has, into a `UserError`."""
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise UserError(f"cannot list the checkpoints in {folder}: {reason}; fix the cause, and start again") from error
@@ -40,12 +65,6 @@ def checkpoint_paths(folder: AnyPath) -> dict[int, AnyPath]:
             f"cannot list the checkpoints in {folder}: {MANIFEST} there is damaged; restore it from a copy or an "
             "older version of the object, or choose another workdir"
         ) from error
-    return {step: folder / places[step] for step in sorted(places, reverse=True)}
-
-
-def checkpoint_path(folder: AnyPath, step: int) -> AnyPath:
-    """The folder of the checkpoint of a step, which need not exist (any more)."""
-    return checkpoint_paths(folder).get(step, folder / str(step))
 
 
 def places_without_manifest(folder: AnyPath) -> dict[int, str]:
