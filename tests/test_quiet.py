@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import absl.logging
 import jax
 import orbax.checkpoint as ocp
 import pytest
+import urllib3
 from orbax.checkpoint._src import asyncio_utils
 from support.tiny import random_state, tiny_config
 
@@ -22,7 +24,7 @@ import ddpm_jax as dj
 from ddpm_jax.config import to_json
 from ddpm_jax.errors import UserError
 from ddpm_jax.runtime import devices
-from ddpm_jax.runtime.quiet import quiet_pillow, quieten_gcsfs, quieten_libtpu, unless_loaded
+from ddpm_jax.runtime.quiet import quiet_pillow, quieten_gcsfs, quieten_libtpu, quieten_urllib3, unless_loaded
 from ddpm_jax.training.checkpoint import Checkpoints
 
 
@@ -62,6 +64,27 @@ def test_what_is_left_of_a_failed_upload_is_not_shown_and_all_else_is(monkeypatc
     for unraisable in (failed, other, closed):
         sys.unraisablehook(unraisable)
     assert shown == [other, closed]
+
+
+@pytest.mark.parametrize(("path", "shown"), [("/download/storage/v1/b/bucket/o/name", False), ("/status", True)])
+def test_headers_of_a_bucket_that_were_cut_off_are_not_shown_and_all_else_is(caplog, path, shown):
+    """urllib3 warns, with a traceback, of an answer that it returns as well."""
+    quieten_urllib3()
+
+    class Cut(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nx-goog-g")
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("localhost", 0), Cut) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://localhost:{server.server_port}{path}"
+        assert urllib3.PoolManager().request("GET", url, retries=False).status == 200
+        thread.join()
+    assert any(record.name.startswith("urllib3") for record in caplog.records if record.exc_info) == shown
 
 
 def test_records_of_orbax_are_dropped_and_others_left_alone(caplog):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from etils import epath
 
 from ddpm_jax.errors import UserError, causes, first_line, is_transient
-from ddpm_jax.runtime.quiet import quieten_gcsfs
+from ddpm_jax.runtime.quiet import quieten_gcsfs, quieten_urllib3
 
 AnyPath: TypeAlias = Path | epath.Path
 """A path on a disk, or in a bucket."""
@@ -50,6 +50,7 @@ def prepare_buckets() -> None:
     import fsspec.config
 
     quieten_gcsfs()
+    quieten_urllib3()
     for library in ("gcsfs", "fsspec"):
         logging.getLogger(library).setLevel(logging.CRITICAL)  # they log tracebacks of errors that they raise as well
     os.environ.setdefault("EPATH_USE_TF", "false")

@@ -4,8 +4,9 @@ Orbax logs the traceback of every failure in its threads, and then raises the ex
 a full disk three tracebacks would surround the one line that says what to do. They are shown if absl's log has the
 level INFO: `--verbosity=0` of a program, `absl.logging.set_verbosity("info")` in a notebook. libtpu queries the machine
 that it runs on, and prints errors if that is not a TPU, for example when a step is compiled for a TPU on a laptop.
-Of a failed upload gcsfs leaves what Python complains about later. Pillow warns of many oddities of images that do not
-matter. Messages of these libraries to other code are unchanged.
+Of a failed upload gcsfs leaves what Python complains about later, and urllib3 warns of a bucket's answer that was cut
+off. Pillow warns of many oddities of images that do not matter. Messages of these libraries to other code are
+unchanged.
 """
 
 import asyncio
@@ -66,6 +67,18 @@ def quieten_gcsfs() -> None:
             shown(unraisable)
 
     sys.unraisablehook = hook
+
+
+def quieten_urllib3() -> None:
+    """Removes the warning, with a traceback, of a bucket's answer cut off in its headers, which is asked again."""
+    for module in ("connection", "connectionpool"):  # the latter in urllib3 1
+        logging.getLogger(f"urllib3.{module}").addFilter(_is_not_of_cut_headers)
+
+
+def _is_not_of_cut_headers(record: logging.LogRecord) -> bool:
+    """Whether a log record is no warning that the headers of an answer of Google's storage cannot be read."""
+    message = record.getMessage()
+    return not (message.startswith("Failed to parse headers") and "/storage/v1/" in message)
 
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
