@@ -17,10 +17,13 @@ from _machine import pytorch
 from _machine.job import Job
 from _machine.steps import Step, config_of
 from ddpm_jax import factory
+from ddpm_jax.models.convolution import convolution
 
 NUM_PAIRS = 7
 WINDOW = 0.5  # seconds; a longer call is a window of its own
 DIGITS_BATCH = 64
+CONVOLUTIONS = ((32, 128), (16, 256), (8, 256), (4, 256))
+"""The sides and channels of the convolutions of CIFAR-10's network, which are most of its time on a CPU."""
 
 
 class Times(NamedTuple):
@@ -44,7 +47,10 @@ class Pair(NamedTuple):
 
 
 def measure(job: Job) -> None:
-    """Adds a row for the forward pass and the train step of CIFAR-10's network, and for the step of the digits."""
+    """Adds a row for the forward pass and the train step of CIFAR-10's network, and for the step of the digits.
+
+    On a CPU, where ours are the slower ones, rows for single convolutions show what of it is the library's.
+    """
     if not pytorch.is_ready(job):
         return
     dtype, batch = job.dtypes[0], 8 if job.small else 128
@@ -53,6 +59,10 @@ def measure(job: Job) -> None:
         _add(job, f"train step of cifar10, {dtype}, batch {batch}", *_steps("cifar10", batch, dtype))
     if job.left() > 10:
         _add(job, f"train step of digits, float32, batch {DIGITS_BATCH}", *_steps("digits", DIGITS_BATCH, "float32"))
+    for side, channels in CONVOLUTIONS if job.small else ():
+        if job.left() > 10:
+            what = f"3x3 convolution {side}x{side}, {channels} channels, and its gradients, float32, batch {batch}"
+            _add(job, what, *_convolution(batch, side, channels))
 
 
 def _add(job: Job, what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> None:
@@ -96,6 +106,27 @@ def _forward(batch: int, dtype: str) -> tuple[Callable[[], object], Callable[[],
         wait()
 
     return lambda: jax.block_until_ready(apply(params, x, t)), call
+
+
+def _convolution(batch: int, side: int, channels: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """One convolution with both gradients, as the networks of both have it."""
+    import torch
+
+    images, kernel = jnp.ones((batch, side, side, channels)), jnp.ones((3, 3, channels, channels))
+
+    @jax.jit
+    def ours(images: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        values, pull_back = jax.vjp(lambda x, k: convolution(x, k, (1, 1), "SAME"), images, kernel)
+        return values, pull_back(values)
+
+    theirs = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    pictures = torch.ones(batch, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+
+    def call() -> None:
+        values = theirs(pictures)
+        values.backward(values.detach())
+
+    return lambda: jax.block_until_ready(ours(images, kernel)), call
 
 
 def _steps(name: str, batch: int, dtype: str) -> tuple[Callable[[], object], Callable[[], object]]:

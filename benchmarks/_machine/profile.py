@@ -29,8 +29,8 @@ COPIES, OTHER, IDLE = "copies and transposes", "everything else", "idle under th
 
 def measure(job: Job) -> None:
     """Adds the share of each kind, and the largest operations."""
-    batch = 4 if job.small else 128
-    config = config_of("cifar10", dtype="bfloat16", batch_size=batch)
+    dtype, batch = job.dtypes[0], 8 if job.small else 128
+    config = config_of("cifar10", dtype=dtype, batch_size=batch)
     step, count = Step(config), 2 if job.small else 10
     jax.block_until_ready(step())
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +61,7 @@ def measure(job: Job) -> None:
     job.add(IDLE, **{"share": idle, "ms/step": idle * span / 1000 / count})
     alone = 1000 * median_seconds(step, window=0.0 if job.small else 0.5, windows=3)
     job.add("the step without the profiler", **{"ms/step": alone})
-    job.note(f"{count} steps of cifar10, bfloat16, batch {batch}: {span / 1000 / count:.2f} ms each under the profiler")
+    job.note(f"{count} steps of cifar10, {dtype}, batch {batch}: {span / 1000 / count:.2f} ms each under the profiler")
     job.note("on a GPU each operation is launched separately here, while other parts launch graphs of many operations")
     job.note("a fused operation counts as the kind of its last part, or as a transpose if it contains one")
     for operation, microseconds in largest.most_common(12):
