@@ -304,6 +304,7 @@ MADE_SAMPLERS = {
     "euler_maruyama": samplers.euler_maruyama(),
     "langevin": samplers.annealed_langevin(),
     "consistency": samplers.consistency(),
+    "mean_flow": samplers.mean_flow(),
 }
 
 
@@ -318,9 +319,16 @@ def four_moves(sampler):
 @pytest.mark.parametrize("name", MADE_SAMPLERS)
 def test_every_sampler_is_its_function(name):
     assert MADE_SAMPLERS.keys() == factory.SAMPLERS.keys()
-    config = changed(sample__sampler=name, sample__eta=0.25)
+    config = changed(sample__sampler=name, sample__eta=0.25, distil__method="mean_flow")
+    with config.unlocked():
+        config.task = "distil"
     ours = factory.sampler(config)(factory.sampler_settings(config))
     np.testing.assert_array_equal(four_moves(ours), four_moves(MADE_SAMPLERS[name]))
+
+
+def test_steps_in_one_evaluation_need_a_network_that_is_told_where_they_end():
+    with pytest.raises(UserError, match=r"^sampler=mean_flow needs a network that is told .*distil.method=mean_flow"):
+        factory.sampler(changed(sample__sampler="mean_flow"))
 
 
 def test_a_corrector_follows_any_sampler():

@@ -283,6 +283,56 @@ def test_the_objective_of_consistency_compares_the_network_with_itself(teacher, 
     assert jnp.max(drawn.transition.next.sigma) > 0
 
 
+AVERAGED = {
+    **{key: value for key, value in STUDENT.items() if not key.startswith("distil__")},
+    "distil__method": "mean_flow",
+    "sample__sampler": "mean_flow",
+    "loss__times": "logit_normal",
+    "train__num_steps": 4,
+}
+
+
+def test_a_student_of_mean_flow_starts_from_its_teacher_and_resumes_bit_for_bit(tmp_path):
+    """What it has besides, the input for the end of a step, has no effect at first, and learns."""
+    teacher = saved(tmp_path / "teacher", tiny_config(**OF_BOTH))
+    config = tiny_config(**AVERAGED, teacher__workdir=str(teacher), optim__learning_rate=1e-2)
+    states = {}
+    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
+    whole = train(config, tmp_path / "whole", hooks=[copied])
+    part = tiny_config(**{**AVERAGED, "train__num_steps": 2}, teacher__workdir=str(teacher), optim__learning_rate=1e-2)
+    train(part, tmp_path / "run")
+    assert same(train(config, tmp_path / "run"), whole)
+    known = Run(teacher).configure(clip_x_0=False)
+    own, span = dict(states[1].params), states[1].params["span"]
+    del own["span"]  # the learning rate is 0 in the first step
+    assert same(own, known.params)
+    assert not jnp.any(span["dense_1"]["kernel"])
+    assert jnp.any(whole.params["span"]["dense_1"]["kernel"])
+    opened = Run(tmp_path / "run")
+    x_t, until = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([0.0, 3.0])
+    level = factory.noise_schedule(known.config).level(np.array([16.0, 9.0]))
+    taught, first = (
+        factory.denoiser(run.config, run.model)(params, jnp.zeros(2, jnp.int32))
+        for run, params in ((known, known.params), (opened, states[1].params))
+    )
+    np.testing.assert_array_equal(first(x_t, level._replace(until=until)).x_0, taught(x_t, level).x_0)
+    last = factory.denoiser(opened.config, opened.model)(opened.params, jnp.zeros(2, jnp.int32))
+    assert jnp.any(last(x_t, level._replace(until=until)).x_0 != last(x_t, level).x_0)
+    assert [opened.chain(steps).num_steps for steps in (0, 2)] == [1, 2]
+    assert opened.sample(2).shape == (2, 8, 8, 1)
+    with pytest.raises(UserError, match="sampler=mean_flow needs a network that is told where a step ends"):
+        known.configure(sampler="mean_flow").chain(1)
+    with pytest.raises(ValueError, match="this network was not taught to take a step"):
+        taught(x_t, level._replace(until=until))
+
+
+def test_a_network_of_a_program_is_not_told_where_a_step_ends(teacher, tmp_path):
+    config = student(teacher, **AVERAGED)
+    config.distil.first_steps, config.distil.stage_steps = 64, 50_000
+    with pytest.raises(UserError, match=r"^config.distil.method=mean_flow needs the network of config.model"):
+        train(config, tmp_path / "run", network=Small())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

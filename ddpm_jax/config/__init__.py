@@ -25,7 +25,7 @@ from ddpm_jax.config.loading import (
 )
 from ddpm_jax.config.schema import GROUPS, KEYS
 from ddpm_jax.config.stored import Changes, changes, check_resumable, completed, from_json, in_words, to_json
-from ddpm_jax.config.tasks import KINDS, denoises, distils, kind
+from ddpm_jax.config.tasks import KINDS, denoises, distils, kind, takes_steps
 
 __all__ = [
     "CUSTOM",
@@ -58,6 +58,7 @@ __all__ = [
     "no_effect",
     "not_one_of",
     "problem",
+    "takes_steps",
     "to_json",
     "unknown_key",
     "unmet_needs",

@@ -48,6 +48,7 @@ def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
         **{f"teacher.{key}": (_DISTILS,) for key in groups["teacher"].keys},
         **{f"distil.{key}": (_DISTILS,) for key in groups["distil"].keys},
         "distil.first_steps": (_DISTILS, needs("distil.method", "progressive")),
+        "distil.stage_steps": (_DISTILS, needs("distil.method", "progressive", "consistency")),
         **{f"posterior.{key}": (_RANDOM,) for key in groups["posterior"].keys if key != "weights"},
         **{f"sample.{key}": (_DENOISES,) for key in groups["sample"].keys},
         "log.held_out_every": (

@@ -215,6 +215,7 @@ SAMPLE = {
             "euler_maruyama",
             "langevin",
             "consistency",
+            "mean_flow",
         ),
     ),
     "variance": Key(

@@ -10,8 +10,8 @@ DISTIL = {
     "method": Key(
         "progressive",
         "progressive: one step of DDIM for two of the teacher's, from stage to stage; consistency: easy consistency "
-        "tuning, for the sampler of that name",
-        choices=("progressive", "consistency"),
+        "tuning, mean_flow: the average velocity of a step, each for the sampler of that name",
+        choices=("progressive", "consistency", "mean_flow"),
     ),
     "first_steps": Key(64, "steps of its chain in the first stage, a power of two times sample.num_steps", COUNT),
     "stage_steps": Key(

@@ -22,3 +22,8 @@ def kind(config: ConfigDict) -> str:
 def distils(config: ConfigDict) -> bool:
     """Whether the run of a configuration is a student, which a teacher gives its start and its targets."""
     return config.task == "distil"
+
+
+def takes_steps(config: ConfigDict) -> bool:
+    """Whether the network of a configuration is a student that is told where a step ends."""
+    return distils(config) and config.distil.method == "mean_flow"

@@ -72,17 +72,39 @@ def level_of(schedule: NoiseSchedule) -> Callable[[Array], NoiseLevel]:
     return lambda log_snr: NoiseLevel(time(log_snr), jnp.sqrt(nn.sigmoid(log_snr)), jnp.sqrt(nn.sigmoid(-log_snr)))
 
 
+def on_straight_path(schedule: NoiseSchedule) -> Callable[[Array], NoiseLevel]:
+    """A function from the share of noise on the straight path, `sigma / (signal + sigma)`, to the level that has it.
+
+    Unlike `level_of`, it has finite derivatives also where no signal is left, which is at the share 1. Shares and the
+    leaves of the level are `[...]`.
+    """
+    time, last = _times_of(schedule), nn.sigmoid(-schedule.log_snr_ends[0] / 2)
+
+    def level(share: Array) -> NoiseLevel:
+        norm = jnp.sqrt(share**2 + (1 - share) ** 2)
+        inside = jnp.where(share > last, jnp.asarray(last, share.dtype), share)
+        log_snr = 2 * (jnp.log1p(-inside) - jnp.log(inside))
+        return NoiseLevel(time(log_snr, (1 - share) / norm, share > last), (1 - share) / norm, share / norm)
+
+    return level
+
+
 def times_of(schedule: NoiseSchedule) -> Callable[[Array], Array]:
     """`NoiseSchedule.time` as a function of arrays of JAX: from log-SNR `[...]` to times in [1, T]."""
+    time = _times_of(schedule)
+    return lambda log_snr: time(log_snr, jnp.sqrt(nn.sigmoid(log_snr)), log_snr < schedule.log_snr_ends[0])
+
+
+def _times_of(schedule: NoiseSchedule) -> Callable[[Array, Array, Array], Array]:
+    """The same from log-SNR, signal, and whether that is the last step of a schedule that ends in noise, `[...]`."""
     known, times = schedule.log_snr, np.arange(1, schedule.num_timesteps + 1)
     finite = np.isfinite(known)
 
-    def time(log_snr: Array) -> Array:
+    def time(log_snr: Array, signal: Array, fading: Array) -> Array:
         dtype = log_snr.dtype
         found = jnp.interp(-log_snr, jnp.asarray(-known[finite], dtype), jnp.asarray(times[finite], dtype))
         if not schedule.ends_in_noise:
             return found
-        fading = schedule.num_timesteps - jnp.sqrt(nn.sigmoid(log_snr) / schedule.alpha_bar[-2])
-        return jnp.where(log_snr < schedule.log_snr_ends[0], fading, found)
+        return jnp.where(fading, schedule.num_timesteps - signal / np.sqrt(schedule.alpha_bar[-2]), found)
 
     return time

@@ -14,7 +14,7 @@ import chex
 import jax.numpy as jnp
 from jax import nn
 
-from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like
+from ddpm_jax.diffusion.arrays import AnyArray, Array, Real, expand_like
 from ddpm_jax.diffusion.schedules import NoiseLevel
 
 
@@ -195,7 +195,8 @@ def as_denoiser(
     """Makes a `Denoiser` from a network, its parameters and labels, whatever target it was trained on.
 
     The network is called as `apply(variables, x_t, index, label)` with the 0-based time index `t - 1` `[B]`, the
-    convention of every published network; only this module uses it.
+    convention of every published network; only this module uses it. Where the level says at which time a step ends, the
+    network is called with the index of that time as `until=`.
 
     Args:
       apply: the network, which returns an array, e.g. `model.apply`, or a `functools.partial` of it with dropout keys.
@@ -211,7 +212,8 @@ def as_denoiser(
     regressed = Target(target) if isinstance(target, str) else target
 
     def denoise(x_t: Array, level: NoiseLevel) -> Prediction:
-        output = apply(variables, regressed.network_input(x_t, level), _index(x_t, level), label)
+        until = {} if level.until is None else {"until": _index(x_t, level.until)}
+        output = apply(variables, regressed.network_input(x_t, level), _index(x_t, level.t), label, **until)
         if not learned_variance:
             return regressed.prediction(output, x_t, level)
         output, raw_var = jnp.split(output, 2, axis=-1)
@@ -261,11 +263,11 @@ def as_classifier(apply: Callable[..., Any], variables: chex.ArrayTree) -> LogPr
     """Makes a function `(x_t, level) -> log p(k | x_t)` `[B, K]` from a classifier of noisy images."""
 
     def log_probs(x_t: Array, level: NoiseLevel) -> Array:
-        return nn.log_softmax(apply(variables, x_t, _index(x_t, level)))
+        return nn.log_softmax(apply(variables, x_t, _index(x_t, level.t)))
 
     return log_probs
 
 
-def _index(x_t: AnyArray, level: NoiseLevel) -> Array:
-    """The 0-based time index of every image, `[B]`."""
-    return jnp.broadcast_to(jnp.asarray(level.t, jnp.float32) - 1, x_t.shape[:1])
+def _index(x_t: AnyArray, t: Real) -> Array:
+    """The 0-based index of a time `[]` or `[B]` for every image, `[B]`."""
+    return jnp.broadcast_to(jnp.asarray(t, jnp.float32) - 1, x_t.shape[:1])

@@ -30,11 +30,14 @@ class NoiseLevel(NamedTuple):
       t: time in 0..T (a float, integer-valued on the grid of the schedule); `[]` or `[B]` like the others.
       signal: `sqrt(alpha_bar_t)`.
       sigma: `sqrt(1 - alpha_bar_t)`; `signal**2 + sigma**2 == 1`.
+      until: the time at which a step from here ends, for a network that was taught to take it in one evaluation
+        (`mean_flow.py`); None for an estimate at t itself.
     """
 
     t: Real
     signal: Real
     sigma: Real
+    until: Real | None = None
 
     @property
     def log_snr(self) -> Array:

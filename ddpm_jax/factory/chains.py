@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import problem
+from ddpm_jax.config import problem, takes_steps
 from ddpm_jax.diffusion import gaussian, schedules, sequences, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
@@ -24,6 +24,7 @@ from ddpm_jax.diffusion.samplers import (
     euler_maruyama,
     heun,
     langevin_corrector,
+    mean_flow,
     restart,
     unipc,
 )
@@ -69,6 +70,7 @@ SAMPLERS: dict[str, Callable[[ConfigDict, Settings], Sampler]] = {
     "euler_maruyama": lambda config, settings: euler_maruyama(),
     "langevin": lambda config, settings: annealed_langevin(),
     "consistency": lambda config, settings: consistency(),
+    "mean_flow": lambda config, settings: _mean_flow(config),
 }
 # They divide by the signal at t = T.
 _NEED_SIGNAL = ("euler_maruyama", "langevin")
@@ -244,6 +246,20 @@ def sampler(config: ConfigDict, given: Sampler | None = None) -> Callable[[Setti
 
     with_settings(sampler_settings(config))  # so that settings that do not fit raise an error here
     return with_settings
+
+
+def _mean_flow(config: ConfigDict) -> Sampler:
+    """The sampler of a student that is told where a step ends.
+
+    Raises:
+      UserError: the network is not one.
+    """
+    if not takes_steps(config):
+        raise UserError(
+            "sampler=mean_flow needs a network that is told where a step ends: train a student with "
+            "config.distil.method=mean_flow, or choose another sampler, such as ddim"
+        )
+    return mean_flow()
 
 
 def _changed(chosen: Sampler, config: ConfigDict, settings: Settings) -> Sampler:

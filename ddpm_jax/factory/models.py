@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import KEYS, denoises
+from ddpm_jax.config import KEYS, denoises, takes_steps
 from ddpm_jax.data.classes import indices
 from ddpm_jax.diffusion import bayes
 from ddpm_jax.diffusion.arrays import AnyArray, stream
@@ -120,7 +120,8 @@ def configured_network(config: ConfigDict) -> UNet | Classifier:
             raise UserError("a classifier needs classes: set their number with config.labels.num_classes")
         return Classifier(architecture, config.labels.num_classes)
     heads = 2 if config.diffusion.learned_variance else 1
-    return UNet(architecture, out_channels=heads * config.data.channels, num_classes=_num_rows(config.labels))
+    sizes = {"out_channels": heads * config.data.channels, "num_classes": _num_rows(config.labels)}
+    return UNet(architecture, **sizes, spans=takes_steps(config))
 
 
 def _num_rows(labels: ConfigDict) -> int:

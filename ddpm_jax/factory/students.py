@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import distils
-from ddpm_jax.diffusion import distillation
+from ddpm_jax.config import distils, takes_steps
+from ddpm_jax.diffusion import distillation, mean_flow
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule, sampling_transitions
 from ddpm_jax.factory.lookup import named
@@ -68,6 +68,11 @@ METHODS: dict[str, Method] = {
         loss=lambda lessons: distillation.l_progressive(lessons.middle),
         chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
     ),
+    "mean_flow": Method(
+        curriculum=lambda config: mean_flow.Spans(noise_schedule(config)),
+        loss=lambda lessons: mean_flow.l_mean_flow(lessons.schedule),
+        chain={"sampler": "mean_flow", "clip_x_0": False, **_PLAIN},
+    ),
     "consistency": Method(
         curriculum=_narrowing,
         loss=lambda lessons: distillation.l_consistency(),
@@ -105,6 +110,8 @@ def check_teachable(config: ConfigDict) -> None:
 def _check_student(config: ConfigDict) -> None:
     """Raises a `UserError` if a student cannot learn the configured chain, or not with the configured network."""
     check_teachable(config)
+    if takes_steps(config) and config.network != "configured":
+        raise UserError("config.distil.method=mean_flow needs the network of config.model, which has an input more")
     for key, value in named(METHODS, config.distil.method, "distil.method").chain.items():
         if config.sample[key] != value:
             raise UserError(

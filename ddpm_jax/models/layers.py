@@ -167,6 +167,20 @@ class Embedding(nn.Module):
         return emb
 
 
+class SpanEmbedding(nn.Module):
+    """The embedding of the length of a step, with four times the base width, which is 0 at first."""
+
+    arch: Architecture
+
+    @nn.compact
+    def __call__(self, length: jax.Array) -> jax.Array:
+        """Embeds differences of time indices `[B]` as `[B, 4 channels]`."""
+        width = 4 * self.arch.channels
+        emb = timestep_embedding(self.arch.time_scale * length, self.arch.channels, self.arch.time_embedding)
+        emb = dense(width, self.arch, "dense_0")(emb)
+        return dense(width, self.arch, "dense_1", kernel_init=zero_init)(nn.silu(emb))
+
+
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with the embedding between them and a residual connection; it may resample the image inside.
 

@@ -19,6 +19,7 @@ from ddpm_jax.models.layers import (
     Embedding,
     ImageMap,
     ResBlock,
+    SpanEmbedding,
     Upsample,
     conv3x3,
     downsample_mean,
@@ -124,15 +125,23 @@ class UNet(nn.Module):
       arch: `Architecture`.
       out_channels: channels of the result: twice those of the image if the variance is learned.
       num_classes: number of rows of the class table; 0 for an unconditional network.
+      spans: whether it may be told where a step ends.
     """
 
     arch: Architecture
     out_channels: int = 3
     num_classes: int = 0
+    spans: bool = False
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, index: jax.Array, label: jax.Array | None = None, *, train: bool = False
+        self,
+        x: jax.Array,
+        index: jax.Array,
+        label: jax.Array | None = None,
+        *,
+        until: jax.Array | None = None,
+        train: bool = False,
     ) -> jax.Array:
         """Runs the network.
 
@@ -140,16 +149,21 @@ class UNet(nn.Module):
           x: `[B, H, W, C]` noisy images; H and W must be divisible by `2**(levels - 1)`.
           index: `[B]` 0-based time indices, `t - 1`.
           label: `[B]` integer classes, or None for an unconditional network.
+          until: `[B]` indices of the times at which steps end, for a network with `spans`; None for steps of no length.
           train: whether dropout is on (needs a "dropout" key).
 
         Returns:
           `[B, H, W, out_channels]`, float32.
 
         Raises:
-          ValueError: H or W is not divisible by `2**(levels - 1)`.
+          ValueError: H or W is not divisible by `2**(levels - 1)`, or there is `until` for a network without `spans`.
         """
+        if until is not None and not self.spans:
+            raise ValueError("this network was not taught to take a step: it has no input for the time of its end")
         arch = self.arch
         emb = Embedding(arch, self.num_classes, name="embedding")(index, label)
+        if self.spans:
+            emb += SpanEmbedding(arch, name="span")(jnp.zeros_like(index) if until is None else index - until)
         skips = Encoder(arch, name="encoder")(x.astype(arch.dtype), emb, train)
         h = Middle(arch, name="middle")(skips[-1], emb, train)
         h = Decoder(arch, name="decoder")(h, skips, emb, train)

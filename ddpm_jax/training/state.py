@@ -90,11 +90,18 @@ def initial_state(
 def taught(state: TrainState, params: chex.ArrayTree) -> TrainState:
     """Returns a student's state at step 0, which starts from the parameters of its teacher.
 
-    A state that has a `Teacher` keeps them there as well.
+    A state that has a `Teacher` keeps them there as well. What the student has besides stays as it is.
     """
-    student, average = (jax.tree.map(jnp.copy, params) for _ in range(2))
+    student, average = (jax.tree.map(jnp.copy, _with(own, params)) for own in (state.params, state.ema_params))
     teacher = state.teacher.replace(params=params) if isinstance(state.teacher, Teacher) else ()
     return state.replace(params=student, ema_params=average, teacher=teacher)
+
+
+def _with(own: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+    """The parameters of a network, of which those that `params` has too are replaced by these."""
+    if not isinstance(own, dict) or not isinstance(params, dict):
+        return params
+    return {**own, **{name: _with(own.get(name, part), part) for name, part in params.items()}}
 
 
 def at_stage(state: TrainState, stage: jax.Array, optimizer: optax.GradientTransformation) -> TrainState:

@@ -6,6 +6,7 @@ from ddpm_jax.diffusion.samplers.consistency import consistency
 from ddpm_jax.diffusion.samplers.ddim import ddim, ddim_inverse, ddim_step
 from ddpm_jax.diffusion.samplers.driver import Advanced, Sampler, SamplerState, StepInfo, advance, sample
 from ddpm_jax.diffusion.samplers.langevin import annealed_langevin, langevin_corrector, langevin_step
+from ddpm_jax.diffusion.samplers.mean_flow import mean_flow
 from ddpm_jax.diffusion.samplers.multistep import adams_bashforth, deis, dpm_solver_pp_2m, dpm_solver_pp_3m
 from ddpm_jax.diffusion.samplers.ode import heun, ode_coordinates, ode_derivative
 from ddpm_jax.diffusion.samplers.repaint import repaint
@@ -34,6 +35,7 @@ __all__ = [
     "heun",
     "langevin_corrector",
     "langevin_step",
+    "mean_flow",
     "ode_coordinates",
     "ode_derivative",
     "p_mean_log_var",

@@ -1,0 +1,99 @@
+"""The table, the figure and the verdict of `few_steps.py`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ddpm_jax.evaluation.plots import COLOURS, Picture, panels
+
+QUALITIES = {"fd": "Frechet distance", "precision": "precision", "recall": "recall", "variance": "variance"}
+IMITATED = {"students of the ODE": ("Heun", 200), "other samplers": ("ancestral", 1000)}
+"""The chain that a method imitates."""
+OF_THE_ODE = ("progressive", "consistency", "mean flow", "Heun", "DDIM", "DDIM, fitted")
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def of(rows: Rows, method: str, evaluations: int, name: str) -> np.ndarray:
+    """A figure of a row for each seed, by its name."""
+    return np.array([row[name] for row in rows if (row["method"], row["evaluations"]) == (method, evaluations)])
+
+
+def places(rows: Rows) -> list[tuple[str, int]]:
+    """The methods with their numbers of evaluations, in the order of the numbers."""
+    found = dict.fromkeys((row["method"], row["evaluations"]) for row in rows)
+    return sorted(found, key=lambda place: place[1])
+
+
+def table(rows: Rows) -> str:
+    """The rows as a table in Markdown: means over the seeds, with the smallest and the largest value."""
+    lines = [
+        f"| evaluations | method | seeds | {' | '.join(QUALITIES.values())} | images/s |",
+        f"|{'---|' * (len(QUALITIES) + 4)}",
+    ]
+    for method, evaluations in places(rows):
+        cells = [_spread(of(rows, method, evaluations, name)) for name in QUALITIES]
+        rate, count = of(rows, method, evaluations, "images/s"), len(of(rows, method, evaluations, "fd"))
+        lines.append(f"| {evaluations:,} | {method} | {count} | {' | '.join(cells)} | {np.median(rate):,.3g} |")
+    return "\n".join(lines)
+
+
+def _spread(values: np.ndarray) -> str:
+    """The mean, with the smallest and the largest value where they are several."""
+    digits = 2 if values.max() > 1.5 else 3
+    mean, low, high = (f"{value:.{digits}f}" for value in (values.mean(), values.min(), values.max()))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def goals(rows: Rows) -> str:
+    """Whether the two goals hold, of each method that was measured with so many evaluations."""
+    lines = []
+    for method, evaluations in places(rows):
+        chain = IMITATED["students of the ODE" if method in OF_THE_ODE else "other samplers"]
+        if evaluations in (1, 4) and len(of(rows, *chain, "fd")):
+            ours = {name: of(rows, method, evaluations, name) for name in QUALITIES}
+            theirs = {name: of(rows, *chain, name) for name in QUALITIES}
+            verdicts = _at_four(ours, theirs) if evaluations == 4 else _at_one(ours, theirs)
+            held = "holds" if all(held for _, held in verdicts) else "does not hold"
+            said = ", ".join(f"{words}{'' if held else ' (no)'}" for words, held in verdicts)
+            lines.append(f"{evaluations} for {chain[1]:,} of {chain[0]}, {method}: {held}: {said}")
+    return "\n".join(lines)
+
+
+def _at_four(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Iterable[tuple[str, bool]]:
+    """Whether the mean is not worse than the worst seed of the chain, by each quality."""
+    for name in ("fd", "precision", "recall"):
+        sign = -1 if name == "fd" else 1
+        worst = sign * (sign * theirs[name]).min()
+        said = f"{QUALITIES[name]} {ours[name].mean():.3f} for {theirs[name].mean():.3f}, at worst {worst:.3f}"
+        yield said, bool(sign * ours[name].mean() >= sign * worst)
+
+
+def _at_one(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Iterable[tuple[str, bool]]:
+    """Whether 0.9 of precision and recall are reached, and a variance within a tenth."""
+    ratios = {name: ours[name].mean() / theirs[name].mean() for name in ("precision", "recall", "variance")}
+    for name, ratio in ratios.items():
+        yield f"{name} {ratio:.3f} of the chain's", bool(abs(ratio - 1) <= 0.1 if name == "variance" else ratio >= 0.9)
+
+
+def figure(rows: Rows) -> Picture:
+    """The Frechet distance, the precision and the recall against the evaluations; bands reach over the seeds."""
+    picture, axes = panels(3, width=4.2, height=3.7)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for i, method in enumerate(methods):
+        counts = [evaluations for name, evaluations in places(rows) if name == method]
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--")[i // len(COLOURS) % 2]}
+        for axis, name in zip(axes, ("fd", "precision", "recall"), strict=True):
+            values = [of(rows, method, count, name) for count in counts]
+            axis.plot(counts, [value.mean() for value in values], marker="o", markersize=3, label=method, **style)
+            low, high = ([edge(value) for value in values] for edge in (np.min, np.max))
+            axis.fill_between(counts, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    ticks = sorted({row["evaluations"] for row in rows})
+    for axis, name in zip(axes, ("fd", "precision", "recall"), strict=True):
+        axis.set(xscale="log", xlabel="evaluations of the network per image, logarithmic", title=QUALITIES[name])
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
+    axes[0].set(yscale="log")
+    axes[0].legend(fontsize=7)
+    return picture

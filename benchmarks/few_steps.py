@@ -1,0 +1,177 @@
+"""Measures samples of the digits against the number of evaluations of the network: solvers, sequences and students.
+
+  python benchmarks/few_steps.py
+  python benchmarks/few_steps.py --evaluations=1,4 --methods=progressive,consistency --seeds=1 --out=few_steps.png
+
+Trains what is missing in `--workdir`: a classifier of noisy digits, and for each seed digits_flow and its students. All
+samples of a seed are of these runs. Each row is measured for each seed: the Frechet distance, precision and recall
+(k = 3) on the features of the classifier, against all training digits; the variance of the pixels over that of the
+digits; and images/s on this machine, after compilation. The rows are kept in `--workdir` as soon as they are known, and
+a command that was interrupted, or that asks for more, goes on. `--out` draws the quality against the evaluations.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _root  # noqa: F401
+import jax
+import numpy as np
+from _few_steps_runs import CLASSIFIER, TRAININGS, folder_of, missing, train
+from _few_steps_table import figure, goals, table
+from absl import flags
+
+from ddpm_jax.commands import cli
+from ddpm_jax.evaluation.extraction import Extraction
+from ddpm_jax.evaluation.features import extractor
+from ddpm_jax.evaluation.fitting import fit_chain
+from ddpm_jax.evaluation.references import of_data
+from ddpm_jax.metrics.frechet import frechet_distance, moments
+from ddpm_jax.metrics.precision_recall import precision_recall
+from ddpm_jax.runs import fitted
+from ddpm_jax.runs.run import Run
+
+
+class Method(NamedTuple):
+    """A way to draw samples.
+
+    Attributes:
+      settings: of its chain, `config.sample`.
+      run: the run, with a place for the number of evaluations.
+      evaluations: the numbers of evaluations that are measured.
+      stages: evaluations in a step.
+    """
+
+    settings: Mapping[str, object]
+    run: str = "digits_flow"
+    evaluations: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
+    stages: int = 1
+
+
+_MANY = (1, 2, 4, 8, 16, 50, 1000)
+_FITTED = (4, 8, 16)
+METHODS = {
+    "ancestral": Method({"sampler": "ancestral", "grid": "trailing"}, evaluations=_MANY),
+    "Heun": Method({"sampler": "heun", "grid": "trailing"}, evaluations=(4, 8, 16, 50, 200), stages=2),
+    "progressive": Method({"sampler": "ddim"}, run="progressive_{}", evaluations=(1, 2, 4)),
+    "consistency": Method({"sampler": "consistency"}, run="digits_consistency", evaluations=(1, 2, 4)),
+    "mean flow": Method({"sampler": "mean_flow"}, run="digits_mean_flow", evaluations=(1, 2, 4)),
+    "DDIM": Method({"sampler": "ddim", "grid": "trailing"}, evaluations=_MANY),
+    "DDIM, fitted": Method({"sampler": "ddim", "grid": "fitted"}, evaluations=_FITTED),
+    "ancestral, bound": Method({"sampler": "ancestral", "grid": "bound", "variance": "analytic"}, evaluations=_FITTED),
+    "DPM-Solver++(2M)": Method({"sampler": "dpm_solver_pp_2m", "grid": "trailing"}),
+    "DPM-Solver++(3M)": Method({"sampler": "dpm_solver_pp_3m", "grid": "trailing"}),
+    "UniPC": Method({"sampler": "unipc", "grid": "trailing"}),
+    "DEIS": Method({"sampler": "deis", "grid": "trailing"}),
+    "Adams-Bashforth": Method({"sampler": "adams_bashforth", "grid": "trailing"}),
+}
+FIRST = ("progressive", "consistency", "mean flow", "Heun", "ancestral")
+"""What the goals are about is measured before all else."""
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/few_steps", "The folder of the runs and of the results.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "The number of seeds: trainings of each run.", lower_bound=1)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1000, "The number of samples of each row and seed.", lower_bound=16)
+BATCH = flags.DEFINE_integer("batch_size", 250, "The number of images at a time.", lower_bound=1)
+CHOSEN = flags.DEFINE_list("methods", list(METHODS), "The methods, separated by commas.")
+EVALUATIONS = flags.DEFINE_list("evaluations", [], "The numbers of evaluations (default: all).")
+OUT = flags.DEFINE_string("out", "", "The PNG file of the figure; none is drawn without it.")
+
+Key = tuple[str, int, int]
+"""A method, a number of evaluations and a seed."""
+
+
+class Measure:
+    """Draws and measures samples of the runs of a folder.
+
+    Args:
+      workdir: the folder.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        self._workdir, self._open = workdir, dict[Path, Run]()
+        self._known: dict[str, Any] = {}
+
+    def __call__(self, method: Method, evaluations: int, seed: int) -> dict[str, float]:
+        """The figures of one row and seed."""
+        run = self._run(folder_of(self._workdir, method.run.format(evaluations), seed))
+        run.configure(eta=0.0, clip_x_0=False, **method.settings)
+        if method.settings.get("grid") in ("fitted", "bound") and not fitted.path_of(run).exists():
+            fit_chain(run, num_images=128, batch_size=128)
+        num_steps = -(-evaluations // method.stages)
+        run.chain(num_steps)(run.params, jax.random.key(1), indices=np.arange(BATCH.value))  # compiles
+        begin = time.perf_counter()
+        drawn = self._extraction.of_samples(run, num_images=NUM_SAMPLES.value, num_steps=num_steps)
+        seconds = time.perf_counter() - begin
+        known, given = (sets["classifier"].features("pool") for sets in (self._known, drawn))
+        variances = [np.trace(sets["pixels"].moments("pool").cov) for sets in (drawn, self._known)]
+        precision, recall = precision_recall(known, given)
+        return {
+            "fd": float(frechet_distance(moments(known), moments(given))),
+            "precision": float(precision),
+            "recall": float(recall),
+            "variance": float(variances[0] / variances[1]),
+            "images/s": NUM_SAMPLES.value / seconds,
+        }
+
+    def _run(self, folder: Path) -> Run:
+        """The run, opened once; with the first one the features of the digits are computed."""
+        if folder not in self._open:
+            self._open[folder] = run = Run(folder)
+            if not self._known:
+                features = {"classifier": str(self._workdir / CLASSIFIER), "pixels": "pixels"}
+                wanted = {name: (extractor(given), ("pool",)) for name, given in features.items()}
+                self._extraction = Extraction(wanted, mesh=run.mesh, batch_size=BATCH.value)
+                self._known = of_data(run.config)(self._extraction)
+        return self._open[folder]
+
+
+def wanted() -> Iterator[Key]:
+    """The rows that were asked for, for each seed, the most important ones first."""
+    chosen = sorted(CHOSEN.value, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+    for important in (True, False):
+        for name in chosen:
+            for evaluations in METHODS[name].evaluations:
+                first = name in FIRST[:3] or (name, evaluations) in (("Heun", 200), ("ancestral", 1000))
+                if first == important and (not EVALUATIONS.value or str(evaluations) in EVALUATIONS.value):
+                    yield from ((name, evaluations, seed) for seed in range(SEEDS.value))
+
+
+def rows(workdir: Path) -> dict[Key, dict[str, Any]]:
+    """The rows that are known, of as many samples."""
+    file = workdir / "results.jsonl"
+    lines = map(json.loads, file.read_text().splitlines() if file.exists() else [])
+    return {
+        (line["method"], line["evaluations"], line["seed"]): line
+        for line in lines
+        if line["num_samples"] == NUM_SAMPLES.value
+    }
+
+
+def main() -> None:
+    """Trains and measures what is missing, and prints the table and whether the goals hold."""
+    workdir, keys = Path(WORKDIR.value).absolute(), list(wanted())
+    runs = {METHODS[name].run.format(evaluations) for name, evaluations, _ in keys}
+    for seed in range(SEEDS.value):
+        for folder, arguments in missing(workdir, (name for name in TRAININGS if name in runs), seed):
+            train(folder, arguments)
+    measure, known = Measure(workdir), rows(workdir)
+    for name, evaluations, seed in keys:
+        if (name, evaluations, seed) not in known:
+            row = {"method": name, "evaluations": evaluations, "seed": seed, "num_samples": NUM_SAMPLES.value}
+            row |= measure(METHODS[name], evaluations, seed)
+            with (workdir / "results.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}"
+                            for key, value in row.items()), flush=True)  # fmt: skip
+    found = [row for key, row in rows(workdir).items() if key in keys]
+    print(table(found))
+    print(goals(found))
+    if OUT.value:
+        figure(found).savefig(OUT.value)
+        print(f"wrote {OUT.value}")
+
+
+if __name__ == "__main__":
+    cli.run(main, module=__name__)
