@@ -3,6 +3,7 @@
 import math
 from dataclasses import FrozenInstanceError
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
