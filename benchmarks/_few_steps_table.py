@@ -54,7 +54,7 @@ def goals(rows: Rows) -> str:
         if evaluations in (1, 4) and len(of(rows, *chain, "fd")):
             ours = {name: of(rows, method, evaluations, name) for name in QUALITIES}
             theirs = {name: of(rows, *chain, name) for name in QUALITIES}
-            verdicts = _at_four(ours, theirs) if evaluations == 4 else _at_one(ours, theirs)
+            verdicts = list(_at_four(ours, theirs) if evaluations == 4 else _at_one(ours, theirs))
             held = "holds" if all(held for _, held in verdicts) else "does not hold"
             said = ", ".join(f"{words}{'' if held else ' (no)'}" for words, held in verdicts)
             lines.append(f"{evaluations} for {chain[1]:,} of {chain[0]}, {method}: {held}: {said}")
