@@ -95,7 +95,8 @@ def test_posterior_perplexity_denoiser_and_density_are_exact(page, digits, x64, 
     level = dj.schedules.linear(1000).level([1000, 700, 400, 250, 120, 60, 30, 2.5])
     x_0 = data.sample(jax.random.key(3), 8)
     x = dj.q_sample(x_0, jax.random.normal(jax.random.key(4), x_0.shape), level)
-    levels = [{"t": t, "signal": signal, "sigma": sigma} for t, signal, sigma in zip(*map(list, level), strict=True)]
+    names = ("t", "signal", "sigma")
+    levels = [dict(zip(names, leaves, strict=True)) for leaves in zip(*map(list, level[:3]), strict=True)]
     found = told(page, DENOISED, name=name, x=[flat(one) for one in x], levels=levels)
     its = {field: [one[field] for one in found] for field in found[0]}
     prediction, log_weight = data.denoiser(x, level), np.asarray(log_posterior(x, level))

@@ -39,7 +39,7 @@ class Network(nn.Module):
     pooled: bool = False
 
     @nn.compact
-    def __call__(self, x, index, label=None, *, train=False):
+    def __call__(self, x, index, label=None, *, until=None, train=False):
         """The result, `[B, H, W, channels]` or `[B, channels]`."""
         x = nn.Dense(self.channels, name="pool")(nn.Dropout(0.5, deterministic=not train)(x))
         return x.mean((1, 2)) if self.pooled else x
@@ -92,6 +92,8 @@ def test_a_train_step_consumes_no_key_twice_and_none_with_children(changes):
 @pytest.mark.parametrize("corrector_steps", [0, 2])
 def test_a_chain_consumes_no_key_twice_and_none_with_children(sampler, corrector_steps):
     changes = {"sample__sampler": sampler, "sample__eta": 0.5, "sample__corrector_steps": corrector_steps}
+    if sampler == "mean_flow":
+        changes |= {"task": "distil", "distil__method": "mean_flow"}
     chain, params = tiny_chain(**changes)
     with recorded() as (uses, generator):
         chain(params, jax.random.key(0, impl=generator), indices=[0, 7])
