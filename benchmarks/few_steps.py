@@ -3,11 +3,12 @@
   python benchmarks/few_steps.py
   python benchmarks/few_steps.py --evaluations=1,4 --methods=progressive,consistency --seeds=1 --out=few_steps.png
 
-Trains what is missing in `--workdir`: a classifier of noisy digits, and for each seed digits_flow and its students. All
-samples of a seed are of these runs. Each row is measured for each seed: the Frechet distance, precision and recall
-(k = 3) on the features of the classifier, against all training digits; the variance of the pixels over that of the
-digits; and images/s on this machine, after compilation. The rows are kept in `--workdir` as soon as they are known, and
-a command that was interrupted, or that asks for more, goes on. `--out` draws the quality against the evaluations.
+Trains what is missing in `--workdir`, just before it is measured: a classifier of noisy digits, and for each seed
+digits_flow and its students. All samples of a seed are of these runs. Each row is measured for each seed: the Frechet
+distance, precision and recall (k = 3) on the features of the classifier, against all training digits; the variance of
+the pixels over that of the digits; and images/s on this machine, after compilation. The rows are kept in `--workdir` as
+soon as they are known, with the digests of their runs. A command that was interrupted, or that asks for more, goes on,
+and measures again what was trained again. `--out` draws the quality against the evaluations.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import _root  # noqa: F401
 import jax
 import numpy as np
-from _few_steps_runs import CLASSIFIER, TRAININGS, folder_of, missing, train
+from _few_steps_runs import CLASSIFIER, folder_of, missing, train
 from _few_steps_table import figure, goals, table
 from absl import flags
 
@@ -53,7 +54,7 @@ class Method(NamedTuple):
 _MANY = (1, 2, 4, 8, 16, 50, 1000)
 _FITTED = (4, 8, 16)
 METHODS = {
-    "ancestral": Method({"sampler": "ancestral", "grid": "trailing"}, evaluations=_MANY),
+    "ancestral": Method({"sampler": "ancestral", "grid": "trailing", "variance": "large"}, evaluations=_MANY),
     "Heun": Method({"sampler": "heun", "grid": "trailing"}, evaluations=(4, 8, 16, 50, 200), stages=2),
     "progressive": Method({"sampler": "ddim"}, run="progressive_{}", evaluations=(1, 2, 4)),
     "consistency": Method({"sampler": "consistency"}, run="digits_consistency", evaluations=(1, 2, 4)),
@@ -78,8 +79,10 @@ CHOSEN = flags.DEFINE_list("methods", list(METHODS), "The methods, separated by 
 EVALUATIONS = flags.DEFINE_list("evaluations", [], "The numbers of evaluations (default: all).")
 OUT = flags.DEFINE_string("out", "", "The PNG file of the figure; none is drawn without it.")
 
-Key = tuple[str, int, int]
+Place = tuple[str, int, int]
 """A method, a number of evaluations and a seed."""
+Key = tuple[str, int, int, str]
+"""The same with the digest of the runs, see `Measure.digest`."""
 
 
 class Measure:
@@ -115,6 +118,11 @@ class Measure:
             "images/s": NUM_SAMPLES.value / seconds,
         }
 
+    def digest(self, method: Method, evaluations: int, seed: int) -> str:
+        """The digests of the run that draws the samples and of the classifier."""
+        run = self._run(folder_of(self._workdir, method.run.format(evaluations), seed))
+        return f"{run.digest()} {self._known['classifier'].protocol['weights']}"
+
     def _run(self, folder: Path) -> Run:
         """The run, opened once; with the first one the features of the digits are computed."""
         if folder not in self._open:
@@ -127,7 +135,7 @@ class Measure:
         return self._open[folder]
 
 
-def wanted() -> Iterator[Key]:
+def wanted() -> Iterator[Place]:
     """The rows that were asked for, for each seed, the most important ones first."""
     chosen = sorted(CHOSEN.value, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     for important in (True, False):
@@ -143,7 +151,7 @@ def rows(workdir: Path) -> dict[Key, dict[str, Any]]:
     file = workdir / "results.jsonl"
     lines = map(json.loads, file.read_text().splitlines() if file.exists() else [])
     return {
-        (line["method"], line["evaluations"], line["seed"]): line
+        (line["method"], line["evaluations"], line["seed"], line.get("runs", "")): line
         for line in lines
         if line["num_samples"] == NUM_SAMPLES.value
     }
@@ -151,21 +159,21 @@ def rows(workdir: Path) -> dict[Key, dict[str, Any]]:
 
 def main() -> None:
     """Trains and measures what is missing, and prints the table and whether the goals hold."""
-    workdir, keys = Path(WORKDIR.value).absolute(), list(wanted())
-    runs = {METHODS[name].run.format(evaluations) for name, evaluations, _ in keys}
-    for seed in range(SEEDS.value):
-        for folder, arguments in missing(workdir, (name for name in TRAININGS if name in runs), seed):
+    workdir = Path(WORKDIR.value).absolute()
+    measure, known, found = Measure(workdir), rows(workdir), []
+    for name, evaluations, seed in wanted():
+        for folder, arguments in missing(workdir, iter([METHODS[name].run.format(evaluations)]), seed):
             train(folder, arguments)
-    measure, known = Measure(workdir), rows(workdir)
-    for name, evaluations, seed in keys:
-        if (name, evaluations, seed) not in known:
-            row = {"method": name, "evaluations": evaluations, "seed": seed, "num_samples": NUM_SAMPLES.value}
-            row |= measure(METHODS[name], evaluations, seed)
+        place = METHODS[name], evaluations, seed
+        key = name, evaluations, seed, measure.digest(*place)
+        if key not in known:
+            row = dict(zip(("method", "evaluations", "seed", "runs"), key, strict=True))
+            known[key] = row | {"num_samples": NUM_SAMPLES.value, **measure(*place)}
             with (workdir / "results.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{value}"
-                            for key, value in row.items()), flush=True)  # fmt: skip
-    found = [row for key, row in rows(workdir).items() if key in keys]
+                file.write(json.dumps(known[key]) + "\n")
+            print(", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{value}"
+                            for name, value in known[key].items()), flush=True)  # fmt: skip
+        found.append(known[key])
     print(table(found))
     print(goals(found))
     if OUT.value:

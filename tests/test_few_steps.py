@@ -1,9 +1,10 @@
 """The benchmark of few steps trains what is missing in order, and its verdict is what its figures say."""
 
 import importlib
+import json
 
 import pytest
-from support.tiny import ROOT
+from support.tiny import ROOT, run, save, tiny_config
 
 
 @pytest.fixture
@@ -65,3 +66,21 @@ def test_a_row_has_the_mean_and_the_spread_of_its_seeds(module):
         "| 200 | Heun | 3 | 2.00 (1.90 to 2.10) | 0.800 (0.760 to 0.840) | 0.900 (0.855 to 0.945) "
         "| 0.950 (0.902 to 0.997) | 10 |"
     )
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_row_is_measured_once_and_again_after_another_training(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(module("_few_steps_runs"), "missing", lambda *arguments: iter([]))
+    save(tmp_path / "digits_classifier", tiny_config(task="classify", labels__num_classes=10))
+    teacher = save(tmp_path / "seed_0" / "digits_flow", tiny_config(diffusion__target="v"))
+    flags = [f"--workdir={tmp_path}", "--methods=DDIM", "--evaluations=1,2", "--seeds=1", "--num_samples=16"]
+    printed = [run("benchmarks/few_steps.py", *flags, "--batch_size=16") for _ in range(2)]
+    save(teacher, tiny_config(diffusion__target="v"), steps=[2])
+    printed.append(run("benchmarks/few_steps.py", *flags, "--batch_size=16"))
+    assert [outcome.status for outcome in printed] == [0, 0, 0], printed[-1].err
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [(row["method"], row["evaluations"]) for row in rows] == [("DDIM", 1), ("DDIM", 2)] * 2
+    assert len({row["runs"] for row in rows}) == 2
+    first, again, other = (outcome.out.partition("| evaluations")[2] for outcome in printed)
+    assert first == again != other
+    assert f"| {rows[2]['precision']:.3f} | {rows[2]['recall']:.3f} |" in other
