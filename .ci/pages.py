@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 GUIDES = (
     "howto",
     "configuration",
+    "fast",
     "metrics",
     "notes",
     "architecture",
