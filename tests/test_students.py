@@ -293,7 +293,7 @@ AVERAGED = {
 
 
 def test_a_student_of_mean_flow_starts_from_its_teacher_and_resumes_bit_for_bit(tmp_path):
-    """What it has besides, the input for the end of a step, has no effect at first, and learns."""
+    """Its additional input, the time at which a step ends, has no effect before the first step and is trained."""
     teacher = saved(tmp_path / "teacher", tiny_config(**OF_BOTH))
     config = tiny_config(**AVERAGED, teacher__workdir=str(teacher), optim__learning_rate=1e-2)
     states = {}
@@ -322,8 +322,16 @@ def test_a_student_of_mean_flow_starts_from_its_teacher_and_resumes_bit_for_bit(
     assert opened.sample(2).shape == (2, 8, 8, 1)
     with pytest.raises(UserError, match="sampler=mean_flow needs a network that is told where a step ends"):
         known.configure(sampler="mean_flow").chain(1)
-    with pytest.raises(ValueError, match="this network was not taught to take a step"):
+    with pytest.raises(ValueError, match="this network has no input for the time at which a step ends"):
         taught(x_t, level._replace(until=until))
+
+
+def test_a_student_of_mean_flow_teaches_only_its_like(tmp_path):
+    first = saved(tmp_path / "first", tiny_config(**AVERAGED, teacher__workdir="x"))
+    with pytest.raises(UserError, match=r"first cannot teach this run: .*is told where a step ends") as error:
+        train(tiny_config(**STUDENT, teacher__workdir=str(first)), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_network_of_a_program_is_not_told_where_a_step_ends(teacher, tmp_path):

@@ -7,7 +7,18 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import KEYS, changes, denoises, distils, editable, flatten, in_words, to_json, unmet_needs
+from ddpm_jax.config import (
+    KEYS,
+    changes,
+    denoises,
+    distils,
+    editable,
+    flatten,
+    in_words,
+    takes_steps,
+    to_json,
+    unmet_needs,
+)
 from ddpm_jax.diffusion.distillation import Halving
 from ddpm_jax.errors import UserError, reading
 from ddpm_jax.runs.run import Run
@@ -66,6 +77,11 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
     factory.check_teachable(teacher.config)
     if clashes := changes(_shared(config, teacher.config), _shared(config, config)):
         raise UserError(f"{teacher.workdir} cannot teach this run: {in_words(clashes)}; set it as there")
+    if takes_steps(teacher.config) and not takes_steps(config):
+        raise UserError(
+            f"{teacher.workdir} cannot teach this run: its network is told where a step ends, and this one is not; set "
+            "config.distil.method=mean_flow, or choose another teacher"
+        )
     config, known = editable(config), stored["teacher"]["digest"] if stored and "teacher" in stored else ""
     config.teacher.digest = teacher.digest()
     if known and known != config.teacher.digest:
