@@ -71,7 +71,7 @@ def missing(workdir: Path, names: Iterator[str], seed: int) -> Iterator[tuple[Pa
 
 
 def train(folder: Path, arguments: list[str]) -> None:
-    """Trains a run in a process of its own, or goes on with it; ends this program if that fails."""
+    """Trains a run in its own process, or continues its training; exits with an error if the training fails."""
     folder.mkdir(parents=True, exist_ok=True)
     print(f"training {folder}; its log is in {folder}.log", flush=True)
     with open(f"{folder}.log", "a") as log:

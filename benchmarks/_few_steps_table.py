@@ -8,9 +8,6 @@ import numpy as np
 from ddpm_jax.evaluation.plots import COLOURS, Picture, panels
 
 QUALITIES = {"fd": "Frechet distance", "precision": "precision", "recall": "recall", "variance": "variance"}
-IMITATED = {"students of the ODE": ("Heun", 200), "other samplers": ("ancestral", 1000)}
-"""The chain that a method imitates."""
-OF_THE_ODE = ("progressive", "consistency", "mean flow", "Heun", "DDIM", "DDIM, fitted")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -18,6 +15,11 @@ Rows = Sequence[Mapping[str, Any]]
 def of(rows: Rows, method: str, evaluations: int, name: str) -> np.ndarray:
     """A figure of a row for each seed, by its name."""
     return np.array([row[name] for row in rows if (row["method"], row["evaluations"]) == (method, evaluations)])
+
+
+def imitated(method: str) -> tuple[str, int]:
+    """The chain that a method imitates: the ancestral one of all steps, or an accurate solution of the ODE."""
+    return ("ancestral", 1000) if method.startswith("ancestral") else ("Heun", 200)
 
 
 def places(rows: Rows) -> list[tuple[str, int]]:
@@ -50,7 +52,7 @@ def goals(rows: Rows) -> str:
     """Whether the two goals hold, of each method that was measured with so many evaluations."""
     lines = []
     for method, evaluations in places(rows):
-        chain = IMITATED["students of the ODE" if method in OF_THE_ODE else "other samplers"]
+        chain = imitated(method)
         if evaluations in (1, 4) and len(of(rows, *chain, "fd")):
             ours = {name: of(rows, method, evaluations, name) for name in QUALITIES}
             theirs = {name: of(rows, *chain, name) for name in QUALITIES}

@@ -7,8 +7,8 @@ Trains what is missing in `--workdir`, just before it is measured: a classifier 
 digits_flow and its students. All samples of a seed are of these runs. Each row is measured for each seed: the Frechet
 distance, precision and recall (k = 3) on the features of the classifier, against all training digits; the variance of
 the pixels over that of the digits; and images/s on this machine, after compilation. The rows are kept in `--workdir` as
-soon as they are known, with the digests of their runs. A command that was interrupted, or that asks for more, goes on,
-and measures again what was trained again. `--out` draws the quality against the evaluations.
+soon as they are known, with the digests of their runs. The same command continues after an interruption, and measures
+only what is missing or was trained again. `--out` draws the quality against the evaluations.
 """
 
 import json

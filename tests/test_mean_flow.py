@@ -26,7 +26,7 @@ def column(leaf, y):
 
 
 def velocity_of(denoise, schedule):
-    """The velocity of the straight path by a denoiser that knows no steps: `(y, s) -> [B, ...]`."""
+    """The velocity on the straight path, from a denoiser without an end of the step: `(y, s) -> [B, ...]`."""
     average = average_velocity(denoise, on_straight_path(schedule))
     return lambda y, share: average(y, share, None)
 

@@ -159,7 +159,9 @@ class UNet(nn.Module):
           ValueError: H or W is not divisible by `2**(levels - 1)`, or there is `until` for a network without `spans`.
         """
         if until is not None and not self.spans:
-            raise ValueError("this network was not taught to take a step: it has no input for the time of its end")
+            raise ValueError(
+                "this network has no input for the time at which a step ends: only students by MeanFlow have it"
+            )
         arch = self.arch
         emb = Embedding(arch, self.num_classes, name="embedding")(index, label)
         if self.spans:

@@ -15,6 +15,8 @@ import json
 from types import ModuleType
 from typing import Any
 
+import tensorstore
+
 _ARENA_MAX = -8
 """The number of glibc's `M_ARENA_MAX`."""
 
@@ -37,8 +39,6 @@ def keep_less_of_saves() -> None:
 @functools.lru_cache(1)
 def _described(spec: str) -> dict[str, Any]:
     """The complete description of a key-value store, of its shortest form as JSON; must not be changed."""
-    import tensorstore
-
     return tensorstore.KvStore.Spec(json.loads(spec)).to_json()
 
 
@@ -64,8 +64,6 @@ class _KvStore:
 
     def __getattr__(self, name: str) -> object:
         """The attribute of the class."""
-        import tensorstore
-
         return getattr(tensorstore.KvStore, name)
 
 
@@ -81,6 +79,4 @@ class _OrbaxTensorStore(ModuleType):
 
     def __getattr__(self, name: str) -> object:
         """The attribute of the module."""
-        import tensorstore
-
         return getattr(tensorstore, name)

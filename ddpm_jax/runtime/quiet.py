@@ -76,7 +76,7 @@ def quieten_urllib3() -> None:
 
 
 def _is_not_of_cut_headers(record: logging.LogRecord) -> bool:
-    """Whether a log record is no warning that the headers of an answer of Google's storage cannot be read."""
+    """Whether a log record is not urllib3's warning that it cannot parse the headers of Google's storage."""
     message = record.getMessage()
     return not (message.startswith("Failed to parse headers") and "/storage/v1/" in message)
 

@@ -79,7 +79,7 @@ class Folders:
             pass
 
     def _adopt(self) -> None:
-        """Gives a run that was copied from a bucket the form of one on a disk.
+        """Converts a run that was copied from a bucket to the layout of a run on a disk.
 
         Raises:
           UserError: it was copied over another run.
