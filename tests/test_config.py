@@ -125,6 +125,7 @@ OUT_OF_RANGE = {
     "optim.ema_decay": 1.5,
     "train.batch_size": 0,
     "train.num_steps": 0,
+    "distil.guidance_scale": -0.5,
     "distil.first_steps": 0,
     "distil.stage_steps": 0,
     "train.accumulation": 0,
@@ -334,6 +335,7 @@ WITHOUT_EFFECT = [
     ("distil.stage_steps", 100, "task", {}),
     ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("loss.weight", "v", "task", {"task": "distil"}),
+    ("distil.guidance_scale", 2.0, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("log.held_out_every", 100, "task", {"task": "distil", "data__held_out": 0.1}),
 ]
 

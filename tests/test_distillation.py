@@ -11,6 +11,7 @@ from support.analytic import ALL_TARGETS, GAUSSIAN, IMAGES, MIXTURE, each, keys,
 from ddpm_jax.diffusion import distillation, schedules, timesteps
 from ddpm_jax.diffusion.analytic import Gaussian
 from ddpm_jax.diffusion.gaussian import q_sample
+from ddpm_jax.diffusion.guidance import classifier_free, side_by_side
 from ddpm_jax.diffusion.prediction import Prediction, eps_from_x_0
 from ddpm_jax.diffusion.samplers import consistency, ddim, ddim_step, heun, sample
 
@@ -73,6 +74,22 @@ def test_the_loss_is_zero_at_the_composed_map_of_the_teacher_and_nowhere_else(da
     terms = of(other)
     np.testing.assert_allclose(terms["x_0_mse"], 1e-4, rtol=1e-6)
     np.testing.assert_allclose(terms["loss"], 1e-4 / transition.now.sigma**2, rtol=1e-6)
+
+
+def test_the_minimum_with_a_guided_teacher_is_the_guided_map_of_two_steps_without_guidance_in_the_student():
+    """One class of the mixture is guided away from the whole, both exact."""
+    curriculum = halving(SCHEDULES["straight"])
+    transition = curriculum.transition(np.array([48, 36, 30, 18]), 0)
+    one, loss = MIXTURE.components[0], distillation.l_progressive(curriculum.middle)
+    guided = classifier_free(side_by_side(one.denoiser, MIXTURE.denoiser), 2.5)
+    x_0 = one.sample(jax.random.key(0), 4)
+    of = lambda student: jax.jit(lambda x_0: loss(student, guided, x_0, keys(4), transition))(x_0)
+    assert np.max(of(composed(guided, curriculum))["loss"]) < 1e-18
+    assert np.min(of(composed(one.denoiser, curriculum))["loss"]) > 1e-4
+    x_T, chain = jnp.asarray(normal(8, 2)), curriculum.chains
+    student = lambda x_t, level: composed(guided, curriculum)(x_t, level._replace(t=jnp.full(len(x_t), level.t)))
+    few = sample(ddim(), student, keys(8), x_T=x_T, transitions=chain[1])
+    np.testing.assert_allclose(few, sample(ddim(), guided, keys(8), x_T=x_T, transitions=chain[0]), atol=1e-9)
 
 
 def test_the_teacher_itself_does_not_have_zero_loss():

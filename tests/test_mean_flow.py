@@ -7,7 +7,9 @@ import pytest
 from support.analytic import MIXTURE, keys, normal
 
 from ddpm_jax.diffusion import schedules, timesteps
+from ddpm_jax.diffusion.analytic import Gaussian
 from ddpm_jax.diffusion.continuous import on_straight_path, transitions_at
+from ddpm_jax.diffusion.guidance import classifier_free, side_by_side
 from ddpm_jax.diffusion.mean_flow import Spans, average_velocity, l_mean_flow, mean_flow_error
 from ddpm_jax.diffusion.prediction import Prediction
 from ddpm_jax.diffusion.samplers import heun, mean_flow, sample
@@ -114,6 +116,39 @@ def test_the_expected_gradient_of_single_images_is_zero_at_the_exact_average_vel
     for feature in (jnp.ones_like, lambda y: y, jnp.sin):
         assert abs(gradient(feature, 0.0)) < 1e-10
         assert abs(gradient(feature, 0.1)) > 1e-2
+
+
+def test_the_guided_loss_has_no_expected_gradient_at_the_exact_average_velocity_of_the_guided_flow():
+    """Of images of one class, of which the velocity without the class knows nothing, within sampling error."""
+    schedule, num, scale = SCHEDULES["straight"], 20_000, 2.5
+    one, whole = Gaussian([0.3], [[0.25]]), Gaussian([-0.2], [[0.64]])
+    transition = jax.tree.map(lambda leaf: jnp.repeat(leaf, num), spans(schedule, (700.0, 200.0)))
+    x_0 = one.sample(jax.random.key(3), num)
+    guided = integrated(classifier_free(side_by_side(one.denoiser, whole.denoiser), scale), schedule)
+
+    def gradients(average, feature=jnp.ones_like):
+        def loss(slope):
+            student = as_denoiser(lambda y, share, until: average(y, share, until) + slope * feature(y))
+            terms = l_mean_flow(schedule, power=0.0, guidance_scale=scale)
+            return terms(student, whole.denoiser, x_0, keys(num), transition)["loss"]
+
+        return jax.jit(lambda slope: jax.jvp(loss, (slope,), (1.0,))[1])(0.0)
+
+    error = lambda found: float(jnp.abs(jnp.mean(found)) / (jnp.std(found) / num**0.5))
+    for feature in (jnp.ones_like, lambda y: y, jnp.sin):
+        assert error(gradients(guided, feature)) < 3.5
+    assert error(gradients(integrated(one.denoiser, schedule))) > 20
+    assert error(gradients(integrated(whole.denoiser, schedule))) > 20
+
+
+def test_without_guidance_nothing_is_evaluated_without_the_class():
+    def never(x_t, level):
+        raise AssertionError("the scale is 1")
+
+    schedule = SCHEDULES["cosine"]
+    transition, x_0 = spans(schedule, (700.0, 200.0), (300.0, 100.0)), jnp.asarray(normal(2, 3))
+    zero = lambda x_t, level: Prediction(jnp.zeros_like(x_t), jnp.zeros_like(x_t))
+    assert np.all(l_mean_flow(schedule)(zero, never, x_0, keys(2), transition)["loss"] > 0)
 
 
 @BOTH

@@ -1,6 +1,6 @@
 """The configuration keys of a student, which learns to draw in few steps what a trained denoiser draws in many."""
 
-from ddpm_jax.config.keys import COUNT, Key
+from ddpm_jax.config.keys import COUNT, NOT_NEGATIVE, Key
 
 TEACHER = {
     "workdir": Key("", "work directory of the denoiser from whose averaged parameters it starts", fixed=False),
@@ -12,6 +12,12 @@ DISTIL = {
         "progressive: one step of DDIM for two of the teacher's, from stage to stage; consistency: easy consistency "
         "tuning, mean_flow: the average velocity of a step, each for the sampler of that name",
         choices=("progressive", "consistency", "mean_flow"),
+    ),
+    "guidance_scale": Key(
+        1.0,
+        "classifier-free guidance that it learns, so that it draws with sample.guidance_scale=1, in one evaluation per "
+        "step; 1 for none; other scales for a teacher with labels.dropout",
+        NOT_NEGATIVE,
     ),
     "first_steps": Key(64, "steps of its chain in the first stage, a power of two times sample.num_steps", COUNT),
     "stage_steps": Key(

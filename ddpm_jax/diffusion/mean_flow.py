@@ -93,7 +93,9 @@ def mean_flow_error(average: AverageVelocity, velocity: AnyArray, point: Array, 
     return u - jax.lax.stop_gradient(target)
 
 
-def l_mean_flow(schedule: NoiseSchedule, *, power: float = 1.0, offset: float = 1e-3) -> TaughtLoss:
+def l_mean_flow(
+    schedule: NoiseSchedule, *, power: float = 1.0, offset: float = 1e-3, guidance_scale: float = 1.0
+) -> TaughtLoss:
     r"""The loss of MeanFlow with the velocity of single images.
 
     $$ L = \mathbb{E}\left[ \frac{\|\Delta\|^2}{\mathrm{sg}\left[ (\|\Delta\|^2 + c)^p \right]} \right] $$
@@ -101,13 +103,18 @@ def l_mean_flow(schedule: NoiseSchedule, *, power: float = 1.0, offset: float = 
     [Geng et al. 2025](https://arxiv.org/abs/2505.13447), eq. 9 to 11 and section 4.3, with `mean_flow_error` for Delta
     and `v = eps - x_0`. At the exact average velocity the expected gradient of the squared error is zero.
 
+    With a guidance scale w, `v = w (eps - x_0) + (1 - w) u(y_s, s, s)` without the class, whose mean is the velocity of
+    the guided flow (section 4.2): the student draws as with that scale, in one evaluation per step.
+
     Args:
       schedule: the noise schedule.
       power: p; 0 for the squared error itself.
       offset: c.
+      guidance_scale: w, as for `classifier_free`; 1 for none.
 
     Returns:
-      A `TaughtLoss` with the terms "loss" and "velocity_mse", the mean square of Delta. It needs no teacher.
+      A `TaughtLoss` with the terms "loss" and "velocity_mse", the mean square of Delta. Its teacher is the student
+      itself without the class, and is not evaluated if the scale is 1.
     """
     level_of = on_straight_path(schedule)
 
@@ -117,7 +124,11 @@ def l_mean_flow(schedule: NoiseSchedule, *, power: float = 1.0, offset: float = 
         now, eps = transition.now, noise_like(keys, x_0)
         x_t = q_sample(x_0, eps, now)
         point = x_t / expand_like(now.signal + now.sigma, x_t)
-        error = mean_flow_error(average_velocity(denoise, level_of), eps - x_0, point, transition)
+        velocity = eps - x_0
+        if guidance_scale != 1:
+            without = teacher(x_t, now)
+            velocity = guidance_scale * velocity + (1 - guidance_scale) * (without.eps - without.x_0)
+        error = mean_flow_error(average_velocity(denoise, level_of), velocity, point, transition)
         square = jnp.sum(error**2, axis=range(1, error.ndim))
         weight = jax.lax.stop_gradient((square + offset) ** -power)
         return {"loss": weight * square, "velocity_mse": square / error[0].size}

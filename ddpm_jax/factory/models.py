@@ -252,8 +252,7 @@ def denoiser(
             denoise = network(label=jnp.full_like(label, null))
         else:
             assert label is not None, "a model with guidance has classes"
-            both = network(label=jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel())
-            denoise = classifier_free(in_one_batch(both), settings["guidance_scale"])
+            denoise = guided_by_label(network, label, null=null, scale=settings["guidance_scale"])
         if classifier and guided_by and evaluated.classifier:
             assert isinstance(params, Mapping)
             assert label is not None, "a classifier has classes"
@@ -263,6 +262,21 @@ def denoiser(
         return denoise if fit is None else with_error(denoise, fit.x_0_mse)
 
     return with_params
+
+
+def guided_by_label(
+    network: Callable[[AnyArray], Denoiser], label: AnyArray, *, null: int, scale: float | jax.Array
+) -> Denoiser:
+    """The denoiser of labels `[B]` by classifier-free guidance, which evaluates both copies of an image in one batch.
+
+    Args:
+      network: function from labels `[2 B]` to the `Denoiser` of them.
+      label: `[B]` integers.
+      null: the null label.
+      scale: as for `classifier_free`.
+    """
+    both = jnp.stack([label, jnp.full_like(label, null)], axis=1).ravel()
+    return classifier_free(in_one_batch(network(both)), scale)
 
 
 def classifier_samples(config: ConfigDict, model: nn.Module) -> Callable[[chex.ArrayTree], LogProb]:

@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import chex
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from ddpm_jax.config import distils, takes_steps
 from ddpm_jax.diffusion import distillation, mean_flow
+from ddpm_jax.diffusion.prediction import Denoiser
 from ddpm_jax.errors import UserError
 from ddpm_jax.factory.chains import noise_schedule, sampling_transitions
 from ddpm_jax.factory.lookup import named
-from ddpm_jax.factory.models import denoiser_of, shown_labels
+from ddpm_jax.factory.models import denoiser_of, guided_by_label, shown_labels
+from ddpm_jax.training.state import Teacher
 from ddpm_jax.training.step import Examples, Objective
 
 
@@ -23,12 +26,12 @@ class Method(NamedTuple):
 
     Attributes:
       curriculum: function from the configuration to its `Curriculum`.
-      loss: function from that to the `TaughtLoss`.
+      loss: function from both to the `TaughtLoss`.
       chain: the settings of `config.sample` that its chain must have.
     """
 
     curriculum: Callable[[ConfigDict], distillation.Curriculum]
-    loss: Callable[[Any], distillation.TaughtLoss]
+    loss: Callable[[ConfigDict, Any], distillation.TaughtLoss]
     chain: Mapping[str, Any]
 
 
@@ -65,17 +68,19 @@ _PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
 METHODS: dict[str, Method] = {
     "progressive": Method(
         curriculum=_halving,
-        loss=lambda lessons: distillation.l_progressive(lessons.middle),
+        loss=lambda config, lessons: distillation.l_progressive(lessons.middle),
         chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
     ),
     "mean_flow": Method(
         curriculum=lambda config: mean_flow.Spans(noise_schedule(config)),
-        loss=lambda lessons: mean_flow.l_mean_flow(lessons.schedule),
+        loss=lambda config, lessons: mean_flow.l_mean_flow(
+            lessons.schedule, guidance_scale=config.distil.guidance_scale
+        ),
         chain={"sampler": "mean_flow", "clip_x_0": False, **_PLAIN},
     ),
     "consistency": Method(
         curriculum=_narrowing,
-        loss=lambda lessons: distillation.l_consistency(),
+        loss=lambda config, lessons: distillation.l_consistency(),
         chain={"sampler": "consistency", **_PLAIN},
     ),
 }
@@ -110,6 +115,11 @@ def check_teachable(config: ConfigDict) -> None:
 def _check_student(config: ConfigDict) -> None:
     """Raises a `UserError` if a student cannot learn the configured chain, or not with the configured network."""
     check_teachable(config)
+    if config.distil.guidance_scale != 1 and not config.labels.dropout:
+        raise UserError(
+            f"config.distil.guidance_scale={config.distil.guidance_scale:g} needs a teacher trained both with and "
+            "without the class: set config.labels.num_classes and config.labels.dropout as there, or leave it at 1"
+        )
     if takes_steps(config) and config.network != "configured":
         raise UserError("config.distil.method=mean_flow needs the network of config.model, which has an input more")
     for key, value in named(METHODS, config.distil.method, "distil.method").chain.items():
@@ -121,10 +131,10 @@ def _check_student(config: ConfigDict) -> None:
 
 
 def student_objective(config: ConfigDict, model: nn.Module, apply: Callable[..., Any]) -> Objective:
-    """The objective of a student, which also takes `teacher=`, the parameters of the teacher if it is another network.
+    """The objective of a student, which also takes `teacher=`, the `Teacher` if it is another network.
 
-    Teacher and student get the same labels. Another network teaches without dropout, and the student itself with the
-    same dropout.
+    Teacher and student get the same labels, unless the student itself is the part without the class of the guidance
+    that it learns. Another network teaches without dropout, and the student itself with the same dropout.
 
     Args:
       config: configuration.
@@ -135,14 +145,31 @@ def student_objective(config: ConfigDict, model: nn.Module, apply: Callable[...,
       UserError: as `curriculum`.
     """
     lessons, from_network = curriculum(config), denoiser_of(config)
-    loss = METHODS[config.distil.method].loss(lessons)
+    own_guidance, null = takes_steps(config) and config.distil.guidance_scale != 1, config.labels.num_classes
+    loss = METHODS[config.distil.method].loss(config, lessons)
 
     def terms(
-        params: chex.ArrayTree, examples: Examples, key: jax.Array, *, teacher: chex.ArrayTree | None = None
+        params: chex.ArrayTree, examples: Examples, key: jax.Array, *, teacher: Teacher | None = None
     ) -> dict[str, jax.Array]:
         label = shown_labels(config, examples.label, examples.label_keys)
-        student = from_network(partial(apply, rngs={"dropout": key}), {"params": params}, label=label)
-        other = None if teacher is None else from_network(model.apply, {"params": teacher}, label=label)
-        return loss(student, other or student, examples.x_0, examples.noise_keys, examples.transition)
+        own = partial(from_network, partial(apply, rngs={"dropout": key}), {"params": params})
+        if teacher is not None:
+            other = _teaching(config, model, teacher, label)
+        else:
+            other = own(label=jnp.full_like(label, null) if own_guidance else label)
+        return loss(own(label=label), other, examples.x_0, examples.noise_keys, examples.transition)
 
     return terms
+
+
+def _teaching(config: ConfigDict, model: nn.Module, teacher: Teacher, label: jax.Array) -> Denoiser:
+    """The denoiser of a teacher for labels `[B]`, guided if that is to be learned.
+
+    Only the first teacher is guided: those of later stages are students, which have learned it.
+    """
+    network = lambda label: denoiser_of(config)(model.apply, {"params": teacher.params}, label=label)
+    plain, scale = network(label), config.distil.guidance_scale
+    if scale == 1:
+        return plain
+    guided = guided_by_label(network, label, null=config.labels.num_classes, scale=scale)
+    return lambda x_t, level: jax.lax.cond(teacher.stage == 0, guided, plain, x_t, level)

@@ -74,14 +74,7 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
     teacher = Run(workdir, network=network)
     if not denoises(teacher.config):
         raise UserError(f"{teacher.workdir} is the run of a classifier: a student needs a denoiser")
-    factory.check_teachable(teacher.config)
-    if clashes := changes(_shared(config, teacher.config), _shared(config, config)):
-        raise UserError(f"{teacher.workdir} cannot teach this run: {in_words(clashes)}; set it as there")
-    if takes_steps(teacher.config) and not takes_steps(config):
-        raise UserError(
-            f"{teacher.workdir} cannot teach this run: its network is told where a step ends, and this one is not; set "
-            "config.distil.method=mean_flow, or choose another teacher"
-        )
+    _check_teacher(config, teacher)
     config, known = editable(config), stored["teacher"]["digest"] if stored and "teacher" in stored else ""
     config.teacher.digest = teacher.digest()
     if known and known != config.teacher.digest:
@@ -90,6 +83,24 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
             f"and was {known}; set config.teacher.workdir to that one, or choose another workdir"
         )
     return Taught(config, teacher.params)
+
+
+def _check_teacher(config: ConfigDict, teacher: Run) -> None:
+    """Raises a `UserError` if a denoiser cannot teach this student."""
+    factory.check_teachable(teacher.config)
+    if clashes := changes(_shared(config, teacher.config), _shared(config, config)):
+        raise UserError(f"{teacher.workdir} cannot teach this run: {in_words(clashes)}; set it as there")
+    if takes_steps(teacher.config) and not takes_steps(config):
+        raise UserError(
+            f"{teacher.workdir} cannot teach this run: its network is told where a step ends, and this one is not; set "
+            "config.distil.method=mean_flow, or choose another teacher"
+        )
+    learned = teacher.config.distil.guidance_scale if distils(teacher.config) else 1
+    if config.distil.guidance_scale != 1 and learned != 1:
+        raise UserError(
+            f"{teacher.workdir} has learned the guidance of the scale {learned:g} already: leave "
+            "config.distil.guidance_scale at 1"
+        )
 
 
 def stage_lines(config: ConfigDict, log: RunLog) -> list[Hook]:

@@ -79,7 +79,7 @@ class Examples(NamedTuple):
 Objective: TypeAlias = Callable[..., dict[str, Array]]
 """`(params, examples, key) -> {name: [B]}`, of which "loss" is minimised; the key is for dropout.
 
-That of a student also takes `teacher=`, the parameters of its teacher.
+That of a student also takes `teacher=`, its `Teacher`, if another network teaches it.
 """
 
 
@@ -315,7 +315,7 @@ def _in_stage(spec: TrainSpec, state: TrainState) -> tuple[TrainSpec, TrainState
         return spec, state
     state = at_stage(state, spec.curriculum.stage(state.step), spec.optimizer)
     assert isinstance(state.teacher, Teacher), "a stage changes only what it holds"
-    return replace(spec, objective=partial(spec.objective, teacher=state.teacher.params)), state
+    return replace(spec, objective=partial(spec.objective, teacher=state.teacher)), state
 
 
 def gathering(step: TrainStep) -> Callable[[TrainState, tuple[Batch, Array]], tuple[TrainState, Metrics]]:
