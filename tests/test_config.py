@@ -336,7 +336,6 @@ WITHOUT_EFFECT = [
     ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("loss.weight", "v", "task", {"task": "distil"}),
     ("distil.guidance_scale", 2.0, "distil.method", {"task": "distil", "distil__method": "consistency"}),
-    ("log.held_out_every", 100, "task", {"task": "distil", "data__held_out": 0.1}),
 ]
 
 

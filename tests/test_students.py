@@ -1,6 +1,7 @@
 """Students as runs: they start from their teacher, pass from stage to stage, resume bit for bit and draw images."""
 
 import contextlib
+import dataclasses
 import io
 import shutil
 from functools import partial
@@ -256,6 +257,40 @@ def test_a_student_of_consistency_has_no_guidance_to_learn(of_classes, tmp_path)
         train(tuned(of_classes, **GUIDED), tmp_path / "run", network=Small())
 
 
+MEASURED = {"data__held_out": 0.1, "data__random_flip": True, "log__held_out_every": 1}
+
+
+def test_the_loss_on_held_out_images_is_that_of_the_averages_in_the_stage_of_the_last_step(teacher, tmp_path):
+    """By the transitions and the teacher of that stage, the images as they are, always with the same noise."""
+    config, states = student(teacher, **MEASURED), {}
+    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
+    train(config, tmp_path, network=Small(), hooks=[copied])
+    spec, model, lessons = spec_of(config), factory.network(config, Small()), factory.curriculum(config)
+    source, lines = factory.of_split(config, "held_out"), read_log(tmp_path)
+    key = stream(jax.random.key(0), "held_out")
+    for step, count in ((3, 4), (4, 2), (9, 1)):
+        state, losses = states[step], []
+        make = factory.denoiser(config, model)
+        denoise, taught_by = (make(params, jnp.zeros(8, int)) for params in (state.ema_params, state.teacher.params))
+        for start in range(0, 256, 8):
+            images = [source[i % len(source)]["image"] for i in range(start, start + 8)]
+            batch = {"image": np.stack(images), "label": np.zeros(8, int)}
+            plain = dataclasses.replace(spec, random_flip=False)
+            drawn = draw_examples(plain, batch, jax.random.fold_in(key, start), times_state=(), step=step - 1)
+            assert {*drawn.transition.now.t.tolist()} <= {16.0 * (i + 1) / count for i in range(count)}
+            noisy = drawn.x_0, drawn.noise_keys, drawn.transition
+            losses.append(distillation.l_progressive(lessons.middle)(denoise, taught_by, *noisy)["loss"])
+        assert lines[step - 1]["held_out_loss"] == pytest.approx(float(np.mean(losses)), rel=1e-4)
+    assert same(train(student(teacher, **{**MEASURED, "log__held_out_every": 0}), tmp_path / "plain", network=Small()),
+                states[9])  # fmt: skip
+
+
+def test_the_loss_of_a_student_that_teaches_itself_is_measured_too(teacher, tmp_path):
+    train(tuned(teacher, **MEASURED), tmp_path, network=Small())
+    for line in read_log(tmp_path):
+        assert np.isfinite([line["held_out_loss"], line["held_out_x_0_mse"], line["held_out_loss_t4"]]).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -448,9 +483,7 @@ def test_a_learned_variance_cannot_be_distilled():
 
 def test_the_loss_on_held_out_images_cannot_choose_the_best_student(teacher, tmp_path):
     config = student(teacher, checkpoint__best="held_out_loss", data__held_out=0.1)
-    message = (
-        "config.checkpoint.best='held_out_loss' has no effect with config.task='distil': it needs task=denoise or "
-    )
+    message = "^config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student, whose stages have "
     with pytest.raises(UserError, match=message):
         train(config, tmp_path / "run", network=Small())
 

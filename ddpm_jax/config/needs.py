@@ -52,10 +52,7 @@ def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
         "distil.stage_steps": (_DISTILS, needs("distil.method", "progressive", "consistency")),
         **{f"posterior.{key}": (_RANDOM,) for key in groups["posterior"].keys if key != "weights"},
         **{f"sample.{key}": (_DENOISES,) for key in groups["sample"].keys},
-        "log.held_out_every": (
-            needs("task", "denoise", "classify"),
-            Needs("data.held_out", " above 0", lambda share: share > 0),
-        ),
+        "log.held_out_every": (Needs("data.held_out", " above 0", lambda share: share > 0),),
         "log.quality_every": (_DENOISES,),
         **{
             f"log.quality_{key}": (_DENOISES, needs_some("log.quality_every"))

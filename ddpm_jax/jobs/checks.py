@@ -6,7 +6,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from ddpm_jax import factory
-from ddpm_jax.config import CUSTOM, check_resumable, flatten, ignored, keys_set, no_effect, unmet_needs
+from ddpm_jax.config import CUSTOM, check_resumable, distils, flatten, ignored, keys_set, no_effect, unmet_needs
 from ddpm_jax.data.source import Source
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
@@ -102,6 +102,11 @@ def check_repeatable(config: ConfigDict, given: Given) -> None:
 def _best_not_measured(config: ConfigDict) -> list[str]:
     """A line if the number of the best checkpoint is not measured, or none."""
     name, values = config.checkpoint.best, flatten(config)
+    if name == "held_out_loss" and distils(config):
+        return [
+            "config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student, whose stages have other "
+            "losses: choose fd"
+        ]
     missing = [path for path in BEST_BY.get(name, ()) if not values[path]]
     if not missing:
         unmet = [need for path in BEST_BY.get(name, ()) for need in unmet_needs(path, values)]
