@@ -183,6 +183,18 @@ def test_no_gradient_comes_through_the_target():
     np.testing.assert_allclose(jax.grad(lambda a: jnp.sum(error(a) ** 2))(0.7), expected, rtol=1e-12)
 
 
+def test_no_gradient_comes_through_the_weight():
+    schedule = SCHEDULES["straight"]
+    transition, x_0 = spans(schedule, (900.0, 300.0)), jnp.asarray(normal(1, 3))
+    scaled = as_denoiser(lambda y, share, until: y)
+    student = lambda a: lambda x_t, level: jax.tree.map(lambda leaf: a * leaf, scaled(x_t, level))
+    of = lambda power: (
+        lambda a: jnp.sum(l_mean_flow(schedule, power=power)(student(a), scaled, x_0, keys(1), transition)["loss"])
+    )
+    expected = jax.grad(of(0.0))(0.7) / (of(0.0)(0.7) + 1e-3)
+    np.testing.assert_allclose(jax.grad(of(1.0))(0.7), expected, rtol=1e-12)
+
+
 @BOTH
 def test_the_level_of_a_share_of_noise_is_that_of_the_schedule_and_has_finite_derivatives(schedule):
     times = np.array([1.0, 1.5, 30.0, 500.25, 998.0, 999.0, 999.5, 1000.0])
