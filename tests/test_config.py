@@ -118,6 +118,7 @@ OUT_OF_RANGE = {
     "loss.vlb_weight": -0.1,
     "optim.learning_rate": float("nan"),
     "optim.warmup_steps": -1,
+    "optim.decay_steps": -1,
     "optim.grad_clip": -1.0,
     "optim.beta_1": 1.0,
     "optim.beta_2": -0.1,
@@ -265,7 +266,7 @@ def test_a_network_has_levels():
 
 
 def test_the_least_values_are_in_range():
-    zeros = ["seed", "optim.grad_clip", "optim.warmup_steps", "optim.beta_1", "log.preview_every"]
+    zeros = ["seed", "optim.grad_clip", "optim.warmup_steps", "optim.decay_steps", "optim.beta_1", "log.preview_every"]
     ones = ["train.batch_size", "train.num_steps", "checkpoint.every", "checkpoint.keep", "model.channels"]
     least = {**dict.fromkeys(zeros, 0), **dict.fromkeys(ones, 1)}
     check_ranges(tiny_config(**{key.replace(".", "__"): value for key, value in least.items()}))

@@ -240,6 +240,13 @@ def test_the_learning_rate_rises_in_a_line_and_stays():
     np.testing.assert_allclose([constant(0), constant(10**6)], 2e-4)
 
 
+def test_the_learning_rate_falls_in_a_line_to_zero():
+    rate = factory.learning_rate(changed(optim__warmup_steps=2, optim__decay_steps=4))
+    np.testing.assert_allclose(rate(np.arange(8)), 2e-4 * np.array([0, 0.5, 1, 0.75, 0.5, 0.25, 0, 0]), rtol=1e-6)
+    at_once = factory.learning_rate(changed(optim__warmup_steps=0, optim__decay_steps=4))
+    np.testing.assert_allclose(at_once(np.arange(5)), 2e-4 * np.array([1, 0.75, 0.5, 0.25, 0]), rtol=1e-6)
+
+
 @pytest.mark.parametrize("clip", [0.5, 0.0])
 def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
     numbers = {"learning_rate": 0.1, "warmup_steps": 2, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.3}

@@ -130,6 +130,11 @@ def test_each_stage_starts_from_the_averages_with_a_new_optimiser_and_a_new_warm
     np.testing.assert_allclose(rates, [0, 5e-4, 1e-3] * 3)
 
 
+def test_the_learning_rate_falls_to_zero_in_each_stage(teacher):
+    rate = factory.learning_rate(student(teacher, optim__warmup_steps=1, optim__decay_steps=2))
+    np.testing.assert_allclose([rate(step) for step in range(9)], [0, 1e-3, 5e-4] * 3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("stop", [pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW)])
 def test_a_run_that_is_resumed_before_at_or_after_the_end_of_a_stage_is_the_same_bit_for_bit(
     stop, whole, teacher, tmp_path

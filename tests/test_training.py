@@ -334,6 +334,11 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
             "note: optim.warmup_steps=1 is not below train.num_steps=1, so the learning rate never reaches its peak",
         ),
         (
+            {"optim__decay_steps": 3, "train__num_steps": 4},
+            "note: with optim.decay_steps=3 the learning rate is 0 before train.num_steps=4, so the last steps change",
+        ),
+        ({"optim__decay_steps": 4, "train__num_steps": 4}, None),
+        (
             {"diffusion__num_timesteps": 100},
             "note: 36% of an image's power remains at t = T, but sampling starts from",
         ),

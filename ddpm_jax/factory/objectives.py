@@ -202,9 +202,9 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
-    """The learning rate as a function of the step: a linear warm-up from 0, then constant.
+    """The learning rate as a function of the step: a linear warm-up from 0, then constant or falling linearly to 0.
 
-    Both begin anew where a student becomes the teacher.
+    All of it begins anew where a student becomes the teacher.
     """
     rate, lessons = _rate_of_stage(config), curriculum(config)
     if not isinstance(lessons, Halving):
@@ -214,10 +214,13 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 def _rate_of_stage(config: ConfigDict) -> optax.Schedule:
     """The same as a function of the steps that the optimiser has taken since it started."""
-    optim = config.optim
+    optim, rate = config.optim, optax.constant_schedule(config.optim.learning_rate)
+    if optim.decay_steps:
+        rate = optax.linear_schedule(optim.learning_rate, 0.0, optim.decay_steps)
     if not optim.warmup_steps:
-        return optax.constant_schedule(optim.learning_rate)
-    return optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+        return rate
+    rising = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup_steps)
+    return optax.join_schedules([rising, rate], [optim.warmup_steps]) if optim.decay_steps else rising
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -130,6 +130,12 @@ def note_doubts(config: ConfigDict) -> None:
             "reaches its peak",
             flush=True,
         )
+    if config.optim.decay_steps and not factory.learning_rate(config)(last - 1):
+        print(
+            f"note: with optim.decay_steps={config.optim.decay_steps} the learning rate is 0 before "
+            f"train.num_steps={last}, so the last steps change nothing",
+            flush=True,
+        )
     if config.network == CUSTOM and config.labels.dropout:
         null = config.labels.num_classes
         print(
