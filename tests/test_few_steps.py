@@ -6,6 +6,8 @@ import json
 import pytest
 from support.tiny import ROOT, run, save, tiny_config
 
+from ddpm_jax.config import experiment
+
 
 @pytest.fixture
 def module(monkeypatch):
@@ -39,6 +41,8 @@ def test_what_is_missing_is_trained_after_its_teachers(module, tmp_path, monkeyp
     assert last["seed"] == "2"
     assert last["teacher.workdir"] == str(tmp_path / "seed_2" / "progressive_2")
     assert (last["distil.first_steps"], last["sample.num_steps"]) == ("1", "1")
+    steps = [runs.TRAININGS[f"progressive_{count}"].settings["train.num_steps"] for count in (4, 2, 1)]
+    assert sum(steps) == experiment("digits_progressive").train.num_steps  # the same stages, as runs of their own
 
 
 def test_the_verdict_compares_with_the_chain_that_is_imitated(module):
