@@ -128,6 +128,7 @@ OUT_OF_RANGE = {
     "train.num_steps": 0,
     "distil.guidance_scale": -0.5,
     "distil.first_steps": 0,
+    "distil.teacher_steps": 1,
     "distil.stage_steps": 0,
     "train.accumulation": 0,
     "train.divergence_threshold": -1.0,
@@ -335,6 +336,7 @@ WITHOUT_EFFECT = [
     ("teacher.workdir", "runs/digits_flow", "task", {}),
     ("distil.stage_steps", 100, "task", {}),
     ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
+    ("distil.teacher_steps", 4, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("loss.weight", "v", "task", {"task": "distil"}),
     ("distil.guidance_scale", 2.0, "distil.method", {"task": "distil", "distil__method": "consistency"}),
 ]

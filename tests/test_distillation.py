@@ -22,14 +22,13 @@ SCHEDULES = {"cosine": schedules.cosine(T), "straight": schedules.straight(T)}
 SLOW = pytest.mark.slow
 
 
-def halving(schedule, *, first=8, last=1, length=10):
+def shortening(schedule, *, first=8, last=1, length=10, factor=2):
     """The curriculum from `first` to `last` steps on the trailing grid."""
-    counts = [2 * first]
+    counts = [factor * first]
     while counts[-1] > last:
-        counts.append(counts[-1] // 2)
-    return distillation.Halving(
-        tuple(schedule.transitions(timesteps.trailing(schedule, count)) for count in counts), length
-    )
+        counts.append(counts[-1] // factor)
+    chains = tuple(schedule.transitions(timesteps.trailing(schedule, count)) for count in counts)
+    return distillation.Shortening(chains, length, factor)
 
 
 def noisy(data, transition, num):
@@ -39,15 +38,15 @@ def noisy(data, transition, num):
 
 
 def composed(teacher, curriculum):
-    """The denoiser whose one step of DDIM is two steps of the teacher's, found by taking them, as the paper has it."""
+    """The denoiser whose one step of DDIM is several of the teacher's, found by taking them, as the paper has it."""
 
     def denoise(x_t, level):
         transition = curriculum.transition(level.t, 0)
-        middle, next = curriculum.middle(transition), transition.next
-        first = teacher(x_t, level)
-        x_m = q_sample(first.x_0, first.eps, middle)
-        second = teacher(x_m, middle)
-        x_s = q_sample(second.x_0, second.eps, next)
+        within, next = curriculum.within(transition), transition.next
+        x_s, now = x_t, level
+        for end in [*(pick(within, i) for i in range(len(within.t))), next]:
+            estimate = teacher(x_s, now)
+            x_s, now = q_sample(estimate.x_0, estimate.eps, end), end
         column = lambda leaf: jnp.reshape(leaf, (-1,) + (1,) * (x_t.ndim - 1))
         ratio = column(next.sigma / level.sigma)
         x_0 = (x_s - ratio * x_t) / (column(next.signal) - ratio * column(level.signal))
@@ -56,13 +55,16 @@ def composed(teacher, curriculum):
     return denoise
 
 
-@pytest.mark.parametrize(("data", "schedule"), [(MIXTURE, "straight"), pytest.param(IMAGES, "cosine", marks=SLOW)])
-def test_the_loss_is_zero_at_the_composed_map_of_the_teacher_and_nowhere_else(data, schedule):
-    curriculum = halving(SCHEDULES[schedule])
+@pytest.mark.parametrize(
+    ("data", "schedule", "factor"),
+    [(MIXTURE, "straight", 2), (MIXTURE, "straight", 3), pytest.param(IMAGES, "cosine", 2, marks=SLOW)],
+)
+def test_the_loss_is_zero_at_the_composed_map_of_the_teacher_and_nowhere_else(data, schedule, factor):
+    curriculum = shortening(SCHEDULES[schedule], last=8, factor=factor)
     times = np.array([48, 45, 30, 12, 7, 6, 3, 1] * 4)  # the first and the last step among them
     transition = curriculum.transition(times, 0)
     x_0 = data.sample(jax.random.key(0), len(times))
-    loss = distillation.l_progressive(curriculum.middle)
+    loss = distillation.l_progressive(curriculum.within)
     exact = composed(data.denoiser, curriculum)
     of = lambda student: jax.jit(lambda x_0: loss(student, data.denoiser, x_0, keys(len(times)), transition))(x_0)
     terms = of(exact)
@@ -78,9 +80,9 @@ def test_the_loss_is_zero_at_the_composed_map_of_the_teacher_and_nowhere_else(da
 
 def test_the_minimum_with_a_guided_teacher_is_the_guided_map_of_two_steps_without_guidance_in_the_student():
     """One class of the mixture is guided away from the whole, both exact."""
-    curriculum = halving(SCHEDULES["straight"])
+    curriculum = shortening(SCHEDULES["straight"])
     transition = curriculum.transition(np.array([48, 36, 30, 18]), 0)
-    one, loss = MIXTURE.components[0], distillation.l_progressive(curriculum.middle)
+    one, loss = MIXTURE.components[0], distillation.l_progressive(curriculum.within)
     guided = classifier_free(side_by_side(one.denoiser, MIXTURE.denoiser), 2.5)
     x_0 = one.sample(jax.random.key(0), 4)
     of = lambda student: jax.jit(lambda x_0: loss(student, guided, x_0, keys(4), transition))(x_0)
@@ -94,10 +96,10 @@ def test_the_minimum_with_a_guided_teacher_is_the_guided_map_of_two_steps_withou
 
 def test_the_teacher_itself_does_not_have_zero_loss():
     """So the loss is not zero for whatever is close to the data."""
-    curriculum = halving(SCHEDULES["straight"])
+    curriculum = shortening(SCHEDULES["straight"])
     transition = curriculum.transition(np.array([48, 30, 18, 12]), 0)
     x_0 = MIXTURE.sample(jax.random.key(0), 4)
-    loss = distillation.l_progressive(curriculum.middle)
+    loss = distillation.l_progressive(curriculum.within)
     terms = jax.jit(lambda x_0: loss(MIXTURE.denoiser, MIXTURE.denoiser, x_0, keys(4), transition))(x_0)
     assert np.min(terms["loss"]) > 1e-6
 
@@ -105,11 +107,12 @@ def test_the_teacher_itself_does_not_have_zero_loss():
 @each("target", {name: target for name, target in ALL_TARGETS.items() if name != "eps"})
 def test_one_step_of_the_student_is_two_of_the_teacher_whatever_its_network_predicts(target):
     """A network that outputs the target of the distilled x_0 takes the same step, from pure noise too."""
-    curriculum = halving(SCHEDULES["straight"])
+    curriculum = shortening(SCHEDULES["straight"])
     transition = curriculum.transition(np.array([48, 48, 24, 6]), 0)
     _, x_t = noisy(MIXTURE, transition, 4)
-    middle = curriculum.middle(transition)
-    x_0 = distillation.two_steps(MIXTURE.denoiser, x_t, transition, middle)
+    within = curriculum.within(transition)
+    middle = pick(within, 0)
+    x_0 = distillation.several_steps(MIXTURE.denoiser, x_t, transition, within)
     output = target.of(x_0, eps_from_x_0(x_0, x_t, transition.now), transition.now)
     student = lambda x_t, level: target.prediction(output, x_t, level)
     one = ddim_step(student, keys(4), x_t=x_t, transition=transition, eta=0.0)
@@ -118,9 +121,11 @@ def test_one_step_of_the_student_is_two_of_the_teacher_whatever_its_network_pred
     np.testing.assert_allclose(one, q_sample(second.x_0, second.eps, transition.next), atol=1e-12)
 
 
-@pytest.mark.parametrize("schedule", ["straight", pytest.param("cosine", marks=SLOW)])
-def test_a_chain_of_the_exact_student_is_that_of_its_teacher_with_twice_the_steps(schedule):
-    curriculum = halving(SCHEDULES[schedule])
+@pytest.mark.parametrize(
+    ("schedule", "factor"), [("straight", 2), ("straight", 6), pytest.param("cosine", 3, marks=SLOW)]
+)
+def test_a_chain_of_the_exact_student_is_that_of_its_teacher_with_so_many_times_the_steps(schedule, factor):
+    curriculum = shortening(SCHEDULES[schedule], last=8, factor=factor)
     teacher, student = curriculum.chains[:2]
     x_T = jnp.asarray(normal(16, 2))
     exact = composed(MIXTURE.denoiser, curriculum)
@@ -132,7 +137,7 @@ def test_a_chain_of_the_exact_student_is_that_of_its_teacher_with_twice_the_step
 
 def test_each_stage_has_half_the_steps_of_the_one_before_and_the_last_goes_on():
     schedule = SCHEDULES["cosine"]
-    curriculum = halving(schedule, first=8, last=2, length=10)
+    curriculum = shortening(schedule, first=8, last=2, length=10)
     assert [int(curriculum.stage(step)) for step in (0, 9, 10, 19, 20, 29, 30, 1000)] == [0, 0, 1, 1, 2, 2, 2, 2]
     times = np.arange(1, T + 1)
     for step, count in ((0, 8), (10, 4), (20, 2), (99, 2)):
@@ -141,28 +146,39 @@ def test_each_stage_has_half_the_steps_of_the_one_before_and_the_last_goes_on():
         place = [max(i for i in range(count) if chain.now.t[i] >= t) for t in times]
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), transition, pick(chain, np.array(place)))
         halves = schedule.transitions(timesteps.trailing(schedule, 2 * count))
-        middle = curriculum.middle(transition)
+        middle = pick(curriculum.within(transition), 0)
         np.testing.assert_allclose(middle.t, halves.next.t[::2][place])
         np.testing.assert_allclose(middle.signal, halves.next.signal[::2][place])
 
 
+def test_a_teacher_of_several_steps_divides_each_step_of_its_student_evenly():
+    curriculum = shortening(SCHEDULES["straight"], first=4, last=1, factor=4)
+    assert [chain.num_steps for chain in curriculum.chains] == [16, 4, 1]
+    for step, expected in ((0, [[45, 42, 39], [9, 6, 3]]), (10, [[36, 24, 12], [36, 24, 12]])):
+        within = curriculum.within(curriculum.transition(np.array([48, 12]), step))
+        np.testing.assert_allclose(within.t.T, expected)
+
+
 def test_times_that_are_uniform_are_uniform_over_the_steps():
-    transition = halving(SCHEDULES["cosine"]).transition(np.arange(1, T + 1), 0)
+    transition = shortening(SCHEDULES["cosine"]).transition(np.arange(1, T + 1), 0)
     assert np.unique(transition.now.t, return_counts=True)[1].tolist() == [T // 8] * 8
 
 
 def test_chains_that_do_not_halve_are_refused():
     schedule = schedules.linear(50)
     chains = tuple(schedule.transitions(timesteps.uniform(schedule, count)) for count in (8, 4))
-    with pytest.raises(ValueError, match="must be every second one of its teacher's"):
-        distillation.Halving(chains, 10)
+    with pytest.raises(ValueError, match="must be one in 2 of its teacher's"):
+        distillation.Shortening(chains, 10)
+    halves = tuple(schedule.transitions(timesteps.trailing(schedule, count)) for count in (10, 5))
+    with pytest.raises(ValueError, match="must be one in 4 of its teacher's"):
+        distillation.Shortening(halves, 10, 4)
 
 
 def test_no_gradient_reaches_the_teacher():
-    curriculum = halving(SCHEDULES["straight"])
+    curriculum = shortening(SCHEDULES["straight"])
     transition = curriculum.transition(np.array([48, 12]), 0)
     x_0 = GAUSSIAN.sample(jax.random.key(0), 2)
-    loss = distillation.l_progressive(curriculum.middle)
+    loss = distillation.l_progressive(curriculum.within)
 
     def scaled(scale):
         return lambda x_t, level: Prediction(scale * x_t, eps_from_x_0(scale * x_t, x_t, level))

@@ -187,7 +187,7 @@ def test_the_objective_compares_the_network_with_its_teacher(teacher, of_teacher
     make = factory.denoiser(config, factory.network(config, Small()))
     denoise, taught_by = (make(params, jnp.zeros(8, jnp.int32)) for params in (own, of_teacher.params))
     noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-    expected = distillation.l_progressive(lessons.middle)(denoise, taught_by, *noisy)
+    expected = distillation.l_progressive(lessons.within)(denoise, taught_by, *noisy)
     jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-5), terms, expected)
 
 
@@ -228,7 +228,7 @@ def test_the_first_teacher_of_a_guided_student_is_guided_and_a_student_that_teac
     for stage, scale in ((0, 2.5), (1, 1.0)):
         teaching = Teacher(opened.params, jnp.asarray(stage, jnp.int32))
         terms = spec.objective(own, drawn, jax.random.key(1), teacher=teaching)
-        expected = distillation.l_progressive(lessons.middle)(denoise(1.0, own), denoise(scale, opened.params), *noisy)
+        expected = distillation.l_progressive(lessons.within)(denoise(1.0, own), denoise(scale, opened.params), *noisy)
         np.testing.assert_allclose(terms["loss"], expected["loss"], rtol=1e-4)
 
 
@@ -284,7 +284,7 @@ def test_the_loss_on_held_out_images_is_that_of_the_averages_in_the_stage_of_the
             drawn = draw_examples(plain, batch, jax.random.fold_in(key, start), times_state=(), step=step - 1)
             assert {*drawn.transition.now.t.tolist()} <= {16.0 * (i + 1) / count for i in range(count)}
             noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-            losses.append(distillation.l_progressive(lessons.middle)(denoise, taught_by, *noisy)["loss"])
+            losses.append(distillation.l_progressive(lessons.within)(denoise, taught_by, *noisy)["loss"])
         assert lines[step - 1]["held_out_loss"] == pytest.approx(float(np.mean(losses)), rel=1e-4)
     assert same(train(student(teacher, **{**MEASURED, "log__held_out_every": 0}), tmp_path / "plain", network=Small()),
                 states[9])  # fmt: skip
@@ -316,10 +316,16 @@ def test_the_loss_of_a_student_that_teaches_itself_is_measured_too(teacher, tmp_
             "config.sample.sampler=heun is no part of the chain that a student of distil.method",
         ),
         ({"distil__method": "consistency", "distil__first_steps": 64}, "config.sample.sampler=ddim is no part of the "),
-        ({"sample__num_steps": 3}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=3"),
-        ({"sample__num_steps": 8}, "config.distil.first_steps=4 cannot be halved to config.sample.num_steps=8"),
+        (
+            {"sample__num_steps": 3},
+            "config.distil.first_steps=4 is not config.sample.num_steps=3 times a power of ",
+        ),
+        (
+            {"sample__num_steps": 8},
+            "config.distil.first_steps=4 is not config.sample.num_steps=8 times a power of ",
+        ),
         ({"distil__first_steps": 16}, "cannot make a chain of 32 steps"),
-        ({"sample__grid": "quadratic"}, "config.sample.grid=quadratic has other times for half the steps"),
+        ({"sample__grid": "quadratic"}, "config.sample.grid=quadratic has other times for fewer steps"),
     ],
 )
 def test_what_cannot_be_taught_is_refused_in_one_line(changes, message, teacher, tmp_path):

@@ -1,6 +1,6 @@
 """The configuration keys of a student, which learns to draw in few steps what a trained denoiser draws in many."""
 
-from ddpm_jax.config.keys import COUNT, NOT_NEGATIVE, Key
+from ddpm_jax.config.keys import COUNT, NOT_NEGATIVE, SEVERAL, Key
 
 TEACHER = {
     "workdir": Key("", "work directory of the denoiser from whose averaged parameters it starts", fixed=False),
@@ -9,8 +9,8 @@ TEACHER = {
 DISTIL = {
     "method": Key(
         "progressive",
-        "progressive: one step of DDIM for two of the teacher's, from stage to stage; consistency: easy consistency "
-        "tuning, mean_flow: the average velocity of a step, each for the sampler of that name",
+        "progressive: one step of DDIM for several of the teacher's, from stage to stage; consistency: easy "
+        "consistency tuning, mean_flow: the average velocity of a step, each for the sampler of that name",
         choices=("progressive", "consistency", "mean_flow"),
     ),
     "guidance_scale": Key(
@@ -19,10 +19,15 @@ DISTIL = {
         "step; 1 for none; other scales for a teacher with labels.dropout",
         NOT_NEGATIVE,
     ),
-    "first_steps": Key(64, "steps of its chain in the first stage, a power of two times sample.num_steps", COUNT),
+    "first_steps": Key(
+        64, "steps of its chain in the first stage, a power of teacher_steps times sample.num_steps", COUNT
+    ),
+    "teacher_steps": Key(
+        2, "steps of its teacher that it learns to take in one, which divide the steps of a stage", SEVERAL
+    ),
     "stage_steps": Key(
         50_000,
-        "train steps of a stage, after which the steps of its chain or the gap of consistency are halved",
+        "train steps of a stage, after which the steps of its chain are divided, or the gap of consistency is halved",
         COUNT,
     ),
 }

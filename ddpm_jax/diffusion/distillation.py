@@ -2,7 +2,9 @@ r"""Students: denoisers of few steps, which learn from a trained one, their teac
 
 *Progressive distillation* ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), algorithm 2) halves the steps of
 a deterministic chain: a student learns to do in one step of DDIM what its teacher does in two. Then the student becomes
-the teacher, and the next stage begins.
+the teacher, and the next stage begins. A stage may divide the steps by another number too: with fewer stages fewer
+errors add up, and a stage with all steps of the teacher in one is the distillation of [Luhman & Luhman
+2021](https://arxiv.org/abs/2101.02388), on noisy images.
 
 *Easy consistency tuning* ([Geng et al. 2024](https://arxiv.org/abs/2406.14548)) starts from a trained denoiser and
 makes its estimates equal all along a trajectory of the ODE: the estimate at t learns that of the student itself at an
@@ -23,7 +25,7 @@ from jax.typing import ArrayLike
 from ddpm_jax.diffusion.arrays import AnyArray, Array, expand_like, noise_like
 from ddpm_jax.diffusion.continuous import level_of, transition_between, transitions_at
 from ddpm_jax.diffusion.gaussian import q_sample
-from ddpm_jax.diffusion.prediction import Denoiser
+from ddpm_jax.diffusion.prediction import Denoiser, eps_from_x_0
 from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
 
 TaughtLoss: TypeAlias = Callable[[Denoiser, Denoiser, AnyArray, Array, Transition], dict[str, Array]]
@@ -43,25 +45,28 @@ class Curriculum(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Halving:
-    """The curriculum of progressive distillation: from stage to stage the student's chain has half as many steps.
+class Shortening:
+    """The curriculum of progressive distillation: from stage to stage the student's chain has fewer steps.
 
     Attributes:
       chains: the transitions of the first teacher's chain, then those of the student's in each stage, leaves `[N]`,
         from `NoiseSchedule.transitions`.
       length: train steps of a stage; the last stage lasts until the training ends.
+      teacher_steps: steps of the teacher's chain in one of the student's.
 
     Raises:
-      ValueError: a chain does not have half the steps of the one before it, at every second of its times.
+      ValueError: the times of a chain are not every so many-th time of the one before it.
     """
 
     chains: tuple[Transition, ...]
     length: int
+    teacher_steps: int = 2
 
     def __post_init__(self) -> None:
+        every = self.teacher_steps
         for teacher, student in zip(self.chains, self.chains[1:], strict=False):
-            if not np.array_equal(np.asarray(teacher.now.t)[::2], np.asarray(student.now.t)):
-                raise ValueError("the times of a student's chain must be every second one of its teacher's")
+            if not np.array_equal(np.asarray(teacher.now.t)[::every], np.asarray(student.now.t)):
+                raise ValueError(f"the times of a student's chain must be one in {every} of its teacher's")
 
     def stage(self, step: ArrayLike) -> Array:
         """The number of the stage `[]`, from 0, after so many train steps `[]`."""
@@ -76,14 +81,15 @@ class Halving:
         place = jnp.sum(chain.now.t >= jnp.asarray(times)[:, None], axis=1) - 1
         return jax.tree.map(lambda leaf: leaf[place], chain)
 
-    def middle(self, transition: Transition) -> NoiseLevel:
-        """The levels `[B]` at which a teacher divides steps `[B]` of its student."""
+    def within(self, transition: Transition) -> NoiseLevel:
+        """The levels `[teacher_steps - 1, B]` at which a teacher divides steps `[B]` of its student."""
         first = self.chains[0]
         levels = jax.tree.map(lambda now, next: jnp.asarray(np.append(now, next[-1])), first.now, first.next)
         begin, end = (
             jnp.sum(levels.t > jnp.asarray(t)[:, None], axis=1) for t in (transition.now.t, transition.next.t)
         )
-        return jax.tree.map(lambda leaf: leaf[(begin + end) // 2], levels)
+        share = jnp.arange(1, self.teacher_steps)[:, None]
+        return jax.tree.map(lambda leaf: leaf[begin + share * (end - begin) // self.teacher_steps], levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,44 +130,49 @@ class Narrowing:
         return transition_between(now, next)
 
 
-def two_steps(teacher: Denoiser, x_t: AnyArray, transition: Transition, middle: NoiseLevel) -> Array:
-    r"""The estimate of x_0 with which one step of DDIM ends where two of the teacher end, `[B, ...]`.
+def several_steps(teacher: Denoiser, x_t: AnyArray, transition: Transition, within: NoiseLevel) -> Array:
+    r"""The estimate of x_0 with which one step of DDIM ends where several of the teacher end, `[B, ...]`.
 
-    With the teacher's estimates at t and, after its first step, at the middle m, and with
-    `lambda = log(signal / sigma)`,
+    Let `lambda = log(signal / sigma)`. If steps from t to m are one with the estimate `x~_m`, then those from t to the
+    next level s, with the teacher's estimate at m, are one with
 
-    $$ \tilde x = w\, \hat x(x_m, m) + (1 - w)\, \hat x(x_t, t), \qquad
+    $$ \tilde x_s = w\, \hat x(x_m, m) + (1 - w)\, \tilde x_m, \qquad
        w = \frac{1 - e^{\lambda_m - \lambda_s}}{1 - e^{\lambda_t - \lambda_s}} $$
 
-    This is the target of [Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), algorithm 2,
+    For two steps this is the target of [Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), algorithm 2,
     `(x_s - (sigma_s / sigma_t) x_t) / (signal_s - (sigma_s / sigma_t) signal_t)`, in a form that subtracts no images:
-    a mean of two estimates, which of a step to the clean image is the second one.
+    a mean of the teacher's estimates, which of a step to the clean image is the last one.
 
     Args:
       teacher: `Denoiser`.
       x_t: `[B, ...]`.
       transition: the step t -> s of the student, leaves `[B]`.
-      middle: the level between them at which the teacher's first step ends, `[B]`.
+      within: the levels between them at which the teacher's steps meet, leaves `[n, B]`, from t to s.
     """
-    now, next, x_t = transition.now, transition.next, jnp.asarray(x_t)
-    first = teacher(x_t, now)
-    second = teacher(q_sample(first.x_0, first.eps, middle), middle)
-    share = lambda level: jnp.expm1((level.log_snr - next.log_snr) / 2)
-    w = expand_like(share(middle) / share(now), first.x_0)
-    return w * second.x_0 + (1 - w) * first.x_0
+    now, x_t = transition.now, jnp.asarray(x_t)
+
+    def later(x_0: Array, steps: tuple[NoiseLevel, NoiseLevel]) -> tuple[Array, None]:
+        begin, end = steps
+        at_begin = teacher(q_sample(x_0, eps_from_x_0(x_0, x_t, now), begin), begin)
+        share = lambda level: jnp.expm1((level.log_snr - end.log_snr) / 2)
+        w = expand_like(share(begin) / share(now), x_0)
+        return w * at_begin.x_0 + (1 - w) * x_0, None
+
+    ends = jax.tree.map(lambda leaf, last: jnp.concatenate([leaf[1:], last[None]]), within, transition.next)
+    return jax.lax.scan(later, teacher(x_t, now).x_0, (within, ends))[0]
 
 
-def l_progressive(middle: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
-    r"""The loss of progressive distillation: the squared error of v from that of two steps of the teacher.
+def l_progressive(within: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
+    r"""The loss of progressive distillation: the squared error of v from that of several steps of the teacher.
 
     $$ L = \mathbb{E}_{t, x_0, \epsilon}\left[ \frac{1}{\sigma_t^2}\, \| \tilde x - \hat x_\eta(x_t, t) \|^2 \right] $$
 
     [Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), algorithm 2 with the weight "SNR + 1" of section 4, which
     is `1 / sigma_t**2` and gives pure noise a weight too; the norm is the mean over the pixels. At its minimum, 0, a
-    step of the student's DDIM is two steps of the teacher's.
+    step of the student's DDIM is several steps of the teacher's.
 
     Args:
-      middle: function from the steps `[B]` of the student to the levels `[B]` at which the teacher divides them.
+      within: function from the steps `[B]` of the student to the levels `[n, B]` at which the teacher divides them.
 
     Returns:
       A `TaughtLoss` with the terms "loss" and "x_0_mse", the error without the weight.
@@ -172,7 +183,7 @@ def l_progressive(middle: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
     ) -> dict[str, Array]:
         now = transition.now
         x_t = q_sample(x_0, noise_like(keys, x_0), now)
-        target = jax.lax.stop_gradient(two_steps(teacher, x_t, transition, middle(transition)))
+        target = jax.lax.stop_gradient(several_steps(teacher, x_t, transition, within(transition)))
         error = jnp.mean((denoise(x_t, now).x_0 - target) ** 2, axis=range(1, x_t.ndim))
         return {"loss": error / now.sigma**2, "x_0_mse": error}
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ddpm_jax.config import denoises, distils
 from ddpm_jax.diffusion import bayes, losses, time_sampling
 from ddpm_jax.diffusion.arrays import stream
-from ddpm_jax.diffusion.distillation import Halving
+from ddpm_jax.diffusion.distillation import Shortening
 from ddpm_jax.diffusion.prediction import as_classifier
 from ddpm_jax.diffusion.schedules import NoiseSchedule
 from ddpm_jax.errors import UserError
@@ -207,7 +207,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     All of it begins anew where a student becomes the teacher.
     """
     rate, lessons = _rate_of_stage(config), curriculum(config)
-    if not isinstance(lessons, Halving):
+    if not isinstance(lessons, Shortening):
         return rate
     return lambda step: rate(step - lessons.length * lessons.stage(step))
 
@@ -260,4 +260,4 @@ def state_init(config: ConfigDict, model: nn.Module, spec: TrainSpec) -> StateIn
         state = new(key)
         return state.replace(teacher=Teacher(state.params, jnp.zeros((), jnp.int32)))
 
-    return with_teacher if isinstance(spec.curriculum, Halving) else new
+    return with_teacher if isinstance(spec.curriculum, Shortening) else new

@@ -35,27 +35,27 @@ class Method(NamedTuple):
     chain: Mapping[str, Any]
 
 
-def _halving(config: ConfigDict) -> distillation.Halving:
+def _shortening(config: ConfigDict) -> distillation.Shortening:
     """The stages of progressive distillation, from `first_steps` to the steps of the configured chain.
 
     Raises:
-      UserError: the first number cannot be halved to the last, or the grid of times not at all.
+      UserError: the first number cannot be divided to the last, or the grid of times not at all.
     """
-    first, last = config.distil.first_steps, config.sample.num_steps
-    counts = [2 * first]
-    while counts[-1] > last > 0 and not counts[-1] % 2:
-        counts.append(counts[-1] // 2)
+    first, last, factor = config.distil.first_steps, config.sample.num_steps, config.distil.teacher_steps
+    counts = [factor * first]
+    while counts[-1] > last > 0 and not counts[-1] % factor:
+        counts.append(counts[-1] // factor)
     if counts[-1] != last or len(counts) < 2:
         raise UserError(
-            f"config.distil.first_steps={first} cannot be halved to config.sample.num_steps={last}, the steps of the "
-            f"last stage: set it to a power of two times these, such as {8 * last or 8}"
+            f"config.distil.first_steps={first} is not config.sample.num_steps={last} times a power of "
+            f"config.distil.teacher_steps={factor}: set it to such a number of steps, as {factor * last or factor}"
         )
     chains = tuple(sampling_transitions(config, count) for count in counts)
     try:
-        return distillation.Halving(chains, config.distil.stage_steps)
+        return distillation.Shortening(chains, config.distil.stage_steps, factor)
     except ValueError as error:
         raise UserError(
-            f"config.sample.grid={config.sample.grid} has other times for half the steps ({error}): choose trailing"
+            f"config.sample.grid={config.sample.grid} has other times for fewer steps ({error}): choose trailing"
         ) from error
 
 
@@ -67,8 +67,8 @@ def _narrowing(config: ConfigDict) -> distillation.Narrowing:
 _PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
 METHODS: dict[str, Method] = {
     "progressive": Method(
-        curriculum=_halving,
-        loss=lambda config, lessons: distillation.l_progressive(lessons.middle),
+        curriculum=_shortening,
+        loss=lambda config, lessons: distillation.l_progressive(lessons.within),
         chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
     ),
     "mean_flow": Method(
@@ -90,7 +90,7 @@ def curriculum(config: ConfigDict) -> distillation.Curriculum | None:
     """What the student of a configuration learns after so many steps; None for all other runs.
 
     Raises:
-      UserError: its chain is not one that it could learn, or as `_halving`.
+      UserError: its chain is not one that it could learn, or as `_shortening`.
     """
     if not distils(config):
         return None

@@ -19,7 +19,7 @@ from ddpm_jax.config import (
     to_json,
     unmet_needs,
 )
-from ddpm_jax.diffusion.distillation import Halving
+from ddpm_jax.diffusion.distillation import Shortening
 from ddpm_jax.errors import UserError, reading
 from ddpm_jax.runs.run import Run
 from ddpm_jax.runtime import storage
@@ -106,7 +106,7 @@ def _check_teacher(config: ConfigDict, teacher: Run) -> None:
 def stage_lines(config: ConfigDict, log: RunLog) -> list[Hook]:
     """The hook that says in the log that a student becomes the teacher, or none."""
     lessons = factory.curriculum(config)
-    if not isinstance(lessons, Halving):
+    if not isinstance(lessons, Shortening):
         return []
 
     def said(step: int, state: TrainState, metrics: Metrics) -> None:
