@@ -1,11 +1,9 @@
-"""The table, the figure and the verdict of `few_steps.py`."""
+"""The table and the verdict of `few_steps.py`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from ddpm_jax.evaluation.plots import COLOURS, Picture, panels
 
 QUALITIES = {"fd": "Frechet distance", "precision": "precision", "recall": "recall", "variance": "variance"}
 
@@ -77,25 +75,3 @@ def _at_one(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) ->
     ratios = {name: ours[name].mean() / theirs[name].mean() for name in ("precision", "recall", "variance")}
     for name, ratio in ratios.items():
         yield f"{name} {ratio:.3f} of the chain's", bool(abs(ratio - 1) <= 0.1 if name == "variance" else ratio >= 0.9)
-
-
-def figure(rows: Rows) -> Picture:
-    """The Frechet distance, the precision and the recall against the evaluations; bands reach over the seeds."""
-    picture, axes = panels(3, width=4.2, height=3.7)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for i, method in enumerate(methods):
-        counts = [evaluations for name, evaluations in places(rows) if name == method]
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--")[i // len(COLOURS) % 2]}
-        for axis, name in zip(axes, ("fd", "precision", "recall"), strict=True):
-            values = [of(rows, method, count, name) for count in counts]
-            axis.plot(counts, [value.mean() for value in values], marker="o", markersize=3, label=method, **style)
-            low, high = ([edge(value) for value in values] for edge in (np.min, np.max))
-            axis.fill_between(counts, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    ticks = sorted({row["evaluations"] for row in rows})
-    for axis, name in zip(axes, ("fd", "precision", "recall"), strict=True):
-        axis.set(xscale="log", xlabel="evaluations of the network per image, logarithmic", title=QUALITIES[name])
-        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axis.minorticks_off()
-    axes[0].set(yscale="log")
-    axes[0].legend(fontsize=7)
-    return picture

@@ -8,7 +8,8 @@ digits_flow and its students. All samples of a seed are of these runs. Each row 
 distance, precision and recall (k = 3) on the features of the classifier, against all training digits; the variance of
 the pixels over that of the digits; and images/s on this machine, after compilation. The rows are kept in `--workdir` as
 soon as they are known, with the digests of their runs. The same command continues after an interruption, and measures
-only what is missing or was trained again. `--out` draws the quality against the evaluations.
+only what is missing or was trained again. `--out` draws the quality against the evaluations, and samples of the first
+seed.
 """
 
 import json
@@ -20,8 +21,9 @@ from typing import Any, NamedTuple
 import _root  # noqa: F401
 import jax
 import numpy as np
+from _few_steps_figure import STRIPS, figure
 from _few_steps_runs import CLASSIFIER, folder_of, missing, train
-from _few_steps_table import figure, goals, table
+from _few_steps_table import goals, table
 from absl import flags
 
 from ddpm_jax.commands import cli
@@ -53,6 +55,7 @@ class Method(NamedTuple):
 
 _MANY = (1, 2, 4, 8, 16, 50, 1000)
 _FITTED = (4, 8, 16)
+_SHOWN = 32  # samples of a method in the figure
 METHODS = {
     "ancestral": Method({"sampler": "ancestral", "grid": "trailing", "variance": "large"}, evaluations=_MANY),
     "Heun": Method({"sampler": "heun", "grid": "trailing"}, evaluations=(4, 8, 16, 50, 200), stages=2),
@@ -98,11 +101,7 @@ class Measure:
 
     def __call__(self, method: Method, evaluations: int, seed: int) -> dict[str, float]:
         """The figures of one row and seed."""
-        run = self._run(folder_of(self._workdir, method.run.format(evaluations), seed))
-        run.configure(eta=0.0, clip_x_0=False, **method.settings)
-        if method.settings.get("grid") in ("fitted", "bound") and not fitted.path_of(run).exists():
-            fit_chain(run, num_images=128, batch_size=128)
-        num_steps = -(-evaluations // method.stages)
+        run, num_steps = self._configured(method, evaluations, seed)
         run.chain(num_steps)(run.params, jax.random.key(1), indices=np.arange(BATCH.value))  # compiles
         begin = time.perf_counter()
         drawn = self._extraction.of_samples(run, num_images=NUM_SAMPLES.value, num_steps=num_steps)
@@ -118,10 +117,23 @@ class Measure:
             "images/s": NUM_SAMPLES.value / seconds,
         }
 
+    def images(self, method: Method, evaluations: int, seed: int, num_images: int) -> np.ndarray:
+        """Samples, of which image i always comes from the same noise: `[N, 8, 8, 1]` in 0..255."""
+        run, num_steps = self._configured(method, evaluations, seed)
+        return run.sample(num_images, num_steps=num_steps)
+
     def digest(self, method: Method, evaluations: int, seed: int) -> str:
         """The digests of the run that draws the samples and of the classifier."""
         run = self._run(folder_of(self._workdir, method.run.format(evaluations), seed))
         return f"{run.digest()} {self._known['classifier'].protocol['weights']}"
+
+    def _configured(self, method: Method, evaluations: int, seed: int) -> tuple[Run, int]:
+        """The run that draws the samples, and the steps of its chain."""
+        run = self._run(folder_of(self._workdir, method.run.format(evaluations), seed))
+        run.configure(eta=0.0, clip_x_0=False, **method.settings)
+        if method.settings.get("grid") in ("fitted", "bound") and not fitted.path_of(run).exists():
+            fit_chain(run, num_images=128, batch_size=128)
+        return run, -(-evaluations // method.stages)
 
     def _run(self, folder: Path) -> Run:
         """The run, opened once; with the first one the features of the digits are computed."""
@@ -177,7 +189,9 @@ def main() -> None:
     print(table(found))
     print(goals(found))
     if OUT.value:
-        figure(found).savefig(OUT.value)
+        shown = [place for place in STRIPS if place in {(row["method"], row["evaluations"]) for row in found}]
+        samples = {place: measure.images(METHODS[place[0]], place[1], 0, _SHOWN) for place in shown}
+        figure(found, samples).savefig(OUT.value)
         print(f"wrote {OUT.value}")
 
 

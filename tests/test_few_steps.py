@@ -80,7 +80,9 @@ def test_a_row_is_measured_once_and_again_after_another_training(module, tmp_pat
     flags = [f"--workdir={tmp_path}", "--methods=DDIM", "--evaluations=1,2", "--seeds=1", "--num_samples=16"]
     printed = [run("benchmarks/few_steps.py", *flags, "--batch_size=16") for _ in range(2)]
     save(teacher, tiny_config(diffusion__target="v"), steps=[2])
-    printed.append(run("benchmarks/few_steps.py", *flags, "--batch_size=16"))
+    picture = tmp_path / "figure.png"
+    printed.append(run("benchmarks/few_steps.py", *flags, "--batch_size=16", f"--out={picture}"))
+    assert picture.stat().st_size > 10_000
     assert [outcome.status for outcome in printed] == [0, 0, 0], printed[-1].err
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [(row["method"], row["evaluations"]) for row in rows] == [("DDIM", 1), ("DDIM", 2)] * 2
