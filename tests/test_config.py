@@ -336,6 +336,7 @@ WITHOUT_EFFECT = [
     ("teacher.workdir", "runs/digits_flow", "task", {}),
     ("distil.stage_steps", 100, "task", {}),
     ("distil.first_steps", 8, "distil.method", {"task": "distil", "distil__method": "consistency"}),
+    ("distil.distance", "huber", "distil.method", {"task": "distil", "distil__method": "mean_flow"}),
     ("distil.teacher_steps", 4, "distil.method", {"task": "distil", "distil__method": "consistency"}),
     ("loss.weight", "v", "task", {"task": "distil"}),
     ("distil.guidance_scale", 2.0, "distil.method", {"task": "distil", "distil__method": "consistency"}),

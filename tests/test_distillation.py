@@ -78,6 +78,25 @@ def test_the_loss_is_zero_at_the_composed_map_of_the_teacher_and_nowhere_else(da
     np.testing.assert_allclose(terms["loss"], 1e-4 / transition.now.sigma**2, rtol=1e-6)
 
 
+def test_the_pseudo_huber_distance_has_the_same_minimum_and_grows_as_the_error():
+    curriculum = shortening(SCHEDULES["straight"], last=8)
+    transition = curriculum.transition(np.array([48, 30, 12, 3]), 0)
+    x_0, exact = MIXTURE.sample(jax.random.key(0), 4), composed(MIXTURE.denoiser, curriculum)
+    loss = distillation.l_progressive(curriculum.within, huber=distillation.HUBER)
+
+    def terms(shift):
+        other = lambda x_t, level: exact(x_t, level)._replace(x_0=exact(x_t, level).x_0 + shift)
+        return jax.jit(lambda x_0: loss(other, MIXTURE.denoiser, x_0, keys(4), transition))(x_0)
+
+    assert np.max(np.abs(terms(0.0)["loss"])) < 1e-14
+    shift = terms(0.01)
+    np.testing.assert_allclose(shift["x_0_mse"], 1e-4, rtol=1e-6)
+    error = 0.01 / transition.now.sigma
+    np.testing.assert_allclose(shift["loss"], np.sqrt(error**2 + 0.00054**2) - 0.00054, rtol=1e-6)
+    gradient = jax.grad(lambda shift: jnp.sum(terms(shift)["loss"]))(0.0)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)  # it is smooth where the error is zero
+
+
 def test_the_minimum_with_a_guided_teacher_is_the_guided_map_of_two_steps_without_guidance_in_the_student():
     """One class of the mixture is guided away from the whole, both exact."""
     curriculum = shortening(SCHEDULES["straight"])

@@ -174,9 +174,10 @@ def test_a_train_step_has_the_transitions_and_the_teacher_of_its_stage(whole, te
     assert not same(state.params, state.teacher.params)
 
 
-def test_the_objective_compares_the_network_with_its_teacher(teacher, of_teacher):
+@pytest.mark.parametrize(("settings", "options"), [({}, {}), ({"distil__distance": "huber"}, {"huber": 0.00054})])
+def test_the_objective_compares_the_network_with_its_teacher(settings, options, teacher, of_teacher):
     """Parameters and labels arrive at both, the null label of an unconditional model included."""
-    config = student(teacher)
+    config = student(teacher, **settings)
     spec, lessons = spec_of(config), factory.curriculum(config)
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
@@ -187,7 +188,7 @@ def test_the_objective_compares_the_network_with_its_teacher(teacher, of_teacher
     make = factory.denoiser(config, factory.network(config, Small()))
     denoise, taught_by = (make(params, jnp.zeros(8, jnp.int32)) for params in (own, of_teacher.params))
     noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-    expected = distillation.l_progressive(lessons.within)(denoise, taught_by, *noisy)
+    expected = distillation.l_progressive(lessons.within, **options)(denoise, taught_by, *noisy)
     jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-5), terms, expected)
 
 

@@ -49,6 +49,7 @@ def needs_of(groups: Mapping[str, Group]) -> dict[str, tuple[Needs, ...]]:
         **{f"distil.{key}": (_DISTILS,) for key in groups["distil"].keys},
         "distil.guidance_scale": (_DISTILS, needs("distil.method", "progressive", "mean_flow")),
         "distil.first_steps": (_DISTILS, needs("distil.method", "progressive")),
+        "distil.distance": (_DISTILS, needs("distil.method", "progressive")),
         "distil.teacher_steps": (_DISTILS, needs("distil.method", "progressive")),
         "distil.stage_steps": (_DISTILS, needs("distil.method", "progressive", "consistency")),
         **{f"posterior.{key}": (_RANDOM,) for key in groups["posterior"].keys if key != "weights"},

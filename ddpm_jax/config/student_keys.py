@@ -25,6 +25,12 @@ DISTIL = {
     "teacher_steps": Key(
         2, "steps of its teacher that it learns to take in one, which divide the steps of a stage", SEVERAL
     ),
+    "distance": Key(
+        "squared",
+        "distance of its estimate from the teacher's; squared: as published; huber: the pseudo-Huber distance, which "
+        "gives less weight to images on which it errs far",
+        choices=("squared", "huber"),
+    ),
     "stage_steps": Key(
         50_000,
         "train steps of a stage, after which the steps of its chain are divided, or the gap of consistency is halved",

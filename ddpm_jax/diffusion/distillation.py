@@ -28,6 +28,9 @@ from ddpm_jax.diffusion.gaussian import q_sample
 from ddpm_jax.diffusion.prediction import Denoiser, eps_from_x_0
 from ddpm_jax.diffusion.schedules import NoiseLevel, NoiseSchedule, Transition
 
+HUBER = 0.00054
+"""The constant c of the pseudo-Huber distance over the root of the number of pixels and channels, as in iCT."""
+
 TaughtLoss: TypeAlias = Callable[[Denoiser, Denoiser, AnyArray, Array, Transition], dict[str, Array]]
 """A function `(denoise, teacher, x_0, keys, transition) -> {name: [B]}`, of whose terms "loss" is minimised."""
 
@@ -162,7 +165,7 @@ def several_steps(teacher: Denoiser, x_t: AnyArray, transition: Transition, with
     return jax.lax.scan(later, teacher(x_t, now).x_0, (within, ends))[0]
 
 
-def l_progressive(within: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
+def l_progressive(within: Callable[[Transition], NoiseLevel], *, huber: float = 0.0) -> TaughtLoss:
     r"""The loss of progressive distillation: the squared error of v from that of several steps of the teacher.
 
     $$ L = \mathbb{E}_{t, x_0, \epsilon}\left[ \frac{1}{\sigma_t^2}\, \| \tilde x - \hat x_\eta(x_t, t) \|^2 \right] $$
@@ -171,8 +174,12 @@ def l_progressive(within: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
     is `1 / sigma_t**2` and gives pure noise a weight too; the norm is the mean over the pixels. At its minimum, 0, a
     step of the student's DDIM is several steps of the teacher's.
 
+    With the pseudo-Huber distance, `sqrt(|.|^2 + c^2) - c` ([Song & Dhariwal 2024](https://arxiv.org/abs/2310.14189),
+    section 3.3), the minimum is the same, and images on which the student errs far count for less.
+
     Args:
       within: function from the steps `[B]` of the student to the levels `[n, B]` at which the teacher divides them.
+      huber: c; 0 for the squared error.
 
     Returns:
       A `TaughtLoss` with the terms "loss" and "x_0_mse", the error without the weight.
@@ -185,12 +192,13 @@ def l_progressive(within: Callable[[Transition], NoiseLevel]) -> TaughtLoss:
         x_t = q_sample(x_0, noise_like(keys, x_0), now)
         target = jax.lax.stop_gradient(several_steps(teacher, x_t, transition, within(transition)))
         error = jnp.mean((denoise(x_t, now).x_0 - target) ** 2, axis=range(1, x_t.ndim))
-        return {"loss": error / now.sigma**2, "x_0_mse": error}
+        square = error / now.sigma**2
+        return {"loss": jnp.sqrt(square + huber**2) - huber if huber else square, "x_0_mse": error}
 
     return loss
 
 
-def l_consistency(huber: float = 0.00054) -> TaughtLoss:
+def l_consistency(huber: float = HUBER) -> TaughtLoss:
     r"""The loss of consistency training: the distance of the estimates at t and at r < t, of the same image and noise.
 
     $$ L = \mathbb{E}\left[ \frac{\sqrt{\| \hat x_\theta(x_t, t) - \hat x_{\theta^-}(x_r, r) \|^2 + c^2} - c}{u_t - u_r}

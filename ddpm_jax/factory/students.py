@@ -68,7 +68,9 @@ _PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
 METHODS: dict[str, Method] = {
     "progressive": Method(
         curriculum=_shortening,
-        loss=lambda config, lessons: distillation.l_progressive(lessons.within),
+        loss=lambda config, lessons: distillation.l_progressive(
+            lessons.within, huber=distillation.HUBER if config.distil.distance == "huber" else 0.0
+        ),
         chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
     ),
     "mean_flow": Method(
