@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     config.teacher.workdir = "runs/digits_flow"
     config.distil.method = "mean_flow"
     config.optim.learning_rate = 3e-4
-    config.train.num_steps = 1000
+    config.optim.decay_steps = 1900
+    config.train.num_steps = 2000
     config.sample.sampler = "mean_flow"
     config.sample.num_steps = 1
     config.log.preview_steps = 1
