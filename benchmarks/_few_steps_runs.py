@@ -28,18 +28,20 @@ class Training(NamedTuple):
     settings: Mapping[str, int] = {}
 
 
-HALVED = experiment("digits_progressive").distil
-STAGE, BEFORE_2 = HALVED.stage_steps, (HALVED.first_steps // 4).bit_length()  # stages of first_steps, ..., 4 steps
-LAST = {"distil.first_steps": 2, "sample.num_steps": 2, "train.num_steps": STAGE}
+STAGE = experiment("digits_progressive").distil.stage_steps
 TRAININGS = {
     "digits_flow": Training("digits_flow"),
-    # The stages of digits_progressive one after the other, each as a run that can be sampled.
+    # The stages of digits_progressive one after the other, each as a run that can be sampled, and one of 2 steps.
     "progressive_4": Training(
-        "digits_progressive", "digits_flow", {"sample.num_steps": 4, "train.num_steps": BEFORE_2 * STAGE}
+        "digits_progressive", "digits_flow", {"sample.num_steps": 4, "train.num_steps": 2 * STAGE}
     ),
-    "progressive_2": Training("digits_progressive", "progressive_4", LAST),
     "progressive_1": Training(
-        "digits_progressive", "progressive_2", {**LAST, "distil.first_steps": 1, "sample.num_steps": 1}
+        "digits_progressive", "progressive_4", {"distil.first_steps": 1, "train.num_steps": STAGE}
+    ),
+    "progressive_2": Training(
+        "digits_progressive",
+        "progressive_4",
+        {"distil.first_steps": 2, "distil.teacher_steps": 2, "sample.num_steps": 2, "train.num_steps": STAGE},
     ),
     "digits_consistency": Training("digits_consistency", "digits_flow"),
     "digits_mean_flow": Training("digits_mean_flow", "digits_flow"),

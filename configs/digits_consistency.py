@@ -18,9 +18,10 @@ def get_config() -> ConfigDict:
     config.task = "distil"
     config.teacher.workdir = "runs/digits_flow"
     config.distil.method = "consistency"
-    config.distil.stage_steps = 200
+    config.distil.stage_steps = 250  # the gap is halved seven times
     config.optim.learning_rate = 3e-4
-    config.train.num_steps = 600
+    config.optim.decay_steps = 1900
+    config.train.num_steps = 2000
     config.sample.sampler = "consistency"
     config.sample.num_steps = 2
     config.log.preview_steps = 2

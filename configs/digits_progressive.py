@@ -17,10 +17,15 @@ def get_config() -> ConfigDict:
     config.name = "digits_progressive"
     config.task = "distil"
     config.teacher.workdir = "runs/digits_flow"
-    config.distil.first_steps = 8
-    config.distil.stage_steps = 250
+    config.distil.first_steps = 16
+    config.distil.teacher_steps = 4
+    config.distil.distance = "huber"
+    config.distil.stage_steps = 1500
     config.loss.times = "uniform"
-    config.train.num_steps = 1000  # for chains of 8, 4, 2 and 1 steps
+    config.optim.warmup_steps = 50
+    config.optim.decay_steps = 1450
+    config.optim.ema_decay = 0.98
+    config.train.num_steps = 4500  # for chains of 16, 4 and 1 steps
     config.sample.num_steps = 1
     config.log.preview_steps = 1
     return config
