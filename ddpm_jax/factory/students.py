@@ -48,7 +48,7 @@ def _shortening(config: ConfigDict) -> distillation.Shortening:
     if counts[-1] != last or len(counts) < 2:
         raise UserError(
             f"config.distil.first_steps={first} is not config.sample.num_steps={last} times a power of "
-            f"config.distil.teacher_steps={factor}: set it to such a number of steps, as {factor * last or factor}"
+            f"config.distil.teacher_steps={factor}: set it to such a number, for example {factor * last or factor}"
         )
     chains = tuple(sampling_transitions(config, count) for count in counts)
     try:
