@@ -2,7 +2,7 @@
 
 Command: python train.py --config=configs/digits_consistency.py, after
   python train.py --config=configs/digits_flow.py
-Hardware: 2 CPU cores, 20 minutes beside other programs.
+Hardware: one CPU core, 7 minutes.
 Reproduces: nothing published.
 """
 

@@ -127,6 +127,7 @@ OUT_OF_RANGE = {
     "train.batch_size": 0,
     "train.num_steps": 0,
     "distil.guidance_scale": -0.5,
+    "teacher.guidance_scale": -1.0,
     "distil.first_steps": 0,
     "distil.teacher_steps": 1,
     "distil.stage_steps": 0,

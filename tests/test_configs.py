@@ -192,6 +192,7 @@ TABLES = {
     "sample.decoder": factory.DECODERS,
     "data.source": (*factory.SOURCES, CUSTOM),
     "log.sinks": factory.SINKS,
+    "distil.distance": factory.DISTANCES,
     "train.on_divergence": ("stop", "skip", "rollback"),
     "checkpoint.best": ("none", *BEST_BY),
 }
@@ -210,6 +211,15 @@ def test_every_key_with_choices_is_compared_with_a_table_or_built():
             config = experiment("digits")
             config.model[path.removeprefix("model.")] = choice
             factory.network(config)
+
+
+@pytest.mark.parametrize("name", ["digits_progressive", "digits_consistency", "digits_mean_flow"])
+def test_the_learning_rate_of_a_student_falls_to_zero_as_its_stages_end(name):
+    config = experiment(name)
+    rate, last = factory.learning_rate(config), config.train.num_steps
+    ends = range(config.distil.stage_steps, last + 1, config.distil.stage_steps) if name.endswith("ive") else [last]
+    for end in ends:
+        assert 0 < rate(end - 1) < 0.01 * config.optim.learning_rate
 
 
 def test_the_base_experiment_has_the_defaults_of_the_schema():

@@ -250,12 +250,13 @@ def test_the_learning_rate_falls_in_a_line_to_zero():
 @pytest.mark.parametrize("clip", [0.5, 0.0])
 def test_the_optimizer_is_adam_behind_a_clip_of_the_global_norm(x64, clip):
     numbers = {"learning_rate": 0.1, "warmup_steps": 2, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.3}
+    numbers["decay_steps"] = 4
     config = changed(optim__grad_clip=clip, **{f"optim__{key}": value for key, value in numbers.items()})
     optimizer = factory.optimizer(config)
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     state = optimizer.init(params)
     first, second = np.zeros(3), np.zeros(3)
-    for step, rate in enumerate([0.0, 0.05, 0.1, 0.1]):
+    for step, rate in enumerate([0.0, 0.05, 0.1, 0.075, 0.05]):
         grad = (step + 1) * np.array([0.1, -0.6, 1.8])
         updates, state = optimizer.update({"a": jnp.asarray(grad[:2]), "b": jnp.asarray(grad[2:])}, state, params)
         grad = grad * min(1, clip / np.linalg.norm(grad)) if clip else grad

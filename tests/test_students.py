@@ -21,6 +21,7 @@ from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.report.writing import write_report
 from ddpm_jax.factory.models import shown_labels
+from ddpm_jax.jobs.checks import note_doubts
 from ddpm_jax.jobs.resources import plan
 from ddpm_jax.jobs.train import train
 from ddpm_jax.runs.run import Run
@@ -128,6 +129,18 @@ def test_each_stage_starts_from_the_averages_with_a_new_optimiser_and_a_new_warm
     assert said.count("is the teacher now") == 2
     rates = [line["learning_rate"] for line in read_log(workdir)]
     np.testing.assert_allclose(rates, [0, 5e-4, 1e-3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "decay", "noted"),
+    [(9, 3, ""), (9, 2, "the last 1 of 3 steps"), (7, 100, ""), (11, 3, "the last 2 of 5 steps")],
+)
+def test_a_rate_that_is_zero_before_a_stage_ends_is_noted(steps, decay, noted, teacher, capsys):
+    config = student(teacher, train__num_steps=steps, optim__warmup_steps=0, optim__decay_steps=decay)
+    note_doubts(config)
+    said = capsys.readouterr().out
+    assert ("the learning rate is 0 after" in said) == bool(noted)
+    assert noted in said
 
 
 def test_the_learning_rate_falls_to_zero_in_each_stage(teacher):
@@ -249,6 +262,16 @@ def test_a_guided_student_draws_in_one_evaluation_per_step_and_is_not_guided_twi
         train(student(tmp_path / "run", **{**GUIDED, **again}), tmp_path / "next", network=Small())
     last = {**OF_CLASSES, **again, "train__num_steps": 1}
     assert int(train(student(tmp_path / "run", **last), tmp_path / "next", network=Small()).step) == 1
+    second = Run(tmp_path / "next", network=Small())
+    assert second.config.teacher.guidance_scale == 2.5
+    with pytest.raises(UserError, match=r"^guidance_scale=3 would guide twice: .* of the scale 2\.5; set"):
+        second.configure(guidance_scale=3).sample(1)
+    with pytest.raises(UserError, match=r"next has learned the guidance of the scale 2\.5 already: leave config"):
+        train(student(tmp_path / "next", **{**GUIDED, **again}), tmp_path / "third", network=Small())
+    forgets = r"run has learned the guidance of the scale 2\.5, and this student would forget it, since it learns from"
+    with pytest.raises(UserError, match=forgets):
+        train(tuned(tmp_path / "run", **OF_CLASSES), tmp_path / "third", network=Small())
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize("labels", [{}, {"labels__num_classes": 10}])
@@ -319,11 +342,11 @@ def test_the_loss_of_a_student_that_teaches_itself_is_measured_too(teacher, tmp_
         ({"distil__method": "consistency", "distil__first_steps": 64}, "config.sample.sampler=ddim is no part of the "),
         (
             {"sample__num_steps": 3},
-            "config.distil.first_steps=4 is not config.sample.num_steps=3 times a power of ",
+            "config.distil.first_steps=4 is not config.sample.num_steps=3, the steps of the last",
         ),
         (
             {"sample__num_steps": 8},
-            "config.distil.first_steps=4 is not config.sample.num_steps=8 times a power of ",
+            "config.distil.first_steps=4 is not config.sample.num_steps=8, the steps of the last",
         ),
         ({"distil__first_steps": 16}, "cannot make a chain of 32 steps"),
         ({"sample__grid": "quadratic"}, "config.sample.grid=quadratic has other times for fewer steps"),
@@ -495,7 +518,7 @@ def test_a_learned_variance_cannot_be_distilled():
 
 def test_the_loss_on_held_out_images_cannot_choose_the_best_student(teacher, tmp_path):
     config = student(teacher, checkpoint__best="held_out_loss", data__held_out=0.1)
-    message = "^config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student, whose stages have "
+    message = "^config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student: its stages have "
     with pytest.raises(UserError, match=message):
         train(config, tmp_path / "run", network=Small())
 

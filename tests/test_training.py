@@ -335,7 +335,7 @@ def test_a_finished_run_says_so_and_draws_only_what_is_missing(tmp_path):
         ),
         (
             {"optim__decay_steps": 3, "train__num_steps": 4},
-            "note: with optim.decay_steps=3 the learning rate is 0 before train.num_steps=4, so the last steps change",
+            "note: the learning rate is 0 after optim.warmup_steps=0 and optim.decay_steps=3 steps, so",
         ),
         ({"optim__decay_steps": 4, "train__num_steps": 4}, None),
         (

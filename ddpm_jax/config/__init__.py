@@ -25,7 +25,7 @@ from ddpm_jax.config.loading import (
 )
 from ddpm_jax.config.schema import GROUPS, KEYS
 from ddpm_jax.config.stored import Changes, changes, check_resumable, completed, from_json, in_words, to_json
-from ddpm_jax.config.tasks import KINDS, denoises, distils, kind, takes_steps
+from ddpm_jax.config.tasks import KINDS, denoises, distils, kind, learned_guidance, takes_steps
 
 __all__ = [
     "CUSTOM",
@@ -55,6 +55,7 @@ __all__ = [
     "in_words",
     "keys_set",
     "kind",
+    "learned_guidance",
     "no_effect",
     "not_one_of",
     "problem",

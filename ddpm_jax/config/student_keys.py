@@ -5,6 +5,7 @@ from ddpm_jax.config.keys import COUNT, NOT_NEGATIVE, SEVERAL, Key
 TEACHER = {
     "workdir": Key("", "work directory of the denoiser from whose averaged parameters it starts", fixed=False),
     "digest": Key("", "the digest of that run; train() writes it"),
+    "guidance_scale": Key(1.0, "the guidance that its weights have learned; train() writes it", NOT_NEGATIVE),
 }
 DISTIL = {
     "method": Key(
@@ -16,14 +17,16 @@ DISTIL = {
     "guidance_scale": Key(
         1.0,
         "classifier-free guidance that it learns, so that it draws with sample.guidance_scale=1, in one evaluation per "
-        "step; 1 for none; other scales for a teacher with labels.dropout",
+        "step; 1: none; other scales need a teacher with labels.dropout",
         NOT_NEGATIVE,
     ),
     "first_steps": Key(
         64, "steps of its chain in the first stage, a power of teacher_steps times sample.num_steps", COUNT
     ),
     "teacher_steps": Key(
-        2, "steps of its teacher that it learns to take in one, which divide the steps of a stage", SEVERAL
+        2,
+        "steps of its teacher that it takes in one: from stage to stage its chain has so many times fewer",
+        SEVERAL,
     ),
     "distance": Key(
         "squared",

@@ -24,6 +24,13 @@ def distils(config: ConfigDict) -> bool:
     return config.task == "distil"
 
 
+def learned_guidance(config: ConfigDict) -> float:
+    """The scale of the classifier-free guidance that the weights of a run have learned; 1 for none."""
+    if not distils(config):
+        return 1.0
+    return config.distil.guidance_scale if config.distil.guidance_scale != 1 else config.teacher.guidance_scale
+
+
 def takes_steps(config: ConfigDict) -> bool:
     """Whether the network of a configuration is a student that is told where a step ends."""
     return distils(config) and config.distil.method == "mean_flow"

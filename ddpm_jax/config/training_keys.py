@@ -6,7 +6,10 @@ OPTIM = {
     "learning_rate": Key(2e-4, "learning rate of Adam after the warm-up", NOT_NEGATIVE),
     "warmup_steps": Key(5000, "steps of linear warm-up from 0", NOT_NEGATIVE),
     "decay_steps": Key(
-        0, "steps after the warm-up in which the learning rate falls linearly to 0; 0 for a constant rate", NOT_NEGATIVE
+        0,
+        "steps after the warm-up in which the learning rate falls linearly to 0; 0 for a constant rate; with "
+        "distil.method=progressive both begin anew in each stage",
+        NOT_NEGATIVE,
     ),
     "grad_clip": Key(1.0, "global norm to which gradients are clipped; 0 for no clipping", NOT_NEGATIVE),
     "beta_1": Key(0.9, "decay of Adam's first moment", FRACTION),

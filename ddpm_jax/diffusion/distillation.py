@@ -69,7 +69,7 @@ class Shortening:
         every = self.teacher_steps
         for teacher, student in zip(self.chains, self.chains[1:], strict=False):
             if not np.array_equal(np.asarray(teacher.now.t)[::every], np.asarray(student.now.t)):
-                raise ValueError(f"the times of a student's chain must be one in {every} of its teacher's")
+                raise ValueError(f"the times of a student's chain must be one in {every} of its teacher's, from T on")
 
     def stage(self, step: ArrayLike) -> Array:
         """The number of the stage `[]`, from 0, after so many train steps `[]`."""
@@ -136,8 +136,9 @@ class Narrowing:
 def several_steps(teacher: Denoiser, x_t: AnyArray, transition: Transition, within: NoiseLevel) -> Array:
     r"""The estimate of x_0 with which one step of DDIM ends where several of the teacher end, `[B, ...]`.
 
-    Let `lambda = log(signal / sigma)`. If steps from t to m are one with the estimate `x~_m`, then those from t to the
-    next level s, with the teacher's estimate at m, are one with
+    Let `lambda = log(signal / sigma)`, and let one step with the estimate `x~_m` end where the teacher's steps from t
+    to m end. With the teacher's estimate at m, one step ends where those from t to the next level s end if it has the
+    estimate
 
     $$ \tilde x_s = w\, \hat x(x_m, m) + (1 - w)\, \tilde x_m, \qquad
        w = \frac{1 - e^{\lambda_m - \lambda_s}}{1 - e^{\lambda_t - \lambda_s}} $$
@@ -174,8 +175,9 @@ def l_progressive(within: Callable[[Transition], NoiseLevel], *, huber: float = 
     is `1 / sigma_t**2` and gives pure noise a weight too; the norm is the mean over the pixels. At its minimum, 0, a
     step of the student's DDIM is several steps of the teacher's.
 
-    With the pseudo-Huber distance, `sqrt(|.|^2 + c^2) - c` ([Song & Dhariwal 2024](https://arxiv.org/abs/2310.14189),
-    section 3.3), the minimum is the same, and images on which the student errs far count for less.
+    With `sqrt(m + c^2) - c` in place of the weighted squared error m, a pseudo-Huber distance ([Song & Dhariwal
+    2024](https://arxiv.org/abs/2310.14189), section 3.3), the loss is 0 at the same student, and images on which a
+    student errs far count for less.
 
     Args:
       within: function from the steps `[B]` of the student to the levels `[n, B]` at which the teacher divides them.

@@ -49,10 +49,11 @@ from ddpm_jax.factory.objectives import (
 )
 from ddpm_jax.factory.sinks import SINKS, sinks
 from ddpm_jax.factory.sources import SOURCES, Parts, fitted, of_split, parts, source
-from ddpm_jax.factory.students import METHODS, check_teachable, curriculum
+from ddpm_jax.factory.students import DISTANCES, METHODS, check_teachable, curriculum
 
 __all__ = [
     "DECODERS",
+    "DISTANCES",
     "FITTED_GRIDS",
     "GRIDS",
     "GUIDED_BY",

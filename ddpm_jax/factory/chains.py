@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddpm_jax.config import distils, problem, takes_steps
+from ddpm_jax.config import learned_guidance, problem, takes_steps
 from ddpm_jax.diffusion import gaussian, schedules, sequences, timesteps
 from ddpm_jax.diffusion.samplers import (
     Sampler,
@@ -175,10 +175,11 @@ def checked_guidance(config: ConfigDict) -> Guidance:
       UserError: the model was not trained without the class, which the guidance evaluates, or has learned guidance.
     """
     scale, evaluated = config.sample.guidance_scale, guidance(config)
-    if distils(config) and config.distil.guidance_scale != 1 and evaluated.unconditional and evaluated.conditional:
+    learned = learned_guidance(config)
+    if learned != 1 and evaluated.unconditional and evaluated.conditional:
         raise UserError(
             f"guidance_scale={scale:g} would guide twice: this student has learned the guidance of the scale "
-            f"{config.distil.guidance_scale:g}; draw with guidance_scale=1"
+            f"{learned:g}; set guidance_scale (config.sample.guidance_scale) to 1"
         )
     if evaluated.unconditional and not config.labels.dropout:
         model = "was trained only with the class" if config.labels.num_classes else "is unconditional"

@@ -47,15 +47,17 @@ def _shortening(config: ConfigDict) -> distillation.Shortening:
         counts.append(counts[-1] // factor)
     if counts[-1] != last or len(counts) < 2:
         raise UserError(
-            f"config.distil.first_steps={first} is not config.sample.num_steps={last} times a power of "
-            f"config.distil.teacher_steps={factor}: set it to such a number, for example {factor * last or factor}"
+            f"config.distil.first_steps={first} is not config.sample.num_steps={last}, the steps of the last stage, "
+            f"times a power of config.distil.teacher_steps={factor}: set them to such numbers, for example "
+            f"{factor * (last or 1)} and {last or 1}"
         )
     chains = tuple(sampling_transitions(config, count) for count in counts)
     try:
         return distillation.Shortening(chains, config.distil.stage_steps, factor)
     except ValueError as error:
         raise UserError(
-            f"config.sample.grid={config.sample.grid} has other times for fewer steps ({error}): choose trailing"
+            f"config.sample.grid={config.sample.grid} has other times for fewer steps ({error}): choose trailing, or "
+            "numbers of steps that divide config.diffusion.num_timesteps"
         ) from error
 
 
@@ -64,12 +66,14 @@ def _narrowing(config: ConfigDict) -> distillation.Narrowing:
     return distillation.Narrowing(noise_schedule(config), config.distil.stage_steps)
 
 
+DISTANCES = {"squared": 0.0, "huber": distillation.HUBER}
+"""The constant c of the distance from the teacher, by its name."""
 _PLAIN = {"corrector_steps": 0, "churn": 0.0, "restarts": 0}
 METHODS: dict[str, Method] = {
     "progressive": Method(
         curriculum=_shortening,
         loss=lambda config, lessons: distillation.l_progressive(
-            lessons.within, huber=distillation.HUBER if config.distil.distance == "huber" else 0.0
+            lessons.within, huber=named(DISTANCES, config.distil.distance, "distil.distance")
         ),
         chain={"sampler": "ddim", "eta": 0.0, "clip_x_0": False, **_PLAIN},
     ),
@@ -121,6 +125,11 @@ def _check_student(config: ConfigDict) -> None:
         raise UserError(
             f"config.distil.guidance_scale={config.distil.guidance_scale:g} needs a teacher trained both with and "
             "without the class: set config.labels.num_classes and config.labels.dropout as there, or leave it at 1"
+        )
+    if takes_steps(config) and not config.distil.guidance_scale:
+        raise UserError(
+            "config.distil.guidance_scale=0 leaves nothing of the images to learn from with "
+            "config.distil.method=mean_flow: leave it at 1, and draw with sample.guidance_scale=0"
         )
     if takes_steps(config) and config.network != "configured":
         raise UserError("config.distil.method=mean_flow needs the network of config.model, which has an input more")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from ddpm_jax import factory
 from ddpm_jax.config import CUSTOM, check_resumable, distils, flatten, ignored, keys_set, no_effect, unmet_needs
 from ddpm_jax.data.source import Source
+from ddpm_jax.diffusion.distillation import Shortening
 from ddpm_jax.diffusion.losses import Loss
 from ddpm_jax.errors import UserError, shortened
 from ddpm_jax.runtime.buckets import AnyPath
@@ -76,6 +77,11 @@ def check_effects(config: ConfigDict, given: Given, *, resumed: bool) -> None:
     if given.source is not None and not isinstance(given.source, Source):
         reading = [path for path in keys_set(config) if path in _OF_A_SOURCE]
         lines += [no_effect(config, reading, "batches that a program gives", "a source of images")] * bool(reading)
+    if config.checkpoint.best == "held_out_loss" and distils(config):
+        raise UserError(
+            "config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student: its stages have other "
+            "losses, and that of MeanFlow is weighted by the error itself; choose fd"
+        )
     lines += _best_not_measured(config)
     for line in lines:
         if not resumed:
@@ -102,11 +108,6 @@ def check_repeatable(config: ConfigDict, given: Given) -> None:
 def _best_not_measured(config: ConfigDict) -> list[str]:
     """A line if the number of the best checkpoint is not measured, or none."""
     name, values = config.checkpoint.best, flatten(config)
-    if name == "held_out_loss" and distils(config):
-        return [
-            "config.checkpoint.best=held_out_loss cannot compare the checkpoints of a student, whose stages have other "
-            "losses: choose fd"
-        ]
     missing = [path for path in BEST_BY.get(name, ()) if not values[path]]
     if not missing:
         unmet = [need for path in BEST_BY.get(name, ()) for need in unmet_needs(path, values)]
@@ -121,6 +122,15 @@ def _short(value: object) -> str:
     return shortened(repr(value), 80)
 
 
+def _longest_stage(config: ConfigDict) -> int:
+    """The most train steps in which the optimiser does not start anew."""
+    lessons, last = factory.curriculum(config), config.train.num_steps
+    if not isinstance(lessons, Shortening):
+        return last
+    before = lessons.length * (len(lessons.chains) - 2)
+    return max(min(lessons.length, last), last - before)
+
+
 def note_doubts(config: ConfigDict) -> None:
     """Prints a note on settings that are allowed but seldom intended."""
     warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
@@ -130,10 +140,11 @@ def note_doubts(config: ConfigDict) -> None:
             "reaches its peak",
             flush=True,
         )
-    if config.optim.decay_steps and not factory.learning_rate(config)(last - 1):
+    length, decay = _longest_stage(config), config.optim.decay_steps
+    if decay and warmup + decay < length:
         print(
-            f"note: with optim.decay_steps={config.optim.decay_steps} the learning rate is 0 before "
-            f"train.num_steps={last}, so the last steps change nothing",
+            f"note: the learning rate is 0 after optim.warmup_steps={warmup} and optim.decay_steps={decay} steps, so "
+            f"the last {length - warmup - decay} of {length} steps change nothing",
             flush=True,
         )
     if config.network == CUSTOM and config.labels.dropout:

@@ -63,8 +63,9 @@ class HeldOutLoss:
     """Measures every term of the objective on a fixed set of held-out images, with the averaged parameters.
 
     Example i has always the same image, noise and time: its key is derived from the root key and i, and the four
-    quarters of t have the same number of examples. So two measurements differ by the parameters alone, and those of a
-    student also by its stage and its teacher, which are those of the last step.
+    quarters of t have the same number of examples. So two measurements differ by the parameters alone. Those of a
+    student differ also by its stage and its teacher, which are those of the last step, and its examples are drawn batch
+    by batch as in its training (`draw_taught`): they are the same as long as the size of a batch is.
 
     Args:
       config: configuration of the run.

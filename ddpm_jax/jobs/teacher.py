@@ -15,6 +15,7 @@ from ddpm_jax.config import (
     editable,
     flatten,
     in_words,
+    learned_guidance,
     takes_steps,
     to_json,
     unmet_needs,
@@ -76,7 +77,7 @@ def with_teacher(config: ConfigDict, stored: dict[str, Any] | None, network: nn.
         raise UserError(f"{teacher.workdir} is the run of a classifier: a student needs a denoiser")
     _check_teacher(config, teacher)
     config, known = editable(config), stored["teacher"]["digest"] if stored and "teacher" in stored else ""
-    config.teacher.digest = teacher.digest()
+    config.teacher.digest, config.teacher.guidance_scale = teacher.digest(), learned_guidance(teacher.config)
     if known and known != config.teacher.digest:
         raise UserError(
             f"{teacher.workdir} is not the teacher with which this run began: its digest is {config.teacher.digest}, "
@@ -95,11 +96,23 @@ def _check_teacher(config: ConfigDict, teacher: Run) -> None:
             f"{teacher.workdir} cannot teach this run: its network is told where a step ends, and this one is not; set "
             "config.distil.method=mean_flow, or choose another teacher"
         )
-    learned = teacher.config.distil.guidance_scale if distils(teacher.config) else 1
-    if config.distil.guidance_scale != 1 and learned != 1:
+    if (learned := learned_guidance(teacher.config)) != 1:
+        _check_guided(config, f"{teacher.workdir} has learned the guidance of the scale {learned:g}", learned)
+
+
+def _check_guided(config: ConfigDict, has_learned: str, learned: float) -> None:
+    """Raises a `UserError` if a teacher that has learned guidance would teach it twice, or a student forget it."""
+    if config.distil.method == "progressive" and config.distil.guidance_scale != 1:
+        raise UserError(f"{has_learned} already: leave config.distil.guidance_scale at 1")
+    if config.distil.method == "mean_flow" and config.distil.guidance_scale != learned:
         raise UserError(
-            f"{teacher.workdir} has learned the guidance of the scale {learned:g} already: leave "
-            "config.distil.guidance_scale at 1"
+            f"{has_learned}, and this student would forget it, since it learns from images: set "
+            f"config.distil.guidance_scale={learned:g} as there, or choose another teacher"
+        )
+    if config.distil.method == "consistency":
+        raise UserError(
+            f"{has_learned}, and this student would forget it, since it learns from images: choose another method or "
+            "another teacher"
         )
 
 

@@ -1,5 +1,6 @@
 """The sections on what is measured on images of the data: bits per dimension, spectra, a classifier; and training."""
 
+from ddpm_jax.config import distils
 from ddpm_jax.errors import UserError, one_line, shortened
 from ddpm_jax.evaluation import plots
 from ddpm_jax.evaluation.likelihoods import bound
@@ -114,8 +115,12 @@ def training(subject: Subject) -> Section:
     if held:
         caption = (
             f"The loss on images that were not trained on, {held[-1]['held_out_loss']:.4g} at step "
-            f"{held[-1]['step']:,}, beside that of training: where they part, the model begins to memorise."
+            f"{held[-1]['step']:,}, beside that of training: "
         )
+        if distils(subject.run.config):
+            caption += "that of a student, which changes with its stage."
+        else:
+            caption += "where they part, the model begins to memorise."
         shown = plot(plots.held_out(lines), name="held-out", alt=["training and held-out loss over training steps"])
         parts.append(figure(shown, caption))
     return Section(joined(*parts))
