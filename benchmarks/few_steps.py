@@ -27,6 +27,7 @@ from _few_steps_table import goals, table
 from absl import flags
 
 from ddpm_jax.commands import cli
+from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.extraction import Extraction
 from ddpm_jax.evaluation.features import extractor
 from ddpm_jax.evaluation.fitting import fit_chain
@@ -172,6 +173,8 @@ def rows(workdir: Path) -> dict[Key, dict[str, Any]]:
 
 def main() -> None:
     """Trains and measures what is missing, and prints the table and whether the goals hold."""
+    if unknown := [name for name in CHOSEN.value if name not in METHODS]:
+        raise UserError(f"--methods={unknown[0]} is none of: {', '.join(METHODS)}")
     workdir = Path(WORKDIR.value).absolute()
     measure, known, found = Measure(workdir), rows(workdir), []
     for name, evaluations, seed in wanted():

@@ -89,3 +89,9 @@ def test_a_row_is_measured_once_and_again_after_another_training(module, tmp_pat
     first, again, other = (outcome.out.partition("| evaluations")[2] for outcome in printed)
     assert first == again != other
     assert f"| {rows[2]['precision']:.3f} | {rows[2]['recall']:.3f} |" in other
+
+
+def test_a_method_that_is_not_there_is_refused_with_those_that_are(module):
+    outcome = run("benchmarks/few_steps.py", "--methods=DDIM (fitted),nothing")
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: --methods=nothing is none of: ancestral, Heun, progressive, ")
