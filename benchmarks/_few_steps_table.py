@@ -34,9 +34,15 @@ def table(rows: Rows) -> str:
     ]
     for method, evaluations in places(rows):
         cells = [_spread(of(rows, method, evaluations, name)) for name in QUALITIES]
-        rate, count = of(rows, method, evaluations, "images/s"), len(of(rows, method, evaluations, "fd"))
-        lines.append(f"| {evaluations:,} | {method} | {count} | {' | '.join(cells)} | {np.median(rate):,.3g} |")
+        rates = of(rows, method, evaluations, "images/s")
+        rate, count = _rate(float(np.median(rates))), len(rates)
+        lines.append(f"| {evaluations:,} | {method} | {count} | {' | '.join(cells)} | {rate} |")
     return "\n".join(lines)
+
+
+def _rate(value: float) -> str:
+    """Images per second with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _spread(values: np.ndarray) -> str:
