@@ -10,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
-from support.tiny import arguments, given_config, random_state, run, same, tiny_config
+from support.students import OF_BOTH, STUDENT, Small, spec_of, student, teaching_run, tuned
+from support.tiny import arguments, given_config, run, same, tiny_config
 from support.tiny import save as saved
 
 from ddpm_jax import factory
 from ddpm_jax.config import denoises, kind
-from ddpm_jax.diffusion import distillation, mean_flow
+from ddpm_jax.diffusion import distillation
 from ddpm_jax.diffusion.arrays import stream
 from ddpm_jax.errors import UserError
 from ddpm_jax.evaluation.report.writing import write_report
-from ddpm_jax.factory.models import shown_labels
 from ddpm_jax.jobs.checks import note_doubts
 from ddpm_jax.jobs.resources import plan
 from ddpm_jax.jobs.train import train
@@ -32,52 +31,12 @@ from ddpm_jax.training.step import draw_examples, train_step
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SLOW = pytest.mark.slow
-OF_BOTH = {"diffusion__target": "v", "diffusion__num_timesteps": 16}
-STUDENT = {
-    **OF_BOTH,
-    "task": "distil",
-    "loss__times": "uniform",
-    "distil__first_steps": 4,
-    "distil__stage_steps": 3,
-    "train__num_steps": 9,
-    "optim__warmup_steps": 2,
-    "sample__sampler": "ddim",
-    "sample__num_steps": 1,
-    "sample__clip_x_0": False,
-}
-
-
-class Small(nn.Module):
-    """A network that compiles at once."""
-
-    @nn.compact
-    def __call__(self, x_t, index, label, train=False):
-        """The target `[B, H, W, C]`, from x_t, the time and the label."""
-        bias = nn.Dense(1)(jnp.sin(index[:, None] * jnp.array([0.1, 0.7])) + label[:, None])
-        return nn.Dense(x_t.shape[-1])(x_t) + bias[:, None, None]
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """The run of a denoiser whose averaged parameters are not the last ones."""
-    workdir = tmp_path_factory.mktemp("teacher") / "run"
-    config = given_config(**OF_BOTH, optim__warmup_steps=0, optim__learning_rate=0.1, train__num_steps=3)
-    config.data.on_device = True
-    train(config, workdir, network=Small())
-    return workdir
-
-
-def student(teacher, **changes):
-    """The configuration of its student: stages of 4, 2 and 1 steps."""
-    config = given_config(**{**STUDENT, "teacher__workdir": str(teacher), **changes})
-    config.data.on_device = True
-    return config
-
-
-def spec_of(config):
-    """The model and the `TrainSpec` of a configuration, without a run."""
-    config.network = "custom"
-    return factory.train_spec(config, factory.network(config, Small()), num_images=1297)
+    """The run of a denoiser."""
+    return teaching_run(tmp_path_factory.mktemp("teacher") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -213,79 +172,6 @@ def test_a_student_is_a_denoiser_that_draws_in_its_few_steps(whole):
     assert opened.sample(3).shape == (3, 8, 8, 1)
 
 
-OF_CLASSES = {**OF_BOTH, "labels__num_classes": 10, "labels__dropout": 0.1}
-GUIDED = {**OF_CLASSES, "distil__guidance_scale": 2.5}
-
-
-@pytest.fixture(scope="module")
-def of_classes(tmp_path_factory):
-    """The run of a conditional denoiser that was also trained without the class."""
-    workdir = tmp_path_factory.mktemp("of_classes") / "run"
-    config = given_config(**OF_CLASSES, optim__warmup_steps=0, optim__learning_rate=0.1, train__num_steps=3)
-    config.data.on_device = True
-    train(config, workdir, network=Small())
-    return workdir
-
-
-def test_the_first_teacher_of_a_guided_student_is_guided_and_a_student_that_teaches_is_not(of_classes):
-    """As the chain of the teacher with that guidance scale, for images of every class and for the null label."""
-    config, opened = student(of_classes, **GUIDED), Run(of_classes, network=Small())
-    spec, lessons = spec_of(config), factory.curriculum(config)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), np.uint8), "label": np.arange(64) % 10}
-    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=())
-    own = jax.tree.map(lambda leaf: 1.5 * leaf, opened.params)
-    shown = shown_labels(config, drawn.label, drawn.label_keys)
-    assert 0 < jnp.sum(shown == 10) < 64
-    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-    of_scale = lambda scale: opened.configure(guidance_scale=scale, clip_x_0=False).config
-    denoise = lambda scale, params: factory.denoiser(of_scale(scale), opened.model)(params, shown)
-    for stage, scale in ((0, 2.5), (1, 1.0)):
-        teaching = Teacher(opened.params, jnp.asarray(stage, jnp.int32))
-        terms = spec.objective(own, drawn, jax.random.key(1), teacher=teaching)
-        expected = distillation.l_progressive(lessons.within)(denoise(1.0, own), denoise(scale, opened.params), *noisy)
-        np.testing.assert_allclose(terms["loss"], expected["loss"], rtol=1e-4)
-
-
-def test_a_guided_student_draws_in_one_evaluation_per_step_and_is_not_guided_twice(of_classes, tmp_path):
-    train(student(of_classes, **GUIDED, train__num_steps=4), tmp_path / "run", network=Small())
-    state = train(student(of_classes, **GUIDED), tmp_path / "run", network=Small())
-    assert same(state, train(student(of_classes, **GUIDED), tmp_path / "whole", network=Small()))
-    assert not same(state, train(student(of_classes, **OF_CLASSES), tmp_path / "plain", network=Small()))
-    opened = Run(tmp_path / "run", network=Small())
-    assert not factory.guidance(opened.config).unconditional
-    assert opened.sample(2).shape == (2, 8, 8, 1)
-    assert opened.configure(guidance_scale=0).sample(1).shape == (1, 8, 8, 1)
-    with pytest.raises(UserError, match=r"^guidance_scale=3 would guide twice: this student has learned the guidance"):
-        opened.configure(guidance_scale=3).sample(1)
-    again = {"sample__num_steps": 1, "distil__first_steps": 2}
-    with pytest.raises(UserError, match=r"run has learned the guidance of the scale 2\.5 already: leave config"):
-        train(student(tmp_path / "run", **{**GUIDED, **again}), tmp_path / "next", network=Small())
-    last = {**OF_CLASSES, **again, "train__num_steps": 1}
-    assert int(train(student(tmp_path / "run", **last), tmp_path / "next", network=Small()).step) == 1
-    second = Run(tmp_path / "next", network=Small())
-    assert second.config.teacher.guidance_scale == 2.5
-    with pytest.raises(UserError, match=r"^guidance_scale=3 would guide twice: .* of the scale 2\.5; set"):
-        second.configure(guidance_scale=3).sample(1)
-    with pytest.raises(UserError, match=r"next has learned the guidance of the scale 2\.5 already: leave config"):
-        train(student(tmp_path / "next", **{**GUIDED, **again}), tmp_path / "third", network=Small())
-    forgets = r"run has learned the guidance of the scale 2\.5, and this student would forget it, since it learns from"
-    with pytest.raises(UserError, match=forgets):
-        train(tuned(tmp_path / "run", **OF_CLASSES), tmp_path / "third", network=Small())
-    assert not (tmp_path / "third").exists()
-
-
-@pytest.mark.parametrize("labels", [{}, {"labels__num_classes": 10}])
-def test_guidance_needs_a_teacher_with_classes_and_the_null_label(labels, teacher, tmp_path):
-    with pytest.raises(UserError, match=r"^config.distil.guidance_scale=2 needs a teacher trained both with and with"):
-        train(student(teacher, distil__guidance_scale=2.0, **labels), tmp_path / "run", network=Small())
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_student_of_consistency_has_no_guidance_to_learn(of_classes, tmp_path):
-    with pytest.raises(UserError, match=r"^config.distil.guidance_scale=2.5 has no effect with config.distil.method="):
-        train(tuned(of_classes, **GUIDED), tmp_path / "run", network=Small())
-
-
 MEASURED = {"data__held_out": 0.1, "data__random_flip": True, "log__held_out_every": 1}
 
 
@@ -371,126 +257,6 @@ def test_a_teacher_that_has_changed_is_refused_when_the_run_is_resumed(whole, te
     train(further, tmp_path / "teacher", network=Small())
     with pytest.raises(UserError, match=r"teacher is not the teacher with which this run began: its digest is \w{16}"):
         train(student(tmp_path / "teacher", train__num_steps=11), tmp_path / "run", network=Small())
-
-
-def tuned(teacher, **changes):
-    """The configuration of a student by consistency tuning, in stages of three steps."""
-    method = {"distil__method": "consistency", "sample__sampler": "consistency", "sample__num_steps": 2}
-    config = student(teacher, **{**method, "loss__times": "log_normal", "train__num_steps": 6, **changes})
-    config.distil.first_steps = 64
-    return config
-
-
-def test_a_student_of_consistency_starts_from_its_teacher_keeps_no_copy_and_resumes_bit_for_bit(
-    teacher, of_teacher, tmp_path
-):
-    train(tuned(teacher, train__num_steps=2), tmp_path / "run", network=Small())
-    state = train(tuned(teacher), tmp_path / "run", network=Small())
-    assert state.teacher == ()
-    states = {}
-    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
-    assert same(train(tuned(teacher), tmp_path / "whole", network=Small(), hooks=[copied]), state)
-    assert same(states[1].params, of_teacher.params)
-    np.testing.assert_allclose([line["learning_rate"] for line in read_log(tmp_path / "run")], [0, 5e-4] + [1e-3] * 4)
-    opened = Run(tmp_path / "run", network=Small())
-    assert opened.config.teacher.digest == of_teacher.digest()
-    assert [opened.chain(steps).num_steps for steps in (0, 1, 3)] == [2, 1, 3]
-    assert opened.sample(2).shape == (2, 8, 8, 1)
-
-
-def test_the_objective_of_consistency_compares_the_network_with_itself(teacher, of_teacher):
-    """At t and at r the same parameters, label and dropout; the gradient is that of the estimate at t alone."""
-    config = tuned(teacher)
-    spec = spec_of(config)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
-    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=(), step=20)
-    make = factory.denoiser(config, factory.network(config, Small()))
-    fixed = make(of_teacher.params, jnp.zeros(8, jnp.int32))
-    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-
-    def expected(params):
-        own = make(params, jnp.zeros(8, jnp.int32))
-        return jnp.sum(distillation.l_consistency()(own, fixed, *noisy)["loss"])
-
-    ours = lambda params: jnp.sum(spec.objective(params, drawn, jax.random.key(1))["loss"])
-    grads = jax.grad(ours)(of_teacher.params), jax.grad(expected)(of_teacher.params)
-    jax.tree.map(lambda ours, other: np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4), *grads)
-    assert jnp.max(drawn.transition.next.sigma) > 0
-
-
-AVERAGED = {
-    **{key: value for key, value in STUDENT.items() if not key.startswith("distil__")},
-    "distil__method": "mean_flow",
-    "sample__sampler": "mean_flow",
-    "loss__times": "logit_normal",
-    "train__num_steps": 4,
-}
-
-
-def test_a_student_of_mean_flow_starts_from_its_teacher_and_resumes_bit_for_bit(tmp_path):
-    """Its additional input, the time at which a step ends, has no effect before the first step and is trained."""
-    teacher = saved(tmp_path / "teacher", tiny_config(**OF_BOTH))
-    config = tiny_config(**AVERAGED, teacher__workdir=str(teacher), optim__learning_rate=1e-2)
-    states = {}
-    copied = lambda step, state, metrics: states.update({step: jax.tree.map(jnp.copy, state)})
-    whole = train(config, tmp_path / "whole", hooks=[copied])
-    part = tiny_config(**{**AVERAGED, "train__num_steps": 2}, teacher__workdir=str(teacher), optim__learning_rate=1e-2)
-    train(part, tmp_path / "run")
-    assert same(train(config, tmp_path / "run"), whole)
-    known = Run(teacher).configure(clip_x_0=False)
-    own, span = dict(states[1].params), states[1].params["span"]
-    del own["span"]  # the learning rate is 0 in the first step
-    assert same(own, known.params)
-    assert not jnp.any(span["dense_1"]["kernel"])
-    assert jnp.any(whole.params["span"]["dense_1"]["kernel"])
-    opened = Run(tmp_path / "run")
-    x_t, until = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32), jnp.array([0.0, 3.0])
-    level = factory.noise_schedule(known.config).level(np.array([16.0, 9.0]))
-    taught, first = (
-        factory.denoiser(run.config, run.model)(params, jnp.zeros(2, jnp.int32))
-        for run, params in ((known, known.params), (opened, states[1].params))
-    )
-    np.testing.assert_array_equal(first(x_t, level._replace(until=until)).x_0, taught(x_t, level).x_0)
-    last = factory.denoiser(opened.config, opened.model)(opened.params, jnp.zeros(2, jnp.int32))
-    assert jnp.any(last(x_t, level._replace(until=until)).x_0 != last(x_t, level).x_0)
-    assert [opened.chain(steps).num_steps for steps in (0, 2)] == [1, 2]
-    assert opened.sample(2).shape == (2, 8, 8, 1)
-    with pytest.raises(UserError, match="sampler=mean_flow needs a network that is told where a step ends"):
-        known.configure(sampler="mean_flow").chain(1)
-    with pytest.raises(ValueError, match="this network has no input for the time at which a step ends"):
-        taught(x_t, level._replace(until=until))
-
-
-def test_a_student_of_mean_flow_teaches_only_its_like(tmp_path):
-    first = saved(tmp_path / "first", tiny_config(**AVERAGED, teacher__workdir="x"))
-    with pytest.raises(UserError, match=r"first cannot teach this run: .*is told where a step ends") as error:
-        train(tiny_config(**STUDENT, teacher__workdir=str(first)), tmp_path / "run")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_guided_student_of_mean_flow_is_itself_the_network_without_the_class():
-    config = tiny_config(**AVERAGED, labels__num_classes=10, labels__dropout=0.1, distil__guidance_scale=2.5)
-    model, params = factory.network(config), random_state(config).params
-    params["embedding"]["label"]["embedding"] *= 30  # so that the class is seen
-    spec = factory.train_spec(config, model, num_images=1297)
-    batch = {"image": np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8), "label": np.arange(8)}
-    drawn = draw_examples(spec, batch, jax.random.key(0), times_state=())
-    terms = jax.jit(spec.objective)(params, drawn, jax.random.key(1))
-    schedule, make = factory.noise_schedule(config), factory.denoiser(config, model)
-    shown = shown_labels(config, drawn.label, drawn.label_keys)
-    noisy = drawn.x_0, drawn.noise_keys, drawn.transition
-    for null, right in ((jnp.full(8, 10), True), (shown, False)):
-        loss = mean_flow.l_mean_flow(schedule, guidance_scale=2.5)
-        of = jax.jit(lambda null, loss=loss: loss(make(params, shown), make(params, null), *noisy))
-        assert np.allclose(terms["velocity_mse"], of(null)["velocity_mse"], rtol=1e-3) == right
-
-
-def test_a_network_of_a_program_is_not_told_where_a_step_ends(teacher, tmp_path):
-    config = student(teacher, **AVERAGED)
-    config.distil.first_steps, config.distil.stage_steps = 64, 50_000
-    with pytest.raises(UserError, match=r"^config.distil.method=mean_flow needs the network of config.model"):
-        train(config, tmp_path / "run", network=Small())
 
 
 @pytest.mark.parametrize(

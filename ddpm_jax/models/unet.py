@@ -160,7 +160,7 @@ class UNet(nn.Module):
         """
         if until is not None and not self.spans:
             raise ValueError(
-                "this network has no input for the time at which a step ends: only students by MeanFlow have it"
+                "this network has no input for the end of a step: only the network of a MeanFlow student has one"
             )
         arch = self.arch
         emb = Embedding(arch, self.num_classes, name="embedding")(index, label)
