@@ -7,8 +7,8 @@ OPTIM = {
     "warmup_steps": Key(5000, "steps of linear warm-up from 0", NOT_NEGATIVE),
     "decay_steps": Key(
         0,
-        "steps after the warm-up in which the learning rate falls linearly to 0; 0 for a constant rate; with "
-        "distil.method=progressive both begin anew in each stage",
+        "steps after the warm-up in which the learning rate falls linearly to 0; 0 for a constant rate; "
+        "distil.method=progressive restarts warm-up and decay in each stage",
         NOT_NEGATIVE,
     ),
     "grad_clip": Key(1.0, "global norm to which gradients are clipped; 0 for no clipping", NOT_NEGATIVE),

@@ -75,6 +75,11 @@ class Shortening:
         """The number of the stage `[]`, from 0, after so many train steps `[]`."""
         return jnp.minimum(jnp.asarray(step) // self.length, len(self.chains) - 2)
 
+    def longest_stage(self, num_steps: int) -> int:
+        """The largest number of train steps of one stage in a training of so many steps."""
+        before_last = self.length * (len(self.chains) - 2)
+        return max(min(self.length, num_steps), num_steps - before_last)
+
     def transition(self, times: AnyArray, step: ArrayLike) -> Transition:
         """The steps `[B]` of the student's chain in which these times `[B]` lie, the end of a step excluded."""
         most = self.chains[1].num_steps

@@ -204,7 +204,7 @@ def _checked_terms(terms: dict[str, jax.Array], examples: Examples) -> dict[str,
 def learning_rate(config: ConfigDict) -> optax.Schedule:
     """The learning rate as a function of the step: a linear warm-up from 0, then constant or falling linearly to 0.
 
-    All of it begins anew where a student becomes the teacher.
+    Warm-up and decay restart where a student becomes the teacher.
     """
     rate, lessons = _rate_of_stage(config), curriculum(config)
     if not isinstance(lessons, Shortening):

@@ -122,15 +122,6 @@ def _short(value: object) -> str:
     return shortened(repr(value), 80)
 
 
-def _longest_stage(config: ConfigDict) -> int:
-    """The most train steps in which the optimiser does not start anew."""
-    lessons, last = factory.curriculum(config), config.train.num_steps
-    if not isinstance(lessons, Shortening):
-        return last
-    before = lessons.length * (len(lessons.chains) - 2)
-    return max(min(lessons.length, last), last - before)
-
-
 def note_doubts(config: ConfigDict) -> None:
     """Prints a note on settings that are allowed but seldom intended."""
     warmup, last, left = config.optim.warmup_steps, config.train.num_steps, factory.noise_schedule(config).alpha_bar[-1]
@@ -140,7 +131,8 @@ def note_doubts(config: ConfigDict) -> None:
             "reaches its peak",
             flush=True,
         )
-    length, decay = _longest_stage(config), config.optim.decay_steps
+    lessons, decay = factory.curriculum(config), config.optim.decay_steps
+    length = lessons.longest_stage(last) if isinstance(lessons, Shortening) else last
     if decay and warmup + decay < length:
         print(
             f"note: the learning rate is 0 after optim.warmup_steps={warmup} and optim.decay_steps={decay} steps, so "
